@@ -1,0 +1,20 @@
+# make env | demo | test | lint: see README.md. Everything lives in .venv and results/; nothing needs root.
+ACCEL ?= cpu
+PYTHON ?= python3
+STUDY ?= studies/quickstart.yaml
+BIN := .venv/bin
+SHELL := /bin/bash
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: env demo test lint clean
+
+env: .venv/.installed-$(ACCEL)
+
+# A lock is installed as a whole; the marker is newer than the lock it was made from.
+.venv/.installed-$(ACCEL): envs/requirements-$(ACCEL).txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed, this is " + sys.version.split()[0])'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --no-compile -r envs/requirements-$(ACCEL).txt
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	rm -f .venv/.installed-*
+	touch $@

@@ -1,0 +1,206 @@
+"""A study into runs: cross products of listed choices, defaults filled, every number resolved."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import itertools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hpc_accel.errors import ConfigError
+from hpc_accel.study.schema import (
+    PARITY_TOLERANCE,
+    Layout,
+    Measure,
+    Optimizer,
+    Recipe,
+    Resources,
+    Run,
+    Workload,
+)
+from hpc_accel.study.study import (
+    LayoutChoice,
+    MeasureChoice,
+    RecipeChoice,
+    ResourcesChoice,
+    Study,
+    WorkloadChoice,
+)
+from hpc_accel.workloads.catalogue import BUILTIN
+from hpc_accel.workloads.facts import ModelFacts
+
+
+def resolve_workload(choice: WorkloadChoice) -> Workload:
+    """The workload with its entry point, batch and optimizer filled in. Raises ConfigError."""
+    if choice.entry is None:
+        builtin = BUILTIN.get(choice.name or "")
+        if builtin is None:
+            raise ConfigError(
+                f"workload name {choice.name!r} without an entry",
+                f"built-in workloads are {', '.join(BUILTIN)}",
+                'name one of them, or add entry: "package.module:function"',
+            )
+        return Workload(
+            name=choice.name or "",
+            entry=builtin.entry,
+            args=choice.args,
+            global_batch_size=choice.global_batch_size or builtin.global_batch_size,
+            optimizer=choice.optimizer or builtin.optimizer,
+        )
+    if choice.global_batch_size is None:
+        raise ConfigError(
+            f"workload entry {choice.entry!r} without global_batch_size",
+            "every layout trains on the same global batch, so the study must say how large it is",
+            "add `global_batch_size: 64` to the workload",
+        )
+    return Workload(
+        name=choice.name or choice.entry.replace(":", ".").split(".")[-2],
+        entry=choice.entry,
+        args=choice.args,
+        global_batch_size=choice.global_batch_size,
+        optimizer=choice.optimizer or Optimizer(),
+        entry_sha256=entry_digest(choice.entry),
+    )
+
+
+def entry_digest(entry: str) -> str | None:
+    """Digest of the source file that holds the user's entry point, so that editing the model re-runs it."""
+    module = entry.partition(":")[0]
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(
+            f"entry {entry!r}: {error}",
+            "the module must be importable from the directory the study is started in",
+            "check the spelling, or install the package into this environment",
+        ) from None
+    if spec is None:
+        raise ConfigError(
+            f"entry {entry!r}: no module {module!r}",
+            "the module must be importable from the directory the study is started in",
+            "check the spelling, or install the package into this environment",
+        )
+    if spec.origin and Path(spec.origin).is_file():
+        return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
+    return None
+
+
+def listed_runs(study: Study, choice: WorkloadChoice, facts: ModelFacts) -> Iterator[Run]:
+    """The runs a study lists for one workload, in its order. Raises ConfigError for a batch that cannot divide."""
+    layouts = choice.layouts if choice.layouts is not None else study.layouts
+    if layouts == "auto":
+        return
+    workload = resolve_workload(choice)
+    for layout_choice in layouts:
+        for fields in products(layout_choice):
+            for recipe in recipes(study, choice):
+                yield make_run(study, choice, workload, resolve_layout(workload, fields), recipe, facts)
+
+
+def recipes(study: Study, choice: WorkloadChoice) -> list[Recipe]:
+    """All recipes of a workload, lists multiplied out."""
+    listed: list[RecipeChoice] = choice.recipes if choice.recipes is not None else study.recipes
+    return [Recipe(**fields) for recipe in listed for fields in products(recipe)]
+
+
+def products(choice: LayoutChoice | RecipeChoice) -> Iterator[dict[str, Any]]:
+    """The cross product of a choice's list-valued fields; tuples (a split) are single values."""
+    fields = choice.model_dump()
+    values = [value if isinstance(value, list) else [value] for value in fields.values()]
+    for combination in itertools.product(*values):
+        yield dict(zip(fields, combination, strict=True))
+
+
+def resolve_layout(workload: Workload, fields: dict[str, Any]) -> Layout:
+    """A layout with micro-batch, accumulation and schedule filled in from the global batch.
+
+    A pipeline that names neither gets the largest number of micro-batches up to four per stage, which
+    keeps the ideal bubble under a fifth. Raises ConfigError when the batch cannot be divided.
+    """
+    dp, pp, total = fields["dp"], fields["pp"], workload.global_batch_size
+    micro, accumulation = fields["micro_batch_size"], fields["accumulation_steps"]
+    share, rest = divmod(total, dp)
+    if rest:
+        raise _indivisible(workload, f"dp {dp}", total, f"dp among the divisors of {total}")
+    if micro is None and accumulation is None:
+        accumulation = max(m for m in range(1, 4 * pp + 1) if share % m == 0) if pp > 1 else 1
+    if micro is None:
+        micro, rest = divmod(share, accumulation)
+        if rest or not micro:
+            raise _indivisible(workload, f"accumulation_steps {accumulation}", share, f"a divisor of {share}")
+    if accumulation is None:
+        accumulation, rest = divmod(share, micro)
+        if rest or not accumulation:
+            raise _indivisible(workload, f"micro_batch_size {micro}", share, f"a divisor of {share}")
+    schedule = fields["schedule"] or ("1f1b" if pp > 1 and accumulation >= pp else "gpipe" if pp > 1 else None)
+    resolved = {"micro_batch_size": micro, "accumulation_steps": accumulation, "schedule": schedule}
+    return Layout(**{**fields, **resolved})
+
+
+def _indivisible(workload: Workload, value: str, share: int, remedy: str) -> ConfigError:
+    return ConfigError(
+        f"{workload.name}: {value} does not divide {share} samples",
+        f"the global batch of {workload.global_batch_size} is divided evenly over ranks and micro-batches",
+        f"choose {remedy}, or another global_batch_size",
+    )
+
+
+def make_run(
+    study: Study,
+    choice: WorkloadChoice,
+    workload: Workload,
+    layout: Layout,
+    recipe: Recipe,
+    facts: ModelFacts,
+) -> Run:
+    """A complete run; whether it can work is for `rules.refusals` to say."""
+    steps_per_epoch = max(1, facts.num_samples // workload.global_batch_size)
+    return Run(
+        study=study.name,
+        site=study.site,
+        seed=study.seed,
+        workload=workload,
+        layout=layout,
+        recipe=recipe,
+        resources=place(layout, study.resources, study.device),
+        measure=_measure(study.measure, choice.measure, recipe, steps_per_epoch),
+        backend=study.backend,
+        device=study.device,
+    )
+
+
+def place(layout: Layout, limits: ResourcesChoice, device: str) -> Resources:
+    """As few nodes as hold the layout's ranks."""
+    per_node = min(layout.num_ranks, limits.ranks_per_node)
+    use_gpus = limits.gpus_per_node and device != "cpu"
+    return Resources(
+        num_nodes=max(1, layout.num_ranks // per_node),
+        ranks_per_node=per_node,
+        gpus_per_node=per_node if use_gpus else 0,
+        cpus_per_rank=limits.cpus_per_rank,
+        memory_mb=limits.memory_mb,
+        time_limit_min=limits.time_limit_min,
+        partition=limits.partition,
+    )
+
+
+def _measure(outer: MeasureChoice, inner: MeasureChoice, recipe: Recipe, steps_per_epoch: int) -> Measure:
+    def pick(key: str) -> Any:
+        value = getattr(inner, key)
+        return value if value is not None else getattr(outer, key)
+
+    fields = {key: pick(key) for key in ("warmup_steps", "steps", "parity_steps") if pick(key) is not None}
+    if inner.epochs is not None or (outer.epochs is not None and inner.steps is None):
+        # Epochs count from the first step, warm-up included: what is trained is what the study says.
+        total = (inner.epochs or outer.epochs or 0) * steps_per_epoch
+        warmup = min(fields.get("warmup_steps", Measure().warmup_steps), total - 1)
+        fields.update(warmup_steps=warmup, steps=total - warmup)
+    tolerance = pick("parity_tolerance")
+    fields["parity_tolerance"] = PARITY_TOLERANCE[recipe.precision] if tolerance is None else tolerance
+    return Measure(**fields)

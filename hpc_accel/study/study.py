@@ -1,0 +1,127 @@
+"""The study file as a person writes it: shorter than a run, with lists wherever a choice is compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from hpc_accel.errors import ConfigError
+from hpc_accel.study.schema import (
+    NAME,
+    Backend,
+    Model,
+    Objective,
+    Optimizer,
+    PositiveInt,
+    Precision,
+    Schedule,
+    checked_name,
+)
+from hpc_accel.study.yaml import read_yaml, validated
+
+
+class LayoutChoice(Model):
+    """One layout, or with lists the cross product of several.
+
+    Give `micro_batch_size` or `accumulation_steps`; the other follows from the global batch.
+    """
+
+    dp: PositiveInt | list[PositiveInt] = 1
+    pp: PositiveInt | list[PositiveInt] = 1
+    tp: PositiveInt | list[PositiveInt] = 1
+    schedule: Schedule | list[Schedule] | None = None
+    micro_batch_size: PositiveInt | list[PositiveInt] | None = None
+    accumulation_steps: PositiveInt | list[PositiveInt] | None = None
+    split: Literal["auto"] | tuple[PositiveInt, ...] = "auto"
+
+
+class RecipeChoice(Model):
+    """One recipe, or with lists the cross product of several."""
+
+    precision: Precision | list[Precision] = "fp32"
+
+
+class MeasureChoice(Model):
+    """How runs are measured; what is left out comes from the enclosing level, then from the defaults."""
+
+    warmup_steps: Annotated[int, Field(ge=0, strict=True)] | None = None
+    steps: PositiveInt | None = None
+    epochs: PositiveInt | None = None
+    parity_steps: Annotated[int, Field(ge=0, strict=True)] | None = None
+    parity_tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
+class WorkloadChoice(Model):
+    """A built-in workload by `name`, or the user's own by `entry`; its own layouts win over the study's."""
+
+    name: str | None = None
+    entry: str | None = None
+    args: dict[str, bool | int | float | str] = {}
+    global_batch_size: PositiveInt | None = None
+    optimizer: Optimizer | None = None
+    layouts: list[LayoutChoice] | Literal["auto"] | None = None
+    recipes: list[RecipeChoice] | None = None
+    measure: MeasureChoice = MeasureChoice()
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str | None) -> str | None:
+        return checked_name(value) if value is not None else None
+
+
+class ResourcesChoice(Model):
+    """The most that a run may use. A layout of fewer ranks takes fewer; memory is per node."""
+
+    num_nodes: PositiveInt = 1
+    ranks_per_node: PositiveInt = 1
+    gpus_per_node: Annotated[int, Field(ge=0, strict=True)] = 0
+    cpus_per_rank: PositiveInt = 1
+    memory_mb: PositiveInt = 4000
+    time_limit_min: PositiveInt = 30
+    partition: str = ""
+
+
+class SearchChoice(Model):
+    """How many planned candidates `layouts: auto` keeps for measurement, per workload."""
+
+    keep: PositiveInt = 6
+
+
+class Study(Model):
+    """The whole file. Its name is the file's, so a study and its results can be found from each other."""
+
+    name: str = Field(exclude=True)
+    workload: WorkloadChoice | list[WorkloadChoice]
+    layouts: list[LayoutChoice] | Literal["auto"] = "auto"
+    recipes: list[RecipeChoice] = [RecipeChoice()]
+    resources: ResourcesChoice = ResourcesChoice()
+    objective: Objective = "time"
+    search: SearchChoice = SearchChoice()
+    measure: MeasureChoice = MeasureChoice()
+    site: str = "local"
+    backend: Backend = "mpi4py"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: Annotated[int, Field(ge=0, strict=True)] = 0
+
+    @property
+    def workloads(self) -> list[WorkloadChoice]:
+        """The workloads, also when the file names a single one."""
+        return self.workload if isinstance(self.workload, list) else [self.workload]
+
+
+def load_study(path: Path) -> Study:
+    """Read and check a study file. Raises ConfigError with file, line, rule and remedy."""
+    if not NAME.fullmatch(path.stem):
+        raise ConfigError(
+            f"study file name {path.name!r}",
+            "the study is named after its file: letters, digits and _ . + - only",
+            "rename the file",
+        )
+    data, lines = read_yaml(path)
+    if "name" in data:
+        line = lines[("name",)]
+        raise ConfigError(f"{path}:{line}: unknown key 'name'", "a study is named after its file", "delete the line")
+    content: dict[str, Any] = {"name": path.stem, **data}
+    return validated(Study, content, path, lines)

@@ -1,0 +1,46 @@
+"""What the planner and the layout rules need to know of a model, as plain numbers without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerFacts:
+    """One layer of the model, in the order data flows through it. Element counts are per sample."""
+
+    name: str
+    num_parameters: int
+    forward_flops_per_sample: float
+    output_elements_per_sample: int
+    saved_elements_per_sample: int
+    """Elements autograd keeps for backward."""
+    tp_parameters: int
+    """Of `num_parameters`, those a tensor-parallel layout divides among its ranks."""
+    tp_flops_per_sample: float
+    """Of `forward_flops_per_sample`, those a tensor-parallel layout divides among its ranks."""
+    tp_allreduce_elements_per_sample: int
+    """Elements all-reduced over the tensor-parallel ranks in the forward pass (as many again backward)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """A workload as the planner sees it."""
+
+    layers: tuple[LayerFacts, ...]
+    num_samples: int
+    sample_bytes: int
+    sequential: bool
+    """Whether stages can be cut between any two layers; if not, pp > 1 is refused."""
+    tp_units: int | None
+    """Largest number of equal shares the tensor plan's dimensions have in common; None without a plan."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable parameters of the whole model."""
+        return sum(layer.num_parameters for layer in self.layers)
+
+    @property
+    def forward_flops_per_sample(self) -> float:
+        """Floating-point operations of one sample's forward pass."""
+        return sum(layer.forward_flops_per_sample for layer in self.layers)

@@ -21,6 +21,14 @@ class LayerFacts:
     """Of `forward_flops_per_sample`, those a tensor-parallel layout divides among its ranks."""
     tp_allreduce_elements_per_sample: int
     """Elements all-reduced over the tensor-parallel ranks in the forward pass (as many again backward)."""
+    num_operations: int = 1
+    """torch operations the forward pass dispatches; on a small model their overhead is most of the time."""
+    num_matmuls: int = 1
+    """Of those, matrix products and convolutions: FLOPs and parameters are spread over this many."""
+    num_parameter_tensors: int = 1
+    """Tensors the parameters come in: an optimizer step costs its overhead once for each."""
+    tp_num_allreduces: int = 0
+    """Messages `tp_allreduce_elements_per_sample` is sent in, forward (as many again backward)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,6 +129,13 @@ def _model(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
             f"the model has {num_layers}",
             "make the numbers add up to the model's layers",
         )
+    elif layout.split != "auto" and facts.sequential:
+        begins = [sum(layout.split[:stage]) for stage in range(layout.pp)]
+        for stage, (begin, size) in enumerate(zip(begins, layout.split, strict=True)):
+            if not any(layer.num_parameters for layer in facts.layers[begin : begin + size]):
+                yield _error(
+                    run, f"stage {stage} has no parameters", "every stage has a layer to train", "move the cut"
+                )
     if layout.tp > 1 and facts.tp_units is None:
         yield _error(
             run,

@@ -44,6 +44,11 @@ class ModelFacts:
     """Largest number of equal shares the tensor plan's dimensions have in common; None without a plan."""
 
     @property
+    def num_cuttable_layers(self) -> int:
+        """Layers with parameters, the most stages the model can be cut into."""
+        return sum(layer.num_parameters > 0 for layer in self.layers)
+
+    @property
     def num_parameters(self) -> int:
         """Trainable parameters of the whole model."""
         return sum(layer.num_parameters for layer in self.layers)

@@ -1,0 +1,129 @@
+"""`hpc-accel ...`: every command, thin. It parses, calls one room, prints; it imports torch only where needed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hpc_accel.errors import HpcAccelError
+
+app = typer.Typer(
+    help="Find by measurement how a PyTorch model trains fastest, cheapest and with least energy on this cluster.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file, for example studies/quickstart.yaml.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run.json that `hpc-accel plan` wrote.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, for programs.")]
+
+
+@app.command()
+def doctor(
+    as_json: AsJson = False,
+    site: Annotated[str | None, typer.Option(help="Compare this site file with the Slurm that is here.")] = None,
+) -> None:
+    """What this machine has (MPI, launcher, devices, sensors, Slurm, torch), and what to do about each gap."""
+    from hpc_accel import doctor as room
+
+    findings = room.examine(site)
+    if as_json:
+        typer.echo(json.dumps([finding.to_json() for finding in findings], indent=1))
+    else:
+        room.show(findings)
+    if any(finding.status == "broken" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def init(
+    directory: Annotated[Path, typer.Argument(help="Where to write; created when missing.")] = Path(),
+    name: Annotated[str, typer.Option(help="Name of the study and of the module.")] = "mine",
+) -> None:
+    """Write a commented study and a module with your own model to start from."""
+    from hpc_accel.study.starter import write_starter
+
+    for path in write_starter(directory, name):
+        typer.echo(f"wrote {path}")
+    typer.echo(f"next: snakemake --cores all --config study=studies/{name}.yaml")
+
+
+@app.command()
+def probe(
+    study: StudyPath,
+    out: Annotated[Path, typer.Option(help="Where to write hardware.json.")],
+) -> None:
+    """Measure this machine: matrix products, memory, MPI latency and bandwidth, sensors. Run it under mpirun."""
+    from hpc_accel.plan.probe import run as run_probe
+    from hpc_accel.study.study import load_study
+
+    hardware = run_probe(out, site=load_study(study).site)
+    if hardware:
+        typer.echo(f"wrote {out}")
+
+
+@app.command()
+def plan(
+    study: StudyPath,
+    hardware: Annotated[Path, typer.Option(help="The hardware.json that `hpc-accel probe` wrote.")],
+    out: Annotated[Path, typer.Option(help="Where to write plan.json; run.json files go to runs/ beside it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Enumerate layouts and recipes, predict each, and write a run.json for those to be measured."""
+    from hpc_accel.commands import plan_study
+
+    content = plan_study(study, hardware, out)
+    if as_json:
+        typer.echo(json.dumps(content))
+        return
+    chosen = [candidate for candidate in content["candidates"] if candidate["chosen"]]
+    refused = [candidate for candidate in content["candidates"] if candidate["refused"]]
+    typer.echo(f"{len(content['candidates'])} candidates, {len(refused)} refused, {len(chosen)} to measure: {out}")
+
+
+@app.command()
+def script(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A run.json; with --probe a study file.")],
+    probe: Annotated[bool, typer.Option("--probe", help="Write the script that measures the machine.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Where to write; beside run.json by default.")] = None,
+) -> None:
+    """Write the job script of a run: the same file runs under sbatch, snakemake and bash."""
+    from hpc_accel.commands import write_probe_script, write_run_script
+
+    typer.echo(f"wrote {write_probe_script(path, out) if probe else write_run_script(path, out)}")
+
+
+@app.command()
+def train(path: RunPath) -> None:
+    """Train one run and write its record beside run.json. Started on every rank by the job script's mpirun."""
+    from hpc_accel.commands import train_run
+
+    summary = train_run(path)
+    if summary is not None:
+        median = summary["step_time_ms"]["median"]
+        typer.echo(f"{summary['run_id']}: {summary['status']}, median step {median:.3f} ms")
+
+
+@app.command()
+def report(
+    directory: Annotated[Path, typer.Argument(metavar="RESULTS", help="A study's results, e.g. results/quickstart.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write report.html, summary.csv and answer.txt from what the runs left, and print the answer."""
+    from hpc_accel.report import write
+
+    answer = write(directory)
+    typer.echo(json.dumps(answer.to_json(), indent=1) if as_json else answer.text)
+
+
+def main() -> None:
+    """Entry point: errors for people become value, rule, remedy on standard error and their exit code."""
+    try:
+        app()
+    except HpcAccelError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)

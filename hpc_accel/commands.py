@@ -1,0 +1,134 @@
+"""What commands do that needs more than one room: the rooms themselves do not know each other."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from hpc_accel.errors import ConfigError
+
+MIN_PROGRESS_S = 5.0
+"""Without a terminal, one plain line of progress at most this often."""
+
+
+def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, Any]:
+    """Plan a study, write plan.json and the run.json of every chosen run; the content of plan.json."""
+    from hpc_accel.jobs.request import plugin_resources
+    from hpc_accel.jobs.site import load_site
+    from hpc_accel.plan.hardware import load_hardware
+    from hpc_accel.plan.make import make_plan
+    from hpc_accel.study.expand import resolve_workload
+    from hpc_accel.study.study import load_study
+
+    study = load_study(study_path)
+    site = load_site(study.site)
+    workloads = [resolve_workload(choice) for choice in study.workloads]
+    names = [workload.name for workload in workloads]
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            f"workload names {', '.join(names)}", "every workload has a name of its own", "add `name:` to one of them"
+        )
+    hardware = load_hardware(hardware_path)
+
+    from hpc_accel.workloads import entry
+    from hpc_accel.workloads.inspect import describe
+
+    facts = {workload.name: describe(entry.build(workload, study.seed)) for workload in workloads}
+    plan = make_plan(study, hardware, facts)
+    content = plan.to_json()
+    runs = {run.run_id: run for run in plan.chosen_runs()}
+    for candidate in content["candidates"]:
+        if candidate["chosen"]:
+            candidate["request"] = plugin_resources(runs[candidate["run_id"]], site)
+    for run_id, run in runs.items():
+        write_if_changed(out.parent / "runs" / run_id / "run.json", run.model_dump_json(indent=1) + "\n")
+    write_if_changed(out, json.dumps(content, indent=1) + "\n", touch=True)
+    return content
+
+
+def write_run_script(run_path: Path, out: Path | None) -> Path:
+    """job.sbatch of a run, beside its run.json unless `out` says otherwise."""
+    from hpc_accel.jobs.script import render
+    from hpc_accel.jobs.site import load_site
+    from hpc_accel.train.main import read_run
+
+    run, directory = read_run(run_path), run_path.resolve().parent
+    text = render(run, load_site(run.site), root=Path.cwd(), run_dir=directory, environment=Path(sys.prefix))
+    return _write_script(out or directory / "job.sbatch", text)
+
+
+def write_probe_script(study_path: Path, out: Path | None) -> Path:
+    """probe.sbatch of a study, in its results directory unless `out` says otherwise."""
+    from hpc_accel.jobs.script import render_probe
+    from hpc_accel.jobs.site import load_site
+    from hpc_accel.study.study import load_study
+
+    study, root = load_study(study_path), Path.cwd()
+    directory = root / "results" / study.name
+    text = render_probe(
+        study,
+        load_site(study.site),
+        root=root,
+        study_path=study_path.resolve(),
+        out_dir=directory,
+        environment=Path(sys.prefix),
+    )
+    return _write_script(out or directory / "probe.sbatch", text)
+
+
+def train_run(path: Path) -> dict[str, Any] | None:
+    """Train on this rank; rank 0 shows a progress bar on a terminal, plain lines otherwise."""
+    from hpc_accel.train.main import run_training
+
+    rank_variables = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
+    rank = next((os.environ[name] for name in rank_variables if name in os.environ), "0")
+    if rank != "0":
+        return run_training(path)
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return run_training(path, PlainProgress())
+    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("training", total=None)
+        return run_training(path, lambda done, total: bar.update(task, completed=done, total=total))
+
+
+class PlainProgress:
+    """Progress as lines for a log file: the first step, then one line every few seconds, and the last."""
+
+    def __init__(self) -> None:
+        self.last_s = float("-inf")
+
+    def __call__(self, done: int, total: int) -> None:
+        """Say how far training is, if it is time to."""
+        import time
+
+        now = time.monotonic()
+        if done == total or now - self.last_s >= MIN_PROGRESS_S:
+            self.last_s = now
+            sys.stderr.write(f"step {done} of {total}\n")
+            sys.stderr.flush()
+
+
+def write_if_changed(path: Path, text: str, *, touch: bool = False) -> None:
+    """Write atomically, and only when the content differs, so that nothing downstream looks out of date."""
+    if path.exists() and path.read_text() == text:
+        if touch:
+            path.touch()
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part.{os.getpid()}")
+    part.write_text(text)
+    part.replace(path)
+
+
+def _write_script(path: Path, text: str) -> Path:
+    write_if_changed(path, text, touch=True)
+    path.chmod(0o755)
+    return path

@@ -1,0 +1,1 @@
+"""The training job that a run's script launches: set-up, step loop, parity, records."""

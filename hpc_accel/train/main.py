@@ -1,0 +1,103 @@
+"""`hpc-accel train RUN.json`: one run on all ranks that mpirun started, from reading the run to its record.
+
+A rank that fails prints its traceback once, leaves error.rank<k>.json, and aborts the others, which would
+otherwise wait for it for ever.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from hpc_accel.errors import CannotCreateError, ConfigError, HpcAccelError, NonFiniteError
+from hpc_accel.study.schema import Run
+
+
+def read_run(path: Path) -> Run:
+    """The run in a run.json. Raises ConfigError when it is missing, broken or was edited by hand."""
+    try:
+        return Run.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: {error.strerror}", "a run is described by its run.json", "run `hpc-accel plan` first"
+        ) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise ConfigError(
+            f"{path}: {where}: {first['msg']}",
+            "run.json is written by `hpc-accel plan`; its run_id is a digest of its content",
+            "change the study and plan again",
+        ) from None
+
+
+def run_training(path: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> dict[str, Any] | None:
+    """Train the run at `path` and write its record beside it. Rank 0 gets the summary, the others None."""
+    began, started_utc = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    run, directory = read_run(path), path.resolve().parent
+    try:
+        from hpc_accel.train.loop import train
+        from hpc_accel.train.record import write_record
+        from hpc_accel.train.session import open_session
+
+        _check_writable(directory)
+        session = open_session(run, directory, (time.perf_counter() - began) * 1e3)
+        seen = train(session, progress)
+        summary = write_record(session, seen, started_utc)
+        import hpc_accel.mpi
+
+        hpc_accel.mpi.shutdown()
+    except BaseException as error:
+        fail(directory, error)
+        raise
+    if summary is not None and summary["error"] and summary["error"]["kind"] == "non-finite loss":
+        raise NonFiniteError(summary["error"]["message"], "losses are finite", summary["error"]["remedy"])
+    return summary
+
+
+def fail(directory: Path, error: BaseException) -> None:
+    """Leave error.rank<k>.json, say what happened, and end all ranks with this error's exit code."""
+    from mpi4py import MPI
+
+    rank = MPI.COMM_WORLD.Get_rank()
+    code = error.exit_code if isinstance(error, HpcAccelError) else 1
+    content = {
+        "rank": rank,
+        "time_ns": time.time_ns(),
+        "kind": type(error).__name__,
+        "message": str(error),
+        "remedy": getattr(error, "remedy", None),
+        "exit_code": code,
+        "traceback": traceback.format_exc(),
+    }
+    try:
+        (directory / f"error.rank{rank}.json").write_text(json.dumps(content, indent=1))
+    except OSError as problem:
+        sys.stderr.write(f"rank {rank}: error.rank{rank}.json not written: {problem}\n")
+    alone = MPI.COMM_WORLD.Get_size() == 1
+    text = str(error) if isinstance(error, HpcAccelError) else traceback.format_exc()
+    sys.stderr.write(f"rank {rank}: {text}\n" if not alone else f"{text}\n")
+    sys.stderr.flush()
+    if not alone:
+        # A ConfigError holds on every rank; a moment lets each say so before the first abort ends them all.
+        MPI.COMM_WORLD.Abort(code)
+    raise SystemExit(code)
+
+
+def _check_writable(directory: Path) -> None:
+    probe = directory / ".writable"
+    try:
+        probe.touch()
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise CannotCreateError(
+            f"{directory}: {error.strerror}", "records are written beside run.json", "make it writable"
+        ) from None

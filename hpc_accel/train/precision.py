@@ -1,0 +1,21 @@
+"""Mixed precision by torch.amp: weights stay fp32, matrix products run in 16 bits, fp16 gradients are scaled."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+
+AUTOCAST: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def make_scaler(precision: str, device: torch.device) -> ShardedGradScaler | None:
+    """A gradient scaler for fp16, or None.
+
+    ShardedGradScaler because stages and shards overflow on some ranks only: it reduces what it found over all
+    ranks, so that every rank skips the same steps.
+    """
+    if precision != "fp16":
+        return None
+    group = dist.group.WORLD if dist.is_initialized() else None
+    return ShardedGradScaler(device=device.type, init_scale=2.0**12, process_group=group)

@@ -1,0 +1,166 @@
+"""What a finished run leaves beside its run.json: steps.parquet, trace.json, summary.json, each by one rename."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from hpc_accel.measure import memory, provenance
+from hpc_accel.measure.statistics import median_ci
+from hpc_accel.train.loop import Observations
+from hpc_accel.train.parity import compare
+from hpc_accel.train.session import Session
+
+PHASES = ("data", "forward", "backward", "comm_exposed", "pipeline_wait", "optimizer")
+STEP_METHOD = "median over the timed steps, each that of the slowest rank; 95 % bootstrap interval"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all; a job that runs twice cannot interleave with itself."""
+    part = path.with_name(f"{path.name}.part.{os.environ.get('SLURM_JOB_ID', 'local')}.{os.getpid()}")
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def write_record(session: Session, seen: Observations, started_utc: str) -> dict[str, Any] | None:
+    """Gather what all ranks saw and write the record from rank 0, which gets the summary back. Collective."""
+    gathered = session.comm.gather(seen.rows, root=0)
+    peaks = session.comm.gather(seen.peak_memory_bytes, root=0)
+    if session.rank != 0:
+        return None
+    steps = pl.DataFrame([row for rows in gathered for row in rows], infer_schema_length=None).cast(
+        {"comm_exposed_ns": pl.Int64, "pipeline_wait_ns": pl.Int64, "loss": pl.Float64}
+    )
+    part = session.directory / f"steps.parquet.part.{os.getpid()}"
+    steps.write_parquet(part)
+    part.replace(session.directory / "steps.parquet")
+    summary = summarise(session, seen, steps, peaks, started_utc)
+    write_atomically(session.directory / "summary.json", json.dumps(summary, indent=1, allow_nan=False).encode())
+    return summary
+
+
+def summarise(
+    session: Session, seen: Observations, steps: pl.DataFrame, peaks: list[int | None], started_utc: str
+) -> dict[str, Any]:
+    """summary.json as a mapping. Every figure that is null has a reason beside it."""
+    run = session.run
+    timed = steps.filter(~pl.col("warmup"))
+    slowest_ms = timed.group_by("step", maintain_order=True).agg(pl.col("step_ns").max())["step_ns"] / 1e6
+    median, low, high = median_ci(slowest_ms.to_list(), seed=run.seed)
+    losses = mean_losses(steps)
+    parity = compare(run, losses, seen.reference_losses or [])
+    finite = all(map(math.isfinite, losses))
+    known_peaks = [peak for peak in peaks if peak is not None]
+    phases = phase_medians_ms(timed)
+    cuda = session.device.type == "cuda"
+    return {
+        "format": 1,
+        "run_id": run.run_id,
+        "study": run.study,
+        "site": run.site,
+        "status": _status(parity, finite),
+        "error": _error(parity, losses, finite),
+        "device": session.device.type,
+        "device_name": torch.cuda.get_device_name(session.device) if cuda else provenance.cpu_model(),
+        "num_nodes": len(session.hosts),
+        "num_ranks": run.layout.num_ranks,
+        "num_threads_per_rank": session.num_threads,
+        "hosts": session.hosts,
+        "split": list(session.model.split),
+        "started_utc": started_utc,
+        "ended_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "attempt": int(os.environ.get("SLURM_RESTART_COUNT", "0")) + 1,
+        "job_id": os.environ.get("SLURM_JOB_ID"),
+        "steps": {
+            "num_warmup": run.measure.warmup_steps,
+            "num_timed": run.measure.steps,
+            "global_batch_size": run.workload.global_batch_size,
+            "samples_dropped_per_epoch": session.samples_dropped_per_epoch,
+        },
+        "step_time_ms": {"median": median, "ci_low": low, "ci_high": high, "method": STEP_METHOD},
+        "throughput_samples_per_s": run.workload.global_batch_size / median * 1e3 if median else None,
+        "phases_ms": phases,
+        "phases_reason": _phase_reasons(run.backend, run.layout.pp, phases),
+        **_bubble(run.layout.pp, timed, phases),
+        "startup_ms": {**session.startup_ms, "first_step": seen.first_step_ms},
+        "peak_memory_bytes": max(known_peaks) if known_peaks else None,
+        "peak_memory_scope": f"largest rank, {memory.scope(session.device)}",
+        "energy": seen.energy,
+        "losses": {
+            "first": [_finite(value) for value in losses[: run.measure.parity_steps]],
+            "reference": [_finite(value) for value in seen.reference_losses or []],
+            "final": _finite(losses[-1]),
+        },
+        "parity": parity,
+        "provenance": provenance.collect(),
+    }
+
+
+def mean_losses(steps: pl.DataFrame) -> list[float]:
+    """Loss of each step over the global batch: the mean over the ranks that computed one (equal shares)."""
+    known = steps.filter(pl.col("loss").is_not_null())
+    return known.group_by("step").agg(pl.col("loss").mean()).sort("step")["loss"].to_list()
+
+
+def phase_medians_ms(timed: pl.DataFrame) -> dict[str, float | None]:
+    """Median over steps of the mean over ranks, per phase; `other` is what no phase explains."""
+    names = [f"{phase}_ns" for phase in PHASES]
+    by_step = timed.group_by("step").agg(pl.col("step_ns").mean(), *(pl.col(name).mean() for name in names))
+    explained = pl.sum_horizontal(pl.col(name).fill_null(0) for name in names)
+    by_step = by_step.with_columns((pl.col("step_ns") - explained).clip(lower_bound=0).alias("other_ns"))
+    medians: dict[str, float | None] = {}
+    for phase in (*PHASES, "other"):
+        value = by_step[f"{phase}_ns"].median()
+        medians[phase] = float(value) / 1e6 if isinstance(value, int | float) else None
+    return medians
+
+
+def _phase_reasons(backend: str, pp: int, phases: dict[str, float | None]) -> dict[str, str]:
+    reasons = {}
+    if phases["comm_exposed"] is None:
+        reasons["comm_exposed"] = f"backend {backend} does not report when ranks wait; backend mpi4py does"
+    if phases["pipeline_wait"] is None:
+        reasons["pipeline_wait"] = "the layout has one stage" if pp == 1 else reasons["comm_exposed"]
+    return reasons
+
+
+def _bubble(pp: int, timed: pl.DataFrame, phases: dict[str, float | None]) -> dict[str, Any]:
+    if pp == 1:
+        return {"bubble_fraction": None, "bubble_reason": "the layout has one stage"}
+    if phases["pipeline_wait"] is None:
+        return {"bubble_fraction": None, "bubble_reason": "waiting between stages was not measured"}
+    waited, total = int(timed["pipeline_wait_ns"].sum()), int(timed["step_ns"].sum())
+    return {"bubble_fraction": waited / total, "bubble_reason": None}
+
+
+def _status(parity: dict[str, Any], finite: bool) -> str:
+    if not finite:
+        return "failed"
+    return "completed" if parity["passed"] or not parity["steps"] else "wrong"
+
+
+def _error(parity: dict[str, Any], losses: list[float], finite: bool) -> dict[str, Any] | None:
+    if not finite:
+        first = next(index for index, value in enumerate(losses) if not math.isfinite(value))
+        remedy = "lower the learning rate, or use precision bf16 or fp32"
+        return {"rank": None, "kind": "non-finite loss", "message": f"loss of step {first}", "remedy": remedy}
+    if _status(parity, finite) == "wrong":
+        remedy = "compare losses.first with losses.reference in summary.json; layers that normalise over the batch "
+        remedy += "or drop at random cannot agree between layouts"
+        return {"rank": None, "kind": "parity", "message": parity["reason"], "remedy": remedy}
+    return None
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN; the status says why a loss is missing."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,129 @@
+"""Everything a run needs before its first step: ranks, device, threads, workload, layout, optimizer, data."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import hpc_accel.mpi
+from hpc_accel.errors import ConfigError
+from hpc_accel.parallel.apply import ParallelModel, parallelize
+from hpc_accel.parallel.mesh import Place, make_place
+from hpc_accel.study.schema import Run
+from hpc_accel.train.batches import ShareSampler, share_loader
+from hpc_accel.train.clock import make_clock
+from hpc_accel.train.optimizer import make_optimizer
+from hpc_accel.train.precision import AUTOCAST, make_scaler
+from hpc_accel.train.step import MicroBatchLoss, Stepper
+from hpc_accel.train.threads import threads_per_rank
+from hpc_accel.workloads import entry
+from hpc_accel.workloads.facts import ModelFacts
+from hpc_accel.workloads.inspect import describe
+from hpc_accel.workloads.workload import Workload
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """A run, set up on this rank."""
+
+    run: Run
+    directory: Path
+    comm: Any
+    rank: int
+    hosts: list[str]
+    device: torch.device
+    num_threads: int
+    workload: Workload
+    facts: ModelFacts
+    place: Place
+    model: ParallelModel
+    stepper: Stepper
+    samples_dropped_per_epoch: int
+    startup_ms: dict[str, float]
+
+
+def open_session(run: Run, directory: Path, import_ms: float) -> Session:
+    """Set up `run` on this rank. Collective over all ranks; raises ConfigError when the launch does not fit."""
+    began = time.perf_counter()
+    world = hpc_accel.mpi.init(run.backend, expected_size=run.layout.num_ranks)
+    from mpi4py import MPI
+
+    num_threads = threads_per_rank(world.local_size)
+    torch.set_num_threads(num_threads)
+    device = choose_device(run, world.local_rank, MPI.COMM_WORLD)
+    mpi_done = time.perf_counter()
+    workload = entry.build(run.workload, run.seed)
+    facts = describe(workload)
+    place = make_place(run.layout, world.rank, device.type)
+    scaler = make_scaler(run.recipe.precision, device)
+    loss = MicroBatchLoss(workload.loss, run.layout.accumulation_steps, scaler)
+    autocast_dtype = AUTOCAST[run.recipe.precision]
+    model = parallelize(workload, facts, place, device, loss=loss, autocast_dtype=autocast_dtype)
+    total = run.workload.global_batch_size
+    num_samples = len(workload.dataset)  # type: ignore[arg-type]
+    sampler = ShareSampler(num_samples, total, run.layout.dp, place.dp_rank, run.seed)
+    stepper = Stepper(
+        place=place,
+        device=device,
+        model=model,
+        loss=loss,
+        optimizer=make_optimizer(run.workload.optimizer, model.parameters),
+        batches=share_loader(workload.dataset, sampler),
+        clock=make_clock(device),
+    )
+    built = time.perf_counter()
+    return Session(
+        run=run,
+        directory=directory,
+        comm=MPI.COMM_WORLD,
+        rank=world.rank,
+        hosts=list(world.hosts),
+        device=device,
+        num_threads=num_threads,
+        workload=workload,
+        facts=facts,
+        place=place,
+        model=model,
+        stepper=stepper,
+        samples_dropped_per_epoch=sampler.samples_dropped_per_epoch,
+        startup_ms={
+            "import": import_ms,
+            "mpi_init": (mpi_done - began) * 1e3,
+            "model_build": (built - mpi_done) * 1e3,
+        },
+    )
+
+
+def choose_device(run: Run, local_rank: int, comm: Any) -> torch.device:
+    """The device this rank computes on; `auto` takes a GPU where there is one.
+
+    Raises ConfigError when the study asks for GPUs that are not there, or for one per rank and ranks share.
+    """
+    if run.device == "cpu" or (run.device == "auto" and not torch.cuda.is_available()):
+        if run.resources.gpus_per_node and run.device != "cpu":
+            raise ConfigError(
+                f"{run.resources.gpus_per_node} GPU(s) per node requested, torch sees none",
+                "a rank that was promised a GPU must find it",
+                "install the CUDA lock (make env ACCEL=cuda), check nvidia-smi and CUDA_VISIBLE_DEVICES",
+            )
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            "device cuda, torch sees no GPU",
+            "the device must be there",
+            "set device: auto or cpu, or install the CUDA lock (make env ACCEL=cuda)",
+        )
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    uuids = comm.allgather(str(torch.cuda.get_device_properties(device).uuid))
+    if run.resources.gpus_per_node and len(set(uuids)) < len(uuids):
+        raise ConfigError(
+            f"{len(uuids)} ranks see {len(set(uuids))} different GPU(s)",
+            "every rank of this run was promised a GPU of its own",
+            "check the launcher's GPU binding: request GPUs per node (gres), not per task",
+        )
+    return device

@@ -1,0 +1,119 @@
+"""Load a workload from its entry point "package.module:function", and check what it returned.
+
+The function runs with the user's rights; only entries that the user's study names are ever loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hpc_accel.errors import ConfigError
+from hpc_accel.study import schema
+from hpc_accel.workloads.workload import Workload
+
+
+def build(spec: schema.Workload, seed: int) -> Workload:
+    """The workload of a run. `seed` fixes its initial weights: the same on every rank and in every layout.
+
+    Raises ConfigError (value, rule, remedy) for anything the user's module gets wrong.
+    """
+    function = _function(spec.entry)
+    _check_arguments(spec, function)
+    directory = Path.cwd()
+    torch.manual_seed(seed)
+    try:
+        built = function(**spec.args)
+    except ConfigError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ConfigError(
+            f"entry {spec.entry!r} raised {type(error).__name__}: {error}",
+            "the function builds the model, the loss and the data without failing",
+            f"try it alone: python -c 'import {_module(spec.entry)} as m; m.{_name(spec.entry)}()'",
+        ) from error
+    finally:
+        os.chdir(directory)  # paths of the run are relative to where it was started
+    return checked(spec.entry, built)
+
+
+def checked(entry: str, built: Any) -> Workload:
+    """`built` as a Workload, its parts tried on one sample. Raises ConfigError naming the part that is wrong."""
+    if isinstance(built, tuple) and len(built) == 3:
+        built = Workload(model=built[0], loss=built[1], dataset=built[2])
+    if not isinstance(built, Workload):
+        raise _wrong(entry, f"returned {type(built).__name__}", "return (model, loss, dataset) or a Workload")
+    if not isinstance(built.model, torch.nn.Module):
+        raise _wrong(entry, f"model is {type(built.model).__name__}", "return a torch.nn.Module first")
+    if not callable(built.loss):
+        raise _wrong(entry, f"loss is {type(built.loss).__name__}", "return a function (outputs, targets) -> scalar")
+    if not hasattr(built.dataset, "__len__") or not hasattr(built.dataset, "__getitem__"):
+        raise _wrong(entry, f"dataset is {type(built.dataset).__name__}", "return a map-style dataset third")
+    if len(built.dataset) == 0:
+        raise _wrong(entry, "dataset is empty", "return at least one sample")
+    sample = built.dataset[0]
+    if not (isinstance(sample, tuple | list) and len(sample) == 2):
+        raise _wrong(entry, f"dataset[0] is {type(sample).__name__}", "return (input, target) for each index")
+    if isinstance(built.loss, torch.nn.Module):
+        # A loss without parameters only; one with parameters would train on the last stage alone, unnoticed.
+        num_parameters = sum(parameter.numel() for parameter in built.loss.parameters())
+        if num_parameters:
+            raise _wrong(entry, f"loss has {num_parameters} parameters", "move them into the model")
+    return built
+
+
+def _function(entry: str) -> Callable[..., Any]:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(_module(entry))
+    except (Exception, SystemExit) as error:
+        raise ConfigError(
+            f"entry {entry!r}: {type(error).__name__}: {error}",
+            "the module can be imported from the directory the study is started in",
+            "check the spelling, start in the right directory, or install the package into this environment",
+        ) from error
+    function = getattr(module, _name(entry), None)
+    if not callable(function):
+        found = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        raise ConfigError(
+            f"entry {entry!r}: module {_module(entry)} has no function {_name(entry)!r}",
+            "the part after the colon is a function of the module",
+            f"it has: {', '.join(found) or 'none'}",
+        )
+    return function
+
+
+def _check_arguments(spec: schema.Workload, function: Callable[..., Any]) -> None:
+    try:
+        inspect.signature(function).bind(**spec.args)
+    except TypeError as error:
+        raise ConfigError(
+            f"entry {spec.entry!r} with args {_shown(spec.args)}: {error}",
+            f"its signature is {_name(spec.entry)}{inspect.signature(function)}",
+            "give every argument without a default under workload.args, and no others",
+        ) from None
+
+
+def _shown(args: Mapping[str, Any]) -> str:
+    return "{" + ", ".join(f"{key}: {value}" for key, value in args.items()) + "}"
+
+
+def _wrong(entry: str, value: str, remedy: str) -> ConfigError:
+    return ConfigError(f"entry {entry!r}: {value}", "build() returns model, loss and dataset", remedy)
+
+
+def _module(entry: str) -> str:
+    return entry.partition(":")[0]
+
+
+def _name(entry: str) -> str:
+    return entry.partition(":")[2]

@@ -67,6 +67,8 @@ class NodeKind(Facts):
     backward_overhead_s: Positive | None = None
     concurrent_slowdown: Positive = 1.0
     levels: tuple[Level, ...] = ()
+    process_memory_bytes: Count | None = None
+    """Resident set of a rank that has imported torch and MPI, before it has a model."""
     power_w: Positive | None = None
     """Power of the whole node while all ranks compute."""
     power_w_reason: str | None = None
@@ -181,9 +183,7 @@ def checked_hardware(content: dict[str, Any], *, where: str = "hardware") -> Har
 def _slowed(level: Level, factor: float) -> Level:
     """`level` with every rate divided and every time multiplied by `factor`."""
     rates: Rates = {key: rate / factor if rate else None for key, rate in level.matmul_flops_per_s.items()}
-    by_size = [
-        point.model_copy(update={"flops_per_s": point.flops_per_s / factor}) for point in level.matmul_by_size
-    ]
+    by_size = [point.model_copy(update={"flops_per_s": point.flops_per_s / factor}) for point in level.matmul_by_size]
     backward = level.backward_overhead_s
     return level.model_copy(
         update={

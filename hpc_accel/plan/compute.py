@@ -1,0 +1,115 @@
+"""Time of one layer's forward and backward pass on one rank: matrix products, memory traffic, overhead per operation.
+
+    matrix products   FLOPs / rate of a product of that shape (probed; small shapes reach a fraction of the peak)
+    memory traffic    every kept element is written once and read once forward, twice that backward
+    overhead          operations x probed time of an operation on no data
+
+A CPU does one after the other. On a GPU the host runs ahead, so a pass takes the larger of the host's overhead and
+the device's work.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from hpc_accel.plan.hardware import Level, MatmulRate
+from hpc_accel.plan.software import Software
+from hpc_accel.study.schema import Precision
+from hpc_accel.workloads.facts import LayerFacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassTime:
+    """Host and device time of a pass; they add up on a CPU and overlap on a GPU."""
+
+    host_s: float
+    device_s: float
+
+    def __add__(self, other: PassTime) -> PassTime:
+        return PassTime(host_s=self.host_s + other.host_s, device_s=self.device_s + other.device_s)
+
+    def elapsed_s(self, device: str) -> float:
+        """Time on the wall."""
+        return max(self.host_s, self.device_s) if device == "cuda" else self.host_s + self.device_s
+
+
+ZERO = PassTime(host_s=0.0, device_s=0.0)
+
+
+def layer_forward(
+    layer: LayerFacts, *, micro_batch_size: int, tp: int, level: Level, precision: Precision, software: Software
+) -> PassTime:
+    """One micro-batch through `layer`, without communication."""
+    flops = micro_batch_size * divided_flops(layer, tp)
+    casts = software.cast_bytes_per_parameter / 2 * divided_parameters(layer, tp)
+    traffic = 2 * software.activation_bytes * micro_batch_size * kept_elements(layer, tp) + casts
+    operations: float = layer.num_operations + (2 * layer.num_matmuls if casts else 0)
+    if tp > 1 and layer.tp_flops_per_sample:
+        operations += software.tensor_parallel_operations * layer.num_matmuls
+    rate = matmul_rate(layer, micro_batch_size=micro_batch_size, tp=tp, level=level, precision=precision)
+    return PassTime(
+        host_s=operations * level.kernel_overhead_s,
+        device_s=flops / rate + traffic / level.memory_bandwidth_bytes_per_s,
+    )
+
+
+def layer_backward(forward: PassTime, *, level: Level, software: Software) -> PassTime:
+    """Gradients of inputs and weights: twice forward's products and traffic, and forward again if recomputed."""
+    overhead = level.backward_overhead_s or 2 * level.kernel_overhead_s
+    backward = PassTime(
+        host_s=forward.host_s * overhead / level.kernel_overhead_s,
+        device_s=2 * forward.device_s,
+    )
+    return backward + forward if software.recompute else backward
+
+
+def divided_flops(layer: LayerFacts, tp: int) -> float:
+    """Forward FLOPs per sample that one of `tp` ranks executes."""
+    return layer.forward_flops_per_sample - layer.tp_flops_per_sample * (1 - 1 / tp)
+
+
+def divided_parameters(layer: LayerFacts, tp: int) -> float:
+    """Parameters that one of `tp` ranks holds."""
+    return layer.num_parameters - layer.tp_parameters * (1 - 1 / tp)
+
+
+def kept_elements(layer: LayerFacts, tp: int) -> float:
+    """Elements per sample one of `tp` ranks keeps for backward.
+
+    What enters and leaves a divided layer is whole on every rank, about five times its output
+    (Korthikanti et al., arXiv 2205.05198: 10 of 34 bytes); the rest is divided.
+    """
+    saved = float(layer.saved_elements_per_sample)
+    if tp == 1 or not layer.tp_flops_per_sample:
+        return saved
+    whole = min(saved, 5.0 * layer.output_elements_per_sample)
+    return whole + (saved - whole) / tp
+
+
+def matmul_rate(layer: LayerFacts, *, micro_batch_size: int, tp: int, level: Level, precision: Precision) -> float:
+    """FLOP/s of the layer's typical product: [rows, width] x [width, width] for `num_matmuls` equal weights."""
+    peak = level.matmul_flops_per_s.get(precision)
+    if peak is None:
+        raise ValueError(f"no {precision} matrix-product rate was measured")
+    points = tuple(point for point in level.matmul_by_size if point.precision == precision)
+    if not points or not layer.num_parameters or not layer.forward_flops_per_sample:
+        return peak
+    weights = divided_parameters(layer, tp)
+    rows = micro_batch_size * divided_flops(layer, tp) / (2 * weights)
+    return rate_of_shape(points, max(1.0, rows), math.sqrt(weights / layer.num_matmuls))
+
+
+def rate_of_shape(points: tuple[MatmulRate, ...], rows: float, width: float) -> float:
+    """Rate at (rows, width) from the probed shapes around it.
+
+    Each is weighted by the inverse fourth power of the distance between logarithms, so that the nearest decide.
+    """
+    total = weight_sum = 0.0
+    for point in points:
+        distance = math.log2(rows / point.m) ** 2 + math.log2(width / math.sqrt(point.n * point.k)) ** 2
+        if distance < 1e-9:
+            return point.flops_per_s
+        total += math.log(point.flops_per_s) / distance**2
+        weight_sum += 1 / distance**2
+    return math.exp(total / weight_sum)

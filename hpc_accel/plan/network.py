@@ -1,0 +1,113 @@
+"""Time of messages and collectives from probed points, for any size, number of ranks and placement.
+
+Ranks lie node after node. A group of `size` ranks `stride` apart spans nodes when its ends do; then the groups that
+cross at once share the node's link, which is why eight consecutive ranks can be 7 to 18 times faster than eight
+strided ones.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hpc_accel.plan.hardware import AllreducePoint, Link, Network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Ranks that communicate: how many, how far apart, on nodes of how many ranks."""
+
+    size: int
+    stride: int
+    ranks_per_node: int
+
+    @property
+    def per_node(self) -> int:
+        """Members on one node."""
+        return max(1, min(self.size, self.ranks_per_node // self.stride))
+
+    @property
+    def spans_nodes(self) -> bool:
+        """Whether some members are on different nodes."""
+        return self.per_node < self.size
+
+    @property
+    def sharing(self) -> int:
+        """Groups that cross the same node's link at once."""
+        return max(1, self.ranks_per_node // self.per_node) if self.spans_nodes else 1
+
+
+def link_of(network: Network, group: Group) -> Link | None:
+    """The link that limits `group`; None if it was not probed."""
+    return network.inter_node if group.spans_nodes else network.intra_node
+
+
+def send_s(network: Network, group: Group, num_bytes: float) -> float | None:
+    """One-way time of a message between neighbours of `group`; None if that link was not probed."""
+    link = link_of(network, group)
+    if link is None:
+        return None
+    alone = _message_s(link, num_bytes)
+    return alone + (group.sharing - 1) * num_bytes / link.bandwidth_bytes_per_s
+
+
+def allreduce_s(network: Network, group: Group, num_bytes: float) -> float | None:
+    """Time of an all-reduce of `num_bytes` per rank over `group`; None if that link was not probed."""
+    if group.size == 1 or num_bytes <= 0:
+        return 0.0
+    link = link_of(network, group)
+    if link is None:
+        return None
+    alone = _allreduce_alone_s(link, group.size, num_bytes)
+    crossing = 2 * (group.size - 1) / group.size * num_bytes
+    return alone + (group.sharing - 1) * crossing / link.bandwidth_bytes_per_s
+
+
+def ring_allreduce_s(link: Link, ranks: int, num_bytes: float) -> float:
+    """What two-sided messages make of an all-reduce: a ring for long messages, a tree up and down for short ones."""
+    ring = 2 * (ranks - 1) * _message_s(link, num_bytes / ranks)
+    tree = 2 * math.ceil(math.log2(ranks)) * _message_s(link, num_bytes)
+    return min(ring, tree)
+
+
+def _allreduce_alone_s(link: Link, ranks: int, num_bytes: float) -> float:
+    """Measured at this number of ranks, or measured at the nearest and carried over by the model's ratio."""
+    measured = sorted({point.ranks for point in link.allreduce}, key=lambda n: abs(math.log(n / ranks)))
+    if not measured:
+        return ring_allreduce_s(link, ranks, num_bytes)
+    points = [point for point in link.allreduce if point.ranks == measured[0]]
+    time = interpolate(*_curve(points), num_bytes, link.bandwidth_bytes_per_s)
+    if measured[0] == ranks:
+        return time
+    return time * ring_allreduce_s(link, ranks, num_bytes) / ring_allreduce_s(link, measured[0], num_bytes)
+
+
+def _message_s(link: Link, num_bytes: float) -> float:
+    if not link.points:
+        return link.latency_s + num_bytes / link.bandwidth_bytes_per_s
+    points = sorted(link.points, key=lambda point: point.bytes)
+    sizes, times = [float(max(point.bytes, 1)) for point in points], [point.time_s for point in points]
+    return interpolate(sizes, times, num_bytes, link.bandwidth_bytes_per_s)
+
+
+def _curve(points: Sequence[AllreducePoint]) -> tuple[list[float], list[float]]:
+    ordered = sorted(points, key=lambda point: point.bytes)
+    return [float(point.bytes) for point in ordered], [point.time_s for point in ordered]
+
+
+def interpolate(sizes: Sequence[float], times: Sequence[float], size: float, bandwidth: float) -> float:
+    """Linear between logarithms; below the first point its time, above the last at that point's rate.
+
+    A single point cannot tell latency from bandwidth, so beyond it `bandwidth` decides.
+    """
+    if size <= sizes[0]:
+        return times[0]
+    if size >= sizes[-1]:
+        rate = sizes[-1] / times[-1] if len(sizes) > 1 else bandwidth
+        return times[-1] + (size - sizes[-1]) / rate
+    right = bisect.bisect_left(sizes, size)
+    left = right - 1
+    share = math.log(size / sizes[left]) / math.log(sizes[right] / sizes[left])
+    return math.exp((1 - share) * math.log(times[left]) + share * math.log(times[right]))

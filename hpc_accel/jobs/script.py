@@ -1,0 +1,118 @@
+"""The job script as a pure function of run and site: data in, text out, every value quoted once.
+
+One text serves `sbatch`, `bash` and `snakemake`, because it finds out at run time where it is.
+The template beside this file holds all of its shell.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from hpc_accel.errors import ConfigError
+from hpc_accel.jobs.request import checked_path, header, plugin_request, probe_resources, switches
+from hpc_accel.jobs.site import Site
+from hpc_accel.study.schema import Resources, Run
+from hpc_accel.study.study import Study
+
+
+def render(run: Run, site: Site, *, root: Path, run_dir: Path, environment: Path) -> str:
+    """The script of one run.
+
+    `root` is where the study was started (a user's own model is imported from there), `run_dir` holds
+    run.json and gets all records, `environment` is the Python environment when the site names none.
+    """
+    return _render(
+        site,
+        run.resources,
+        title=run.run_id,
+        job_name=run.run_id,
+        kind="run",
+        root=root,
+        records=run_dir,
+        environment=environment,
+        study_path=None,
+    )
+
+
+def render_probe(study: Study, site: Site, *, study_path: Path, root: Path, out_dir: Path, environment: Path) -> str:
+    """The script that measures this site's hardware into `out_dir`/hardware.json."""
+    return _render(
+        site,
+        probe_resources(study),
+        title=f"probe of {study.name}",
+        job_name=f"probe-{study.name}",
+        kind="probe",
+        root=root,
+        records=out_dir,
+        environment=environment,
+        study_path=study_path,
+    )
+
+
+def _render(
+    site: Site,
+    resources: Resources,
+    *,
+    title: str,
+    job_name: str,
+    kind: str,
+    root: Path,
+    records: Path,
+    environment: Path,
+    study_path: Path | None,
+) -> str:
+    log = records / ("log.txt" if kind == "run" else "probe.txt")
+    options = header(resources, site, job_name=job_name, log=log)
+    sbatch = [f"--{key}={sbatch_word(value)}" for key, value in options.items()]
+    return _template().render(
+        title=title,
+        kind=kind,
+        site=site,
+        resources=resources,
+        request=json.dumps(plugin_request(resources, site), ensure_ascii=True),
+        sbatch=[*sbatch, *(f"--{switch}" for switch in switches(site))],
+        root=checked_path(root),
+        records=checked_path(records),
+        environment=_search_path(Path(site.environment) if site.environment else environment),
+        study_path=checked_path(study_path) if study_path else None,
+    )
+
+
+def sbatch_word(value: str) -> str:
+    """One value as sbatch reads it in a #SBATCH line: its own quoting, where # would begin a comment."""
+    if not value.isprintable():
+        raise ConfigError(f"{value!r}", "an #SBATCH line holds no control characters", "correct the study or site")
+    if value and all(char.isalnum() or char in "_./:@%,=+-" for char in value):
+        return value
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _search_path(environment: Path) -> str:
+    text = checked_path(environment)
+    if ":" in text:
+        raise ConfigError(f"environment {text!r}", "PATH cannot hold a directory with a colon", "move it")
+    return text
+
+
+def _template() -> jinja2.Template:
+    loader = jinja2.PackageLoader("hpc_accel.jobs", ".")
+    # A script is shell, not HTML: shell quoting (the filter q) is what protects it.
+    environment = jinja2.Environment(
+        loader=loader,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+    )
+    environment.filters["q"] = _quoted
+    return environment.get_template("job.sbatch.j2")
+
+
+def _quoted(value: Any) -> str:
+    return shlex.quote(str(value))

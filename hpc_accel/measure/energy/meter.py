@@ -1,0 +1,201 @@
+"""EnergyMeter: what a run used, between two points all ranks agree on, from every sensor that can be read.
+
+    meter = EnergyMeter(comm)                    all ranks; finds sensors, shares them out, starts the readers
+    with meter.window("timed") as window: ...    all ranks; device synchronised, barrier, read, at both ends
+    window.result                                the same on all ranks; `energy_j` None with a reason if unknown
+
+The meter is collective over its own duplicate of `comm`, so it never meets training's messages. What goes
+wrong with sensors ends up in `reason`; an exception in the body of a window passes through untouched, and
+then nothing collective happens any more, since other ranks may be gone.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from types import TracebackType
+from typing import Any
+
+from hpc_accel.measure import host
+from hpc_accel.measure.energy import hwmon, intel, nvml, pm_counters, rapl, total, zeus_amd
+from hpc_accel.measure.energy.accumulate import Mark, between
+from hpc_accel.measure.energy.nodes import Nodes, assign
+from hpc_accel.measure.energy.reader import DISCOVER_TIMEOUT_S, Reader
+from hpc_accel.measure.energy.sensor import Sensor, SensorInfo
+
+SOURCES: dict[str, tuple[str, Callable[[], list[Sensor]]]] = {
+    pm_counters.SOURCE: ("node", pm_counters.discover),
+    nvml.SOURCE: ("gpu-board", nvml.discover),
+    zeus_amd.SOURCE: ("gpu-board", zeus_amd.discover),
+    rapl.SOURCE: ("cpu-package", rapl.discover),
+    intel.SOURCE: ("gpu-card", intel.discover),
+    hwmon.SOURCE: ("node", hwmon.discover),
+}
+"""Every source of sensors: a new one is one file with `discover` and one line here."""
+IDLE_WINDOW_S = 30.0
+
+
+def synchronise_device() -> None:
+    """Wait for the CUDA work enqueued so far, where CUDA is in use at all."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+class Window:
+    """One measured interval; `result` is filled when it closes."""
+
+    def __init__(self, meter: EnergyMeter, name: str) -> None:
+        self.name = name
+        self.result: dict[str, Any] = {}
+        self._meter = meter
+        self._start_ns = 0
+        self._start: dict[str, Mark | str] = {}
+
+    def __enter__(self) -> Window:
+        self._start_ns, self._start = self._meter.edge()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            return
+        end_ns, end = self._meter.edge()
+        self.result = self._meter.conclude(self.name, (end_ns - self._start_ns) * 1e-9, self._start, end)
+
+
+class EnergyMeter:
+    """All sensors under one communicator. `sample_hz` above 0 also keeps power samples at that rate."""
+
+    def __init__(self, comm: Any, sample_hz: float = 0.0) -> None:
+        self._nodes = Nodes(comm)
+        self._readers = [Reader(name, scope, find, sample_hz) for name, (scope, find) in SOURCES.items()]
+        deadline_s = time.monotonic() + DISCOVER_TIMEOUT_S
+        found = [info for reader in self._readers for info in reader.wait_ready(deadline_s)]
+        gathered = self._nodes.within_node(found)
+        owners, union = assign(gathered) if gathered else ({}, [])
+        owners = self._nodes.to_node(owners)
+        mine = {key for key, rank in owners.items() if rank == self._nodes.node_rank}
+        for reader in self._readers:
+            reader.own(info.key for info in found if info.source == reader.source and info.key in mine)
+        self._owned = {info.key: info for info in found if info.key in mine}
+        self._union = union
+        self._idle: dict[str, Any] | None = None
+        self._described = self._nodes.to_all(self._describe_all())
+
+    def _describe_all(self) -> list[dict[str, Any]]:
+        """Rank 0: one row per sensor of any node, for people and for hardware.json."""
+        rows = []
+        for node, infos in self._nodes.across_nodes((self._nodes.node_id, self._union)):
+            for info in infos:
+                row = asdict(info) | {"node": node.partition("/")[2], "available": info.is_available}
+                rows.append(row)
+        return rows
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Every sensor found: name, scope, node, whether available, and if not the reason and the remedy."""
+        return self._described
+
+    @property
+    def min_window_s(self) -> float:
+        """The shortest window without a resolution warning: 100 updates of the slowest readable sensor."""
+        periods = [row["update_period_s"] for row in self._described if row["available"]]
+        return total.UPDATES_WANTED * max(periods, default=0.0)
+
+    def window(self, name: str) -> Window:
+        """A context manager; collective at both ends."""
+        return Window(self, name)
+
+    def measure_idle(self, duration_s: float = IDLE_WINDOW_S) -> dict[str, Any]:
+        """Measure the idle nodes now, for `duration_s` during which ranks sleep; reported beside later windows."""
+        with self.window("idle") as window:
+            time.sleep(duration_s)
+        self._idle = window.result
+        return window.result
+
+    def edge(self) -> tuple[int, dict[str, Mark | str]]:
+        """One end of a window: all ranks arrive, then owners read."""
+        synchronise_device()
+        self._nodes.barrier()
+        now_ns = time.perf_counter_ns()
+        marks: dict[str, Mark | str] = {}
+        for reader in self._readers:
+            marks.update(reader.marks())
+        return now_ns, marks
+
+    def conclude(
+        self, name: str, window_s: float, start: dict[str, Mark | str], end: dict[str, Mark | str]
+    ) -> dict[str, Any]:
+        """Bring the owners' windows together; the same dict on all ranks."""
+        mine = [self._measured(info, start, end) for info in self._owned.values()]
+        gathered = self._nodes.within_node(mine)
+        record = self._node_record(gathered) if gathered else None
+        records = self._nodes.across_nodes(record)
+        energy = total.result(records, window_s, name) if records else None
+        if energy is not None and self._idle is not None and name != "idle":
+            energy = total.with_idle(energy, self._idle)
+        return dict(self._nodes.to_all(energy))
+
+    def _measured(self, info: SensorInfo, start: dict[str, Mark | str], end: dict[str, Mark | str]) -> total.Measured:
+        first, last = start.get(info.key, "not read"), end.get(info.key, "not read")
+        if isinstance(first, Mark) and isinstance(last, Mark):
+            part = between(info, first, last)
+            return _record(info, self._nodes.node_id, part.energy_j, part.window_s, part.reason)
+        reason = first if isinstance(first, str) else str(last)
+        return _record(info, self._nodes.node_id, None, None, reason)
+
+    def _node_record(self, gathered: list[list[total.Measured]]) -> total.NodeRecord:
+        """Node leader: what owners measured, and what nobody could read."""
+        sensors = [sensor for measured in gathered for sensor in measured]
+        owned = {sensor.key for sensor in sensors}
+        closed = [info for info in self._union if info.key not in owned]
+        sensors += [_record(info, self._nodes.node_id, None, None, info.reason) for info in closed]
+        return total.NodeRecord(
+            node_id=self._nodes.node_id,
+            boot_id=host.boot_id(),
+            hostname=platform.node(),
+            num_ranks=len(gathered),
+            num_ranks_answered=len(gathered),
+            sensors=sensors,
+            notes=_notes(),
+        )
+
+    def close(self) -> None:
+        """Stop the readers and give the communicators back; collective."""
+        for reader in self._readers:
+            reader.stop()
+        self._nodes.free()
+
+
+def _record(info: SensorInfo, node: str, energy_j: float | None, window_s: float | None, reason: str) -> total.Measured:
+    return total.Measured(
+        name=info.name,
+        node=node,
+        source=info.source,
+        scope=info.scope,
+        key=info.key,
+        kind=info.kind,
+        update_period_s=info.update_period_s,
+        is_global=info.is_global,
+        is_present=info.is_present,
+        energy_j=energy_j,
+        window_s=window_s,
+        reason=reason,
+        remedy=info.remedy,
+    )
+
+
+def _notes() -> list[str]:
+    """What a reader of the figure should know about this node."""
+    notes = []
+    if os.environ.get("HPC_ACCEL_SYSFS"):
+        notes.append(f"counters read below HPC_ACCEL_SYSFS={os.environ['HPC_ACCEL_SYSFS']}, not from this machine")
+    job_cpus, cpus = os.environ.get("SLURM_CPUS_ON_NODE", ""), os.cpu_count()
+    if job_cpus.isdecimal() and cpus is not None and int(job_cpus) < cpus:
+        notes.append(f"the job has {job_cpus} of the node's {cpus} CPUs: counters of shared parts include other jobs")
+    return notes

@@ -1,0 +1,202 @@
+"""One thread per source that does all its reading, so that no read can stop the training.
+
+The thread discovers the source's sensors, keeps their accounts, looks often enough that no wrap is missed,
+and samples power when asked. The training thread only ever waits a bounded time for it: a library that
+blocks costs the figure, not the run. It is a thread and not a process, because a child process would import
+the main script, and MPI with it, once more.
+
+    counters that wrap     every min(30 s, a quarter of the time to wrap at the largest power)
+    other counters         every 30 s, or not at all where nothing wraps
+    power meters           at the sampling rate, or once per update if that is slower
+    sampling               all sensors at the sampling rate
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from array import array
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from hpc_accel.measure.energy.accumulate import Account, Mark
+from hpc_accel.measure.energy.sensor import Absent, Sensor, SensorError, SensorInfo, absent
+
+READ_TIMEOUT_S = 2.0
+DISCOVER_TIMEOUT_S = 10.0
+LONGEST_PERIOD_S = 30.0
+SHORTEST_PERIOD_S = 0.05
+"""Twenty reads a second: more would disturb the figure and the run."""
+MAX_SAMPLES = 1 << 15
+"""Samples kept per sensor, 512 KiB; when full every second one goes and the rate halves."""
+
+
+class Blocked(Exception):
+    """The thread did not answer in time."""
+
+
+class Series:
+    """Power samples of one sensor: times of this process's clock and watts, at a rate that halves when full."""
+
+    def __init__(self) -> None:
+        self.times_ns = array("q")
+        self.powers_w = array("d")
+        self._stride = 1
+        self._count = 0
+
+    def add(self, time_ns: int, power_w: float) -> None:
+        """Keep one of every `stride` samples."""
+        self._count += 1
+        if self._count % self._stride:
+            return
+        self.times_ns.append(time_ns)
+        self.powers_w.append(power_w)
+        if len(self.times_ns) >= MAX_SAMPLES:
+            self.times_ns, self.powers_w = self.times_ns[1::2], self.powers_w[1::2]
+            self._stride *= 2
+
+
+def period_s(info: SensorInfo, sample_hz: float) -> float | None:
+    """Seconds between two looks at this sensor; None where looking at the ends of a window is enough."""
+    wanted = [max(1 / sample_hz, SHORTEST_PERIOD_S)] if sample_hz > 0 else []
+    if info.kind == "power":
+        wanted = [max(info.update_period_s, SHORTEST_PERIOD_S, wanted[0] if wanted else 0.1)]
+    if info.wrap_j is not None:
+        wanted.append(max(SHORTEST_PERIOD_S, info.wrap_j / info.max_power_w / 4))
+    if info.source == "intel":
+        wanted.append(LONGEST_PERIOD_S)
+    return min([*wanted, LONGEST_PERIOD_S]) if wanted else None
+
+
+class Reader:
+    """A source's thread. Construct, then `wait_ready`, then `own`; `marks` at both ends of a window; `stop`."""
+
+    def __init__(self, source: str, scope: str, discover: Callable[[], list[Sensor]], sample_hz: float) -> None:
+        self.source = source
+        self._scope = scope
+        self._discover = discover
+        self._sample_hz = sample_hz
+        self._requests: queue.SimpleQueue[tuple[Callable[[], Any], queue.SimpleQueue[Any]] | None] = queue.SimpleQueue()
+        self._ready = threading.Event()
+        self._sensors: dict[str, Sensor] = {}
+        self._owned: dict[str, Account] = {}
+        self._series: dict[str, Series] = {}
+        self._due: dict[str, float] = {}
+        self._wanted: list[str] = []
+        self._blocked = ""
+        self._thread = threading.Thread(target=self._run, name=f"energy-{source}", daemon=True)
+        self._thread.start()
+
+    # The training thread's side: every wait is bounded.
+
+    def wait_ready(self, deadline_s: float) -> list[SensorInfo]:
+        """What the source has, by time.monotonic() `deadline_s`; a source that does not answer is absent."""
+        if not self._ready.wait(max(0.0, deadline_s - time.monotonic())):
+            self._blocked = f"{self.source}: did not answer within {DISCOVER_TIMEOUT_S:g} s at start"
+            return [absent(self.source, self._scope, self._blocked, "ask whether the driver hangs", present=True).info]
+        return [sensor.info for sensor in self._sensors.values()]
+
+    def own(self, keys: Iterable[str]) -> None:
+        """From now on read these sensors, and no others; without any the thread ends."""
+        self._wanted = [key for key in keys if key in self._sensors]
+        if not self._wanted:
+            self.stop()
+            return
+        self._ask(lambda: self._start(self._wanted), READ_TIMEOUT_S)
+
+    def marks(self) -> dict[str, Mark | str]:
+        """Both ends of a window: read all owned sensors now; a mark each, or the reason there is none."""
+        if not self._wanted:
+            return {}
+        return self._ask(self._read_owned, READ_TIMEOUT_S) or dict.fromkeys(self._wanted, self._blocked)
+
+    def series(self) -> dict[str, tuple[bytes, bytes]]:
+        """Power samples so far by key: times in ns (int64) and watts (float64)."""
+        if not self._wanted:
+            return {}
+        return self._ask(lambda: {key: _copied(series) for key, series in self._series.items()}, READ_TIMEOUT_S) or {}
+
+    def stop(self) -> None:
+        """End the thread; does not wait for it, since it may be blocked for ever."""
+        self._requests.put(None)
+
+    def _ask(self, function: Callable[[], Any], timeout_s: float) -> Any:
+        """The thread's answer; None, and never asked again, when it does not come in time."""
+        if self._blocked:
+            return None
+        answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._requests.put((function, answer))
+        try:
+            return answer.get(timeout=timeout_s)
+        except queue.Empty:
+            self._blocked = f"{self.source}: a read did not return within {timeout_s:g} s"
+            return None
+
+    # The reading thread's side.
+
+    def _run(self) -> None:
+        try:
+            found = self._discover()
+        except BaseException as error:  # a broken driver library may raise anything, SystemExit too
+            found = [absent(self.source, self._scope, f"{type(error).__name__}: {error}", present=True)]
+        self._sensors = {sensor.info.key: sensor for sensor in found}
+        self._ready.set()
+        while True:
+            due = min(self._due.values(), default=None)
+            try:
+                timeout_s = None if due is None else max(0.0, due - time.monotonic())
+                request = self._requests.get(timeout=timeout_s)
+            except queue.Empty:
+                self._tick()
+                continue
+            if request is None:
+                return
+            function, answer = request
+            answer.put(function())
+
+    def _start(self, keys: list[str]) -> bool:
+        for key in keys:
+            sensor = self._sensors[key]
+            if isinstance(sensor, Absent):
+                continue
+            self._owned[key] = Account(sensor.info)
+            self._series[key] = Series()
+            every_s = period_s(sensor.info, self._sample_hz)
+            if every_s is not None:
+                self._due[key] = time.monotonic()
+        return True
+
+    def _tick(self) -> None:
+        """Read what is due. Late is late: no catching up with reads nobody needs any more."""
+        now = time.monotonic()
+        for key, due in self._due.items():
+            if due <= now:
+                self._read(key)
+                every_s = period_s(self._sensors[key].info, self._sample_hz) or LONGEST_PERIOD_S
+                self._due[key] = max(due + every_s, time.monotonic() + every_s / 2)
+
+    def _read(self, key: str) -> str:
+        """One reading into the account; the reason where there is none."""
+        try:
+            reading = self._sensors[key].read()
+        except SensorError as error:
+            return error.reason
+        except BaseException as error:
+            return f"{self._sensors[key].info.name}: {type(error).__name__}: {error}"
+        power_w = self._owned[key].add(reading)
+        if power_w is not None and self._sample_hz > 0:
+            self._series[key].add(reading.time_ns, power_w)
+        return ""
+
+    def _read_owned(self) -> dict[str, Mark | str]:
+        marks: dict[str, Mark | str] = {}
+        for key, account in self._owned.items():
+            reason = self._read(key)
+            mark = account.mark()
+            marks[key] = reason or mark or "no reading"
+        return marks
+
+
+def _copied(series: Series) -> tuple[bytes, bytes]:
+    return series.times_ns.tobytes(), series.powers_w.tobytes()

@@ -1,0 +1,189 @@
+"""From what each sensor of each node measured to the one figure of the run: pure functions on plain records.
+
+The total is one node scope, else the sum of the outermost disjoint scopes; each physical sensor once, each
+scope of a node from one source. What is missing makes the total partial or absent, and says why.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from hpc_accel.measure.energy import scopes
+
+UPDATES_WANTED = 100
+"""Updates of a sensor a window should hold: then an update cut at its end is 1 % of it."""
+NO_SENSOR = "no energy sensor on {nodes}: a virtual machine, a container that hides them, or unsupported hardware"
+NO_SENSOR_REMEDY = "run on nodes with counters (docs/measurement.md lists them), or use the scheduler's accounting"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """One sensor's part of a window: `energy_j` None exactly where `reason` says why."""
+
+    name: str
+    node: str
+    source: str
+    scope: str
+    key: str
+    kind: str
+    update_period_s: float
+    is_global: bool = False
+    is_present: bool = True
+    energy_j: float | None = None
+    window_s: float | None = None
+    reason: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeRecord:
+    """What one node reports at the end of a window."""
+
+    node_id: str
+    boot_id: str
+    hostname: str
+    num_ranks: int
+    num_ranks_answered: int
+    sensors: list[Measured]
+    notes: list[str] = field(default_factory=list)
+
+
+def unique(nodes: Iterable[NodeRecord]) -> dict[str, list[Measured]]:
+    """Sensors by node, each physical one once: a key is unique within its node, a GPU's UUID in the world."""
+    seen: set[tuple[str, str]] = set()
+    by_node: dict[str, list[Measured]] = defaultdict(list)
+    for node in nodes:
+        by_node[node.node_id].extend([])
+        for sensor in node.sensors:
+            identity = ("" if sensor.is_global else node.node_id, f"{sensor.source}/{sensor.key}")
+            if identity not in seen:
+                seen.add(identity)
+                by_node[node.node_id].append(sensor)
+    return dict(by_node)
+
+
+def believed(sensors: Sequence[Measured], scope: str) -> list[Measured]:
+    """A node's sensors of one scope, from the first source that measured it (else of the first that has it)."""
+    candidates = [sensor for sensor in sensors if sensor.scope == scope and sensor.is_present]
+    ordered = sorted({sensor.source for sensor in candidates}, key=_source_rank)
+    for source in ordered:
+        chosen = [sensor for sensor in candidates if sensor.source == source]
+        if any(sensor.energy_j is not None for sensor in chosen):
+            return chosen
+    return [sensor for sensor in candidates if ordered and sensor.source == ordered[0]]
+
+
+def _source_rank(source: str) -> int:
+    return scopes.SOURCE_ORDER.index(source) if source in scopes.SOURCE_ORDER else len(scopes.SOURCE_ORDER)
+
+
+def _aligned_j(sensor: Measured, window_s: float) -> float:
+    """A sensor with its own clock measured a slightly different interval than the run's: bring it to the run's."""
+    assert sensor.energy_j is not None
+    if not sensor.window_s or not 0.9 < window_s / sensor.window_s < 1.1:
+        return sensor.energy_j
+    return sensor.energy_j * window_s / sensor.window_s
+
+
+def result(nodes: Sequence[NodeRecord], window_s: float, name: str = "") -> dict[str, Any]:
+    """The energy object of summary.json."""
+    by_node = unique(nodes)
+    usable = {node: {s.scope for s in found if s.energy_j is not None} for node, found in by_node.items()}
+    chosen = scopes.choose(usable)
+    counted = [sensor for found in by_node.values() for scope in chosen for sensor in believed(found, scope)]
+    measured = [sensor for sensor in counted if sensor.energy_j is not None]
+    complete = [node for node, found in usable.items() if chosen and set(chosen) <= found]
+    is_partial = bool(measured) and (len(complete) < len(by_node) or len(measured) < len(counted))
+    period_s = max((sensor.update_period_s for sensor in measured), default=None)
+    reason, remedy = _why(by_node, counted, complete, measured)
+    scope = scopes.describe(chosen) if measured else None
+    if scope and is_partial:
+        scope += f" (partial: {len(complete)} of {len(by_node)} nodes, {len(measured)} of {len(counted)} sensors)"
+    return {
+        "window": name,
+        "energy_j": sum(_aligned_j(sensor, window_s) for sensor in measured) if measured else None,
+        "window_s": window_s,
+        "scope": scope,
+        "method": _method(measured),
+        "is_partial": is_partial,
+        "sensors": [_row(s, s in measured) for found in by_node.values() for s in found if s.is_present],
+        "coverage": _coverage(nodes, complete, measured, counted),
+        "resolution_warning": period_s is not None and window_s < UPDATES_WANTED * period_s,
+        "resolution_s": period_s,
+        "idle_power_w": None,
+        "energy_above_idle_j": None,
+        "reason": reason,
+        "remedy": remedy,
+    }
+
+
+def _method(measured: Sequence[Measured]) -> str:
+    """The weakest method among the sensors of the total."""
+    if not measured:
+        return "none"
+    return "integrated-power" if any(sensor.kind == "power" for sensor in measured) else "counter"
+
+
+def _row(sensor: Measured, is_counted: bool) -> dict[str, Any]:
+    row = asdict(sensor)
+    for key in ("is_present", "is_global"):
+        del row[key]
+    return row | {"is_counted": is_counted, "node": sensor.node.partition("/")[2] or sensor.node}
+
+
+def _why(
+    by_node: dict[str, list[Measured]],
+    counted: Sequence[Measured],
+    complete: Sequence[str],
+    measured: Sequence[Measured],
+) -> tuple[str, str]:
+    """Why there is no total, or only a partial one; empty for a whole one."""
+    failed = [sensor for sensor in counted if sensor.energy_j is None]
+    without = [node for node in by_node if node not in complete]
+    if measured and not failed and not without:
+        return "", ""
+    present = [sensor for found in by_node.values() for sensor in found if sensor.is_present and sensor.reason]
+    if not measured and not present:
+        return NO_SENSOR.format(nodes="this node" if len(by_node) == 1 else f"{len(by_node)} nodes"), NO_SENSOR_REMEDY
+    reasons = list(dict.fromkeys(sensor.reason for sensor in failed or present))
+    remedies = list(dict.fromkeys(sensor.remedy for sensor in failed or present if sensor.remedy))
+    if measured:
+        head = f"partial: {len(complete)} of {len(by_node)} nodes measured"
+        return "; ".join([head, *reasons[:3]]), "; ".join(remedies[:3])
+    return "no readable sensor: " + "; ".join(reasons[:3]), "; ".join(remedies[:3])
+
+
+def _coverage(
+    nodes: Sequence[NodeRecord],
+    complete: Sequence[str],
+    measured: Sequence[Measured],
+    counted: Sequence[Measured],
+) -> dict[str, Any]:
+    """Ranks, nodes and sensors seen of those expected, and what a reader should know about the nodes."""
+    notes = [note for node in nodes for note in node.notes]
+    names = defaultdict(set)
+    for node in nodes:
+        names[node.boot_id].add(node.hostname)
+    notes += [
+        f"one kernel answers to {len(n)} host names ({', '.join(sorted(n))})" for n in names.values() if len(n) > 1
+    ]
+    return {
+        "ranks": sum(node.num_ranks_answered for node in nodes),
+        "ranks_expected": sum(node.num_ranks for node in nodes),
+        "nodes": len(complete),
+        "nodes_expected": len({node.node_id for node in nodes}),
+        "devices": len(measured),
+        "devices_expected": len(counted),
+        "notes": list(dict.fromkeys(notes)),
+    }
+
+
+def with_idle(energy: dict[str, Any], idle: dict[str, Any]) -> dict[str, Any]:
+    """The same result with the idle baseline beside it, where both have one scope; nothing is subtracted from it."""
+    if energy["energy_j"] is None or idle["energy_j"] is None or energy["scope"] != idle["scope"]:
+        return energy
+    idle_w = idle["energy_j"] / idle["window_s"]
+    return energy | {"idle_power_w": idle_w, "energy_above_idle_j": energy["energy_j"] - idle_w * energy["window_s"]}

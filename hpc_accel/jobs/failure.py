@@ -12,6 +12,16 @@ from hpc_accel.study.schema import Run
 
 MORE_TIME = "raise resources.time_limit_min in the study"
 MORE_MEMORY = "raise resources.memory_mb in the study, or choose a layout with more ranks or a smaller micro-batch"
+NOT_MEASURED = (
+    "step_time_ms",
+    "throughput_samples_per_s",
+    "phases_ms",
+    "bubble_fraction",
+    "startup_ms",
+    "peak_memory_bytes",
+    "losses",
+    "parity",
+)
 SEE_LOG = "the cause stands in log.txt beside summary.json"
 
 
@@ -76,18 +86,8 @@ def _end_time(job_id: str) -> datetime.datetime | None:
 def summary_of_failure(run: Run, failure: Failure, facts: dict[str, Any]) -> dict[str, Any]:
     """A summary for an attempt whose ranks could not write one. Nothing was measured, so nothing has a number."""
     reason = f"no result: {failure.message}"
-    not_measured = dict.fromkeys(
-        (
-            "step_time_ms",
-            "throughput_samples_per_s",
-            "phases_ms",
-            "bubble_fraction",
-            "startup_ms",
-            "peak_memory_bytes",
-            "losses",
-            "parity",
-        )
-    )
+    not_measured = dict.fromkeys(NOT_MEASURED)
+    no_energy = {"energy_j": None, "window_s": None, "scope": None, "method": "none", "sensors": [], "reason": reason}
     return {
         "format": 1,
         "run_id": run.run_id,
@@ -107,14 +107,7 @@ def summary_of_failure(run: Run, failure: Failure, facts: dict[str, Any]) -> dic
         "steps": None,
         **not_measured,
         **{f"{key}_reason": reason for key in not_measured},
-        "energy": {
-            "energy_j": None,
-            "window_s": None,
-            "scope": None,
-            "method": "none",
-            "sensors": [],
-            "reason": reason,
-        },
+        "energy": no_energy,
         "provenance": {},
     }
 

@@ -105,7 +105,7 @@ def _device(run: Run) -> Iterator[ConfigError]:
 
 
 def _model(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
-    layout, num_layers = run.layout, len(facts.layers)
+    layout = run.layout
     if run.workload.global_batch_size > facts.num_samples:
         yield _error(
             run,
@@ -120,22 +120,15 @@ def _model(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
             "pp > 1 cuts between the children of a torch.nn.Sequential",
             "return a torch.nn.Sequential from build(), or use dp or tp",
         )
-    elif layout.pp > num_layers:
-        yield _error(run, f"pp {layout.pp} on {num_layers} layer(s)", "every stage has a layer", f"pp <= {num_layers}")
-    if layout.split != "auto" and facts.sequential and sum(layout.split) != num_layers:
+    elif layout.pp > facts.num_cuttable_layers:
         yield _error(
             run,
-            f"split {list(layout.split)} has {sum(layout.split)} layers",
-            f"the model has {num_layers}",
-            "make the numbers add up to the model's layers",
+            f"pp {layout.pp} on {facts.num_cuttable_layers} layer(s) with parameters",
+            "every stage has a layer to train",
+            f"set pp <= {facts.num_cuttable_layers}",
         )
-    elif layout.split != "auto" and facts.sequential:
-        begins = [sum(layout.split[:stage]) for stage in range(layout.pp)]
-        for stage, (begin, size) in enumerate(zip(begins, layout.split, strict=True)):
-            if not any(layer.num_parameters for layer in facts.layers[begin : begin + size]):
-                yield _error(
-                    run, f"stage {stage} has no parameters", "every stage has a layer to train", "move the cut"
-                )
+    if layout.split != "auto" and facts.sequential and len(layout.split) == layout.pp:
+        yield from _split(run, layout.split, facts)
     if layout.tp > 1 and facts.tp_units is None:
         yield _error(
             run,
@@ -150,3 +143,20 @@ def _model(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
             "tp must divide every dimension of the tensor plan (attention heads included)",
             f"choose tp among the divisors of {facts.tp_units}",
         )
+
+
+def _split(run: Run, split: tuple[int, ...], facts: ModelFacts) -> Iterator[ConfigError]:
+    num_layers, begin = len(facts.layers), 0
+    if sum(split) != num_layers:
+        yield _error(
+            run,
+            f"split {list(split)} has {sum(split)} layers",
+            f"the model has {num_layers}",
+            "make the numbers add up to the model's layers",
+        )
+        return
+    for stage, size in enumerate(split):
+        if not any(layer.num_parameters for layer in facts.layers[begin : begin + size]):
+            value, rule = f"stage {stage} has no parameters", "every stage has a layer to train"
+            yield _error(run, value, rule, "move the cut")
+        begin += size

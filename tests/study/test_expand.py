@@ -1,0 +1,178 @@
+"""A study becomes runs: lists multiplied out, numbers resolved, run ids derived from content, rules applied."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hpc_accel.errors import ConfigError
+from hpc_accel.study.expand import entry_digest, listed_runs, resolve_workload
+from hpc_accel.study.rules import refusals
+from hpc_accel.study.schema import Run
+from hpc_accel.study.study import ResourcesChoice, Study
+from hpc_accel.workloads.facts import LayerFacts, ModelFacts
+
+
+def layer(parameters=10, flops=100.0):
+    return LayerFacts(
+        name="l",
+        num_parameters=parameters,
+        forward_flops_per_sample=flops,
+        output_elements_per_sample=4,
+        saved_elements_per_sample=4,
+        tp_parameters=0,
+        tp_flops_per_sample=0.0,
+        tp_allreduce_elements_per_sample=0,
+    )
+
+
+def facts(layers=4, sequential=True, tp_units=4, samples=1000):
+    return ModelFacts(
+        layers=tuple(layer() for _ in range(layers)),
+        num_samples=samples,
+        sample_bytes=4,
+        sequential=sequential,
+        tp_units=tp_units,
+    )
+
+
+def study(**content):
+    return Study.model_validate({"name": "s", "resources": {"ranks_per_node": 8}, **content})
+
+
+def runs_of(content, model=None):
+    made = study(**content)
+    return list(listed_runs(made, made.workloads[0], model or facts()))
+
+
+def refused(content, model=None, **limits):
+    [run] = runs_of(content, model)
+    allowed = ResourcesChoice(**{"ranks_per_node": 8, **limits})
+    return [str(error) for error in refusals(run, allowed, model or facts())]
+
+
+def test_lists_are_multiplied_out():
+    runs = runs_of(
+        {
+            "workload": {"name": "digits"},
+            "layouts": [{"dp": [1, 2], "accumulation_steps": [1, 4]}, {"pp": 2, "schedule": ["gpipe", "1f1b"]}],
+            "recipes": [{"precision": ["fp32", "bf16"]}],
+        }
+    )
+    assert len(runs) == (4 + 2) * 2
+    assert len({run.run_id for run in runs}) == len(runs)
+    for run in runs:
+        layout = run.layout
+        assert layout.dp * layout.micro_batch_size * layout.accumulation_steps == 64
+
+
+def test_micro_batch_or_accumulation_follows_from_the_global_batch():
+    [run] = runs_of({"workload": {"name": "digits"}, "layouts": [{"dp": 2, "micro_batch_size": 8}]})
+    assert (run.layout.micro_batch_size, run.layout.accumulation_steps) == (8, 4)
+    [run] = runs_of({"workload": {"name": "digits"}, "layouts": [{"pp": 2}]})
+    assert (run.layout.schedule, run.layout.accumulation_steps) == ("1f1b", 8)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [{"dp": 3}, {"accumulation_steps": 5}, {"micro_batch_size": 7}, {"micro_batch_size": 128}],
+)
+def test_a_batch_that_does_not_divide_is_an_error(layout):
+    with pytest.raises(ConfigError, match="does not divide") as caught:
+        runs_of({"workload": {"name": "digits"}, "layouts": [layout]})
+    assert "divisors of" in caught.value.remedy or "a divisor of" in caught.value.remedy
+
+
+def test_epochs_are_counted_in_steps_warm_up_included():
+    [run] = runs_of({"workload": {"name": "mlp", "measure": {"epochs": 100}}, "layouts": [{}]}, facts(samples=100))
+    assert run.measure.warmup_steps + run.measure.steps == 100
+
+
+def test_run_id_covers_what_is_measured_and_not_how_it_is_queued():
+    content = {"workload": {"name": "digits"}, "layouts": [{"dp": 2}]}
+    [base] = runs_of(content)
+    assert base.run_id.startswith("digits-dp2-fp32-a1-")
+
+    def changed(**change):
+        return runs_of({**content, **change})[0].run_id != base.run_id
+
+    assert changed(seed=1)
+    assert changed(site="generic-slurm")
+    assert changed(recipes=[{"precision": "bf16"}])
+    assert changed(backend="gloo")
+    assert changed(measure={"steps": 31})
+    assert not changed(resources={"ranks_per_node": 8, "time_limit_min": 99, "memory_mb": 1, "partition": "p"})
+
+
+def test_run_json_round_trips_and_refuses_edits():
+    [run] = runs_of({"workload": {"name": "digits"}, "layouts": [{"dp": 2}]})
+    assert Run.model_validate_json(run.model_dump_json()) == run
+    edited = json.loads(run.model_dump_json())
+    edited["seed"] = 5
+    with pytest.raises(ValueError, match="edited"):
+        Run.model_validate(edited)
+
+
+@pytest.mark.parametrize(
+    ("layout", "model", "limits", "expected"),
+    [
+        ({"dp": 16}, facts(), {}, "16 ranks"),
+        ({"pp": 8}, facts(layers=4), {}, "pp 8 on 4 layer(s)"),
+        ({"pp": 4, "accumulation_steps": 2, "schedule": "1f1b"}, facts(), {}, "2 micro-batch(es) on 4 stages"),
+        ({"pp": 2, "split": (1, 1)}, facts(), {}, "the model has 4"),
+        ({"pp": 2, "split": (4,)}, facts(), {}, "split names"),
+        ({"pp": 2}, facts(sequential=False), {}, "torch.nn.Sequential"),
+        ({"tp": 2}, facts(tp_units=None), {}, "tensor plan"),
+        ({"tp": 2}, facts(tp_units=5), {}, "5 equal shares"),
+        ({"schedule": "gpipe"}, facts(), {}, "needs stages"),
+        ({"dp": 4}, facts(), {"ranks_per_node": 4, "gpus_per_node": 2}, "on 2 GPU(s)"),
+        ({}, facts(samples=10), {}, "of 10 samples"),
+    ],
+)
+def test_impossible_layouts_are_refused_with_the_rule(layout, model, limits, expected):
+    messages = refused({"workload": {"name": "digits"}, "layouts": [layout]}, model, **limits)
+    assert any(expected in message for message in messages), messages
+    assert all("rule:" in message and "remedy:" in message for message in messages)
+
+
+@pytest.mark.parametrize("layout", [{}, {"dp": 8}, {"pp": 4}, {"tp": 4}, {"dp": 2, "pp": 2, "tp": 2}])
+def test_possible_layouts_are_not_refused(layout):
+    assert refused({"workload": {"name": "digits"}, "layouts": [layout]}) == []
+
+
+def test_stages_without_parameters_are_refused():
+    model = ModelFacts(
+        layers=(layer(), layer(parameters=0), layer()), num_samples=99, sample_bytes=4, sequential=True, tp_units=None
+    )
+    content = {"workload": {"name": "digits", "global_batch_size": 8}}
+    messages = refused({**content, "layouts": [{"pp": 3, "split": (1, 1, 1)}]}, model)
+    assert any("stage 1 has no parameters" in message for message in messages)
+    assert any("pp 3 on 2" in message for message in refused({**content, "layouts": [{"pp": 3}]}, model))
+
+
+def test_layouts_over_nodes():
+    content = {"workload": {"name": "digits"}, "layouts": [{"dp": 8}]}
+    made = study(**{**content, "resources": {"num_nodes": 2, "ranks_per_node": 4}})
+    [run] = listed_runs(made, made.workloads[0], facts())
+    assert (run.resources.num_nodes, run.resources.ranks_per_node) == (2, 4)
+
+
+def test_the_users_entry_is_part_of_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = Path("entry_of_test.py")
+    module.write_text("def build(): ...\n")
+    first = entry_digest("entry_of_test:build")
+    module.write_text("def build(): pass\n")
+    assert first != entry_digest("entry_of_test:build")
+    with pytest.raises(ConfigError, match="no module 'absent_module'"):
+        entry_digest("absent_module:build")
+
+
+def test_workloads_need_a_name_or_an_entry():
+    for choice, expected in [
+        ({"name": "nope"}, "built-in workloads are digits"),
+        ({"entry": "json:loads"}, "global_batch_size"),
+    ]:
+        with pytest.raises(ConfigError) as caught:
+            resolve_workload(study(workload=choice).workloads[0])
+        assert expected in str(caught.value)

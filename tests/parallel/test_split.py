@@ -1,0 +1,53 @@
+"""Stages are as even as whole layers allow."""
+
+from itertools import combinations
+
+import pytest
+
+from hpc_accel.parallel.split import automatic_split, balanced_split
+from hpc_accel.workloads.facts import LayerFacts, ModelFacts
+
+
+def brute_force(costs, num_stages):
+    best = float("inf")
+    for cuts in combinations(range(1, len(costs)), num_stages - 1):
+        edges = [0, *cuts, len(costs)]
+        best = min(best, max(sum(costs[a:b]) for a, b in zip(edges, edges[1:], strict=False)))
+    return best
+
+
+@pytest.mark.parametrize("costs", [[1, 2, 3, 4, 5], [5, 1, 1, 1, 5, 1], [0, 0, 9, 0, 0], [1] * 7])
+@pytest.mark.parametrize("num_stages", [1, 2, 3, 5])
+def test_largest_stage_is_minimal(costs, num_stages):
+    sizes = balanced_split(costs, num_stages)
+    assert len(sizes) == num_stages
+    assert sum(sizes) == len(costs)
+    assert min(sizes) >= 1
+    starts = [sum(sizes[:k]) for k in range(num_stages)]
+    largest = max(sum(costs[a : a + n]) for a, n in zip(starts, sizes, strict=True))
+    assert largest == brute_force(costs, num_stages)
+
+
+def test_more_stages_than_layers_is_an_error():
+    with pytest.raises(ValueError, match="at least one layer"):
+        balanced_split([1.0], 2)
+
+
+def test_layers_without_parameters_go_with_their_predecessor():
+    def layer(parameters, flops):
+        return LayerFacts(
+            name="l",
+            num_parameters=parameters,
+            forward_flops_per_sample=flops,
+            output_elements_per_sample=1,
+            saved_elements_per_sample=0,
+            tp_parameters=0,
+            tp_flops_per_sample=0.0,
+            tp_allreduce_elements_per_sample=0,
+        )
+
+    layers = (layer(0, 1), layer(5, 10), layer(0, 1), layer(5, 10), layer(0, 1))
+    facts = ModelFacts(layers=layers, num_samples=1, sample_bytes=1, sequential=True, tp_units=None)
+    assert automatic_split(facts, 2) == (3, 2)
+    with pytest.raises(ValueError, match="3 stages from 2"):
+        automatic_split(facts, 3)

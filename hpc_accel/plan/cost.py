@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hpc_accel.plan.hardware import Hardware
-from hpc_accel.plan.memory import peak_memory_bytes
+from hpc_accel.plan.memory import StageSize, peak_memory_bytes, stage_sizes
 from hpc_accel.plan.network import Group, allreduce_s, send_s
 from hpc_accel.plan.pipeline_simulation import step_time_s
 from hpc_accel.plan.software import Software, torch_amp
@@ -63,6 +63,7 @@ class StepModel:
         self.software = software
         self.stage_times = StageTimes(facts, hardware, precision, software)
         self.num_simulations = 0
+        self._sizes: dict[tuple[object, ...], tuple[StageSize, ...]] = {}
 
     def unpredictable(self, layout: Layout, resources: Resources, device: str) -> str | None:
         """Why no time can be predicted, or None."""
@@ -115,7 +116,13 @@ class StepModel:
     def peak_memory_bytes(self, layout: Layout) -> int:
         """Of the rank that needs most."""
         process = self.kind.process_memory_bytes or 0 if self.kind.device == "cpu" else 0
-        return peak_memory_bytes(self.facts, layout, self.stage_times.split(layout), self.software, process)
+        key = (layout.pp, layout.tp, layout.split)
+        if key not in self._sizes:
+            self._sizes[key] = stage_sizes(self.facts, self.stage_times.split(layout), layout.tp)
+        sample_bytes = self.facts.sample_bytes
+        return peak_memory_bytes(
+            self._sizes[key], layout, self.software, sample_bytes=sample_bytes, process_bytes=process
+        )
 
     def _pipeline_bound_s(self, layout: Layout, stages: tuple[Stage, ...]) -> float:
         """A stage's own work, and one micro-batch's way to it and back through the stages before it."""

@@ -7,6 +7,7 @@ gradient, one bucket of gradients in transit, and on a CPU the process itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from hpc_accel.plan.compute import divided_parameters, kept_elements
 from hpc_accel.plan.pipeline_simulation import in_flight
@@ -15,36 +16,65 @@ from hpc_accel.study.schema import Layout
 from hpc_accel.workloads.facts import LayerFacts, ModelFacts
 
 
+@dataclass(frozen=True, kw_only=True)
+class StageSize:
+    """What one rank of a stage holds. Element counts are per sample of a micro-batch."""
+
+    parameters: float
+    kept: float
+    largest_kept: float
+    outputs: float
+    largest_output: float
+
+
+def stage_sizes(facts: ModelFacts, split: Sequence[int], tp: int) -> tuple[StageSize, ...]:
+    """The stages' sizes, which no batch changes."""
+    sizes, start = [], 0
+    for num_layers in split:
+        sizes.append(_size(facts.layers[start : start + num_layers], tp))
+        start += num_layers
+    return tuple(sizes)
+
+
 def peak_memory_bytes(
-    facts: ModelFacts, layout: Layout, split: Sequence[int], software: Software, process_bytes: int = 0
+    sizes: Sequence[StageSize], layout: Layout, software: Software, *, sample_bytes: int, process_bytes: int = 0
 ) -> int:
     """Bytes of the rank that needs most."""
-    start, peaks = 0, []
-    for stage, num_layers in enumerate(split):
-        layers = facts.layers[start : start + num_layers]
-        peaks.append(state_bytes(layers, layout, software) + activation_bytes(layers, stage, layout, software))
-        start += num_layers
-    batch = layout.micro_batch_size * layout.accumulation_steps * facts.sample_bytes
-    return int(max(peaks) + batch + process_bytes)
+    peak = max(
+        state_bytes(size, layout, software) + activation_bytes(size, stage, layout, software)
+        for stage, size in enumerate(sizes)
+    )
+    batch = layout.micro_batch_size * layout.accumulation_steps * sample_bytes
+    return int(peak + batch + process_bytes)
 
 
-def state_bytes(layers: Sequence[LayerFacts], layout: Layout, software: Software) -> float:
+def state_bytes(size: StageSize, layout: Layout, software: Software) -> float:
     """Weights, gradients, optimizer state and, with data parallelism, the bucket in transit."""
-    parameters = sum(divided_parameters(layer, layout.tp) for layer in layers)
     each = software.parameter_bytes + software.gradient_bytes + software.optimizer_state_bytes
-    gradients = parameters * software.gradient_bytes
-    return parameters * each + (min(gradients, software.gradient_bucket_bytes) if layout.dp > 1 else 0.0)
+    gradients = size.parameters * software.gradient_bytes
+    return size.parameters * each + (min(gradients, software.gradient_bucket_bytes) if layout.dp > 1 else 0.0)
 
 
-def activation_bytes(layers: Sequence[LayerFacts], stage: int, layout: Layout, software: Software) -> float:
+def activation_bytes(size: StageSize, stage: int, layout: Layout, software: Software) -> float:
     """What one stage keeps for backward at its fullest moment, and the tensors it is working on."""
-    size = software.activation_bytes * layout.micro_batch_size
-    kept = [size * kept_elements(layer, layout.tp) for layer in layers]
-    outputs = [size * layer.output_elements_per_sample for layer in layers]
     # Without stages each micro-batch's backward runs before the next one's forward.
     flying = in_flight(layout.schedule or "gpipe", layout.pp, stage, layout.accumulation_steps) if layout.pp > 1 else 1
-    working = 2 * max(outputs)
+    working = 2 * size.largest_output
     if software.recompute:
         # Only inputs of layers are kept; one layer at a time is whole again during backward.
-        return flying * sum(outputs) + max(kept) + working
-    return flying * sum(kept) + working
+        elements = flying * size.outputs + size.largest_kept + working
+    else:
+        elements = flying * size.kept + working
+    return software.activation_bytes * layout.micro_batch_size * elements
+
+
+def _size(layers: Sequence[LayerFacts], tp: int) -> StageSize:
+    kept = [kept_elements(layer, tp) for layer in layers]
+    outputs = [layer.output_elements_per_sample for layer in layers]
+    return StageSize(
+        parameters=sum(divided_parameters(layer, tp) for layer in layers),
+        kept=sum(kept),
+        largest_kept=max(kept),
+        outputs=sum(outputs),
+        largest_output=max(outputs),
+    )

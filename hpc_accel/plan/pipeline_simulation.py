@@ -67,50 +67,47 @@ def simulate(order: Order, forward_s: Sequence[float], backward_s: Sequence[floa
 
     Raises ValueError for an order that waits for itself, naming the first action of each stage that cannot start.
     """
-    num_stages = len(order)
-    last = num_stages - 1
-    done: dict[tuple[int, str, int], float] = {}
-    clock = [0.0] * num_stages
-    position = [0] * num_stages
-    ready = list(range(num_stages))
-    while ready:
-        stage = ready.pop()
-        actions = order[stage]
-        moved = False
-        while position[stage] < len(actions):
-            kind, micro = actions[position[stage]]
-            if kind == "F":
-                needed = (stage - 1, "F", micro) if stage > 0 else None
+    last = len(order) - 1
+    # Ends of passes: ends["F"][stage][i]; None while not run.
+    ends: dict[str, list[list[float | None]]] = {
+        kind: [[None] * (1 + max(i for _, i in actions)) for actions in order] for kind in "FB"
+    }
+    clock = [0.0] * len(order)
+    position = [0] * len(order)
+    waiting = list(range(len(order)))
+    while waiting:
+        stage = waiting.pop()
+        started = position[stage]
+        now, times = clock[stage], {"F": forward_s[stage], "B": backward_s[stage]}
+        for kind, micro in order[stage][started:]:
+            if stage == (0 if kind == "F" else last):
+                arrived = 0.0 if kind == "F" else ends["F"][stage][micro]
             else:
-                needed = (stage + 1, "B", micro) if stage < last else (stage, "F", micro)
-            if needed is None:
-                start = clock[stage]
-            elif needed in done:
-                start = max(clock[stage], done[needed] + (send_s if needed[0] != stage else 0.0))
-            else:
+                sent = ends[kind][stage - 1 if kind == "F" else stage + 1][micro]
+                arrived = None if sent is None else sent + send_s
+            if arrived is None:
                 break
-            clock[stage] = start + (forward_s[stage] if kind == "F" else backward_s[stage])
-            done[stage, kind, micro] = clock[stage]
+            now = (arrived if arrived > now else now) + times[kind]
+            ends[kind][stage][micro] = now
             position[stage] += 1
-            moved = True
-        if moved:
-            ready += [near for near in (stage - 1, stage + 1) if 0 <= near <= last]
+        clock[stage] = now
+        if position[stage] > started:
+            waiting += [near for near in (stage - 1, stage + 1) if 0 <= near <= last]
     stuck = [f"stage {s}: {actions[position[s]]}" for s, actions in enumerate(order) if position[s] < len(actions)]
     if stuck:
         raise ValueError(f"the schedule waits for itself: {', '.join(stuck)}")
-    busy = [
-        sum(forward_s[s] if kind == "F" else backward_s[s] for kind, _ in actions) for s, actions in enumerate(order)
-    ]
+    passes = [sum(kind == "F" for kind, _ in actions) for actions in order]
+    busy = [forwards * forward_s[s] + (len(order[s]) - forwards) * backward_s[s] for s, forwards in enumerate(passes)]
     return Timeline(makespan_s=max(clock), busy_s=tuple(busy))
 
 
 def step_time_s(
     schedule: str, num_micro_batches: int, forward_s: Sequence[float], backward_s: Sequence[float], send_s: float
 ) -> float:
-    """Makespan of one step. Beyond four micro-batches per stage the schedule repeats, so the rest is extrapolated."""
+    """Makespan of one step. Beyond three micro-batches per stage the schedule repeats, so the rest is extrapolated."""
     num_stages = len(forward_s)
     order = SCHEDULES[schedule]
-    full = 4 * num_stages
+    full = 3 * num_stages
     if num_micro_batches <= full + num_stages:
         return simulate(order(num_stages, num_micro_batches), forward_s, backward_s, send_s).makespan_s
     # One period is taken over p micro-batches: with messages the pattern may repeat only after a round trip.

@@ -1,0 +1,216 @@
+"""A study and the machine's facts into a plan: candidates with predictions, which are chosen, and why.
+
+Layouts a study lists are all chosen, and one that cannot work is an error. With `layouts: auto` the best by
+prediction are chosen, the serial run beside them for comparison, and refusals are kept with their reasons.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from hpc_accel.errors import ConfigError
+from hpc_accel.plan.cost import Prediction, Prices, StepModel, predict
+from hpc_accel.plan.hardware import Hardware, checked_hardware
+from hpc_accel.plan.search import Found, Search, memory_refusal
+from hpc_accel.plan.software import torch_amp
+from hpc_accel.study.expand import listed_runs, make_run, recipes, resolve_workload
+from hpc_accel.study.rules import refusals
+from hpc_accel.study.schema import Objective, Recipe, Run
+from hpc_accel.study.study import Study, WorkloadChoice
+from hpc_accel.workloads.facts import ModelFacts
+
+NUM_SHOWN = 20
+"""Predicted layouts per workload that a plan keeps, chosen or not: the file is read by people too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One run that was considered."""
+
+    run: Run
+    chosen: bool
+    why: str
+    refused: ConfigError | None = None
+    prediction: Prediction | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plan.json holds it."""
+        error = self.refused
+        content = self.run.model_dump(mode="json", include={"run_id", "layout", "recipe", "resources"})
+        return content | {
+            "workload": self.run.workload.name,
+            "chosen": self.chosen,
+            "why": self.why,
+            "refused": {"value": error.value, "rule": error.rule, "remedy": error.remedy} if error else None,
+            "prediction": self.prediction.to_json() if self.prediction else None,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchFacts:
+    """What one workload's search went through."""
+
+    workload: str
+    num_enumerated: int
+    num_feasible: int
+    num_simulated: int
+    refused: tuple[dict[str, Any], ...]
+    """Rule, number of layouts it refuses, and the first of them in words."""
+    search_time_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """plan.json before the site's resource requests are added."""
+
+    study: str
+    objective: Objective
+    site: str
+    hardware_sha256: str
+    candidates: tuple[Candidate, ...]
+    searches: tuple[SearchFacts, ...]
+
+    def chosen_runs(self) -> list[Run]:
+        """What will be measured, each once."""
+        return [candidate.run for candidate in self.candidates if candidate.chosen]
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of plan.json."""
+        return {
+            "format": 1,
+            "study": self.study,
+            "objective": self.objective,
+            "site": self.site,
+            "hardware_sha256": self.hardware_sha256,
+            "searches": [asdict(search) for search in self.searches],
+            "candidates": [candidate.to_json() for candidate in self.candidates],
+        }
+
+
+def make_plan(
+    study: Study,
+    hardware: Hardware | dict[str, Any],
+    facts: dict[str, ModelFacts],
+    *,
+    prices: Prices | None = None,
+) -> Plan:
+    """Plan `study` on `hardware`; `facts` by workload name. Raises ConfigError for a listed layout that cannot work."""
+    machine = hardware if isinstance(hardware, Hardware) else checked_hardware(hardware)
+    candidates: dict[str, Candidate] = {}
+    searches: list[SearchFacts] = []
+    errors: list[ConfigError] = []
+    for choice in study.workloads:
+        workload = resolve_workload(choice)
+        models = {
+            recipe: StepModel(facts[workload.name], machine, recipe.precision, torch_amp(workload.optimizer, recipe))
+            for recipe in recipes(study, choice)
+        }
+        layouts = choice.layouts if choice.layouts is not None else study.layouts
+        if layouts == "auto":
+            found, seconds = _search(study, choice, models)
+            searches.append(_facts(workload.name, found, seconds))
+            planned = _searched(study, found, models, prices)
+        else:
+            runs = list(listed_runs(study, choice, facts[workload.name]))
+            errors += [error for run in runs for error in refusals(run, study.resources, facts[workload.name])]
+            planned = [] if errors else [_listed(run, models[run.recipe], prices) for run in runs]
+        for candidate in planned:
+            candidates.setdefault(candidate.run.run_id, candidate)
+    if errors:
+        raise _first_of(errors)
+    return Plan(
+        study=study.name,
+        objective=study.objective,
+        site=study.site,
+        hardware_sha256=hashlib.sha256(machine.model_dump_json().encode()).hexdigest(),
+        candidates=tuple(candidates.values()),
+        searches=tuple(searches),
+    )
+
+
+def _search(study: Study, choice: WorkloadChoice, models: dict[Recipe, StepModel]) -> tuple[Found, float]:
+    workload = resolve_workload(choice)
+    facts = next(iter(models.values())).facts
+    search = Search(
+        workload,
+        models,
+        study.resources,
+        device=study.device,
+        objective=study.objective,
+        make_run=lambda layout, recipe: make_run(study, choice, workload, layout, recipe, facts),
+    )
+    start = time.perf_counter()
+    found = search.run(max(study.search.keep, NUM_SHOWN))
+    if not found.ranked:
+        raise _nothing_fits(workload.name, found)
+    return found, time.perf_counter() - start
+
+
+def _searched(study: Study, found: Found, models: dict[Recipe, StepModel], prices: Prices | None) -> list[Candidate]:
+    """The ranked candidates, the serial baselines, then one example of each refusal."""
+    planned = []
+    for rank, (_, run) in enumerate(found.ranked, start=1):
+        why = f"predicted rank {rank} of {found.num_feasible} for {study.objective}{_ordering(study.objective)}"
+        if run in found.serial.values():
+            planned.append(_candidate(run, models, prices, chosen=True, why=f"baseline; {why}"))
+        else:
+            planned.append(_candidate(run, models, prices, chosen=rank <= study.search.keep, why=why))
+    planned += [_candidate(run, models, prices, chosen=True, why="baseline") for run in found.serial.values()]
+    for refusal in found.refused.values():
+        if refusal.run is not None:
+            why = f"one of {refusal.count} refused by the same rule"
+            planned.append(Candidate(run=refusal.run, chosen=False, why=why, refused=refusal.error))
+    return planned
+
+
+def _ordering(objective: Objective) -> str:
+    return "" if objective == "time" else " (ordered by node-seconds: equal nodes cost and draw alike)"
+
+
+def _candidate(
+    run: Run, models: dict[Recipe, StepModel], prices: Prices | None, *, chosen: bool, why: str
+) -> Candidate:
+    model = models[run.recipe]
+    prediction = predict(run, model.facts, model.hardware, software=model.software, prices=prices, model=model)
+    return Candidate(run=run, chosen=chosen, why=why, prediction=prediction)
+
+
+def _listed(run: Run, model: StepModel, prices: Prices | None) -> Candidate:
+    """A listed run is measured whatever is predicted of it; that it may not fit is said."""
+    tight = memory_refusal(run.workload.name, run.layout, run.resources, model)
+    why = "listed in the study" + (f"; may run out of memory: {tight.value}" if tight else "")
+    return _candidate(run, {run.recipe: model}, prices, chosen=True, why=why)
+
+
+def _facts(workload: str, found: Found, seconds: float) -> SearchFacts:
+    refused = [
+        {"rule": rule, "count": refusal.count, "first": refusal.error.value} for rule, refusal in found.refused.items()
+    ]
+    return SearchFacts(
+        workload=workload,
+        num_enumerated=found.num_enumerated,
+        num_feasible=found.num_feasible,
+        num_simulated=found.num_simulated,
+        refused=tuple(refused),
+        search_time_s=round(seconds, 3),
+    )
+
+
+def _first_of(errors: Sequence[ConfigError]) -> ConfigError:
+    first, num_more = errors[0], len({error.value for error in errors}) - 1
+    if not num_more:
+        return first
+    return ConfigError(f"{first.value} (and {num_more} more)", first.rule, first.remedy)
+
+
+def _nothing_fits(name: str, found: Found) -> ConfigError:
+    most = max(found.refused.values(), key=lambda refusal: refusal.count)
+    return ConfigError(
+        f"{name}: none of {found.num_enumerated} layouts can work; most often, {most.error.value}",
+        most.error.rule,
+        most.error.remedy,
+    )

@@ -15,13 +15,16 @@ import os
 import platform
 import sys
 import time
+from array import array
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from hpc_accel.measure import host
-from hpc_accel.measure.energy import hwmon, intel, nvml, pm_counters, rapl, total, zeus_amd
+from hpc_accel.measure.clock import ClockOffset, Timebase
+from hpc_accel.measure.energy import hwmon, intel, nvml, pm_counters, rapl, samples, total, zeus_amd
 from hpc_accel.measure.energy.accumulate import Mark, between
 from hpc_accel.measure.energy.nodes import Nodes, assign
 from hpc_accel.measure.energy.reader import DISCOVER_TIMEOUT_S, Reader
@@ -117,6 +120,33 @@ class EnergyMeter:
             time.sleep(duration_s)
         self._idle = window.result
         return window.result
+
+    def power_series(self) -> list[samples.PowerSeries]:
+        """Power samples of the sensors this rank reads, on its own clock; not collective."""
+        node = self._nodes.node_id.partition("/")[2]
+        found = []
+        for reader in self._readers:
+            for key, (times, powers) in reader.series().items():
+                info = self._owned[key]
+                times_ns, powers_w = array("q", times), array("d", powers)
+                found.append(
+                    samples.PowerSeries(
+                        name=info.name, node=node, scope=info.scope, times_ns=times_ns, powers_w=powers_w
+                    )
+                )
+        return found
+
+    def write_samples(self, path: Path, offsets: ClockOffset | Timebase | None = None) -> str:
+        """energy.parquet of all nodes on rank 0's clock; collective. Returns why it could not be written, else ""."""
+        mine = [samples.on_common_clock(series, offsets) for series in self.power_series()]
+        series = samples.gather(self._nodes, mine)
+        reason = ""
+        if self._nodes.is_root:
+            try:
+                samples.write_parquet(path, series)
+            except OSError as error:
+                reason = f"{path}: {error.strerror or error}"
+        return str(self._nodes.to_all(reason))
 
     def edge(self) -> tuple[int, dict[str, Mark | str]]:
         """One end of a window: all ranks arrive, then owners read."""

@@ -44,6 +44,11 @@ class Nodes:
         """This rank's number within its node."""
         return 0 if self._node is None else int(self._node.Get_rank())
 
+    @property
+    def is_root(self) -> bool:
+        """Whether this is rank 0 of all."""
+        return self._world is None or self._world.Get_rank() == 0
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self._world is not None:

@@ -1,0 +1,61 @@
+"""Peak memory of a stretch of work, and facts about where it ran."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from hpc_accel.measure import memory, provenance
+
+MIB = 1 << 20
+
+
+def test_the_peak_begins_anew():
+    block = np.ones(64 * MIB, dtype=np.uint8)
+    before = memory.peak_bytes()
+    del block
+    if not memory.reset_peak():
+        pytest.skip("the kernel does not let this process reset its peak")
+    after = memory.peak_bytes()
+    assert before - after > 48 * MIB
+    block = np.ones(96 * MIB, dtype=np.uint8)
+    assert memory.peak_bytes() - after > 80 * MIB
+    assert memory.scope() == "resident set"
+
+
+def test_provenance_is_json_and_honest():
+    facts = json.loads(json.dumps(provenance.collect()))
+    assert facts["python"] == sys.version.split()[0]
+    assert facts["torch"]
+    assert facts["cpu"]
+    assert facts["host"]
+
+
+def test_no_commit_outside_a_repository(tmp_path):
+    assert provenance.git_commit(tmp_path) is None
+
+
+def test_a_changed_tree_says_so(tmp_path):
+    def git(*arguments: str) -> None:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
+
+    git("init", "-q")
+    (tmp_path / "file").write_text("one")
+    git("add", "file")
+    git("commit", "-q", "-m", "first")
+    commit = provenance.git_commit(tmp_path)
+    assert len(commit) == 40
+    (tmp_path / "file").write_text("two")
+    assert provenance.git_commit(tmp_path) == commit + "+changes"
+
+
+def test_asking_for_versions_imports_neither_torch_nor_mpi():
+    code = "import sys; from hpc_accel.measure import provenance; provenance.collect(); "
+    code += "print([m for m in ('torch', 'mpi4py.MPI', 'pynvml') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,99 @@
+"""Fake /sys trees whose counters rise at known constant power, written by a thread about 100 times a second."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+WIDTH = 24
+"""Values are written in place at one width, so that no reader sees half of one."""
+
+
+class Rising:
+    """Files that follow the clock: `with Rising() as tree: tree.add(path, lambda seconds: text)`."""
+
+    def __init__(self, period_s: float = 0.01) -> None:
+        self._files: list[tuple[int, Callable[[float], str]]] = []
+        self._period_s = period_s
+        self._stop = threading.Event()
+        self._start = time.perf_counter()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def add(self, path: Path, text: Callable[[float], str]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text(0.0).ljust(WIDTH) + "\n")
+        self._files.append((os.open(path, os.O_WRONLY), text))
+
+    def counter(self, path: Path, power_w: float, *, start_j: float = 1000.0, wrap_j: float | None = None) -> None:
+        """A counter in microjoules that rises at `power_w`, from `start_j`, and begins anew at `wrap_j`."""
+
+        def value(seconds: float) -> str:
+            total_j = start_j + power_w * seconds
+            return str(round((total_j % wrap_j if wrap_j else total_j) * 1e6))
+
+        self.add(path, value)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._period_s):
+            for descriptor, text in self._files:
+                os.pwrite(descriptor, text(time.perf_counter() - self._start).ljust(WIDTH).encode(), 0)
+
+    def __enter__(self) -> Rising:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        for descriptor, _text in self._files:
+            os.close(descriptor)
+
+
+def rapl_zone(
+    tree: Rising, root: Path, zone: str, name: str, power_w: float, *, wrap_j: float = 262_143.0, start_j: float = 10.0
+) -> Path:
+    """One powercap zone; returns its counter's file."""
+    directory = root / "class" / "powercap" / zone
+    directory.mkdir(parents=True)
+    (directory / "name").write_text(name + "\n")
+    (directory / "max_energy_range_uj").write_text(f"{round(wrap_j * 1e6)}\n")
+    tree.counter(directory / "energy_uj", power_w, start_j=start_j, wrap_j=wrap_j)
+    return directory / "energy_uj"
+
+
+def server(tree: Rising, root: Path) -> None:
+    """One package at 100 W with cores inside it, DRAM at 10 W beside it, psys around all."""
+    rapl_zone(tree, root, "intel-rapl:0", "package-0", 100.0)
+    rapl_zone(tree, root, "intel-rapl:0:0", "core", 70.0)
+    rapl_zone(tree, root, "intel-rapl:0:1", "dram", 10.0)
+    rapl_zone(tree, root, "intel-rapl:10", "psys", 150.0)
+    rapl_zone(tree, root, "intel-rapl-mmio:0", "package-0", 100.0)
+
+
+def pm_counters(tree: Rising, root: Path, *, generation: Callable[[float], str] = lambda _s: "1") -> Path:
+    """A Cray node at 500 W with one CPU at 120 W and two accelerators at 150 W, scanned at 10 Hz."""
+    directory = root / "cray" / "pm_counters"
+
+    def scanned(power_w: float) -> Callable[[float], str]:
+        return lambda s: f"{round(power_w * int(s * 10) / 10)} J {1_000_000 + int(s * 10) * 100_000} us"
+
+    for name, power_w in (("energy", 500), ("cpu_energy", 120), ("accel0_energy", 150), ("accel1_energy", 150)):
+        tree.add(directory / name, scanned(power_w))
+    tree.add(directory / "freshness", lambda s: str(int(s * 10)))
+    tree.add(directory / "generation", generation)
+    (directory / "startup").write_text("1700000000\n")
+    (directory / "raw_scan_hz").write_text("10\n")
+    return directory
+
+
+def meter(root: Path, number: int, label: str, power_w: float) -> None:
+    """One hwmon power meter at constant power."""
+    directory = root / "class" / "hwmon" / f"hwmon{number}"
+    directory.mkdir(parents=True)
+    (directory / "name").write_text("power_meter\n")
+    (directory / "power1_oem_info").write_text(label + "\n")
+    (directory / "power1_average").write_text(f"{round(power_w * 1e6)}\n")
+    (directory / "power1_average_interval").write_text("100\n")

@@ -18,3 +18,23 @@ env: .venv/.installed-$(ACCEL)
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	rm -f .venv/.installed-*
 	touch $@
+
+demo: env
+	@set -o pipefail; export PATH="$(CURDIR)/$(BIN):$$PATH"; \
+	snakemake --cores all --quiet progress --config study=$(STUDY) 2>&1 | grep --line-buffered -v '^Assuming' || exit 1; \
+	results=results/$$(basename $(STUDY) .yaml); \
+	echo; cat $$results/answer.txt; echo; echo "report: $(CURDIR)/$$results/report.html"
+
+test: env
+	$(BIN)/python -m pytest --durations=10
+
+lint: env
+	$(BIN)/pip install --quiet -r envs/requirements-dev.txt
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy hpc_accel
+	$(BIN)/snakefmt --check Snakefile
+	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --lint
+
+clean:
+	rm -rf results logs .snakemake

@@ -36,6 +36,12 @@ count = torch.cuda.device_count() if torch.cuda.is_available() else 0
 print(json.dumps({"version": torch.__version__, "built_for": torch.version.cuda or torch.version.hip,
                   "devices": [torch.cuda.get_device_name(i) for i in range(count)]}))
 """
+ASK_SENSORS = """
+import json
+from mpi4py import MPI
+from hpc_accel.measure.energy import EnergyMeter
+print(json.dumps(EnergyMeter(MPI.COMM_SELF).describe()))
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +79,7 @@ def show(findings: list[Finding]) -> None:
             console.print(f"{'':22}[dim]do:[/] {escape(finding.remedy)}")
 
 
-def _ask(arguments: list[str]) -> tuple[dict[str, Any] | None, str]:
+def _ask(arguments: list[str]) -> tuple[Any, str]:
     """The last line of a child's output as JSON, or None and why not."""
     try:
         done = subprocess.run(
@@ -146,16 +152,14 @@ def _launcher() -> Finding:
 
 
 def _sensors() -> Iterator[Finding]:
-    from hpc_accel.measure.energy import describe_sensors
-
-    found = describe_sensors()
+    found, why = _ask([sys.executable, "-c", ASK_SENSORS])
+    if found is None:
+        yield Finding(name="energy", status="gap", value=why, remedy="energy stays empty in the report")
+        return
     for sensor in found:
-        if sensor["available"]:
-            yield Finding(name="energy", status="ok", value=f"{sensor['name']}: {sensor['scope']}")
-    if not any(sensor["available"] for sensor in found):
-        for sensor in found:
-            remedy = sensor.get("remedy") or "energy stays empty in the report"
-            yield Finding(name="energy", status="gap", value=f"{sensor['name']}: {sensor['reason']}", remedy=remedy)
+        value = f"{sensor['name']}: {sensor['scope'] if sensor['available'] else sensor['reason']}"
+        status: Literal["ok", "gap"] = "ok" if sensor["available"] else "gap"
+        yield Finding(name="energy", status=status, value=value, remedy="" if status == "ok" else sensor["remedy"])
 
 
 def _workflow() -> Iterator[Finding]:

@@ -52,7 +52,7 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
     world = hpc_accel.mpi.init(run.backend, expected_size=run.layout.num_ranks)
     from mpi4py import MPI
 
-    num_threads = threads_per_rank(world.local_size)
+    num_threads = threads_per_rank(world.local_size, run.resources.cpus_per_rank)
     torch.set_num_threads(num_threads)
     device = choose_device(run, world.local_rank, MPI.COMM_WORLD)
     mpi_done = time.perf_counter()

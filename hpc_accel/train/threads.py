@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 
 
-def threads_per_rank(ranks_on_node: int) -> int:
-    """Cores this process may use, divided by the ranks on the node, at least one.
+def threads_per_rank(ranks_on_node: int, cpus_per_rank: int) -> int:
+    """In a Slurm job the `cpus_per_rank` it asked for; elsewhere an even share of the cores this process may use.
 
-    A launcher that binds each rank to its own cores has done the division already; then the affinity mask is
-    smaller than the node and is used whole.
+    A laptop's serial run thus uses all cores and two ranks half each: what is compared is the best use of the
+    same machine.
     """
-    allowed = len(os.sched_getaffinity(0))
-    if allowed < (os.cpu_count() or allowed):
-        return max(1, allowed)
-    return max(1, allowed // ranks_on_node)
+    if "SLURM_JOB_ID" in os.environ:
+        return cpus_per_rank
+    return max(1, len(os.sched_getaffinity(0)) // ranks_on_node)

@@ -1,0 +1,28 @@
+"""Charts, one family per file, as plain plotly figures (data and layout) with colours named by CSS variables.
+
+A family is one entry in FAMILIES: a function from the runs of one workload to its figures. The page draws
+them with plotly.js and fills in the colours of its theme, so light, dark and print need no second figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hpc_accel.report.figures import energy, loss, parity, phases, predicted, speedup, throughput
+from hpc_accel.report.figures.style import Figure
+from hpc_accel.report.records import RunRecord
+
+FAMILIES: tuple[Callable[[list[RunRecord]], list[Figure]], ...] = (
+    throughput.figures,
+    phases.figures,
+    speedup.figures,
+    energy.figures,
+    predicted.figures,
+    loss.figures,
+    parity.figures,
+)
+
+
+def of_workload(runs: list[RunRecord]) -> list[Figure]:
+    """Every family's figures for the runs of one workload."""
+    return [figure for family in FAMILIES for figure in family(runs)]

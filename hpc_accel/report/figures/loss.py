@@ -1,0 +1,80 @@
+"""Loss curves of all layouts: they train on the same samples in the same order, so they should lie on each other."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from hpc_accel.report import fields, wording
+from hpc_accel.report.figures import style
+from hpc_accel.report.records import RunRecord
+
+MAX_CURVES = 24
+MAX_POINTS = 160
+DASHES = {"fp32": "solid", "bf16": "dot", "fp16": "dash"}
+
+
+def figures(runs: list[RunRecord]) -> list[style.Figure]:
+    """One line per run, thinned; runs of wrong losses are drawn first of all, because they are what to look for."""
+    title = "Loss"
+    with_losses = [run for run in runs if run.status == "wrong"] + style.fastest_first(runs)
+    shown = with_losses[:MAX_CURVES]
+    data, dropped, unreadable = [], 0, 0
+    legend: set[str] = set()
+    for run in shown:
+        curve, lost, problem = read_losses(run.directory / "steps.parquet")
+        dropped += lost
+        unreadable += problem
+        # The summary's first losses stand in for a lost file, and only for that.
+        if problem and isinstance(first := fields.at(run.summary, "losses", "first"), list):
+            curve = [(step, value) for step, value in enumerate(first) if fields.number({"v": value}, "v") is not None]
+        if not curve:
+            continue
+        wrong = run.status == "wrong"
+        name = "wrong" if wrong else style.KINDS[run.kind]
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines" if len(curve) > 1 else "markers",
+                "name": name,
+                "legendgroup": name,
+                "showlegend": name not in legend,
+                "x": [step for step, _ in curve],
+                "y": [value for _, value in curve],
+                "line": {
+                    "width": 2.5 if wrong else 1.5,
+                    "color": style.color("bad" if wrong else run.kind),
+                    "dash": DASHES.get(run.precision, "dashdot"),
+                },
+                "hovertext": [f"{style.label(run.label)}<br>step {step}: {value:.4g}" for step, value in curve],
+                "hoverinfo": "text",
+            }
+        )
+        legend.add(name)
+    if not data:
+        return [style.Figure(key="loss", title=title, caption="", gap="Not available: no run left a readable steps.parquet.")]
+    caption = "Same samples in the same order: the curves should lie on each other. Dotted: bf16; dashed: fp16."
+    if len(shown) < len(with_losses):
+        caption += f" {len(shown)} of {len(with_losses)} runs are drawn."
+    if unreadable:
+        caption += f" {wording.counted(unreadable, 'run')} left no readable steps.parquet; the first losses of the summary are drawn."
+    if dropped:
+        caption += f" {wording.counted(dropped, 'row')} without a finite loss or repeated were not used."
+    return [style.Figure(key="loss", title=title, caption=caption, spec={"data": data, "layout": style.layout("step", "loss")})]
+
+
+def read_losses(path: Path) -> tuple[list[tuple[int, float]], int, bool]:
+    """Mean loss over ranks per step, thinned; the number of rows not used; whether the file was unreadable."""
+    import polars as pl
+
+    try:
+        frame = pl.read_parquet(path, columns=["step", "rank", "loss"])
+        rows = frame.with_columns(pl.col("step", "rank").cast(pl.Int64), pl.col("loss").cast(pl.Float64))
+    except (OSError, pl.exceptions.PolarsError):
+        return [], 0, True
+    # Only the ranks that see the loss report one (the last stage of a pipeline): null is no fault, NaN is.
+    reported = rows.drop_nulls()
+    finite = reported.filter(pl.col("loss").is_finite()).unique(["step", "rank"], keep="last", maintain_order=True)
+    curve = finite.group_by("step").agg(pl.col("loss").mean()).sort("step")
+    every = max(1, math.ceil(curve.height / MAX_POINTS))
+    return [(int(step), float(loss)) for step, loss in curve.gather_every(every).iter_rows()], reported.height - finite.height, False

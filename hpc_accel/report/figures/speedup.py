@@ -1,0 +1,118 @@
+"""Speed-up and efficiency against the number of ranks, over the fastest serial run of the same precision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from hpc_accel.report import ranking, wording
+from hpc_accel.report.figures import style
+from hpc_accel.report.records import RunRecord
+from hpc_accel.report.statistics import Interval
+
+Gains = list[tuple[RunRecord, Interval, float]]
+"""Run, speed-up, and where its point stands on the rank axis."""
+
+
+def figures(runs: list[RunRecord]) -> list[style.Figure]:
+    """Two charts of the same points: times faster, and share of the ideal."""
+    ordered = style.fastest_first(runs)
+    gained = [(run, gain) for run in ordered if (gain := ranking.speed_up(run, runs)) is not None]
+    caption = "Against the fastest serial run of the same precision."
+    if not any(run.kind != "serial" for run, _ in gained):
+        why = "no layout of several ranks counts" if gained else "no serial run counts, so there is nothing to compare with"
+        gap = f"Not measured: {why}. List `- {{}}` (serial) and at least one parallel layout in the study."
+        return [style.Figure(key="speedup", title="Speed-up", caption="", gap=gap)]
+    points = _dodged(gained)
+    counts = sorted({run.num_ranks for run, _ in gained} | {1})
+    ideal = {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "ideal",
+        "line": {"dash": "dash", "width": 1.5, "color": style.color("muted")},
+        "hoverinfo": "skip",
+    }
+    most = max(gain.high for _, gain, _ in points)
+    speed = [{**ideal, "x": counts, "y": counts}, *_traces(points, lambda run: 1.0, "x")]
+    share = [{**ideal, "x": counts, "y": [100] * len(counts)}, *_traces(points, lambda run: 100 / run.num_ranks, " %")]
+    axis = {"type": "log", "tickvals": counts, "ticktext": [str(count) for count in counts], "range": _range(counts)}
+    filled = style.precision_words(ordered).replace("Hatched", "Open marks")
+    return [
+        style.Figure(
+            key="speedup",
+            title="Speed-up",
+            caption=f"{caption} Marks of the same number of ranks stand side by side.{filled}",
+            spec={
+                "data": speed,
+                "layout": style.layout(
+                    "ranks", "times faster", xaxis=axis, yaxis={"range": [0, 1.08 * max(most, counts[-1])]}
+                ),
+            },
+            height_px=380,
+        ),
+        style.Figure(
+            key="efficiency",
+            title="Efficiency",
+            caption="Speed-up divided by ranks. 100 % is ideal; more can happen when ranks gain cache." + filled,
+            spec={
+                "data": share,
+                "layout": style.layout("ranks", "% of ideal", xaxis=axis, yaxis={"rangemode": "tozero"}),
+            },
+            height_px=380,
+        ),
+    ]
+
+
+def _range(counts: list[int]) -> list[float]:
+    """Room for the outermost group of marks on a logarithmic axis."""
+    return [math.log10(counts[0]) - 0.12, math.log10(counts[-1]) + 0.12]
+
+
+def _dodged(gained: list[tuple[RunRecord, Interval]]) -> Gains:
+    """Spread the runs of one number of ranks over up to half an octave, so that marks and intervals stay apart."""
+    points: Gains = []
+    for ranks in sorted({run.num_ranks for run, _ in gained}):
+        group = sorted((pair for pair in gained if pair[0].num_ranks == ranks), key=lambda p: (p[0].kind, p[0].precision))
+        for position, (run, gain) in enumerate(group):
+            offset = (position - (len(group) - 1) / 2) / max(len(group), 6) * 0.5
+            points.append((run, gain, ranks * 2**offset))
+    return points
+
+
+def _traces(points: Gains, factor: Callable[[RunRecord], float], unit: str) -> list[dict[str, Any]]:
+    traces = []
+    for kind in style.KINDS:
+        group = [(run, gain.scaled(factor(run)), x) for run, gain, x in points if run.kind == kind]
+        if not group:
+            continue
+        symbol = style.SYMBOLS[kind]
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": style.KINDS[kind],
+                "x": [x for *_, x in group],
+                "y": [gain.value for _, gain, _ in group],
+                "error_y": {
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [gain.high - gain.value for _, gain, _ in group],
+                    "arrayminus": [gain.value - gain.low for _, gain, _ in group],
+                    "thickness": 1.5,
+                    "width": 3,
+                },
+                "marker": {
+                    "size": 10,
+                    "color": style.color(kind),
+                    "line": {"width": 1.5, "color": style.color(kind)},
+                    "symbol": [f"{symbol}-open" if style.pattern(run) else symbol for run, *_ in group],
+                },
+                "hovertext": [
+                    f"{style.label(run.label)}<br>{wording.with_interval(gain)}{unit} on {run.num_ranks} ranks"
+                    for run, gain, _ in group
+                ],
+                "hoverinfo": "text",
+            }
+        )
+    return traces

@@ -1,0 +1,105 @@
+"""What all charts share: the figure record, colours by meaning, labels that cannot inject, sizes that fit a phone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from hpc_accel.report import ranking
+from hpc_accel.report.records import RunRecord
+
+MAX_BARS = 40
+KINDS = {
+    "serial": "serial",
+    "data": "data parallel (dp)",
+    "tensor": "tensor parallel (tp)",
+    "pipeline": "pipeline (pp)",
+    "hybrid": "hybrid",
+}
+SYMBOLS = {"serial": "diamond", "data": "circle", "tensor": "square", "pipeline": "triangle-up", "hybrid": "star"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One chart, or the sentence that stands in its place when nothing was measured."""
+
+    key: str
+    title: str
+    caption: str
+    spec: dict[str, Any] | None = None
+    gap: str | None = None
+    height_px: int = 340
+
+
+def color(name: str) -> str:
+    """A colour of the page's theme; the page replaces the name by the value."""
+    return f"var(--c-{name})"
+
+
+def label(text: str) -> str:
+    """A text for plotly, which understands some HTML: `<` and `&` lose their meaning."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def layout(x_title: str, y_title: str = "", **more: Any) -> dict[str, Any]:
+    """A quiet layout: no title (the page has it), legend above, axes that make room for their labels."""
+    base = {
+        "margin": {"l": 10, "r": 18, "t": 12, "b": 10, "pad": 4},
+        "xaxis": {"title": {"text": x_title, "standoff": 10}, "automargin": True, "zeroline": False},
+        "yaxis": {"title": {"text": y_title, "standoff": 8}, "automargin": True, "zeroline": False},
+        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
+        "hovermode": "closest",
+        "dragmode": False,
+    }
+    for key, value in more.items():
+        base[key] = {**base[key], **value} if isinstance(base.get(key), dict) and isinstance(value, dict) else value
+    return base
+
+
+def fastest_first(runs: Iterable[RunRecord]) -> list[RunRecord]:
+    """Runs that count, by time per sample: the order of every bar chart, so that the eye can compare them."""
+    timed = [(step.value / ranking.global_batch_size(run), run) for run in runs if run.counts and (step := ranking.step_time_ms(run))]
+    return [run for _, run in sorted(timed, key=lambda pair: pair[0])]
+
+
+def bar_axis(runs: list[RunRecord]) -> dict[str, Any]:
+    """A category axis that keeps the order of `runs` from top to bottom."""
+    labels = [label(run.label) for run in runs]
+    return {"type": "category", "categoryorder": "array", "categoryarray": labels[::-1], "ticks": "", "showgrid": False}
+
+
+def bar_height_px(num_bars: int) -> int:
+    """Room for every bar's label."""
+    return 110 + 24 * max(3, num_bars)
+
+
+def only_shown(all_runs: list[RunRecord], shown: list[RunRecord]) -> str:
+    """Said when a chart leaves runs out; the table has all."""
+    return f" The {len(shown)} fastest of {len(all_runs)} runs; the table has all." if len(shown) < len(all_runs) else ""
+
+
+def pattern(run: RunRecord) -> str:
+    """Reduced precision is hatched: kind of layout is the colour, so precision must be something else."""
+    return {"fp32": "", "bf16": "/", "fp16": "\\"}.get(run.precision, ".")
+
+
+def by_kind(runs: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
+    """Runs grouped by kind of layout, in the legend's order, empty kinds left out."""
+    listed = list(runs)
+    groups = {kind: [run for run in listed if run.kind == kind] for kind in KINDS}
+    return {kind: group for kind, group in groups.items() if group}
+
+
+def bar_marker(runs: list[RunRecord], kind: str) -> dict[str, Any]:
+    """Colour by kind of layout, hatching by precision."""
+    return {
+        "color": color(kind),
+        "pattern": {"shape": [pattern(run) for run in runs], "size": 5, "solidity": 0.25, "fgcolor": color("hatch")},
+    }
+
+
+def precision_words(runs: list[RunRecord]) -> str:
+    """What the hatching means, when there is any."""
+    reduced = sorted({run.precision for run in runs if pattern(run)})
+    return f" Hatched: {', '.join(reduced)}." if reduced else ""

@@ -1,0 +1,112 @@
+"""report.html: one file that needs no network, in which no record's text can become markup or script.
+
+Jinja2 escapes every value; figures travel as a JSON block in which `<`, `>` and `&` are written as escapes; the content
+security policy allows exactly the two scripts of this page, by their digests, and no connection at all.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from importlib import resources
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from hpc_accel.report import figures, hardware_view, view, wording
+from hpc_accel.report.answer import Answer
+from hpc_accel.report.records import StudyRecords
+
+MAX_LISTED = 500
+"""Refused and left-out candidates shown; plan.json has all of them."""
+
+
+def render(records: StudyRecords, answer: Answer) -> str:
+    """The whole page."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("hpc_accel.report", "template"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    plotly, own = _plotly_js(), _asset("report.js")
+    sections, specs = _sections(records)
+    return environment.get_template("report.html.j2").render(
+        policy=_policy(plotly, own),
+        # Our own files, not data: the only values that are not escaped.
+        style=Markup(_asset("report.css")),
+        plotly_js=Markup(plotly),
+        report_js=Markup(own),
+        figures_json=Markup(json_block(specs)),
+        records=records,
+        answer=answer,
+        lines=[line.split(":", 1) for line in answer.lines],
+        cards=view.cards(records),
+        sections=sections,
+        columns=view.COLUMNS,
+        rows=view.table(records),
+        statuses=sorted({run.status for run in records.runs}),
+        not_counting=view.not_counting(records),
+        damaged=view.damaged(records),
+        gaps=view.gap_rows(records),
+        refused=view.refused(records),
+        left_out=view.left_out(records),
+        max_listed=MAX_LISTED,
+        hardware=hardware_view.rows(records.hardware),
+        sensors=hardware_view.sensors(records.hardware),
+        provenance=view.provenance(records),
+        not_measured=wording.NOT_MEASURED,
+    )
+
+
+def _sections(records: StudyRecords) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The charts of each workload, and the plotly figures under the ids of their places."""
+    sections, specs = [], {}
+    for number, workload in enumerate(records.workloads):
+        runs = records.of(workload)
+        charts = []
+        for figure in figures.of_workload(runs):
+            place = f"figure-{number}-{figure.key}"
+            charts.append({"place": place, "figure": figure})
+            if figure.spec is not None:
+                specs[place] = {**figure.spec, "height": figure.height_px}
+        counting = sum(run.counts for run in runs)
+        sections.append(
+            {
+                "anchor": f"workload-{number}",
+                "workload": workload,
+                "charts": charts,
+                "num_runs": wording.counted(len(runs), "run"),
+                "num_counting": counting,
+                "startup": view.startup(runs),
+            }
+        )
+    return sections, specs
+
+
+def json_block(content: Any) -> str:
+    """JSON that can stand inside a script element: nothing in it can end the element or open another."""
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _policy(*scripts: str) -> str:
+    """The content security policy: these scripts, inline styles (plotly sets them), images made here; no address."""
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "connect-src 'none'; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _asset(name: str) -> str:
+    return (resources.files("hpc_accel.report") / "template" / name).read_text(encoding="utf-8")
+
+
+def _plotly_js() -> str:
+    """plotly.js as the plotly package ships it, without importing the package."""
+    return (resources.files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")

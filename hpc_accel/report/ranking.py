@@ -1,0 +1,148 @@
+"""Who is best for what: only runs that count, per workload, and never a difference the intervals do not show.
+
+Times are compared per sample, so that runs of another global batch can stand beside each other. Energy is
+compared only inside one scope and method, and only where every device was covered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from hpc_accel.report import fields
+from hpc_accel.report.records import RunRecord
+from hpc_accel.report.statistics import Interval, ratio
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Best:
+    """The best run, and the runs that cannot be told from it."""
+
+    run: RunRecord
+    value: Interval
+    ties: tuple[RunRecord, ...]
+
+
+def step_time_ms(run: RunRecord) -> Interval | None:
+    """Median step time with its interval; an interval that is missing or inverted collapses to the median."""
+    median = fields.positive(run.summary, "step_time_ms", "median")
+    if median is None:
+        return None
+    low = fields.positive(run.summary, "step_time_ms", "ci_low")
+    high = fields.positive(run.summary, "step_time_ms", "ci_high")
+    low, high = (low if low and low <= median else median), (high if high and high >= median else median)
+    return Interval(value=median, low=low, high=high)
+
+
+def global_batch_size(run: RunRecord) -> float:
+    """Samples of one step, as measured, else as planned."""
+    measured = fields.positive(run.summary, "steps", "global_batch_size")
+    layout = run.part("layout")
+    sizes = [fields.positive(layout, key) or 1 for key in ("dp", "micro_batch_size", "accumulation_steps")]
+    return measured or sizes[0] * sizes[1] * sizes[2]
+
+
+def throughput(run: RunRecord) -> Interval | None:
+    """Samples per second."""
+    time = step_time_ms(run)
+    return time.inverse(global_batch_size(run) * 1e3) if time else None
+
+
+def energy_per_sample_j(run: RunRecord) -> float | None:
+    """Gross energy of the timed window over the samples trained in it."""
+    energy = fields.positive(run.summary, "energy", "energy_j")
+    steps = fields.positive(run.summary, "steps", "num_timed")
+    return energy / (steps * global_batch_size(run)) if energy and steps else None
+
+
+def energy_basis(run: RunRecord) -> tuple[str, str]:
+    """Scope and method: the two things that must be equal before energies are compared."""
+    energy = fields.mapping(run.summary, "energy")
+    return fields.text(energy, "scope") or "unknown scope", fields.text(energy, "method") or "unknown method"
+
+
+def energy_is_partial(run: RunRecord) -> bool:
+    """Whether fewer ranks, nodes or devices were seen than expected: such a total is no total."""
+    coverage = fields.mapping(run.summary, "energy", "coverage")
+    if coverage.get("complete") is False or coverage.get("partial") is True:
+        return True
+    for key, seen in coverage.items():
+        expected = fields.number(coverage, f"{key.removesuffix('_seen')}_expected")
+        pair = (fields.number(seen, "seen"), fields.number(seen, "expected")) if isinstance(seen, dict) else (seen, expected)
+        if isinstance(pair[0], int | float) and isinstance(pair[1], int | float) and pair[0] < pair[1]:
+            return True
+    return False
+
+
+def fastest(runs: Iterable[RunRecord]) -> Best | None:
+    """The run of the shortest time per sample."""
+
+    def time(run: RunRecord) -> Interval | None:
+        step = step_time_ms(run)
+        return step.scaled(1 / global_batch_size(run)) if step else None
+
+    return _lowest(runs, time)
+
+
+def thriftiest(runs: Iterable[RunRecord]) -> dict[tuple[str, str], Best]:
+    """The run of the least energy per sample, for each scope and method apart."""
+    groups: dict[tuple[str, str], list[RunRecord]] = {}
+    for run in runs:
+        if run.counts and energy_per_sample_j(run) is not None and not energy_is_partial(run):
+            groups.setdefault(energy_basis(run), []).append(run)
+
+    def energy(run: RunRecord) -> Interval | None:
+        value = energy_per_sample_j(run)
+        # One window has no interval of its own; the power being what it is, the time's relative interval is a floor.
+        time = step_time_ms(run)
+        return time.scaled(value / time.value) if value is not None and time else None
+
+    found = {basis: _lowest(group, energy) for basis, group in groups.items()}
+    return {basis: best for basis, best in found.items() if best}
+
+
+def cheapest(runs: Iterable[RunRecord]) -> Best | None:
+    """The run of the lowest price per sample."""
+    return _lowest(runs, cost_per_sample)
+
+
+def cost_per_step(run: RunRecord) -> Interval | None:
+    """What one step costs: the planned price of this run's resources, for the time that was measured."""
+    planned = fields.positive(run.candidate, "prediction", "cost")
+    predicted_ms = fields.positive(run.candidate, "prediction", "step_time_ms")
+    time = step_time_ms(run)
+    return time.scaled(planned / predicted_ms) if planned and predicted_ms and time else None
+
+
+def cost_per_sample(run: RunRecord) -> Interval | None:
+    """What one sample costs."""
+    cost = cost_per_step(run)
+    return cost.scaled(1 / global_batch_size(run)) if cost else None
+
+
+def baseline(run: RunRecord, runs: Iterable[RunRecord]) -> RunRecord | None:
+    """The fastest serial run of the same workload and precision: the hardest honest one to beat."""
+    serial = [other for other in runs if other.kind == "serial" and other.workload == run.workload]
+    best = fastest(other for other in serial if other.precision == run.precision)
+    return best.run if best else None
+
+
+def speed_up(run: RunRecord, runs: Iterable[RunRecord]) -> Interval | None:
+    """Throughput over the baseline's, with its interval; None without a baseline."""
+    serial = baseline(run, runs)
+    mine, theirs = throughput(run), throughput(serial) if serial else None
+    if mine is None or theirs is None:
+        return None
+    if serial is run:
+        return Interval(value=1.0, low=1.0, high=1.0)
+    return ratio(mine, theirs)
+
+
+def _lowest(runs: Iterable[RunRecord], value_of: Callable[[RunRecord], Interval | None]) -> Best | None:
+    valued = [(value, run) for run in runs if run.counts and (value := value_of(run)) is not None]
+    if not valued:
+        return None
+    best_value, best_run = min(valued, key=lambda pair: pair[0].value)
+    others = sorted((pair for pair in valued if pair[1] is not best_run), key=lambda pair: pair[0].value)
+    ties = tuple(run for value, run in others if value.overlaps(best_value))
+    return Best(run=best_run, value=best_value, ties=ties)

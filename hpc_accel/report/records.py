@@ -1,0 +1,212 @@
+"""Loading a study's records: the runs its plan chose, with what each left behind or why it left nothing.
+
+Reads plan.json, hardware.json and runs/<run_id>/{run.json,summary.json}. A missing or broken file never
+stops the report: its run is listed as `missing`, and every dropped value is counted and said.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from hpc_accel.errors import DataError
+from hpc_accel.report import fields
+from hpc_accel.study.schema import Layout
+
+STATUSES = ("completed", "wrong", "failed", "preempted", "hung", "timeout", "cancelled")
+"""What summary.json may say; the report adds `missing` and `unchecked`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """One chosen run: what was planned, what was resolved, and its summary (empty when there is none)."""
+
+    run_id: str
+    workload: str
+    label: str  # unique among the runs of its workload
+    kind: str  # serial | data | tensor | pipeline | hybrid
+    status: str
+    remedy: str | None  # what to do when the run does not count
+    directory: Path
+    candidate: dict[str, Any]
+    run: dict[str, Any]
+    summary: dict[str, Any]
+    problems: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> bool:
+        """Whether the run may be ranked: completed, and its losses are those of the serial run."""
+        return self.status == "completed"
+
+    @property
+    def precision(self) -> str:
+        """The recipe's precision."""
+        return fields.text(self.part("recipe"), "precision") or "?"
+
+    @property
+    def num_ranks(self) -> int:
+        """dp x pp x tp, as planned."""
+        sizes = [fields.positive(self.part("layout"), key) or 1 for key in ("dp", "pp", "tp")]
+        return int(sizes[0] * sizes[1] * sizes[2])
+
+    @property
+    def has_pipeline(self) -> bool:
+        """Whether the layout has stages."""
+        return (fields.number(self.part("layout"), "pp") or 1) > 1
+
+    def part(self, key: str) -> dict[str, Any]:
+        """`layout`, `recipe` or `resources`: as run, else as planned."""
+        return fields.mapping(self.run, key) or fields.mapping(self.candidate, key)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyRecords:
+    """Everything the report says, loaded."""
+
+    study: str
+    site: str
+    objective: str
+    directory: Path
+    runs: tuple[RunRecord, ...]
+    refused: tuple[dict[str, Any], ...]  # candidates that break a rule
+    left_out: tuple[dict[str, Any], ...]  # candidates that work but were not chosen
+    hardware: dict[str, Any]
+    problems: tuple[str, ...]
+
+    @property
+    def workloads(self) -> tuple[str, ...]:
+        """Workload names in the plan's order."""
+        return tuple(dict.fromkeys(run.workload for run in self.runs))
+
+    def of(self, workload: str) -> list[RunRecord]:
+        """All runs of one workload."""
+        return [run for run in self.runs if run.workload == workload]
+
+
+def load(study_dir: Path) -> StudyRecords:
+    """Load the records of a study. Raises DataError only when there is no readable plan."""
+    plan, problem = fields.read_json(study_dir / "plan.json")
+    if plan is None:
+        raise DataError(
+            f"{study_dir}: {problem}",
+            "a report is made of the runs that the study's plan.json chose",
+            f"make the plan first: hpc-accel plan studies/{study_dir.name}.yaml",
+        )
+    hardware, hardware_problem = fields.read_json(study_dir / "hardware.json")
+    candidates = fields.items(plan, "candidates")
+    study = fields.text(plan, "study") or fields.clean(study_dir.name)
+    chosen = [item for item in candidates if item.get("chosen") is True]
+    loaded = {run.run_id: run for run in (_load_run(study_dir, study, item) for item in chosen)}
+    return StudyRecords(
+        study=study,
+        site=fields.text(plan, "site") or "?",
+        objective=fields.text(plan, "objective") or "time",
+        directory=study_dir,
+        runs=_unique_labels(list(loaded.values())),
+        refused=tuple(item for item in candidates if item.get("refused")),
+        left_out=tuple(item for item in candidates if not item.get("refused") and item.get("chosen") is not True),
+        hardware=hardware or {},
+        problems=(hardware_problem,) if hardware_problem else (),
+    )
+
+
+def _load_run(study_dir: Path, study: str, candidate: dict[str, Any]) -> RunRecord:
+    run_id = fields.text(candidate, "run_id") or "?"
+    layout = layout_label(fields.mapping(candidate, "layout"))
+    directory = study_dir / "runs" / run_id
+    run: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
+    problems: list[str] = []
+    # A run_id is a file name; one that is not must not lead out of the study's directory.
+    if "/" in run_id or run_id.startswith("."):
+        directory, problems = study_dir, [f"{run_id!r} is no run id"]
+    else:
+        for name in ("run.json", "summary.json"):
+            content, problem = fields.read_json(directory / name)
+            if content is not None and fields.text(content, "run_id") != run_id:
+                content, problem = None, f"{name} belongs to run {fields.text(content, 'run_id')!r}: not used"
+            if problem:
+                problems.append(problem)
+            run, summary = (content or {}, summary) if name == "run.json" else (run, content or {})
+    status, remedy = _status(study, run_id, summary, problems)
+    return RunRecord(
+        run_id=run_id,
+        workload=fields.text(candidate, "workload") or fields.text(run, "workload", "name") or "?",
+        label=_label(layout, candidate),
+        kind=_kind(fields.mapping(candidate, "layout")),
+        status=status,
+        remedy=remedy,
+        directory=directory,
+        candidate=candidate,
+        run=run,
+        summary=summary,
+        problems=tuple(problems),
+    )
+
+
+def _status(study: str, run_id: str, summary: dict[str, Any], problems: list[str]) -> tuple[str, str | None]:
+    """The status the report works with, and what to do about it. May add to `problems`."""
+    again = f"run the workflow again, it continues where it stopped: snakemake --cores all --config study=studies/{study}.yaml"
+    log = f"read runs/{run_id}/log.txt, then "
+    if not summary:
+        return "missing", log + again
+    status = fields.text(summary, "status")
+    if status not in STATUSES:
+        problems.append(f"status {status!r} is none of {', '.join(STATUSES)}")
+        return "failed", log + again
+    if status != "completed":
+        default = "do not use this layout before its losses agree" if status == "wrong" else log + again
+        return status, fields.text(summary, "error", "remedy") or default
+    if fields.at(summary, "parity", "passed") is False:
+        return "wrong", "the losses are not those of the serial run: do not use this layout before they agree"
+    if fields.at(summary, "parity", "passed") is not True:
+        return "unchecked", "a run counts when its losses were compared with the serial run: set measure.parity_steps to 5"
+    if fields.positive(summary, "step_time_ms", "median") is None:
+        problems.append("step_time_ms is no number above 0")
+        return "failed", log + again
+    return "completed", None
+
+
+def layout_label(layout: dict[str, Any]) -> str:
+    """`serial`, `dp2.pp2.1f1b`; the sizes as they stand when they make no valid layout."""
+    try:
+        return Layout.model_validate(layout).label
+    except ValidationError:
+        sizes = [f"{key}{layout[key]}" for key in ("dp", "pp", "tp") if isinstance(layout.get(key), int | str)]
+        return fields.clean(".".join(sizes) or "?")
+
+
+def _label(layout: str, candidate: dict[str, Any]) -> str:
+    precision = fields.text(candidate, "recipe", "precision") or "?"
+    return f"{layout} {precision} x{fields.number(candidate, 'layout', 'accumulation_steps') or 1:g}"
+
+
+def _kind(layout: dict[str, Any]) -> str:
+    split = [key for key in ("dp", "tp", "pp") if (fields.number(layout, key) or 1) > 1]
+    names = {"dp": "data", "tp": "tensor", "pp": "pipeline"}
+    return "serial" if not split else names[split[0]] if len(split) == 1 else "hybrid"
+
+
+def _unique_labels(runs: list[RunRecord]) -> tuple[RunRecord, ...]:
+    """Add what tells equal labels apart (nodes, backend, batch, else the digest), only where it is needed."""
+    twins: dict[tuple[str, str], list[RunRecord]] = {}
+    for run in runs:
+        twins.setdefault((run.workload, run.label), []).append(run)
+    return tuple(_told_apart(run, twins[run.workload, run.label]) for run in runs)
+
+
+def _told_apart(run: RunRecord, twins: list[RunRecord]) -> RunRecord:
+    if len(twins) == 1:
+        return run
+    marks = {
+        "nodes": lambda r: fields.number(r.part("resources"), "num_nodes"),
+        "backend": lambda r: fields.text(r.run, "backend"),
+        "samples": lambda r: fields.number(r.part("layout"), "micro_batch_size"),
+    }
+    for unit, value in marks.items():
+        if len({value(twin) for twin in twins}) == len(twins):
+            return replace(run, label=f"{run.label} {value(run)} {unit}".replace(" backend", ""))
+    return replace(run, label=f"{run.label} #{run.run_id[-4:]}")

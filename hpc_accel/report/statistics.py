@@ -1,0 +1,76 @@
+"""Statistics that only a report needs: rank correlation, mean prediction error, the interval of a ratio, overlap.
+
+The interval of a step time itself is computed where the steps are (summary.json); here two of them are compared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A median with its 95 % interval; low and high equal the value where none was measured."""
+
+    value: float
+    low: float
+    high: float
+
+    def overlaps(self, other: Interval) -> bool:
+        """Whether the two cannot be told apart."""
+        return self.low <= other.high and other.low <= self.high
+
+    def scaled(self, factor: float) -> Interval:
+        """The interval in another unit; `factor` is above 0."""
+        return Interval(value=self.value * factor, low=self.low * factor, high=self.high * factor)
+
+    def inverse(self, numerator: float = 1.0) -> Interval:
+        """numerator / x, whose low end comes from the high end: a throughput from a time."""
+        return Interval(value=numerator / self.value, low=numerator / self.high, high=numerator / self.low)
+
+
+def ratio(above: Interval, below: Interval) -> Interval:
+    """above / below for two independent positive quantities.
+
+    Their relative errors are added in quadrature on the logarithmic scale, each side for itself, so that an
+    asymmetric interval stays asymmetric and the result never falls below 0.
+    """
+    value = above.value / below.value
+    down = math.hypot(math.log(above.value / above.low), math.log(below.high / below.value))
+    up = math.hypot(math.log(above.high / above.value), math.log(below.value / below.low))
+    return Interval(value=value, low=value * math.exp(-down), high=value * math.exp(up))
+
+
+def mean_absolute_percentage_error(predicted: Sequence[float], measured: Sequence[float]) -> float | None:
+    """Mean of |predicted - measured| / measured as a fraction; None without pairs."""
+    errors = [abs(p - m) / m for p, m in zip(predicted, measured, strict=True) if m > 0]
+    return sum(errors) / len(errors) if errors else None
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Spearman's rank correlation with mean ranks for ties; None under 3 pairs or where one side is constant."""
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} values: a correlation needs pairs")
+    if len(first) < 3:
+        return None
+    x, y = _ranks(first), _ranks(second)
+    middle = (len(x) + 1) / 2
+    covariance = sum((a - middle) * (b - middle) for a, b in zip(x, y, strict=True))
+    spread = math.sqrt(sum((a - middle) ** 2 for a in x) * sum((b - middle) ** 2 for b in y))
+    return covariance / spread if spread else None
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    order = sorted(range(len(values)), key=values.__getitem__)
+    ranks = [0.0] * len(values)
+    start = 0
+    while start < len(order):
+        end = start
+        while end + 1 < len(order) and values[order[end + 1]] == values[order[start]]:
+            end += 1
+        for position in range(start, end + 1):
+            ranks[order[position]] = (start + end) / 2 + 1
+        start = end + 1
+    return ranks

@@ -1,0 +1,202 @@
+"""What the page shows, as plain rows and cards: every number already in words, every text still unescaped.
+
+The template escapes; nothing here builds HTML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+from urllib.parse import quote
+
+from hpc_accel.report import answer, fields, ranking, reasons, summary_csv, wording
+from hpc_accel.report.records import RunRecord, StudyRecords, layout_label
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column of the table of runs: how a value reads, and by what it sorts."""
+
+    key: str
+    title: str
+    words: Callable[[Any], str]
+    numeric: bool = True
+    reason_key: str | None = None
+
+
+COLUMNS = (
+    Column(key="num_ranks", title="Ranks", words=str),
+    Column(key="step_time_ms", title="Step ms", words=wording.short),
+    Column(key="throughput_samples_per_s", title="Samples/s", words=wording.short),
+    Column(key="speed_up", title="Speed-up", words=lambda value: f"{value:.2f}"),
+    Column(key="efficiency", title="Efficiency", words=wording.percent),
+    Column(key="comm_exposed_ms", title="Exposed comm. ms", words=wording.short, reason_key="comm_exposed_reason"),
+    Column(key="bubble_fraction", title="Bubble", words=wording.percent, reason_key="bubble_reason"),
+    Column(key="peak_memory_bytes", title="Peak memory", words=wording.memory),
+    Column(key="energy_per_sample_j", title="J/sample", words=wording.short, reason_key="energy_reason"),
+    Column(key="cost", title="Cost/step", words=wording.short, reason_key="cost_reason"),
+    Column(key="final_loss", title="Final loss", words=lambda value: f"{value:.4g}"),
+    Column(key="parity_max_rel_err", title="Parity error", words=lambda value: f"{value:.1e}" if value else "0", reason_key="parity_reason"),
+    Column(key="predicted_step_time_ms", title="Predicted ms", words=wording.short, reason_key="prediction_reason"),
+    Column(key="prediction_error", title="Prediction error", words=lambda value: wording.percent(value, sign=True), reason_key="prediction_reason"),
+)  # fmt: skip
+
+
+def cards(records: StudyRecords) -> list[dict[str, Any]]:
+    """One card per workload: which layout to use, how fast it is, and the command that runs it."""
+    found = []
+    for workload in records.workloads:
+        runs = records.of(workload)
+        run = answer.winner(records, workload)
+        if run is None:
+            found.append({"workload": workload, "run": None, "num_runs": len(runs)})
+            continue
+        best = ranking.fastest(runs)
+        gain = ranking.speed_up(run, runs)
+        serial = ranking.baseline(run, runs)
+        found.append(
+            {
+                "workload": workload,
+                "run": run,
+                "meaning": layout_words(run),
+                "tie": wording.named([other.label for other in best.ties], most=3) if best and best.run is run and best.ties else "",
+                "step": _split(ranking.step_time_ms(run), "ms"),
+                "rate": _split(ranking.throughput(run), "samples/s"),
+                "gain": _split(gain, "") if gain else None,
+                "baseline": serial.label if serial else "",
+                "is_serial": run.kind == "serial",
+                "command": answer.submit_command(records, run),
+            }
+        )
+    return found
+
+
+def layout_words(run: RunRecord) -> str:
+    """The layout in plain words, for the card of the winner."""
+    layout = run.part("layout")
+    sizes = {key: int(fields.positive(layout, key) or 1) for key in ("dp", "pp", "tp")}
+    words = {"dp": "{} data-parallel replicas", "pp": "{} pipeline stages", "tp": "{} tensor-parallel ranks"}
+    parts = [words[key].format(size) for key, size in sizes.items() if size > 1] or ["one rank, nothing split"]
+    micro = fields.positive(layout, "micro_batch_size") or 0
+    steps = int(fields.positive(layout, "accumulation_steps") or 1)
+    batches = f"{wording.counted(steps, 'micro-batch').replace('batchs', 'batches')} of {micro:g}"
+    return f"{' x '.join(parts)}; {run.precision}; {batches} per rank and step"
+
+
+def _split(interval: Any, unit: str) -> dict[str, str] | None:
+    if interval is None:
+        return None
+    spread = f"{wording.short(interval.low)} to {wording.short(interval.high)}" if interval.high > interval.low else ""
+    return {"value": wording.short(interval.value), "unit": unit, "spread": spread}
+
+
+def table(records: StudyRecords) -> list[dict[str, Any]]:
+    """Every chosen run as a row of cells; an empty cell carries its reason."""
+    rows = []
+    for run in records.runs:
+        values = summary_csv.row(records, run)
+        cells = []
+        for column in COLUMNS:
+            value = values[column.key]
+            reason = (values[column.reason_key] if column.reason_key else None) or (f"the run is {run.status}" if not run.counts else wording.NOT_MEASURED)
+            text = column.words(value) if value is not None else ""
+            cells.append({"text": text, "sort": value if value is not None else "", "reason": None if text else reason, "note": ""})
+        low, high = values["step_time_ci_low_ms"], values["step_time_ci_high_ms"]
+        if low and high:
+            cells[1]["note"] = f"{wording.short(low)} to {wording.short(high)}"
+        rows.append({"run": run, "cells": cells, "links": links(run)})
+    return rows
+
+
+def links(run: RunRecord) -> list[tuple[str, str]]:
+    """Name and relative address of the files a run left."""
+    names = {"script": "job.sbatch", "log": "log.txt", "trace": "trace.json"}
+    base = f"runs/{quote(run.run_id, safe='')}"
+    return [(name, f"{base}/{file}") for name, file in names.items() if (run.directory / file).is_file()]
+
+
+def not_counting(records: StudyRecords) -> list[dict[str, Any]]:
+    """Runs that are not ranked: why, and what to do."""
+    return [
+        {
+            "run": run,
+            "why": summary_csv.status_reason(run) or f"the run is {run.status}",
+            "remedy": run.remedy,
+            "links": links(run),
+        }
+        for run in records.runs
+        if not run.counts
+    ]
+
+
+def damaged(records: StudyRecords) -> list[str]:
+    """Problems with files of runs that count all the same, and of the study."""
+    found = [f"{run.workload} {run.label}: {problem}" for run in records.runs if run.counts for problem in run.problems]
+    return [*records.problems, *found]
+
+
+def refused(records: StudyRecords) -> list[dict[str, str]]:
+    """Candidates that cannot work: value, rule, remedy."""
+    return [
+        {
+            "name": _candidate_name(item),
+            **{key: fields.text(item, "refused", key) or "" for key in ("value", "rule", "remedy")},
+        }
+        for item in records.refused
+    ]
+
+
+def left_out(records: StudyRecords) -> list[dict[str, str]]:
+    """Candidates that can work but were not measured."""
+    return [
+        {
+            "name": _candidate_name(item),
+            "why": fields.text(item, "why") or "",
+            "predicted": wording.short(fields.positive(item, "prediction", "step_time_ms")),
+        }
+        for item in records.left_out
+    ]
+
+
+def _candidate_name(item: dict[str, Any]) -> str:
+    precision = fields.text(item, "recipe", "precision") or ""
+    steps = fields.number(item, "layout", "accumulation_steps") or 1
+    return f"{fields.text(item, 'workload') or '?'} {layout_label(fields.mapping(item, 'layout'))} {precision} x{steps:g}"
+
+
+def startup(runs: list[RunRecord]) -> str:
+    """Median start-up of the runs that count, phase by phase, in words."""
+    names = {"import": "imports", "mpi_init": "MPI", "model_build": "model", "first_step": "first step"}
+    parts = []
+    for key, name in names.items():
+        times = [value for run in runs if run.counts and (value := fields.positive(run.summary, "startup_ms", key))]
+        if times:
+            parts.append(f"{name} {wording.short(median(times))} ms")
+    return ", ".join(parts)
+
+
+def provenance(records: StudyRecords) -> list[tuple[str, str]]:
+    """Versions and machines; where runs differ, all values are shown."""
+    values: dict[str, dict[str, None]] = {}
+    for record in [fields.mapping(records.hardware), *[run.summary for run in records.runs]]:
+        facts = {**fields.mapping(record, "provenance")}
+        facts.update({key: record.get(key) for key in ("device_name",) if record.get(key)})
+        for key, value in facts.items():
+            if isinstance(value, str | int | float) and not isinstance(value, bool):
+                values.setdefault(fields.clean(key), {})[fields.clean(str(value))] = None
+    return [(key.replace("_", " "), wording.named(list(seen), most=4)) for key, seen in sorted(values.items())]
+
+
+def gap_rows(records: StudyRecords) -> list[dict[str, str]]:
+    """What was not measured, why and the remedy, for the whole study."""
+    return [
+        {
+            "quantity": gap.quantity,
+            "runs": "every run" if gap.num_runs == gap.of_runs else f"{gap.num_runs} of {gap.of_runs} runs",
+            "reason": gap.reason,
+            "remedy": gap.remedy,
+        }
+        for gap in reasons.gaps(records)
+    ]

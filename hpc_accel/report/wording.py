@@ -1,0 +1,61 @@
+"""Numbers as a reader wants them: three significant digits, no exponent, one unit; never a 0 for "not measured"."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from hpc_accel.report.statistics import Interval
+
+NOT_MEASURED = "not measured"
+
+
+def short(value: float | None) -> str:
+    """Three significant digits, thousands separated; very small values keep an exponent."""
+    if value is None:
+        return NOT_MEASURED
+    if value == 0:
+        return "0"
+    if abs(value) < 1e-3:
+        return f"{value:.1e}"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{digits}f}"
+
+
+def with_interval(interval: Interval | None, unit: str = "") -> str:
+    """`4.21 (4.15 to 4.30) ms`."""
+    if interval is None:
+        return NOT_MEASURED
+    range_text = f" ({short(interval.low)} to {short(interval.high)})" if interval.high > interval.low else ""
+    return f"{short(interval.value)}{range_text}{' ' if unit else ''}{unit}"
+
+
+def percent(fraction: float | None, *, sign: bool = False) -> str:
+    """`62 %`, or `+3.1 %` with a sign; one decimal under 10 %."""
+    if fraction is None:
+        return NOT_MEASURED
+    value = 100 * fraction
+    return f"{value:{'+' if sign else ''}.{0 if abs(value) >= 10 else 1}f} %"
+
+
+def memory(num_bytes: float | None) -> str:
+    """Binary units, one decimal."""
+    if num_bytes is None:
+        return NOT_MEASURED
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.{0 if unit == 'B' else 1}f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:,.1f} TiB"
+
+
+def named(names: Sequence[str], most: int = 2) -> str:
+    """`a and b`, `a, b and 3 more`."""
+    if len(names) <= most:
+        return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    return f"{', '.join(names[:most])} and {len(names) - most} more"
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 run`, `3 runs`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"

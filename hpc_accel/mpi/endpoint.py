@@ -1,0 +1,170 @@
+"""A group's end on this rank: its communicator, its lane, and the way an operation takes into them."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+
+from hpc_accel.errors import ConfigError
+from hpc_accel.mpi import p2p, staging, timeline
+from hpc_accel.mpi.buffers import nbytes
+from hpc_accel.mpi.collectives import SHIFT_TAG
+from hpc_accel.mpi.lane import Lane
+from hpc_accel.mpi.launch import mpi, refuse_copies
+from hpc_accel.mpi.timeline import Record
+from hpc_accel.mpi.work import CollectiveWork, MPIWork
+
+MPI = mpi()
+SWEEP_AT = 64
+SHUTDOWN_TIMEOUT_S = 30.0
+
+
+def make_comm(name: str, ranks: Sequence[int], rank: int, size: int, parent: Any = None) -> Any:
+    """The group's own communicator. Only members call this.
+
+    `ranks` are those of `parent`, or torch's global ranks; empty for the default group.
+    """
+    if not ranks:
+        refuse_copies(MPI.COMM_WORLD.Get_size())
+        if MPI.COMM_WORLD.Get_size() != size:
+            raise ConfigError(
+                f"world_size {size}, MPI has {MPI.COMM_WORLD.Get_size()} rank(s)",
+                "the default group spans all ranks MPI started",
+                f"start {size} ranks with mpirun or srun, or leave RANK, WORLD_SIZE and MASTER_ADDR unset",
+            )
+        return MPI.COMM_WORLD.Split(0, key=rank)
+    # The tag must be the same on all members without asking: str's hash differs from process to process.
+    tag = zlib.crc32(f"{name}:{list(ranks)}".encode()) % 32767
+    parent = parent if parent is not None else default_comm()
+    subset = parent.Get_group().Incl(list(ranks))
+    try:
+        return parent.Create_group(subset, tag)
+    finally:
+        subset.Free()
+
+
+def default_comm() -> Any:
+    """The communicator whose ranks are torch's global ranks."""
+    default = dist.distributed_c10d._get_default_group() if dist.is_initialized() else None
+    end = getattr(default, "endpoint", None)
+    return end.comm if end is not None else MPI.COMM_WORLD
+
+
+class Endpoint:
+    """What one group does on this rank."""
+
+    def __init__(self, name: str, comm: Any, timeout_s: float) -> None:
+        self.name = name
+        self.comm = comm
+        self.rank: int = comm.Get_rank()
+        self.size: int = comm.Get_size()
+        self.timeout_s = timeout_s
+        self.lane = Lane(name)
+        self.num_collectives = 0
+        self._messages: dict[int, p2p.MessageWork] = {}
+
+    def collective(
+        self,
+        op: str,
+        call: staging.Call,
+        reads: Sequence[Tensor],
+        writes: Sequence[Tensor],
+        *,
+        waits_at_once: bool,
+        timeout_s: float,
+        result: list[Tensor] | None = None,
+        elementwise: bool = False,
+    ) -> MPIWork:
+        """Run `call(reads, writes)` in its turn, on contiguous host tensors."""
+        self.num_collectives += 1
+        record = self._record(op, reads or writes, None) if timeline.enabled else None
+        run: Callable[[MPIWork], None]
+        if staging.direct(reads) and staging.direct(writes):
+            run = partial(_run_direct, call, reads, writes)
+        else:
+            device = staging.on_device([*reads, *writes])
+            if device is None:
+                run = partial(_run_strided, call, reads, writes)
+            else:
+                staged = staging.DeviceCall(device, reads, writes)
+                run = partial(_run_staged, staged, call, elementwise)
+        work = CollectiveWork(self.lane, op, run, list(writes) if result is None else result, timeout_s, record)
+        work.start(waits_at_once=waits_at_once)
+        return work
+
+    def message(self, op: str, tensor: Tensor, peer: int, tag: int) -> MPIWork:
+        """Start a send or a receive. `peer` may be MPI.ANY_SOURCE."""
+        if not 0 <= tag < SHIFT_TAG:
+            raise ValueError(
+                f"tag {tag}: rule: this MPI has tags from 0 to {SHIFT_TAG - 1}; remedy: choose a smaller one"
+            )
+        if len(self._messages) >= SWEEP_AT:
+            self._sweep()
+        record = self._record(op, [tensor], peer) if timeline.enabled else None
+        device = staging.on_device([tensor])
+        staged = staging.DeviceMessage(tensor) if device is not None else None
+        if op == "send":
+            host = staged.to_host() if staged is not None else tensor.contiguous()
+            request = p2p.send(self.comm, host, peer, tag)
+        else:
+            host = staged.host if staged is not None else _landing(tensor)
+            request = p2p.receive(self.comm, host, peer, tag)
+        work = p2p.MessageWork(op, tensor, request, host, self.timeout_s, record, staged, self._forget)
+        self._messages[id(work)] = work
+        return work
+
+    def _record(self, op: str, tensors: Sequence[Tensor], peer: int | None) -> Record:
+        record = Record(op, self.name, sum(map(nbytes, tensors)), peer, time.perf_counter_ns())
+        timeline.add(record)
+        return record
+
+    def _forget(self, work: p2p.MessageWork) -> None:
+        self._messages.pop(id(work), None)
+
+    def _sweep(self) -> None:
+        for work in list(self._messages.values()):
+            work.is_completed()
+
+    def drain(self, timeout_s: float = SHUTDOWN_TIMEOUT_S) -> None:
+        """Wait until nothing is queued or under way, or the time is over."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            self._sweep()
+            if not self._messages and self.lane.idle():
+                return
+            time.sleep(0.001)
+
+    def close(self) -> None:
+        """Finish what is queued and give the communicator back. All members call this."""
+        if self.comm == MPI.COMM_NULL:
+            return
+        deadline = time.monotonic() + SHUTDOWN_TIMEOUT_S
+        self.drain()
+        if not self.lane.close(max(0.0, deadline - time.monotonic())) or self._messages:
+            raise dist.DistBackendError(
+                f"group {self.name}: {len(self._messages)} message(s) or a collective unfinished at its end; "
+                "rule: a group ends when all its operations have; remedy: wait() for every work before destroying it"
+            )
+        self.comm.Free()
+
+
+def _landing(tensor: Tensor) -> Tensor:
+    return tensor if tensor.is_contiguous() else tensor.new_empty(tensor.shape)
+
+
+def _run_direct(call: staging.Call, reads: list[Tensor], writes: list[Tensor], _: MPIWork) -> None:
+    call(reads, writes)
+
+
+def _run_strided(call: staging.Call, reads: list[Tensor], writes: list[Tensor], _: MPIWork) -> None:
+    staging.through_contiguous(call, reads, writes)
+
+
+def _run_staged(staged: staging.DeviceCall, call: staging.Call, elementwise: bool, work: MPIWork) -> None:
+    work.on_device = staged.run(call, elementwise=elementwise)

@@ -1,0 +1,141 @@
+"""Who am I: rank, node and launcher, found from MPI itself, whatever started the processes.
+
+The shared-memory split of COMM_WORLD gives local ranks under Open MPI, MPICH, Intel MPI, Cray and srun alike.
+The launcher's variables are read only to notice that MPI and launcher do not belong together: N processes which
+each believe to be rank 0 of 1.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from functools import lru_cache
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from hpc_accel.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+# (variable with the number of processes, who sets it), most specific first. SLURM_NTASKS is not here: a batch
+# script has it too, where plain `python` rightly is one process.
+SIZE_VARIABLES = (
+    ("OMPI_COMM_WORLD_SIZE", "Open MPI's mpirun"),
+    ("PMI_SIZE", "MPICH's, Intel MPI's or Cray's launcher"),
+    ("MPI_LOCALNRANKS", "MPICH's mpiexec"),
+    ("MV2_COMM_WORLD_SIZE", "MVAPICH's launcher"),
+    ("SLURM_STEP_NUM_TASKS", "srun"),
+)
+LOCAL_SIZE_VARIABLES = (
+    "OMPI_COMM_WORLD_LOCAL_SIZE",
+    "MPI_LOCALNRANKS",
+    "MV2_COMM_WORLD_LOCAL_SIZE",
+    "PALS_LOCAL_SIZE",
+    "SLURM_NTASKS_PER_NODE",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class World:
+    """Where this process stands among all processes of the job."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    node_rank: int
+    num_nodes: int
+    hosts: tuple[str, ...]
+    """One name per node, in the order of node_rank."""
+
+    def device(self) -> torch.device:
+        """The accelerator of this rank (local ranks share round-robin when there are fewer), else the CPU."""
+        import torch
+
+        if not torch.accelerator.is_available():
+            return torch.device("cpu")
+        accelerator = torch.accelerator.current_accelerator()
+        assert accelerator is not None
+        return torch.device(accelerator.type, self.local_rank % torch.accelerator.device_count())
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def local_size_hint() -> int | None:
+    """Processes on this node by the launcher's word, before MPI is up."""
+    for name in LOCAL_SIZE_VARIABLES:
+        value = os.environ.get(name, "")
+        if value.isdigit():
+            return int(value)
+    return None
+
+
+@lru_cache(maxsize=1)
+def mpi() -> ModuleType:
+    """mpi4py's MPI, initialised on first use.
+
+    A rank needs a core for its compute and one for its communication thread. Where there are fewer, a library
+    that waits by spinning takes the core away from the compute, so it is asked to yield. The site's own choice wins.
+    """
+    local_size = local_size_hint()
+    if local_size is not None and 2 * local_size > (os.cpu_count() or 1):
+        os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
+    from mpi4py import MPI
+
+    if not MPI.Is_initialized():
+        MPI.Init_thread(MPI.THREAD_MULTIPLE)
+    return MPI
+
+
+@lru_cache(maxsize=1)
+def world() -> World:
+    """Find this process's place. Collective over COMM_WORLD at its first call."""
+    comm = mpi().COMM_WORLD
+    refuse_copies(comm.Get_size())
+    node = comm.Split_type(mpi().COMM_TYPE_SHARED, key=comm.Get_rank())
+    try:
+        leader = comm.Get_rank() if node.Get_rank() == 0 else -1
+        leader_of_mine = node.bcast(leader, root=0)
+        local_rank, local_size = node.Get_rank(), node.Get_size()
+    finally:
+        node.Free()
+    named = comm.allgather((leader, socket.gethostname() if leader >= 0 else ""))
+    leaders = [(rank, host) for rank, host in named if rank >= 0]
+    return World(
+        rank=comm.Get_rank(),
+        size=comm.Get_size(),
+        local_rank=local_rank,
+        local_size=local_size,
+        node_rank=[rank for rank, _ in leaders].index(leader_of_mine),
+        num_nodes=len(leaders),
+        hosts=tuple(host for _, host in leaders),
+    )
+
+
+def refuse_copies(size: int, expected_size: int | None = None) -> None:
+    """Raise when the launcher started more processes than MPI sees."""
+    if expected_size is not None and expected_size != size:
+        raise ConfigError(
+            f"MPI has {size} rank(s), {expected_size} were asked for",
+            "the number of MPI ranks must be the number the run was resolved for",
+            f"start with `mpirun -n {expected_size}` or `srun --ntasks={expected_size}`, "
+            "using the launcher of the MPI library that mpi4py was built for",
+        )
+    for name, setter in SIZE_VARIABLES:
+        value = os.environ.get(name, "")
+        if not value.isdigit():
+            continue
+        if int(value) > 1 and size == 1:
+            library = mpi().Get_library_version().splitlines()[0].split(",")[0].strip()
+            raise ConfigError(
+                f"{value} copies of rank 0 of 1 (by {name}, set by {setter})",
+                f"the launcher must belong to the MPI library that mpi4py uses: {library}",
+                "use that library's own mpirun, or `srun --mpi=pmix` (Open MPI), `srun --mpi=pmi2` (MPICH), "
+                "or install mpi4py for the launcher's MPI",
+            )
+        return

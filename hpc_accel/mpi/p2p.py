@@ -1,0 +1,165 @@
+"""Messages between two ranks: Isend and Irecv at once, completed by whoever waits.
+
+Two lanes that both send first would deadlock above MPI's eager limit; a started Irecv cannot.
+A started message is kept alive by the group until MPI is done with its memory, even if the caller drops the work.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+from torch.futures import Future
+
+from hpc_accel.mpi.buffers import moving, nbytes
+from hpc_accel.mpi.launch import mpi
+from hpc_accel.mpi.staging import DeviceMessage
+from hpc_accel.mpi.timeline import Record
+from hpc_accel.mpi.work import INLINE_MIN_TIMEOUT_S, MPIWork
+
+MPI = mpi()
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 20e-6, 1e-3
+
+
+class MessageWork(MPIWork):
+    """A started message."""
+
+    def __init__(
+        self,
+        op: str,
+        tensor: Tensor,
+        request: Any,
+        host: Tensor,
+        timeout_s: float,
+        record: Record | None,
+        staged: DeviceMessage | None,
+        forget: Callable[[MessageWork], None],
+    ) -> None:
+        super().__init__(op, [tensor], timeout_s, record)
+        self.request = request
+        self._staged = staged
+        self._forget = forget
+        self.host: Tensor | None = host
+        """The contiguous memory MPI uses: the tensor's own, or a copy."""
+        self.copy_back = op == "recv" and host is not tensor
+        self._num_bytes = nbytes(host)
+        self._source = -1
+        self._status = MPI.Status()
+        self._completing = threading.Lock()
+
+    def is_completed(self) -> bool:
+        if not self.done and self._completing.acquire(blocking=False):
+            try:
+                if not self.done:
+                    self._attempt(lambda: bool(self.request.Test(self._status)))
+            finally:
+                self._completing.release()
+        return self.done
+
+    def _block(self, timeout_s: float) -> None:
+        if timeout_s >= INLINE_MIN_TIMEOUT_S and MPI.Query_thread() == MPI.THREAD_MULTIPLE:
+            with self._completing:
+                if not self.done:
+                    self._attempt(self._wait)
+            return
+        deadline, pause_s = time.monotonic() + timeout_s, FIRST_PAUSE_S
+        while not self.is_completed():
+            if time.monotonic() > deadline:
+                raise dist.DistBackendError(
+                    f"{self.op}: not finished after {timeout_s:g} s; rule: the peer must post its side within the "
+                    "timeout; remedy: look at what the peer does, or raise the timeout"
+                )
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _wait(self) -> bool:
+        self.request.Wait(self._status)
+        return True
+
+    def _attempt(self, step: Any) -> None:
+        try:
+            if not step():
+                return
+            self._complete()
+        except Exception as error:
+            self._settle(dist.DistBackendError(f"{self.op}: {error}"))
+        else:
+            self._settle(None)
+
+    def _complete(self) -> None:
+        if self.op != "recv":
+            return
+        self._source = self._status.Get_source()
+        came = int(self._status.Get_elements(MPI.BYTE))
+        if came != self._num_bytes:
+            raise ValueError(
+                f"{came} bytes came from rank {self._source}, the tensor has {self._num_bytes}; "
+                "rule: both sides must agree in size; remedy: give the receiver the sender's shape and dtype"
+            )
+        if self._staged is not None:
+            self.on_device = self._staged.to_device()
+        elif self.copy_back:
+            assert self.host is not None
+            self._result[0].copy_(self.host)
+
+    def _settle(self, error: Exception | None) -> None:
+        self.host = None
+        self._forget(self)
+        self.finish(error)
+
+    def source_rank(self) -> int:
+        return self._source
+
+    def _source_rank(self) -> int:
+        return self._source
+
+    def get_future(self) -> Future[list[Tensor]]:
+        future = super().get_future()
+        if not self.done:
+            _poller.watch(self)
+        return future
+
+
+class Poller:
+    """Completes messages whose future was taken: nobody else would call MPI for them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._works: list[MessageWork] = []
+        self._thread: threading.Thread | None = None
+
+    def watch(self, work: MessageWork) -> None:
+        with self._lock:
+            self._works.append(work)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._poll, name="mpi4py:poller", daemon=True)
+                self._thread.start()
+
+    def _poll(self) -> None:
+        pause_s = FIRST_PAUSE_S
+        while True:
+            with self._lock:
+                works = list(self._works)
+            finished = {id(work) for work in works if work.is_completed()}
+            with self._lock:
+                self._works = [work for work in self._works if id(work) not in finished]
+                if not self._works:
+                    self._thread = None
+                    return
+            pause_s = FIRST_PAUSE_S if finished else min(2 * pause_s, LONGEST_PAUSE_S)
+            time.sleep(pause_s)
+
+
+_poller = Poller()
+
+
+def send(comm: Any, host: Tensor, peer: int, tag: int) -> Any:
+    return comm.Isend(moving(host), dest=peer, tag=tag)
+
+
+def receive(comm: Any, host: Tensor, peer: int, tag: int) -> Any:
+    return comm.Irecv(moving(host), source=peer, tag=tag)

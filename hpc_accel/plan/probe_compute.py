@@ -1,0 +1,172 @@
+"""Measure one rank's speed: matrix products by shape and precision, memory copies, overhead of an operation.
+
+Every figure is the median of repetitions in a window of fixed length, so that ranks measuring side by side stay
+side by side. On a GPU times come from CUDA events around work already queued.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from hpc_accel.workloads.inspect import OperationCounter
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+CHAIN = 20
+"""Linear and ReLU pairs in the model that times an operation's overhead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How much to measure. Shapes are [rows, width] x [width, width]."""
+
+    rows: tuple[int, ...]
+    widths: tuple[int, ...]
+    copy_bytes: int
+    window_s: float
+    too_long_s: float
+    """A shape expected to take longer is left out: a precision the processor emulates would take minutes."""
+
+
+CPU_QUICK = Effort(rows=(16, 128, 1024), widths=(16, 64, 256, 1024), copy_bytes=2**26, window_s=0.006, too_long_s=0.05)
+CPU_FULL = Effort(
+    rows=(16, 64, 256, 1024, 4096), widths=(16, 64, 256, 1024, 2048), copy_bytes=2**28, window_s=0.05, too_long_s=1.0
+)
+CUDA_QUICK = Effort(
+    rows=(64, 512, 4096), widths=(256, 1024, 4096, 8192), copy_bytes=2**28, window_s=0.01, too_long_s=0.1
+)
+CUDA_FULL = Effort(
+    rows=(16, 64, 256, 1024, 4096, 16384),
+    widths=(64, 256, 1024, 2048, 4096, 8192),
+    copy_bytes=2**30,
+    window_s=0.1,
+    too_long_s=1.0,
+)
+
+
+def effort_for(device: torch.device, *, quick: bool) -> Effort:
+    """What is worth measuring on this kind of device."""
+    if device.type == "cuda":
+        return CUDA_QUICK if quick else CUDA_FULL
+    return CPU_QUICK if quick else CPU_FULL
+
+
+def precisions_for(device: torch.device) -> tuple[list[str], dict[str, str]]:
+    """Which precisions to measure, and why not the others."""
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return ["fp32", "bf16", "fp16"], {}
+        return ["fp32", "fp16"], {"bf16": "the GPU has no bf16 units"}
+    return ["fp32", "bf16"], {"fp16": "measured on GPUs only: loss scaling for fp16 is not used on a CPU"}
+
+
+def measure_level(device: torch.device, effort: Effort, align: Callable[[], None]) -> dict[str, Any]:
+    """This rank's speed as `hardware.Level` names it, without `ranks`; `align` is a barrier of those measuring."""
+    by_size = []
+    rates: dict[str, float | None] = {"fp32": None, "bf16": None, "fp16": None}
+    for precision in precisions_for(device)[0]:
+        align()
+        points = matmul_rates(device, DTYPES[precision], effort)
+        rates[precision] = max(rate for _, _, rate in points)
+        by_size += [
+            {"precision": precision, "m": rows, "n": width, "k": width, "flops_per_s": rate}
+            for rows, width, rate in points
+        ]
+    align()
+    forward_s, backward_s = operation_overheads(device, effort.window_s)
+    align()
+    return {
+        "threads": torch.get_num_threads(),
+        "matmul_flops_per_s": rates,
+        "matmul_by_size": by_size,
+        "memory_bandwidth_bytes_per_s": copy_bandwidth(device, effort),
+        "kernel_overhead_s": forward_s,
+        "backward_overhead_s": backward_s,
+    }
+
+
+def matmul_rates(device: torch.device, dtype: torch.dtype, effort: Effort) -> list[tuple[int, int, float]]:
+    """(rows, width, FLOP/s), net of the overhead that every operation has whatever its size."""
+    overhead_s = timed(device, _product(device, dtype, 1, 1), effort.window_s)
+    points: list[tuple[int, int, float]] = []
+    slowest = float("inf")
+    for width in effort.widths:
+        for rows in effort.rows:
+            flops = 2.0 * rows * width * width
+            if points and flops / slowest > effort.too_long_s:
+                continue
+            elapsed_s = timed(device, _product(device, dtype, rows, width), effort.window_s)
+            # A product as short as the overhead says nothing of the rate but that it is at least this.
+            rate = flops / max(elapsed_s - overhead_s, 0.1 * elapsed_s)
+            points.append((rows, width, rate))
+            slowest = rate
+    return points
+
+
+def fixed_product_s(device: torch.device, window_s: float) -> float:
+    """Time of one fp32 product of a size that fits caches, to compare ranks alone with ranks together."""
+    return timed(device, _product(device, torch.float32, 512, 512), window_s)
+
+
+def operation_overheads(device: torch.device, window_s: float) -> tuple[float, float]:
+    """Time of one operation forward and backward, on data so small that nothing else counts."""
+    layers = [layer for _ in range(CHAIN) for layer in (nn.Linear(4, 4), nn.ReLU())]
+    model = nn.Sequential(*layers).to(device)
+    inputs = torch.randn(4, 4, device=device, requires_grad=True)
+    with OperationCounter() as counter:
+        model(inputs)
+    forward_s = timed(device, lambda: model(inputs), window_s)
+
+    def both() -> None:
+        model.zero_grad(set_to_none=True)
+        model(inputs).sum().backward()
+
+    both_s = timed(device, both, window_s)
+    backward_s = max(both_s - forward_s, 0.1 * forward_s)
+    return forward_s / counter.num_operations, backward_s / counter.num_operations
+
+
+def copy_bandwidth(device: torch.device, effort: Effort) -> float:
+    """Bytes read plus bytes written per second by a copy larger than caches."""
+    source = torch.zeros(effort.copy_bytes // 4, device=device)
+    target = torch.empty_like(source)
+    elapsed_s = timed(device, lambda: target.copy_(source), 4 * effort.window_s)
+    return 2 * source.numel() * source.element_size() / elapsed_s
+
+
+def timed(device: torch.device, call: Callable[[], Any], window_s: float) -> float:
+    """Median seconds of `call` over batches that together fill `window_s`; at least three after a warm-up."""
+    first_s = _batch_s(device, call, 1)
+    if first_s < window_s:
+        first_s = _batch_s(device, call, 2) / 2
+    repeats = max(1, int(window_s / 8 / max(first_s, 1e-7)))
+    batches = 3 if repeats == 1 and first_s > window_s else 8
+    return statistics.median(_batch_s(device, call, repeats) / repeats for _ in range(batches))
+
+
+def _batch_s(device: torch.device, call: Callable[[], Any], repeats: int) -> float:
+    if device.type != "cuda":
+        start = time.perf_counter()
+        for _ in range(repeats):
+            call()
+        return time.perf_counter() - start
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize(device)
+    begin.record()
+    for _ in range(repeats):
+        call()
+    end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end)) / 1e3
+
+
+def _product(device: torch.device, dtype: torch.dtype, rows: int, width: int) -> Callable[[], torch.Tensor]:
+    left = torch.randn(rows, width, device=device).to(dtype)
+    right = torch.randn(width, width, device=device).to(dtype)
+    return lambda: torch.mm(left, right)

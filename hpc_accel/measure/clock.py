@@ -14,13 +14,13 @@ and let `Timebase` interpolate.
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from hpc_accel.measure import host
 
 NUM_PINGS = 20
 _TAG = 7411
@@ -56,10 +56,8 @@ class Timebase:
 
 
 def _skew_ns() -> int:
-    """A wrong clock for tests of this file: honoured only when HPC_ACCEL_TESTING=1."""
-    if os.environ.get("HPC_ACCEL_TESTING") != "1":
-        return 0
-    return int(os.environ.get("HPC_ACCEL_CLOCK_SKEW_NS", "0"))
+    """A wrong clock, for tests."""
+    return int(host.pretended("HPC_ACCEL_CLOCK_SKEW_NS") or 0)
 
 
 def now_ns() -> int:
@@ -68,16 +66,12 @@ def now_ns() -> int:
 
 
 def _identity() -> str:
-    """Equal for processes whose clock is the same: host boot, host name, time namespace."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        boot = "unknown"
+    """Equal for processes whose clock is the same: the node, and the time namespace within it."""
     try:
         namespace = str(Path("/proc/self/ns/time").readlink())
     except OSError:
         namespace = ""
-    return f"{boot}/{platform.node()}/{namespace}/{_skew_ns()}"
+    return f"{host.node_id()}/{namespace}/{_skew_ns()}"
 
 
 def synchronise(comm: Any) -> ClockOffset:
@@ -86,14 +80,14 @@ def synchronise(comm: Any) -> ClockOffset:
 
     shared = comm.Split_type(MPI.COMM_TYPE_SHARED, comm.Get_rank())
     identities = shared.allgather(_identity())
-    host = shared.Split(identities.index(_identity()), shared.Get_rank())
-    leaders = comm.Split(0 if host.Get_rank() == 0 else MPI.UNDEFINED, comm.Get_rank())
+    node = shared.Split(identities.index(_identity()), shared.Get_rank())
+    leaders = comm.Split(0 if node.Get_rank() == 0 else MPI.UNDEFINED, comm.Get_rank())
     found: tuple[int, int] | None = None
     if leaders != MPI.COMM_NULL:
         found = _along_tree(leaders)
         leaders.Free()
-    offset_ns, error_ns = host.bcast(found, root=0)
-    host.Free()
+    offset_ns, error_ns = node.bcast(found, root=0)
+    node.Free()
     shared.Free()
     return ClockOffset(offset_ns=offset_ns, error_ns=error_ns, at_ns=now_ns())
 

@@ -60,7 +60,7 @@ def _meter(directory: Path) -> Sensor:
         name=name,
         source=SOURCE,
         scope=scope,
-        key=f"hwmon/{device.resolve() if device.exists() else directory.name}/{label}",
+        key=f"hwmon/{device.resolve() if sysfs.exists(device) else directory.name}/{label}",
         kind="power",
         update_period_s=period_ms / 1000 if period_ms else DEFAULT_PERIOD_S,
     )

@@ -42,10 +42,10 @@ def _scope(driver: str) -> str | None:
 def _counter(directory: Path, driver: str, scope: str) -> Sensor | None:
     """The card's counter: xe labels its two, of which the package's lies inside the card's."""
     path = directory / "energy1_input"
-    if sysfs.optional_text(directory / "energy1_label") not in (None, "card") or not path.exists():
+    if sysfs.optional_text(directory / "energy1_label") not in (None, "card") or not sysfs.exists(path):
         return None
     device = directory / "device"
-    address = device.resolve().name if device.exists() else directory.name
+    address = device.resolve().name if sysfs.exists(device) else directory.name
     label = f"{driver} {address}"
     try:
         sysfs.read_number(path)

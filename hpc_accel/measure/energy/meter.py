@@ -22,7 +22,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from hpc_accel.measure import host
 from hpc_accel.measure.clock import ClockOffset, Timebase
 from hpc_accel.measure.energy import hwmon, intel, nvml, pm_counters, rapl, samples, total, zeus_amd
 from hpc_accel.measure.energy.accumulate import Mark, between
@@ -187,7 +186,7 @@ class EnergyMeter:
         sensors += [_record(info, self._nodes.node_id, None, None, info.reason) for info in closed]
         return total.NodeRecord(
             node_id=self._nodes.node_id,
-            boot_id=host.boot_id(),
+            boot_id=self._nodes.boot_id,
             hostname=platform.node(),
             num_ranks=len(gathered),
             num_ranks_answered=len(gathered),

@@ -19,7 +19,7 @@ class Nodes:
     """The ranks of `comm` by node; `comm` None is one process by itself."""
 
     def __init__(self, comm: Any) -> None:
-        self.node_id = host.node_id()
+        self.node_id, self.boot_id = host.node_id(), host.boot_id()
         self._world = self._node = self._leaders = None
         if comm is None:
             return

@@ -21,7 +21,15 @@ def root() -> Path:
     if not given:
         return Path("/sys")
     inner = Path(given) / "sys"
-    return inner if inner.is_dir() else Path(given)
+    return inner if exists(inner) else Path(given)
+
+
+def exists(path: Path) -> bool:
+    """Whether the path can be seen; what lies in a closed directory cannot."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def read_text(path: Path) -> str:

@@ -64,7 +64,7 @@ def _gpu(gpu: Any, index: int) -> Sensor:
 
 def discover() -> list[Sensor]:
     """The AMD GPUs of this process."""
-    if not (sysfs.root() / "class" / "kfd").exists():
+    if not sysfs.exists(sysfs.root() / "class" / "kfd"):
         return [absent(SOURCE, "gpu-board", "no AMD compute driver (no class/kfd)")]
     try:
         library = importlib.import_module(host.pretended("HPC_ACCEL_ZEUS_MODULE") or "zeus.device.gpu")

@@ -1,0 +1,63 @@
+"""Ranks for test_energy_ranks.py: four situations at once, each with its own meter, measured in nested windows.
+
+argv: directory with the trees `shared`, `first`, `second`, `empty`. Rank 0 prints one JSON object; all ranks must
+hold the same results.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from mpi4py import MPI
+
+from hpc_accel.measure.energy import EnergyMeter
+
+comm = MPI.COMM_WORLD
+rank, size = comm.Get_rank(), comm.Get_size()
+root = Path(sys.argv[1])
+half = 0 if rank < size / 2 else 1
+os.environ["HPC_ACCEL_TESTING"] = "1"
+
+
+def meter(tree: str, **environment: str) -> EnergyMeter:
+    os.environ.update({"HPC_ACCEL_SYSFS": str(root / tree), "HPC_ACCEL_NVML_MODULE": "no_driver_here"} | environment)
+    found = EnergyMeter(comm)
+    for key in environment:
+        del os.environ[key]
+    return found
+
+
+meters = {
+    "shared": meter("shared"),
+    "two nodes, one name": meter(("first", "second")[half], HPC_ACCEL_NODE_ID=f"boot-{half}"),
+    "one node without": meter(("shared", "empty")[half], HPC_ACCEL_NODE_ID=f"boot-{half}"),
+    "own gpu each": meter(
+        "empty",
+        HPC_ACCEL_NVML_MODULE="fake_nvml",
+        CUDA_VISIBLE_DEVICES=f"{'GPU-aaaa' if rank % 2 == 0 else 'GPU-bbbb'}",
+    ),
+    "broken on one rank": meter("shared", HPC_ACCEL_NVML_MODULE="no_such_module" if rank == 0 else "fake_nvml"),
+}
+with ExitStack() as stack:
+    windows = {name: stack.enter_context(found.window("timed")) for name, found in meters.items()}
+    time.sleep(3.0)
+results = {name: window.result for name, window in windows.items()}
+equal = all(other == results for other in comm.allgather(results))
+
+escaped = meters["shared"].window("failing")
+try:
+    with escaped:
+        raise RuntimeError("training failed")
+except RuntimeError:
+    results["failing"] = {"result": escaped.result}
+samples = root / "energy.parquet"
+results["samples"] = {"reason": meters["shared"].write_samples(samples), "exists": samples.exists()}
+for found in meters.values():
+    found.close()
+if rank == 0:
+    print(json.dumps({"equal": equal, **results}))

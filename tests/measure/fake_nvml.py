@@ -1,0 +1,71 @@
+"""A stand-in for pynvml: GPUs at 300 W, and one fault at a time, chosen by FAKE_NVML_FAULT."""
+
+from __future__ import annotations
+
+import os
+import time
+
+FAULT = os.environ.get("FAKE_NVML_FAULT", "")
+UUIDS = os.environ.get("FAKE_NVML_UUIDS", "GPU-aaaa-1,GPU-bbbb-2").split(",")
+POWER_W = 300.0
+
+if FAULT == "import":
+    raise RuntimeError("driver library is of another version")
+if FAULT == "import-exit":
+    raise SystemExit(3)
+
+
+class NVMLError(Exception):
+    """What the library raises."""
+
+
+def nvmlInit():
+    if FAULT == "init":
+        raise NVMLError("Driver Not Loaded")
+    if FAULT == "block-init":
+        time.sleep(3600)
+
+
+def nvmlDeviceGetCount():
+    return len(UUIDS)
+
+
+def nvmlDeviceGetHandleByIndex(index):
+    return index
+
+
+def nvmlDeviceGetUUID(handle):
+    return UUIDS[handle].encode()
+
+
+def nvmlDeviceGetName(handle):
+    return "NVIDIA GH200 480GB" if FAULT == "gh200" else "NVIDIA A100-SXM4-40GB"
+
+
+def nvmlDeviceGetMigMode(handle):
+    if FAULT == "mig":
+        return [1, 1]
+    raise NVMLError("Not Supported")
+
+
+_reads = {"count": 0}
+
+
+def nvmlDeviceGetTotalEnergyConsumption(handle):
+    _reads["count"] += 1
+    after_start = _reads["count"] > len(UUIDS)
+    if FAULT == "no-counter":
+        raise NVMLError("Not Supported")
+    if FAULT == "read" and after_start:
+        raise NVMLError("GPU is lost")
+    if FAULT == "read-one" and after_start and handle == 1:
+        raise NVMLError("GPU is lost")
+    if FAULT == "block-read" and after_start:
+        time.sleep(3600)
+    if FAULT == "zero":
+        return 0
+    return round(time.perf_counter() * POWER_W * 1000)
+
+
+def nvmlDeviceGetPowerUsage(handle):
+    return round(POWER_W * 1000)

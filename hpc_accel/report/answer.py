@@ -7,6 +7,7 @@ do not overlap; energies of different scope or method are named apart, never com
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from hpc_accel.report import ranking, reasons, wording
@@ -15,15 +16,34 @@ from hpc_accel.report.records import RunRecord, StudyRecords
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One of the five lines, in parts: a workload (empty: the whole study) and what is said of it."""
+
+    title: str
+    parts: tuple[tuple[str, str], ...]
+
+    @property
+    def text(self) -> str:
+        """`Title:  digits: ...; lm: ...`. One line, whatever the records hold."""
+        joined = "; ".join(f"{workload}: {text}" if workload else text for workload, text in self.parts)
+        return f"{self.title + ':':<16} {' '.join(joined.split())}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What the study found. `lines` go to answer.txt; `submit` has one command per workload."""
 
-    lines: tuple[str, ...]
+    details: tuple[Line, ...]
     winners: dict[str, str]  # workload -> run_id, for the study's objective
     submit: tuple[str, ...]
     report: str
     num_runs: int
     num_ranked: int
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The five lines."""
+        return tuple(line.text for line in self.details)
 
     @property
     def text(self) -> str:
@@ -33,14 +53,14 @@ class Answer:
 
 def answer(records: StudyRecords) -> Answer:
     """The answer of a study whose records were loaded."""
-    winners = {name: best for name in records.workloads if (best := winner(records, name))}
+    winners = {name: run for name in records.workloads if (run := winner(records, name))}
     return Answer(
-        lines=(
-            "Best for time:   " + _time(records),
-            "Best for energy: " + _energy(records),
-            "Best for cost:   " + _cost(records),
-            "Speed-up:        " + _speed_up(records),
-            "Not measured:    " + _not_measured(records),
+        details=(
+            Line(title="Best for time", parts=_per_workload(records, _time)),
+            Line(title="Best for energy", parts=_per_workload(records, _energy)),
+            Line(title="Best for cost", parts=_per_workload(records, _cost)),
+            Line(title="Speed-up", parts=_per_workload(records, _speed_up)),
+            Line(title="Not measured", parts=_not_measured(records)),
         ),
         winners={name: run.run_id for name, run in winners.items()},
         submit=tuple(submit_command(records, run) for run in winners.values()),
@@ -74,63 +94,59 @@ def tie_words(best: Best) -> str:
     return f" (a tie with {wording.named([run.label for run in best.ties])})" if best.ties else ""
 
 
-def _time(records: StudyRecords) -> str:
-    parts = []
-    for workload in records.workloads:
-        best = ranking.fastest(records.of(workload))
-        step = ranking.step_time_ms(best.run) if best else None
-        text = f"{best.run.label}, {wording.short(step.value)} ms/step{tie_words(best)}" if best and step else ""
-        parts.append((workload, text or f"no run counts ({_why_none(records.of(workload))})"))
-    return _joined(parts) or "the plan chose no run"
+Said = Callable[[StudyRecords, str, list[RunRecord]], str]
 
 
-def _energy(records: StudyRecords) -> str:
-    parts = []
-    for workload in records.workloads:
-        groups = ranking.thriftiest(records.of(workload))
-        if not groups:
-            parts.append((workload, _gap(records, workload, "energy")))
-            continue
-        found = [
-            f"{best.run.label}, {wording.short(best.value.value)} J/sample [{scope}, {method}]{tie_words(best)}"
-            for (scope, method), best in groups.items()
-        ]
-        parts.append((workload, " | not comparable with: ".join(found)))
-    return _joined(parts) or wording.NOT_MEASURED
+def _per_workload(records: StudyRecords, say: Said) -> tuple[tuple[str, str], ...]:
+    """What is said of each workload, or once when nothing was measured for the same reason everywhere."""
+    parts = tuple((name, say(records, name, records.of(name))) for name in records.workloads)
+    texts = {text for _, text in parts}
+    if not parts:
+        return (("", f"{wording.NOT_MEASURED}: the plan chose no run"),)
+    if len(texts) == 1 and parts[0][1].startswith(wording.NOT_MEASURED):
+        return (("", parts[0][1]),)
+    return parts
 
 
-def _cost(records: StudyRecords) -> str:
-    parts = []
-    for workload in records.workloads:
-        best = ranking.cheapest(records.of(workload))
-        if best is None:
-            parts.append((workload, _gap(records, workload, "cost")))
-        else:
-            price = wording.short(best.value.value * 1e6)
-            parts.append((workload, f"{best.run.label}, {price} per million samples{tie_words(best)}"))
-    return _joined(parts) or wording.NOT_MEASURED
+def _time(records: StudyRecords, workload: str, runs: list[RunRecord]) -> str:
+    best = ranking.fastest(runs)
+    step = ranking.step_time_ms(best.run) if best else None
+    if best is None or step is None:
+        return f"no run counts ({_why_none(runs)})"
+    return f"{best.run.label}, {wording.short(step.value)} ms/step{tie_words(best)}"
 
 
-def _speed_up(records: StudyRecords) -> str:
-    parts = []
-    for workload in records.workloads:
-        runs = records.of(workload)
-        best = ranking.fastest(runs)
-        gain = ranking.speed_up(best.run, runs) if best else None
-        if best is None:
-            text = wording.NOT_MEASURED
-        elif gain is None:
-            text = f"{wording.NOT_MEASURED}: no serial {best.run.precision} run counts; add `- {{}}` to its layouts"
-        elif best.run.kind == "serial":
-            text = "none, serial is the fastest"
-        else:
-            efficiency = wording.percent(gain.value / best.run.num_ranks)
-            text = f"{wording.short(gain.value)}x over serial {best.run.precision} on {best.run.num_ranks} ranks ({efficiency} of ideal)"
-        parts.append((workload, text))
-    return _joined(parts) or wording.NOT_MEASURED
+def _energy(records: StudyRecords, workload: str, runs: list[RunRecord]) -> str:
+    groups = ranking.thriftiest(runs)
+    found = [
+        f"{best.run.label}, {wording.short(best.value.value)} J/sample ({scope}, {method}){tie_words(best)}"
+        for (scope, method), best in groups.items()
+    ]
+    return ", not comparable with ".join(found) or _gap(records, runs, "energy")
 
 
-def _not_measured(records: StudyRecords) -> str:
+def _cost(records: StudyRecords, workload: str, runs: list[RunRecord]) -> str:
+    best = ranking.cheapest(runs)
+    if best is None:
+        return _gap(records, runs, "cost")
+    return f"{best.run.label}, {wording.short(best.value.value * 1e6)} per million samples{tie_words(best)}"
+
+
+def _speed_up(records: StudyRecords, workload: str, runs: list[RunRecord]) -> str:
+    best = ranking.fastest(runs)
+    gain = ranking.speed_up(best.run, runs) if best else None
+    if best is None:
+        return wording.NOT_MEASURED
+    if gain is None:
+        return f"{wording.NOT_MEASURED}: no serial {best.run.precision} run counts; add `- {{}}` to its layouts"
+    if best.run.kind == "serial":
+        return "none, serial is the fastest"
+    efficiency = wording.percent(gain.value / best.run.num_ranks)
+    base = f"serial {best.run.precision}"
+    return f"{wording.short(gain.value)}x over {base} on {best.run.num_ranks} ranks ({efficiency} of ideal)"
+
+
+def _not_measured(records: StudyRecords) -> tuple[tuple[str, str], ...]:
     parts = []
     for status in ("wrong", "failed", "preempted", "hung", "timeout", "cancelled", "missing", "unchecked"):
         runs = [run for run in records.runs if run.status == status]
@@ -141,29 +157,19 @@ def _not_measured(records: StudyRecords) -> str:
         # Energy and cost have a line of their own when nothing of them was measured.
         whole = gap.num_runs == gap.of_runs and gap.quantity in ("energy", "cost")
         extent = "" if gap.num_runs == gap.of_runs else f" of {gap.num_runs} of {wording.counted(gap.of_runs, 'run')}"
-        parts.append(gap.quantity + extent + ("" if whole else f" ({gap.reason})"))
-    return "; ".join(parts) or "nothing: every run was measured in full"
+        parts.append(gap.quantity + extent + (" (see above)" if whole else f" ({gap.reason})"))
+    return tuple(("", part) for part in parts) or (("", "nothing: every run was measured in full"),)
 
 
-def _gap(records: StudyRecords, workload: str, quantity: str) -> str:
-    runs = records.of(workload)
+def _gap(records: StudyRecords, runs: list[RunRecord], quantity: str) -> str:
     found = [gap for gap in reasons.gaps(records, runs) if gap.quantity == quantity]
     if found:
         return f"{wording.NOT_MEASURED}: {found[0].reason}; {found[0].remedy}"
     partial = any(run.counts and ranking.energy_is_partial(run) for run in runs)
-    why = "some devices were not covered, so totals are partial; see the coverage" if partial else _why_none(runs)
+    why = "some devices were not covered, so totals are partial" if partial else f"no run counts ({_why_none(runs)})"
     return f"{wording.NOT_MEASURED}: {why}"
 
 
 def _why_none(runs: list[RunRecord]) -> str:
     counts = Counter(run.status for run in runs)
     return ", ".join(f"{count} {status}" for status, count in counts.items()) or "none was chosen"
-
-
-def _joined(parts: list[tuple[str, str]]) -> str:
-    """`digits: ...; lm: ...`, or one text when all workloads say the same. One line, whatever the records hold."""
-    if len({text for _, text in parts}) == 1 and (len(parts) == 1 or wording.NOT_MEASURED in parts[0][1]):
-        joined = parts[0][1] if len(parts) > 1 else f"{parts[0][0]}: {parts[0][1]}"
-    else:
-        joined = "; ".join(f"{workload}: {text}" for workload, text in parts)
-    return " ".join(joined.split())

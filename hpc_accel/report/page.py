@@ -43,7 +43,6 @@ def render(records: StudyRecords, answer: Answer) -> str:
         figures_json=Markup(json_block(specs)),
         records=records,
         answer=answer,
-        lines=[line.split(":", 1) for line in answer.lines],
         cards=view.cards(records),
         sections=sections,
         columns=view.COLUMNS,

@@ -59,6 +59,7 @@ def cards(records: StudyRecords) -> list[dict[str, Any]]:
         found.append(
             {
                 "workload": workload,
+                "objective": _decided_by(records, run),
                 "run": run,
                 "meaning": layout_words(run),
                 "tie": wording.named([other.label for other in best.ties], most=3) if best and best.run is run and best.ties else "",
@@ -71,6 +72,15 @@ def cards(records: StudyRecords) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _decided_by(records: StudyRecords, run: RunRecord) -> str:
+    """What the recommended run is best for: the study's objective, or time where that could not be measured."""
+    best = {
+        "energy": [found.run for found in ranking.thriftiest(records.of(run.workload)).values()],
+        "cost": [found.run for found in [ranking.cheapest(records.of(run.workload))] if found],
+    }
+    return records.objective if best.get(records.objective) == [run] else "time"
 
 
 def layout_words(run: RunRecord) -> str:

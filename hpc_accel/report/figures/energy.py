@@ -32,15 +32,14 @@ def _chart(index: int, basis: tuple[str, str], runs: list[RunRecord]) -> style.F
                 "name": style.KINDS[kind],
                 "y": [style.label(run.label) for run in group],
                 "x": values,
-                "text": [wording.short(value) + (" partial" if ranking.energy_is_partial(run) else "") for run, value in zip(group, values, strict=True)],
-                "textposition": "auto",
-                "insidetextanchor": "start",
-                "textangle": 0,
                 "marker": style.bar_marker(group, kind),
                 "hovertext": [_hover(run) for run in group],
                 "hoverinfo": "text",
             }
         )
+    ends = [ranking.energy_per_sample_j(run) or 0 for run in shown]
+    texts = [wording.short(value) + (" partial" if ranking.energy_is_partial(run) else "") for run, value in zip(shown, ends, strict=True)]
+    data.append(style.values_beside([style.label(run.label) for run in shown], ends, texts))
     caption = f"Shorter is better. Gross energy of the timed steps; scope {basis[0]}, method {basis[1]}."
     partial = sum(ranking.energy_is_partial(run) for run in shown)
     coarse = sum(fields.at(run.summary, "energy", "resolution_warning") is True for run in shown)
@@ -48,7 +47,7 @@ def _chart(index: int, basis: tuple[str, str], runs: list[RunRecord]) -> style.F
         caption += f" {wording.counted(partial, 'run')} did not see every device: partial, not ranked."
     if coarse:
         caption += f" In {wording.counted(coarse, 'run')} the window is short for the sensor: take differences with care."
-    spec = {"data": data, "layout": style.layout("joules per sample", yaxis=style.bar_axis(shown), barmode="overlay", bargap=0.25)}
+    spec = {"data": data, "layout": style.layout("joules per sample", xaxis=style.room_beside(ends), yaxis=style.bar_axis(shown), barmode="overlay", bargap=0.25)}
     return style.Figure(
         key=f"energy{index or ''}",
         title=f"Energy ({basis[0]})",

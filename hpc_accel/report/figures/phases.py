@@ -43,7 +43,7 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
     spec = {
         "data": data,
         "layout": style.layout(
-            "ms per step", yaxis=style.bar_axis(shown), barmode="stack", bargap=0.25, legend={"traceorder": "normal"}
+            "ms per step", yaxis=style.bar_axis(shown), barmode="stack", bargap=0.25
         ),
     }
     caption = "Shorter is better; medians over the timed steps, mean over ranks, so a bar's length is close to the step time."

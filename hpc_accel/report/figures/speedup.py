@@ -33,7 +33,6 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
         "line": {"dash": "dash", "width": 1.5, "color": style.color("muted")},
         "hoverinfo": "skip",
     }
-    most = max(gain.high for _, gain, _ in points)
     speed = [{**ideal, "x": counts, "y": counts}, *_traces(points, lambda run: 1.0, "x")]
     share = [{**ideal, "x": counts, "y": [100] * len(counts)}, *_traces(points, lambda run: 100 / run.num_ranks, " %")]
     axis = {"type": "log", "tickvals": counts, "ticktext": [str(count) for count in counts], "range": _range(counts)}
@@ -46,7 +45,7 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
             spec={
                 "data": speed,
                 "layout": style.layout(
-                    "ranks", "times faster", xaxis=axis, yaxis={"range": [0, 1.08 * max(most, counts[-1])]}
+                    "ranks", "times faster", xaxis=axis, yaxis=_speed_axis(points, counts[-1])
                 ),
             },
             height_px=380,
@@ -69,11 +68,24 @@ def _range(counts: list[int]) -> list[float]:
     return [math.log10(counts[0]) - 0.12, math.log10(counts[-1]) + 0.12]
 
 
+def _speed_axis(points: Gains, most_ranks: int) -> dict[str, Any]:
+    """Logarithmic like the ranks, so that the ideal is a straight line; ticks at powers of two."""
+    low = min(1.0, *[gain.low for _, gain, _ in points])
+    high = max(float(most_ranks), *[gain.high for _, gain, _ in points])
+    ticks = [2.0**power for power in range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 1)]
+    return {
+        "type": "log",
+        "range": [math.log10(low) - 0.06, math.log10(high) + 0.06],
+        "tickvals": ticks,
+        "ticktext": [f"{tick:g}" for tick in ticks],
+    }
+
+
 def _dodged(gained: list[tuple[RunRecord, Interval]]) -> Gains:
     """Spread the runs of one number of ranks over up to half an octave, so that marks and intervals stay apart."""
     points: Gains = []
     for ranks in sorted({run.num_ranks for run, _ in gained}):
-        group = sorted((pair for pair in gained if pair[0].num_ranks == ranks), key=lambda p: (p[0].kind, p[0].precision))
+        group = sorted((pair for pair in gained if pair[0].num_ranks == ranks), key=lambda p: (list(style.KINDS).index(p[0].kind), p[0].precision != "fp32"))
         for position, (run, gain) in enumerate(group):
             offset = (position - (len(group) - 1) / 2) / max(len(group), 6) * 0.5
             points.append((run, gain, ranks * 2**offset))

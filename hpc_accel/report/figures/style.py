@@ -17,6 +17,15 @@ KINDS = {
     "pipeline": "pipeline (pp)",
     "hybrid": "hybrid",
 }
+GLYPHS = {
+    "diamond": "\u25c6",
+    "circle": "\u25cf",
+    "square": "\u25a0",
+    "triangle-up": "\u25b2",
+    "star": "\u2605",
+    "x": "\u2716",
+    "line-ns": "\u2502",
+}
 SYMBOLS = {"serial": "diamond", "data": "circle", "tensor": "square", "pipeline": "triangle-up", "hybrid": "star"}
 
 
@@ -29,7 +38,30 @@ class Figure:
     caption: str
     spec: dict[str, Any] | None = None
     gap: str | None = None
-    height_px: int = 340
+    height_px: int = 320
+
+    @property
+    def legend(self) -> list[tuple[str, str, str]]:
+        """Glyph, colour and name of each kind of trace: the page writes them as text, which wraps on a phone."""
+        found: dict[str, tuple[str, str, str]] = {}
+        for trace in (self.spec or {}).get("data", []):
+            if trace.get("showlegend") is not False:
+                found.setdefault(trace["name"], (_glyph(trace), _trace_color(trace), trace["name"]))
+        return list(found.values())
+
+
+def _glyph(trace: dict[str, Any]) -> str:
+    """A character that looks like the trace."""
+    if trace["type"] == "bar":
+        return "\u25a0"
+    if "lines" in trace["mode"]:
+        return "\u2504" if trace["line"].get("dash", "solid") == "dash" else "\u2501"
+    symbol = trace["marker"]["symbol"]
+    return GLYPHS[(symbol if isinstance(symbol, str) else symbol[0]).removesuffix("-open")]
+
+
+def _trace_color(trace: dict[str, Any]) -> str:
+    return str((trace.get("marker") or trace["line"])["color"])
 
 
 def color(name: str) -> str:
@@ -43,12 +75,12 @@ def label(text: str) -> str:
 
 
 def layout(x_title: str, y_title: str = "", **more: Any) -> dict[str, Any]:
-    """A quiet layout: no title (the page has it), legend above, axes that make room for their labels."""
+    """A quiet layout: title and legend are the page's; axes make room for their labels."""
     base = {
         "margin": {"l": 10, "r": 18, "t": 12, "b": 10, "pad": 4},
         "xaxis": {"title": {"text": x_title, "standoff": 10}, "automargin": True, "zeroline": False},
         "yaxis": {"title": {"text": y_title, "standoff": 8}, "automargin": True, "zeroline": False},
-        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
+        "showlegend": False,
         "hovermode": "closest",
         "dragmode": False,
     }
@@ -71,7 +103,7 @@ def bar_axis(runs: list[RunRecord]) -> dict[str, Any]:
 
 def bar_height_px(num_bars: int) -> int:
     """Room for every bar's label."""
-    return 110 + 24 * max(3, num_bars)
+    return 70 + 24 * max(4, num_bars)
 
 
 def only_shown(all_runs: list[RunRecord], shown: list[RunRecord]) -> str:
@@ -95,8 +127,35 @@ def bar_marker(runs: list[RunRecord], kind: str) -> dict[str, Any]:
     """Colour by kind of layout, hatching by precision."""
     return {
         "color": color(kind),
-        "pattern": {"shape": [pattern(run) for run in runs], "size": 5, "solidity": 0.25, "fgcolor": color("hatch")},
+        "pattern": {
+            "shape": [pattern(run) for run in runs],
+            "fillmode": "overlay",
+            "size": 7,
+            "solidity": 0.22,
+            "fgcolor": color("hatch"),
+        },
     }
+
+
+def values_beside(labels: list[str], ends: list[float], texts: list[str]) -> dict[str, Any]:
+    """The values in figures, right of the bars' ends: inside they would be unreadable on hatching."""
+    return {
+        "type": "scatter",
+        "mode": "text",
+        "name": "values",
+        "showlegend": False,
+        "y": labels,
+        "x": ends,
+        "text": [f" {text}" for text in texts],
+        "textposition": "middle right",
+        "cliponaxis": False,
+        "hoverinfo": "skip",
+    }
+
+
+def room_beside(ends: list[float]) -> dict[str, Any]:
+    """An axis from 0 with room for the values right of the longest bar."""
+    return {"range": [0, 1.22 * max(ends)], "nticks": 5}
 
 
 def precision_words(runs: list[RunRecord]) -> str:

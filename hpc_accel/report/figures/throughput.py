@@ -34,18 +34,19 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
                     "width": 4,
                     "color": style.color("text"),
                 },
-                "text": [wording.short(rate.value) for rate in rates],
-                "textposition": "auto",
-                "insidetextanchor": "start",
-                "textangle": 0,
                 "marker": style.bar_marker(group, kind),
                 "hovertext": [f"{style.label(r.label)}<br>{wording.with_interval(rate, 'samples/s')}" for r, rate in zip(group, rates, strict=True)],
                 "hoverinfo": "text",
             }
         )
+    rates = [rate for run in shown if (rate := ranking.throughput(run))]
+    ends = [rate.high for rate in rates]
+    data.append(style.values_beside([style.label(run.label) for run in shown], ends, [wording.short(r.value) for r in rates]))
     spec = {
         "data": data,
-        "layout": style.layout("samples per second", yaxis=style.bar_axis(shown), barmode="overlay", bargap=0.25),
+        "layout": style.layout(
+            "samples per second", xaxis=style.room_beside(ends), yaxis=style.bar_axis(shown), barmode="overlay", bargap=0.25
+        ),
     }
     caption = "Longer is better; the thin line is the 95 % interval. Layouts whose intervals overlap are a tie."
     caption += style.precision_words(shown) + style.only_shown(counting, shown)

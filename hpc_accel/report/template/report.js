@@ -18,28 +18,27 @@
 
   function draw(id) {
     const place = document.getElementById(id);
-    if (!place) return;
+    // Drawn on a layer without height of its own, a chart fills its card, and the taller of two neighbours decides.
+    const canvas = place.firstElementChild ?? place.appendChild(Object.assign(document.createElement("div"), { className: "canvas" }));
+    place.style.minHeight = specs[id].height + "px";
     const style = getComputedStyle(document.documentElement);
     const color = (name) => style.getPropertyValue("--c-" + name).trim();
     const narrow = place.clientWidth < 420;
     const spec = themed(specs[id], style);
     const layout = {
       ...spec.layout,
-      height: spec.height,
+      autosize: true,
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, size: narrow ? 11 : 12.5, color: color("text") },
       hoverlabel: { bgcolor: color("panel"), bordercolor: color("grid"), font: { color: color("text") }, align: "left" },
     };
-    layout.legend = { ...layout.legend, font: { size: narrow ? 11 : 12 }, itemclick: "toggle" };
+    layout.modebar = { bgcolor: "rgba(0,0,0,0)", color: color("muted"), activecolor: color("text") };
     for (const name of ["xaxis", "yaxis"]) {
       layout[name] = { gridcolor: color("grid"), linecolor: color("grid"), tickcolor: color("grid"), ...layout[name] };
     }
-    for (const trace of spec.data) {
-      if (trace.type === "bar") trace.insidetextfont = { color: color("on-bar") };
-    }
-    const config = { responsive: true, displaylogo: false, displayModeBar: narrow ? false : "hover", modeBarButtons: [["toImage"]] };
-    Plotly.react(place, spec.data, layout, config);
+    const config = { responsive: true, displaylogo: false, displayModeBar: matchMedia("(hover: hover)").matches && !narrow ? "hover" : false, modeBarButtons: [["toImage"]] };
+    Plotly.react(canvas, spec.data, layout, config);
   }
 
   const drawAll = () => Object.keys(specs).forEach(draw);

@@ -15,9 +15,10 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -63,12 +64,17 @@ class CommEvent(Protocol):
     def ended_ns(self) -> int: ...
 
 
-WorldRank = Callable[[str, int], int]
-"""(group, peer in that group) -> rank in `comm`."""
+GroupRanks = Mapping[str, Sequence[int]]
+"""Name of a process group -> the rank in `comm` of each of its members. An arrow needs to know who a peer is."""
 
 
-def _same_rank(_group: str, peer: int) -> int:
-    return peer
+def torch_groups() -> dict[str, list[int]]:
+    """The groups torch.distributed has now, by the names its backends know; empty without it."""
+    dist = sys.modules.get("torch.distributed")
+    if dist is None or not dist.is_initialized():
+        return {}
+    groups = dist.distributed_c10d._world.pg_group_ranks
+    return {group.group_name: sorted(ranks, key=ranks.__getitem__) for group, ranks in groups.items()}
 
 
 def write(
@@ -79,7 +85,7 @@ def write(
     power_samples: Sequence[PowerSeries] = (),
     offsets: ClockOffset | Timebase | None = None,
     *,
-    world_rank: WorldRank = _same_rank,
+    group_ranks: GroupRanks | None = None,
     max_ranks: int = MAX_RANKS,
     max_events: int = MAX_EVENTS,
 ) -> str:
@@ -93,7 +99,8 @@ def write(
     rank = comm.Get_rank()
     chunk = b""
     if rank % every == 0:
-        build = _Build(rank, lambda own_ns: (common_ns(own_ns) - origin_ns) / 1000, world_rank)
+        groups = torch_groups() if group_ranks is None else group_ranks
+        build = _Build(rank, lambda own_ns: (common_ns(own_ns) - origin_ns) / 1000, groups)
         chunk = zlib.compress(build.text(spans, comm_events, power_samples, max_events).encode(), 1)
     metadata = {
         "clock": "rank 0",
@@ -140,10 +147,10 @@ def _collect(path: Path, comm: Any, chunk: bytes, every: int, metadata: dict[str
 class _Build:
     """One rank's events as text."""
 
-    def __init__(self, rank: int, microseconds: Callable[[int], float], world_rank: WorldRank) -> None:
+    def __init__(self, rank: int, microseconds: Callable[[int], float], groups: GroupRanks) -> None:
         self._rank = rank
         self._us = microseconds
-        self._world_rank = world_rank
+        self._groups = groups
 
     def text(
         self, spans: Sequence[Span], events: Sequence[CommEvent], power: Sequence[PowerSeries], max_events: int
@@ -182,9 +189,10 @@ class _Build:
             yield self._event(
                 "X", track, name=event.op, ts=start_us, dur=end_us - start_us, args=arguments | {"queued_us": queued_us}
             )
-            if event.peer is None or event.peer < 0 or not is_point_to_point(event.op):
+            members = self._groups.get(event.group, ())
+            if event.peer is None or not 0 <= event.peer < len(members) or not is_point_to_point(event.op):
                 continue
-            yield self._flow(event, self._world_rank(event.group, event.peer), met, track, start_us, end_us)
+            yield self._flow(event, members[event.peer], met, track, start_us, end_us)
 
     def _flow(
         self,

@@ -1,6 +1,6 @@
 """Ranks for test_trace.py: wrong clocks on purpose, one message around the ring at a known moment, one trace.
 
-argv: directory. Odd ranks' clocks are ahead by an hour and a rank's seconds.
+The group numbers its ranks backwards. argv: directory. Odd ranks' clocks are ahead by an hour and a rank's seconds.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ barrier_ns = clock.now_ns()
 comm.Sendrecv(token, dest=(rank + 1) % size, recvbuf=received, source=(rank - 1) % size)
 end_ns = clock.now_ns() + 1_000_000
 events = [
-    Event("send", "ring", 8, (rank + 1) % size, barrier_ns, barrier_ns, end_ns),
-    Event("recv", "ring", 8, (rank - 1) % size, barrier_ns, barrier_ns, end_ns),
+    Event("send", "ring", 8, size - 1 - (rank + 1) % size, barrier_ns, barrier_ns, end_ns),
+    Event("recv", "ring", 8, size - 1 - (rank - 1) % size, barrier_ns, barrier_ns, end_ns),
     Event("allreduce", "world", 4096, None, barrier_ns, barrier_ns + 1000, end_ns + 5000),
 ]
 spans = [Span("step", begin_ns, end_ns), Span("forward", begin_ns, barrier_ns), Span("backward", barrier_ns, end_ns)]
@@ -66,7 +66,8 @@ power = [
 time.sleep(0.2)
 timebase = clock.Timebase(first=first, last=clock.synchronise(comm))
 path = Path(sys.argv[1]) / "trace.json"
-reason = trace.write(path, comm, spans, events, power, timebase)
+groups = {"ring": list(reversed(range(size)))}
+reason = trace.write(path, comm, spans, events, power, timebase, group_ranks=groups)
 thin = trace.write(path.with_name("thin.json"), comm, spans, events, offsets=first, max_ranks=1, max_events=2)
 nowhere = trace.write(path / "no" / "where.json", comm, spans, events, offsets=first)
 hosts = provenance.hosts(comm)

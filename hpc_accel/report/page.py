@@ -69,9 +69,13 @@ def _sections(records: StudyRecords) -> tuple[list[dict[str, Any]], dict[str, An
         charts = []
         for figure in figures.of_workload(runs):
             place = f"figure-{number}-{figure.key}"
-            charts.append({"place": place, "figure": figure})
+            charts.append({"place": place, "figure": figure, "full": figure.gap is not None})
             if figure.spec is not None:
                 specs[place] = {**figure.spec, "height": figure.height_px}
+        drawn = [chart for chart in charts if not chart["full"]]
+        if len(drawn) % 2:
+            # Two stand side by side; the last of an odd number gets the whole row.
+            drawn[-1]["full"] = True
         counting = sum(run.counts for run in runs)
         sections.append(
             {

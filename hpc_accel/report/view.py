@@ -30,7 +30,7 @@ COLUMNS = (
     Column(key="num_ranks", title="Ranks", words=str),
     Column(key="step_time_ms", title="Step ms", words=wording.short),
     Column(key="throughput_samples_per_s", title="Samples/s", words=wording.short),
-    Column(key="speed_up", title="Speed-up", words=lambda value: f"{value:.2f}"),
+    Column(key="speed_up", title="Speed\u2011up", words=lambda value: f"{value:.2f}"),
     Column(key="efficiency", title="Efficiency", words=wording.percent),
     Column(key="comm_exposed_ms", title="Exposed comm. ms", words=wording.short, reason_key="comm_exposed_reason"),
     Column(key="bubble_fraction", title="Bubble", words=wording.percent, reason_key="bubble_reason"),

@@ -20,7 +20,6 @@
     const place = document.getElementById(id);
     // Drawn on a layer without height of its own, a chart fills its card, and the taller of two neighbours decides.
     const canvas = place.firstElementChild ?? place.appendChild(Object.assign(document.createElement("div"), { className: "canvas" }));
-    place.style.minHeight = specs[id].height + "px";
     const style = getComputedStyle(document.documentElement);
     const color = (name) => style.getPropertyValue("--c-" + name).trim();
     const narrow = place.clientWidth < 420;
@@ -41,6 +40,8 @@
     Plotly.react(canvas, spec.data, layout, config);
   }
 
+  // All heights first: a chart's room depends on its neighbour's.
+  for (const id of Object.keys(specs)) document.getElementById(id).style.minHeight = specs[id].height + "px";
   const drawAll = () => Object.keys(specs).forEach(draw);
   drawAll();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);

@@ -75,10 +75,12 @@ def _speeds(world: Any, node: Any, power: Power, cpus_per_rank: int, *, quick: b
 
     resident = resident_bytes()
     device = pick_device(node.rank)
-    effort = effort_for(device, quick=quick)
+    kind = node_facts(device, node)
     levels: list[dict[str, Any]] = []
     for count in sorted({*(2**i for i in range(node.size.bit_length()) if 2**i <= node.size), node.size}):
         torch.set_num_threads(threads_per_rank(count, cpus_per_rank))
+        crowded = count * torch.get_num_threads() > kind["num_cpus"]
+        effort = effort_for(device, quick=quick, crowded=crowded)
         working = world.Split(0 if node.rank < count else 1)
         with power if count == node.size else nullcontext():
             if node.rank < count:
@@ -86,12 +88,11 @@ def _speeds(world: Any, node: Any, power: Power, cpus_per_rank: int, *, quick: b
                 levels.append({"ranks": count, **measure_level(device, effort, partial(probe_network.rest, working))})
             probe_network.rest(world)
         working.Free()
-    torch.set_num_threads(threads_per_rank(node.size, cpus_per_rank))
-    alone_s = fixed_product_s(device, 4 * effort.window_s) if node.rank == 0 else None
+    alone_s = fixed_product_s(device, effort) if node.rank == 0 else None
     probe_network.rest(world)
-    together_s = fixed_product_s(device, 4 * effort.window_s)
+    together_s = fixed_product_s(device, effort)
     return {
-        "kind": node_facts(device, node),
+        "kind": kind,
         "reasons": precisions_for(device)[1],
         "host": socket.gethostname(),
         "memory": memory_bytes(),

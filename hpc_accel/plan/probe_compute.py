@@ -1,7 +1,7 @@
 """Measure one rank's speed: matrix products by shape and precision, memory copies, overhead of an operation.
 
-Every figure is the median of repetitions in a window of fixed length, so that ranks measuring side by side stay
-side by side. On a GPU times come from CUDA events around work already queued.
+Every figure comes from repetitions in a window of fixed length, so that ranks measuring side by side stay side by
+side. On a GPU times come from CUDA events around work already queued.
 """
 
 from __future__ import annotations
@@ -9,17 +9,18 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from hpc_accel.workloads.inspect import OperationCounter
-
+NUM_BATCHES = 8
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CHAIN = 20
 """Linear and ReLU pairs in the model that times an operation's overhead."""
+OPERATIONS_PER_PAIR = 3
+"""Transpose, product with bias, ReLU: as workloads.inspect counts the operations of a model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,8 @@ class Effort:
     window_s: float
     too_long_s: float
     """A shape expected to take longer is left out: a precision the processor emulates would take minutes."""
+    crowded: bool = False
+    """Whether ranks outnumber cores. Then waiting for a turn is part of the time, and turns outlast short batches."""
 
 
 CPU_QUICK = Effort(rows=(16, 128, 1024), widths=(16, 64, 256, 1024), copy_bytes=2**26, window_s=0.006, too_long_s=0.05)
@@ -50,11 +53,12 @@ CUDA_FULL = Effort(
 )
 
 
-def effort_for(device: torch.device, *, quick: bool) -> Effort:
+def effort_for(device: torch.device, *, quick: bool, crowded: bool) -> Effort:
     """What is worth measuring on this kind of device."""
     if device.type == "cuda":
         return CUDA_QUICK if quick else CUDA_FULL
-    return CPU_QUICK if quick else CPU_FULL
+    effort = CPU_QUICK if quick else CPU_FULL
+    return replace(effort, crowded=True, window_s=4 * effort.window_s) if crowded else effort
 
 
 def precisions_for(device: torch.device) -> tuple[list[str], dict[str, str]]:
@@ -79,7 +83,7 @@ def measure_level(device: torch.device, effort: Effort, align: Callable[[], None
             for rows, width, rate in points
         ]
     align()
-    forward_s, backward_s = operation_overheads(device, effort.window_s)
+    forward_s, backward_s = operation_overheads(device, effort)
     align()
     return {
         "threads": torch.get_num_threads(),
@@ -93,61 +97,64 @@ def measure_level(device: torch.device, effort: Effort, align: Callable[[], None
 
 def matmul_rates(device: torch.device, dtype: torch.dtype, effort: Effort) -> list[tuple[int, int, float]]:
     """(rows, width, FLOP/s), net of the overhead that every operation has whatever its size."""
-    overhead_s = timed(device, _product(device, dtype, 1, 1), effort.window_s)
+    overhead_s = timed(device, _product(device, dtype, 1, 1), effort)
     points: list[tuple[int, int, float]] = []
-    slowest = float("inf")
+    best = 0.0  # Not the last rate: one disturbed measurement must not leave out all that follow.
     for width in effort.widths:
         for rows in effort.rows:
             flops = 2.0 * rows * width * width
-            if points and flops / slowest > effort.too_long_s:
+            if points and flops / best > effort.too_long_s:
                 continue
-            elapsed_s = timed(device, _product(device, dtype, rows, width), effort.window_s)
-            # A product as short as the overhead says nothing of the rate but that it is at least this.
-            rate = flops / max(elapsed_s - overhead_s, 0.1 * elapsed_s)
+            elapsed_s = timed(device, _product(device, dtype, rows, width), effort)
+            # Of a product as short as the overhead only a lower limit of the rate is known.
+            rate = flops / (elapsed_s - overhead_s if elapsed_s > 2 * overhead_s else elapsed_s)
             points.append((rows, width, rate))
-            slowest = rate
+            best = max(best, rate)
     return points
 
 
-def fixed_product_s(device: torch.device, window_s: float) -> float:
+def fixed_product_s(device: torch.device, effort: Effort) -> float:
     """Time of one fp32 product of a size that fits caches, to compare ranks alone with ranks together."""
-    return timed(device, _product(device, torch.float32, 512, 512), window_s)
+    long = replace(effort, crowded=True, window_s=4 * effort.window_s)
+    return timed(device, _product(device, torch.float32, 256, 256), long)
 
 
-def operation_overheads(device: torch.device, window_s: float) -> tuple[float, float]:
+def operation_overheads(device: torch.device, effort: Effort) -> tuple[float, float]:
     """Time of one operation forward and backward, on data so small that nothing else counts."""
     layers = [layer for _ in range(CHAIN) for layer in (nn.Linear(4, 4), nn.ReLU())]
     model = nn.Sequential(*layers).to(device)
-    inputs = torch.randn(4, 4, device=device, requires_grad=True)
-    with OperationCounter() as counter:
-        model(inputs)
-    forward_s = timed(device, lambda: model(inputs), window_s)
+    inputs = torch.randn(4, 4, device=device)
 
     def both() -> None:
         model.zero_grad(set_to_none=True)
         model(inputs).sum().backward()
 
-    both_s = timed(device, both, window_s)
-    backward_s = max(both_s - forward_s, 0.1 * forward_s)
-    return forward_s / counter.num_operations, backward_s / counter.num_operations
+    forward_s = timed(device, lambda: model(inputs), effort)
+    backward_s = max(timed(device, both, effort) - forward_s, 0.1 * forward_s)
+    num_operations = CHAIN * OPERATIONS_PER_PAIR
+    return forward_s / num_operations, backward_s / num_operations
 
 
 def copy_bandwidth(device: torch.device, effort: Effort) -> float:
     """Bytes read plus bytes written per second by a copy larger than caches."""
     source = torch.zeros(effort.copy_bytes // 4, device=device)
     target = torch.empty_like(source)
-    elapsed_s = timed(device, lambda: target.copy_(source), 4 * effort.window_s)
+    elapsed_s = timed(device, lambda: target.copy_(source), replace(effort, window_s=4 * effort.window_s))
     return 2 * source.numel() * source.element_size() / elapsed_s
 
 
-def timed(device: torch.device, call: Callable[[], Any], window_s: float) -> float:
-    """Median seconds of `call` over batches that together fill `window_s`; at least three after a warm-up."""
+def timed(device: torch.device, call: Callable[[], Any], effort: Effort) -> float:
+    """Seconds of `call`, repeated for `effort.window_s`, at least three times after a warm-up.
+
+    The lower quartile of batches, which a passing disturbance leaves alone; the mean when ranks outnumber cores.
+    """
     first_s = _batch_s(device, call, 1)
-    if first_s < window_s:
+    if first_s < effort.window_s:
         first_s = _batch_s(device, call, 2) / 2
-    repeats = max(1, int(window_s / 8 / max(first_s, 1e-7)))
-    batches = 3 if repeats == 1 and first_s > window_s else 8
-    return statistics.median(_batch_s(device, call, repeats) / repeats for _ in range(batches))
+    repeats = max(1, int(effort.window_s / NUM_BATCHES / max(first_s, 1e-7)))
+    num_batches = max(3, min(NUM_BATCHES, int(effort.window_s / first_s)))
+    times = sorted(_batch_s(device, call, repeats) / repeats for _ in range(num_batches))
+    return statistics.fmean(times) if effort.crowded else times[num_batches // 4]
 
 
 def _batch_s(device: torch.device, call: Callable[[], Any], repeats: int) -> float:

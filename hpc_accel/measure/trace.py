@@ -73,8 +73,13 @@ def torch_groups() -> dict[str, list[int]]:
     dist = sys.modules.get("torch.distributed")
     if dist is None or not dist.is_initialized():
         return {}
-    groups = dist.distributed_c10d._world.pg_group_ranks
-    return {group.group_name: sorted(ranks, key=ranks.__getitem__) for group, ranks in groups.items()}
+    world = getattr(dist.distributed_c10d, "_world", None)
+    groups = getattr(world, "pg_group_ranks", {})
+    return {
+        group.group_name: sorted(ranks, key=ranks.__getitem__)
+        for group, ranks in groups.items()
+        if hasattr(group, "group_name")
+    }
 
 
 def write(

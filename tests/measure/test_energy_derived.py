@@ -1,0 +1,133 @@
+"""What follows from an energy figure, and the scheduler's figure: unknown stays unknown, nothing counted twice."""
+
+from __future__ import annotations
+
+import subprocess
+from array import array
+from dataclasses import dataclass
+
+import pytest
+
+from hpc_accel.measure.energy import derived, slurm
+from hpc_accel.measure.energy.samples import PowerSeries, on_common_clock, thinned, write_parquet
+
+SECOND = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Span:
+    name: str
+    start_ns: int
+    end_ns: int
+
+
+def series(powers_w: list[float], name: str = "s") -> PowerSeries:
+    times = array("q", [index * SECOND for index in range(len(powers_w))])
+    return PowerSeries(name=name, node="n", scope="cpu-package", times_ns=times, powers_w=array("d", powers_w))
+
+
+def test_nothing_is_divided_by_or_from_the_unknown():
+    assert derived.per(None, 10) is None
+    assert derived.per(5.0, 0) is None
+    assert derived.per(5.0, None) is None
+    assert derived.energy_delay_product_js(None, 1) is None
+    assert derived.carbon_g(5.0, None) is None
+    assert derived.electricity_cost(None, 0.3) is None
+
+
+def test_factors():
+    assert derived.per(50.0, 10) == 5.0
+    assert derived.energy_delay_product_js(10.0, 2.0) == 20.0
+    assert derived.carbon_g(3.6e6, 400.0) == pytest.approx(400.0)
+    assert derived.electricity_cost(7.2e6, 0.30) == pytest.approx(0.60)
+
+
+def test_an_estimate_has_names_of_its_own():
+    estimate = derived.estimate(400.0, 4, 10.0)
+    assert set(estimate) == {"estimated_energy_j", "estimated_method"}
+    assert estimate["estimated_energy_j"] == 16_000
+    assert "not measured" in estimate["estimated_method"]
+
+
+def test_joules_go_to_the_phases_they_were_used_in():
+    power = [series([0, 100, 100, 300, 300]), series([0, 10, 10, 10, 10], "dram")]
+    spans = [Span("forward", 0, 2 * SECOND), Span("backward", 2 * SECOND, 4 * SECOND)]
+    phases = derived.by_phase(power, spans)
+    assert phases["forward"]["energy_j"] == pytest.approx(220)
+    assert phases["backward"]["energy_j"] == pytest.approx(620)
+    assert phases["backward"]["mean_power_w"] == pytest.approx(310)
+    assert phases["forward"]["is_resolved"] is True
+
+
+def test_phases_shorter_than_a_sample_share_it_by_time_and_say_so():
+    spans = [Span("a", SECOND // 4, SECOND // 2), Span("b", SECOND // 2, SECOND)]
+    phases = derived.by_phase([series([0, 100])], spans)
+    assert phases["a"]["energy_j"] == pytest.approx(25)
+    assert phases["b"]["energy_j"] == pytest.approx(50)
+    assert phases["a"]["is_resolved"] is False
+
+
+def test_phases_outside_the_samples_have_no_figure():
+    spans = [Span("early", -SECOND, SECOND), Span("inside", 0, SECOND)]
+    phases = derived.by_phase([series([0, 100])], spans)
+    assert phases["early"]["energy_j"] is None
+    assert phases["inside"]["energy_j"] == pytest.approx(100)
+    assert derived.by_phase([], spans)["inside"]["energy_j"] is None
+
+
+def test_samples_become_one_table(tmp_path):
+    import polars as pl
+
+    path = tmp_path / "energy.parquet"
+    write_parquet(path, [series([1, 2]), series([3], "dram")])
+    table = pl.read_parquet(path)
+    assert table.columns[:4] == ["sensor", "time_ns", "value", "unit"]
+    assert table["value"].to_list() == [1, 2, 3]
+    assert table["unit"].unique().to_list() == ["W"]
+    write_parquet(path, [])
+    assert pl.read_parquet(path).height == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["energy.parquet"]
+
+
+def test_thinning_keeps_every_nth():
+    assert list(thinned(series([1, 2, 3, 4, 5]), 3).powers_w) == [1, 3, 5]
+    assert on_common_clock(series([1]), None).times_ns[0] == 0
+
+
+SACCT = """77|5000|130|2|COMPLETED
+77.batch|2600|128|1|COMPLETED
+77.extern|5200|130|2|COMPLETED
+77.0|4800|120|2|COMPLETED
+77.1|100|2|2|COMPLETED
+"""
+
+
+def test_concurrent_steps_are_not_added():
+    energy = slurm.job_energy("77", is_exclusive=True, sacct=lambda _job: SACCT)
+    assert (energy["energy_j"], energy["window_s"], energy["method"]) == (5200.0, 130.0, "slurm-accounting")
+    assert energy["scope"] == "whole nodes"
+
+
+@pytest.mark.parametrize(("is_exclusive", "words"), [(False, "shares its nodes"), (None, "not known")])
+def test_a_shared_nodes_energy_is_not_the_jobs(is_exclusive, words):
+    energy = slurm.job_energy("77", is_exclusive=is_exclusive, sacct=lambda _job: SACCT)
+    assert energy["energy_j"] is None
+    assert words in energy["reason"]
+
+
+@pytest.mark.parametrize("value", ["", "0", "4294967294", "18446744073709551614", "-"])
+def test_an_accounting_without_energy_is_unknown(value):
+    energy = slurm.job_energy(
+        "77", is_exclusive=True, sacct=lambda _job: f"77|{value}|9|1|COMPLETED\n77.0|{value}|9|1|COMPLETED"
+    )
+    assert energy["energy_j"] is None
+    assert "AcctGatherEnergyType" in energy["remedy"]
+
+
+def test_a_failing_sacct_is_a_reason():
+    def broken(_job: str) -> str:
+        raise subprocess.TimeoutExpired("sacct", 20)
+
+    energy = slurm.job_energy("77", is_exclusive=True, sacct=broken)
+    assert energy["energy_j"] is None
+    assert "sacct" in energy["reason"]

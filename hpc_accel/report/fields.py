@@ -1,4 +1,4 @@
-"""Reading values out of records that may be broken: a value of the wrong kind is not measured, never 0 and never a crash.
+"""Reading values out of records that may be broken: a value of the wrong kind is not measured, never 0, never a crash.
 
 A record may have been cut short, edited or written by another version, and its texts (run names, host
 names, error messages) are other people's. Everything enters the report through these functions, so that

@@ -53,6 +53,7 @@ def render(records: StudyRecords, answer: Answer) -> str:
         gaps=view.gap_rows(records),
         refused=view.refused(records),
         left_out=view.left_out(records),
+        searched=view.searched(records),
         max_listed=MAX_LISTED,
         hardware=hardware_view.rows(records.hardware),
         sensors=hardware_view.sensors(records.hardware),

@@ -64,14 +64,9 @@ def energy_basis(run: RunRecord) -> tuple[str, str]:
 def energy_is_partial(run: RunRecord) -> bool:
     """Whether fewer ranks, nodes or devices were seen than expected: such a total is no total."""
     coverage = fields.mapping(run.summary, "energy", "coverage")
-    if coverage.get("complete") is False or coverage.get("partial") is True:
-        return True
-    for key, seen in coverage.items():
-        expected = fields.number(coverage, f"{key.removesuffix('_seen')}_expected")
-        pair = (fields.number(seen, "seen"), fields.number(seen, "expected")) if isinstance(seen, dict) else (seen, expected)
-        if isinstance(pair[0], int | float) and isinstance(pair[1], int | float) and pair[0] < pair[1]:
-            return True
-    return False
+    pairs = [(fields.number(coverage, key), fields.number(coverage, f"{key}_expected")) for key in coverage]
+    short = any(seen is not None and expected is not None and seen < expected for seen, expected in pairs)
+    return short or fields.at(run.summary, "energy", "is_partial") is True
 
 
 def fastest(runs: Iterable[RunRecord]) -> Best | None:
@@ -106,8 +101,8 @@ def cheapest(runs: Iterable[RunRecord]) -> Best | None:
     return _lowest(runs, cost_per_sample)
 
 
-def cost_per_step(run: RunRecord) -> Interval | None:
-    """What one step costs: the planned price of this run's resources, for the time that was measured."""
+def cost(run: RunRecord) -> Interval | None:
+    """What the timed steps cost: the price planned for them, for the time that was measured."""
     planned = fields.positive(run.candidate, "prediction", "cost")
     predicted_ms = fields.positive(run.candidate, "prediction", "step_time_ms")
     time = step_time_ms(run)
@@ -115,9 +110,10 @@ def cost_per_step(run: RunRecord) -> Interval | None:
 
 
 def cost_per_sample(run: RunRecord) -> Interval | None:
-    """What one sample costs."""
-    cost = cost_per_step(run)
-    return cost.scaled(1 / global_batch_size(run)) if cost else None
+    """What one sample costs: the plan prices as many steps as the run was to time."""
+    price = cost(run)
+    steps = fields.positive(run.run, "measure", "steps") or fields.positive(run.summary, "steps", "num_timed")
+    return price.scaled(1 / (steps * global_batch_size(run))) if price and steps else None
 
 
 def baseline(run: RunRecord, runs: Iterable[RunRecord]) -> RunRecord | None:

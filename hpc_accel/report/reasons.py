@@ -27,7 +27,7 @@ class Gap:
 class _Quantity:
     name: str
     reason_of: Callable[[RunRecord], str | None]  # None: it was measured
-    remedy: str
+    remedy_of: Callable[[RunRecord], str]
 
 
 def energy_reason(run: RunRecord) -> str | None:
@@ -39,7 +39,7 @@ def energy_reason(run: RunRecord) -> str | None:
 
 def cost_reason(run: RunRecord) -> str | None:
     """Why there is no cost; None where there is."""
-    if ranking.cost_per_step(run):
+    if ranking.cost(run):
         return None
     default = "the site has no price, or the run was not predicted"
     return fields.text(run.candidate, "prediction", "cost_reason") or default
@@ -74,29 +74,35 @@ def memory_reason(run: RunRecord) -> str | None:
     return fields.text(run.summary, "peak_memory_reason") or "the run left no memory record"
 
 
+def energy_remedy(run: RunRecord) -> str:
+    """What the sensors' own words say can be done, else where to look."""
+    default = "run on nodes with counters (NVML, RAPL, pm_counters); `hpc-accel doctor` says what is missing here"
+    return fields.text(run.summary, "energy", "remedy") or default
+
+
 _QUANTITIES = (
-    _Quantity(
-        name="energy",
-        reason_of=energy_reason,
-        remedy="run where a sensor can be read (NVML, RAPL, pm_counters); `hpc-accel doctor` lists them",
-    ),
+    _Quantity(name="energy", reason_of=energy_reason, remedy_of=energy_remedy),
     _Quantity(
         name="cost",
         reason_of=cost_reason,
-        remedy="write the partition's price_per_node_hour into the site file",
+        remedy_of=lambda run: "write the partition's price_per_node_hour into the site file",
     ),
-    _Quantity(name="prediction", reason_of=prediction_reason, remedy="plan the study again after a probe"),
+    _Quantity(
+        name="prediction",
+        reason_of=prediction_reason,
+        remedy_of=lambda run: "probe and plan the study again",
+    ),
     _Quantity(
         name="exposed communication",
         reason_of=lambda run: communication_reason(run) if run.num_ranks > 1 else None,
-        remedy="use backend mpi4py, whose communication is timed",
+        remedy_of=lambda run: "use backend mpi4py, whose waits are timed",
     ),
     _Quantity(
         name="pipeline bubble",
         reason_of=lambda run: bubble_reason(run) if run.has_pipeline else None,
-        remedy="use backend mpi4py, whose waits are timed",
+        remedy_of=lambda run: "use backend mpi4py, whose waits are timed",
     ),
-    _Quantity(name="peak memory", reason_of=memory_reason, remedy="read the run's log.txt"),
+    _Quantity(name="peak memory", reason_of=memory_reason, remedy_of=lambda run: f"read runs/{run.run_id}/log.txt"),
 )
 
 
@@ -105,17 +111,16 @@ def gaps(records: StudyRecords, runs: list[RunRecord] | None = None) -> list[Gap
     counting = [run for run in (records.runs if runs is None else runs) if run.counts]
     found: list[Gap] = []
     for quantity in _QUANTITIES:
-        reasons = Counter(reason for run in counting if (reason := quantity.reason_of(run)) is not None)
-        for reason, count in reasons.most_common():
-            # A reason that came with its own remedy keeps it.
-            own = "; " in reason
-            found.append(
-                Gap(
-                    quantity=quantity.name,
-                    reason=reason.partition("; ")[0],
-                    remedy=reason.partition("; ")[2] if own else quantity.remedy,
-                    num_runs=count,
-                    of_runs=len(counting),
-                )
+        without = [(reason, run) for run in counting if (reason := quantity.reason_of(run)) is not None]
+        first = dict(reversed(without))
+        found += [
+            Gap(
+                quantity=quantity.name,
+                reason=reason,
+                remedy=quantity.remedy_of(first[reason]),
+                num_runs=count,
+                of_runs=len(counting),
             )
+            for reason, count in Counter(reason for reason, _ in without).most_common()
+        ]
     return found

@@ -19,6 +19,9 @@ from hpc_accel.study.schema import Layout
 STATUSES = ("completed", "wrong", "failed", "preempted", "hung", "timeout", "cancelled")
 """What summary.json may say; the report adds `missing` and `unchecked`."""
 
+WRONG_REMEDY = "the losses are not those of the serial run: do not use this layout before they agree"
+UNCHECKED_REMEDY = "a run counts when its losses were compared with the serial run: set measure.parity_steps to 5"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
@@ -73,6 +76,7 @@ class StudyRecords:
     runs: tuple[RunRecord, ...]
     refused: tuple[dict[str, Any], ...]  # candidates that break a rule
     left_out: tuple[dict[str, Any], ...]  # candidates that work but were not chosen
+    searches: tuple[dict[str, Any], ...]  # of each workload whose layouts were searched, what was gone through
     hardware: dict[str, Any]
     problems: tuple[str, ...]
 
@@ -108,6 +112,7 @@ def load(study_dir: Path) -> StudyRecords:
         runs=_unique_labels(list(loaded.values())),
         refused=tuple(item for item in candidates if item.get("refused")),
         left_out=tuple(item for item in candidates if not item.get("refused") and item.get("chosen") is not True),
+        searches=tuple(fields.items(plan, "searches")),
         hardware=hardware or {},
         problems=(hardware_problem,) if hardware_problem else (),
     )
@@ -149,25 +154,31 @@ def _load_run(study_dir: Path, study: str, candidate: dict[str, Any]) -> RunReco
 
 def _status(study: str, run_id: str, summary: dict[str, Any], problems: list[str]) -> tuple[str, str | None]:
     """The status the report works with, and what to do about it. May add to `problems`."""
-    again = f"run the workflow again, it continues where it stopped: snakemake --cores all --config study=studies/{study}.yaml"
-    log = f"read runs/{run_id}/log.txt, then "
+    again = (
+        f"read runs/{run_id}/log.txt, then run the workflow again, which continues where it stopped: "
+        f"snakemake --cores all --config study=studies/{study}.yaml"
+    )
     if not summary:
-        return "missing", log + again
+        return "missing", again
     status = fields.text(summary, "status")
     if status not in STATUSES:
         problems.append(f"status {status!r} is none of {', '.join(STATUSES)}")
-        return "failed", log + again
+        return "failed", again
     if status != "completed":
-        default = "do not use this layout before its losses agree" if status == "wrong" else log + again
+        default = WRONG_REMEDY if status == "wrong" else again
         return status, fields.text(summary, "error", "remedy") or default
-    if fields.at(summary, "parity", "passed") is False:
-        return "wrong", "the losses are not those of the serial run: do not use this layout before they agree"
-    if fields.at(summary, "parity", "passed") is not True:
-        return "unchecked", "a run counts when its losses were compared with the serial run: set measure.parity_steps to 5"
     if fields.positive(summary, "step_time_ms", "median") is None:
         problems.append("step_time_ms is no number above 0")
-        return "failed", log + again
-    return "completed", None
+        return "failed", again
+    return _compared(summary)
+
+
+def _compared(summary: dict[str, Any]) -> tuple[str, str | None]:
+    """Whether a completed run computed the right thing, as far as that was looked at."""
+    passed = fields.at(summary, "parity", "passed")
+    if fields.positive(summary, "parity", "steps") is None or not isinstance(passed, bool):
+        return "unchecked", UNCHECKED_REMEDY
+    return ("completed", None) if passed else ("wrong", WRONG_REMEDY)
 
 
 def layout_label(layout: dict[str, Any]) -> str:

@@ -14,17 +14,17 @@ from hpc_accel.report import fields, ranking, reasons
 from hpc_accel.report.records import RunRecord, StudyRecords
 
 COLUMNS = (
-    "run_id, workload, status, num_nodes, num_ranks, dp, pp, tp, shard, schedule, micro_batch_size, "
-    "accumulation_steps, global_batch_size, precision, compile, recompute, compression, backend, device, "
-    "step_time_ms, step_time_ci_low_ms, step_time_ci_high_ms, throughput_samples_per_s, latency_p50_ms, "
-    "latency_p99_ms, comm_exposed_ms, bubble_fraction, peak_memory_bytes, energy_j, energy_per_sample_j, "
-    "energy_scope, energy_reason, cost, final_loss, parity_max_rel_err, predicted_step_time_ms, "
-    "predicted_energy_j, prediction_error"
-).split(", ")
+    "run_id", "workload", "status", "num_nodes", "num_ranks", "dp", "pp", "tp", "shard", "schedule",
+    "micro_batch_size", "accumulation_steps", "global_batch_size", "precision", "compile", "recompute",
+    "compression", "backend", "device", "step_time_ms", "step_time_ci_low_ms", "step_time_ci_high_ms",
+    "throughput_samples_per_s", "latency_p50_ms", "latency_p99_ms", "comm_exposed_ms", "bubble_fraction",
+    "peak_memory_bytes", "energy_j", "energy_per_sample_j", "energy_scope", "energy_reason", "cost", "final_loss",
+    "parity_max_rel_err", "predicted_step_time_ms", "predicted_energy_j", "prediction_error",
+)  # fmt: skip
 MORE_COLUMNS = (
-    "label, energy_method, speed_up, efficiency, status_reason, cost_reason, bubble_reason, comm_exposed_reason, "
-    "latency_reason, parity_reason, prediction_reason"
-).split(", ")
+    "label", "energy_method", "speed_up", "efficiency", "status_reason", "cost_reason", "bubble_reason",
+    "comm_exposed_reason", "latency_reason", "parity_reason", "prediction_reason",
+)  # fmt: skip
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
@@ -59,11 +59,11 @@ def status_reason(run: RunRecord) -> str | None:
     error = fields.text(run.summary, "error", "message")
     kind, rank = fields.text(run.summary, "error", "kind"), fields.number(run.summary, "error", "rank")
     parts = [f"{kind}: {error}" if kind and error else error, f"rank {rank:g}" if error and rank is not None else None]
-    if run.status in ("wrong", "unchecked"):
+    if error is None and run.status in ("wrong", "unchecked"):
         parts.append(fields.text(run.summary, "parity", "reason"))
     worst, allowed = (fields.number(run.summary, "parity", key) for key in ("max_rel_err", "tolerance"))
     if run.status == "wrong" and worst is not None and allowed is not None:
-        parts.append(f"losses differ from the serial run's by up to {worst:.2g}, {allowed:.2g} is allowed")
+        parts.append(f"{worst:.2g} is the largest difference of a loss, {allowed:.2g} is allowed")
     return "; ".join([part for part in parts if part] + list(run.problems)) or None
 
 
@@ -88,7 +88,7 @@ def _identity(run: RunRecord) -> dict[str, Any]:
 def _measured(run: RunRecord) -> dict[str, Any]:
     time = ranking.step_time_ms(run)
     rate = ranking.throughput(run)
-    cost = ranking.cost_per_step(run)
+    cost = ranking.cost(run)
     energy = fields.positive(run.summary, "energy", "energy_j")
     return {
         "step_time_ms": time.value if time else None,
@@ -104,7 +104,7 @@ def _measured(run: RunRecord) -> dict[str, Any]:
         "energy_per_sample_j": ranking.energy_per_sample_j(run),
         "energy_scope": fields.text(run.summary, "energy", "scope"),
         "energy_method": fields.text(run.summary, "energy", "method"),
-        "energy_reason": _reason(run, reasons.energy_reason(run)),
+        "energy_reason": _reason(run, reasons.energy_reason(run) or fields.text(run.summary, "energy", "reason")),
         "cost": cost.value if cost else None,
         "final_loss": fields.number(run.summary, "losses", "final"),
         "parity_max_rel_err": fields.number(run.summary, "parity", "max_rel_err"),

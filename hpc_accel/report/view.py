@@ -36,17 +36,17 @@ COLUMNS = (
     Column(key="bubble_fraction", title="Bubble", words=wording.percent, reason_key="bubble_reason"),
     Column(key="peak_memory_bytes", title="Peak memory", words=wording.memory),
     Column(key="energy_per_sample_j", title="J/sample", words=wording.short, reason_key="energy_reason"),
-    Column(key="cost", title="Cost/step", words=wording.short, reason_key="cost_reason"),
+    Column(key="cost", title="Cost of timed steps", words=wording.short, reason_key="cost_reason"),
     Column(key="final_loss", title="Final loss", words=lambda value: f"{value:.4g}"),
-    Column(key="parity_max_rel_err", title="Parity error", words=lambda value: f"{value:.1e}" if value else "0", reason_key="parity_reason"),
+    Column(key="parity_max_rel_err", title="Parity error", words=wording.error, reason_key="parity_reason"),
     Column(key="predicted_step_time_ms", title="Predicted ms", words=wording.short, reason_key="prediction_reason"),
-    Column(key="prediction_error", title="Prediction error", words=lambda value: wording.percent(value, sign=True), reason_key="prediction_reason"),
+    Column(key="prediction_error", title="Error", words=wording.signed_percent, reason_key="prediction_reason"),
 )  # fmt: skip
 
 
 def cards(records: StudyRecords) -> list[dict[str, Any]]:
     """One card per workload: which layout to use, how fast it is, and the command that runs it."""
-    found = []
+    found: list[dict[str, Any]] = []
     for workload in records.workloads:
         runs = records.of(workload)
         run = answer.winner(records, workload)
@@ -62,7 +62,9 @@ def cards(records: StudyRecords) -> list[dict[str, Any]]:
                 "objective": _decided_by(records, run),
                 "run": run,
                 "meaning": layout_words(run),
-                "tie": wording.named([other.label for other in best.ties], most=3) if best and best.run is run and best.ties else "",
+                "tie": wording.named([other.label for other in best.ties], most=3)
+                if best and best.run is run and best.ties
+                else "",
                 "step": _split(ranking.step_time_ms(run), "ms"),
                 "rate": _split(ranking.throughput(run), "samples/s"),
                 "gain": _split(gain, "") if gain else None,
@@ -110,9 +112,18 @@ def table(records: StudyRecords) -> list[dict[str, Any]]:
         cells = []
         for column in COLUMNS:
             value = values[column.key]
-            reason = (values[column.reason_key] if column.reason_key else None) or (f"the run is {run.status}" if not run.counts else wording.NOT_MEASURED)
+            reason = (values[column.reason_key] if column.reason_key else None) or (
+                f"the run is {run.status}" if not run.counts else wording.NOT_MEASURED
+            )
             text = column.words(value) if value is not None else ""
-            cells.append({"text": text, "sort": value if value is not None else "", "reason": None if text else reason, "note": ""})
+            cells.append(
+                {
+                    "text": text,
+                    "sort": value if value is not None else "",
+                    "reason": None if text else reason,
+                    "note": "",
+                }
+            )
         low, high = values["step_time_ci_low_ms"], values["step_time_ci_high_ms"]
         if low and high:
             cells[1]["note"] = f"{wording.short(low)} to {wording.short(high)}"
@@ -158,6 +169,25 @@ def refused(records: StudyRecords) -> list[dict[str, str]]:
     ]
 
 
+def searched(records: StudyRecords) -> list[dict[str, Any]]:
+    """What a search over layouts went through: how many, and how many each rule refused."""
+    found = []
+    for search in records.searches:
+        counts = [fields.number(search, f"num_{key}") for key in ("enumerated", "feasible", "simulated")]
+        seen, can_work, simulated = (f"{count:,.0f}" if count is not None else "?" for count in counts)
+        rules = [
+            {
+                "rule": fields.text(item, "rule") or "?",
+                "count": f"{fields.number(item, 'count') or 0:,.0f}",
+                "first": fields.text(item, "first") or "",
+            }
+            for item in fields.items(search, "refused")
+        ]
+        words = f"{seen} layouts enumerated, {can_work} can work, {simulated} were predicted in full"
+        found.append({"workload": fields.text(search, "workload") or "?", "words": words, "rules": rules})
+    return found
+
+
 def left_out(records: StudyRecords) -> list[dict[str, str]]:
     """Candidates that can work but were not measured."""
     return [
@@ -173,7 +203,9 @@ def left_out(records: StudyRecords) -> list[dict[str, str]]:
 def _candidate_name(item: dict[str, Any]) -> str:
     precision = fields.text(item, "recipe", "precision") or ""
     steps = fields.number(item, "layout", "accumulation_steps") or 1
-    return f"{fields.text(item, 'workload') or '?'} {layout_label(fields.mapping(item, 'layout'))} {precision} x{steps:g}"
+    return (
+        f"{fields.text(item, 'workload') or '?'} {layout_label(fields.mapping(item, 'layout'))} {precision} x{steps:g}"
+    )
 
 
 def startup(runs: list[RunRecord]) -> str:

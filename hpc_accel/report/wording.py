@@ -30,12 +30,21 @@ def with_interval(interval: Interval | None, unit: str = "") -> str:
     return f"{short(interval.value)}{range_text}{' ' if unit else ''}{unit}"
 
 
-def percent(fraction: float | None, *, sign: bool = False) -> str:
-    """`62 %`, or `+3.1 %` with a sign; one decimal under 10 %."""
+def percent(fraction: float | None) -> str:
+    """`62 %`; one decimal under 10 %."""
     if fraction is None:
         return NOT_MEASURED
-    value = 100 * fraction
-    return f"{value:{'+' if sign else ''}.{0 if abs(value) >= 10 else 1}f} %"
+    return f"{100 * fraction:.{0 if abs(fraction) >= 0.1 else 1}f} %"
+
+
+def signed_percent(fraction: float) -> str:
+    """`+3.1 %`."""
+    return ("+" if fraction >= 0 else "") + percent(fraction)
+
+
+def error(value: float) -> str:
+    """A relative error: `1.2e-07`, or 0 when two runs are identical."""
+    return f"{value:.1e}" if value else "0"
 
 
 def memory(num_bytes: float | None) -> str:

@@ -12,12 +12,18 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
     measured = [run for run in style.fastest_first(runs) if ranking.energy_per_sample_j(run) is not None]
     if not measured:
         counting = [run for run in runs if run.counts]
-        why = next((reason for run in counting if (reason := reasons.energy_reason(run))), "no run of this workload counts")
-        reason, _, remedy = why.partition("; ")
-        remedy = remedy or "run where NVML, RAPL or pm_counters can be read; `hpc-accel doctor` lists the sensors"
-        return [style.Figure(key="energy", title="Energy", caption="", gap=f"Not measured: {reason}. What to do: {remedy}.")]
+        if not counting:
+            gap = "Not measured: no run of this workload counts."
+        else:
+            gap = (
+                f"Not measured: {reasons.energy_reason(counting[0])}. What to do: {reasons.energy_remedy(counting[0])}."
+            )
+        return [style.Figure(key="energy", title="Energy", caption="", gap=gap)]
     bases = dict.fromkeys(ranking.energy_basis(run) for run in measured)
-    return [_chart(index, basis, [r for r in measured if ranking.energy_basis(r) == basis]) for index, basis in enumerate(bases)]
+    return [
+        _chart(index, basis, [r for r in measured if ranking.energy_basis(r) == basis])
+        for index, basis in enumerate(bases)
+    ]
 
 
 def _chart(index: int, basis: tuple[str, str], runs: list[RunRecord]) -> style.Figure:
@@ -38,7 +44,10 @@ def _chart(index: int, basis: tuple[str, str], runs: list[RunRecord]) -> style.F
             }
         )
     ends = [ranking.energy_per_sample_j(run) or 0 for run in shown]
-    texts = [wording.short(value) + (" partial" if ranking.energy_is_partial(run) else "") for run, value in zip(shown, ends, strict=True)]
+    texts = [
+        wording.short(value) + (" partial" if ranking.energy_is_partial(run) else "")
+        for run, value in zip(shown, ends, strict=True)
+    ]
     data.append(style.values_beside([style.label(run.label) for run in shown], ends, texts))
     caption = f"Shorter is better. Gross energy of the timed steps; scope {basis[0]}, method {basis[1]}."
     partial = sum(ranking.energy_is_partial(run) for run in shown)
@@ -46,8 +55,19 @@ def _chart(index: int, basis: tuple[str, str], runs: list[RunRecord]) -> style.F
     if partial:
         caption += f" {wording.counted(partial, 'run')} did not see every device: partial, not ranked."
     if coarse:
-        caption += f" In {wording.counted(coarse, 'run')} the window is short for the sensor: take differences with care."
-    spec = {"data": data, "layout": style.layout("joules per sample", xaxis=style.room_beside(ends), yaxis=style.bar_axis(shown), barmode="overlay", bargap=0.25)}
+        caption += (
+            f" In {wording.counted(coarse, 'run')} the window is short for the sensor: take differences with care."
+        )
+    spec = {
+        "data": data,
+        "layout": style.layout(
+            "joules per sample",
+            xaxis=style.room_beside(ends),
+            yaxis=style.bar_axis(shown),
+            barmode="overlay",
+            bargap=0.25,
+        ),
+    }
     return style.Figure(
         key=f"energy{index or ''}",
         title=f"Energy ({basis[0]})",

@@ -52,15 +52,25 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
         )
         legend.add(name)
     if not data:
-        return [style.Figure(key="loss", title=title, caption="", gap="Not available: no run left a readable steps.parquet.")]
+        return [
+            style.Figure(
+                key="loss", title=title, caption="", gap="Not available: no run left a readable steps.parquet."
+            )
+        ]
     caption = "Same samples in the same order: the curves should lie on each other. Dotted: bf16; dashed: fp16."
     if len(shown) < len(with_losses):
         caption += f" {len(shown)} of {len(with_losses)} runs are drawn."
     if unreadable:
-        caption += f" {wording.counted(unreadable, 'run')} left no readable steps.parquet; the first losses of the summary are drawn."
+        caption += (
+            f" {wording.counted(unreadable, 'run')} left no readable steps.parquet: only their first losses are drawn."
+        )
     if dropped:
         caption += f" {wording.counted(dropped, 'row')} without a finite loss or repeated were not used."
-    return [style.Figure(key="loss", title=title, caption=caption, spec={"data": data, "layout": style.layout("step", "loss")})]
+    return [
+        style.Figure(
+            key="loss", title=title, caption=caption, spec={"data": data, "layout": style.layout("step", "loss")}
+        )
+    ]
 
 
 def read_losses(path: Path) -> tuple[list[tuple[int, float]], int, bool]:
@@ -77,4 +87,8 @@ def read_losses(path: Path) -> tuple[list[tuple[int, float]], int, bool]:
     finite = reported.filter(pl.col("loss").is_finite()).unique(["step", "rank"], keep="last", maintain_order=True)
     curve = finite.group_by("step").agg(pl.col("loss").mean()).sort("step")
     every = max(1, math.ceil(curve.height / MAX_POINTS))
-    return [(int(step), float(loss)) for step, loss in curve.gather_every(every).iter_rows()], reported.height - finite.height, False
+    return (
+        [(int(step), float(loss)) for step, loss in curve.gather_every(every).iter_rows()],
+        reported.height - finite.height,
+        False,
+    )

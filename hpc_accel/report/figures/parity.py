@@ -61,10 +61,14 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
     }
     spec = {
         "data": data,
-        "layout": style.layout("largest relative difference of a loss", xaxis=axis, yaxis={**style.bar_axis(shown), "showgrid": True}),
+        "layout": style.layout(
+            "largest relative difference of a loss", xaxis=axis, yaxis={**style.bar_axis(shown), "showgrid": True}
+        ),
     }
-    caption = "Further left is closer to the serial fp32 run of the same seed; right of its tick a run is wrong and never ranked."
-    return [style.Figure(key="parity", title=title, caption=caption, spec=spec, height_px=style.bar_height_px(len(shown)))]
+    caption = "Further left is closer to the serial fp32 run of the same seed; right of its tick a run is wrong."
+    return [
+        style.Figure(key="parity", title=title, caption=caption, spec=spec, height_px=style.bar_height_px(len(shown)))
+    ]
 
 
 def _words(error: float) -> str:

@@ -23,7 +23,10 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
     found = pairs(runs)
     title = "Predicted against measured"
     if not found:
-        reason = next((reasons.prediction_reason(run) for run in runs if run.counts), None) or "no run of this workload counts"
+        reason = (
+            next((reasons.prediction_reason(run) for run in runs if run.counts), None)
+            or "no run of this workload counts"
+        )
         return [style.Figure(key="predicted", title=title, caption="", gap=f"Not available: {reason}.")]
     every = [value for _, *both in found for value in both]
     low, high = min(every) / 1.3, max(every) * 1.3
@@ -55,7 +58,7 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
                 },
                 "hovertext": [
                     f"{style.label(run.label)}<br>predicted {wording.short(p)} ms, measured {wording.short(m)} ms"
-                    f" ({wording.percent((p - m) / m, sign=True)})"
+                    f" ({wording.signed_percent((p - m) / m)})"
                     for run, p, m in mine
                 ],
                 "hoverinfo": "text",
@@ -74,7 +77,9 @@ def accuracy_words(found: list[tuple[RunRecord, float, float]]) -> str:
     predicted, measured = [p for _, p, _ in found], [m for *_, m in found]
     mape = statistics.mean_absolute_percentage_error(predicted, measured)
     rho = statistics.spearman(predicted, measured)
-    order = f"rank correlation (Spearman) {rho:.2f}" if rho is not None else "rank correlation n/a (needs 3 different runs)"
+    order = (
+        f"rank correlation (Spearman) {rho:.2f}" if rho is not None else "rank correlation n/a (needs 3 different runs)"
+    )
     return (
         f"Mean absolute error (MAPE) {wording.percent(mape)}, {order}, over {wording.counted(len(found), 'run')}. "
         "On the line the prediction was exact; below it the planner was too optimistic."

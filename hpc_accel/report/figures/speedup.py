@@ -21,7 +21,11 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
     gained = [(run, gain) for run in ordered if (gain := ranking.speed_up(run, runs)) is not None]
     caption = "Against the fastest serial run of the same precision."
     if not any(run.kind != "serial" for run, _ in gained):
-        why = "no layout of several ranks counts" if gained else "no serial run counts, so there is nothing to compare with"
+        why = (
+            "no layout of several ranks counts"
+            if gained
+            else "no serial run counts, so there is nothing to compare with"
+        )
         gap = f"Not measured: {why}. List `- {{}}` (serial) and at least one parallel layout in the study."
         return [style.Figure(key="speedup", title="Speed-up", caption="", gap=gap)]
     points = _dodged(gained)
@@ -44,9 +48,7 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
             caption=f"{caption} Marks of the same number of ranks stand side by side.{filled}",
             spec={
                 "data": speed,
-                "layout": style.layout(
-                    "ranks", "times faster", xaxis=axis, yaxis=_speed_axis(points, counts[-1])
-                ),
+                "layout": style.layout("ranks", "times faster", xaxis=axis, yaxis=_speed_axis(points, counts[-1])),
             },
             height_px=380,
         ),
@@ -85,7 +87,10 @@ def _dodged(gained: list[tuple[RunRecord, Interval]]) -> Gains:
     """Spread the runs of one number of ranks over up to half an octave, so that marks and intervals stay apart."""
     points: Gains = []
     for ranks in sorted({run.num_ranks for run, _ in gained}):
-        group = sorted((pair for pair in gained if pair[0].num_ranks == ranks), key=lambda p: (list(style.KINDS).index(p[0].kind), p[0].precision != "fp32"))
+        group = sorted(
+            (pair for pair in gained if pair[0].num_ranks == ranks),
+            key=lambda p: (list(style.KINDS).index(p[0].kind), p[0].precision != "fp32"),
+        )
         for position, (run, gain) in enumerate(group):
             offset = (position - (len(group) - 1) / 2) / max(len(group), 6) * 0.5
             points.append((run, gain, ranks * 2**offset))

@@ -76,7 +76,7 @@ def label(text: str) -> str:
 
 def layout(x_title: str, y_title: str = "", **more: Any) -> dict[str, Any]:
     """A quiet layout: title and legend are the page's; axes make room for their labels."""
-    base = {
+    base: dict[str, Any] = {
         "margin": {"l": 10, "r": 18, "t": 12, "b": 10, "pad": 4},
         "xaxis": {"title": {"text": x_title, "standoff": 10}, "automargin": True, "zeroline": False},
         "yaxis": {"title": {"text": y_title, "standoff": 8}, "automargin": True, "zeroline": False},
@@ -91,7 +91,11 @@ def layout(x_title: str, y_title: str = "", **more: Any) -> dict[str, Any]:
 
 def fastest_first(runs: Iterable[RunRecord]) -> list[RunRecord]:
     """Runs that count, by time per sample: the order of every bar chart, so that the eye can compare them."""
-    timed = [(step.value / ranking.global_batch_size(run), run) for run in runs if run.counts and (step := ranking.step_time_ms(run))]
+    timed = [
+        (step.value / ranking.global_batch_size(run), run)
+        for run in runs
+        if run.counts and (step := ranking.step_time_ms(run))
+    ]
     return [run for _, run in sorted(timed, key=lambda pair: pair[0])]
 
 
@@ -108,7 +112,9 @@ def bar_height_px(num_bars: int) -> int:
 
 def only_shown(all_runs: list[RunRecord], shown: list[RunRecord]) -> str:
     """Said when a chart leaves runs out; the table has all."""
-    return f" The {len(shown)} fastest of {len(all_runs)} runs; the table has all." if len(shown) < len(all_runs) else ""
+    return (
+        f" The {len(shown)} fastest of {len(all_runs)} runs; the table has all." if len(shown) < len(all_runs) else ""
+    )
 
 
 def pattern(run: RunRecord) -> str:

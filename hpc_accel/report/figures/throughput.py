@@ -35,19 +35,32 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
                     "color": style.color("text"),
                 },
                 "marker": style.bar_marker(group, kind),
-                "hovertext": [f"{style.label(r.label)}<br>{wording.with_interval(rate, 'samples/s')}" for r, rate in zip(group, rates, strict=True)],
+                "hovertext": [
+                    f"{style.label(r.label)}<br>{wording.with_interval(rate, 'samples/s')}"
+                    for r, rate in zip(group, rates, strict=True)
+                ],
                 "hoverinfo": "text",
             }
         )
     rates = [rate for run in shown if (rate := ranking.throughput(run))]
     ends = [rate.high for rate in rates]
-    data.append(style.values_beside([style.label(run.label) for run in shown], ends, [wording.short(r.value) for r in rates]))
+    data.append(
+        style.values_beside([style.label(run.label) for run in shown], ends, [wording.short(r.value) for r in rates])
+    )
     spec = {
         "data": data,
         "layout": style.layout(
-            "samples per second", xaxis=style.room_beside(ends), yaxis=style.bar_axis(shown), barmode="overlay", bargap=0.25
+            "samples per second",
+            xaxis=style.room_beside(ends),
+            yaxis=style.bar_axis(shown),
+            barmode="overlay",
+            bargap=0.25,
         ),
     }
     caption = "Longer is better; the thin line is the 95 % interval. Layouts whose intervals overlap are a tie."
     caption += style.precision_words(shown) + style.only_shown(counting, shown)
-    return [style.Figure(key="throughput", title=title, caption=caption, spec=spec, height_px=style.bar_height_px(len(shown)))]
+    return [
+        style.Figure(
+            key="throughput", title=title, caption=caption, spec=spec, height_px=style.bar_height_px(len(shown))
+        )
+    ]

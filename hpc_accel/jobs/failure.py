@@ -87,7 +87,14 @@ def summary_of_failure(run: Run, failure: Failure, facts: dict[str, Any]) -> dic
     """A summary for an attempt whose ranks could not write one. Nothing was measured, so nothing has a number."""
     reason = f"no result: {failure.message}"
     not_measured = dict.fromkeys(NOT_MEASURED)
-    no_energy = {"energy_j": None, "window_s": None, "scope": None, "method": "none", "sensors": [], "reason": reason}
+    no_energy: dict[str, Any] = {
+        "energy_j": None,
+        "window_s": None,
+        "scope": None,
+        "method": "none",
+        "sensors": [],
+        "reason": reason,
+    }
     return {
         "format": 1,
         "run_id": run.run_id,

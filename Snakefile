@@ -1,0 +1,209 @@
+# From a study file to its report: probe, plan, script, run, report. Thin on purpose: every rule calls `hpc-accel`,
+# and what there is to run is read from plan.json.
+#
+#   snakemake --cores all --config study=studies/quickstart.yaml
+#   snakemake --profile slurm --config study=studies/mine.yaml
+import json
+from functools import cache
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+min_version("9.10")
+
+STUDY = config.get("study", "studies/quickstart.yaml")
+RESULTS = f"results/{Path(STUDY).stem}"
+# Tried again once by the workflow itself, never inside a job, where a second Snakemake counts for itself.
+RETRIES = 1 if workflow.is_main_process else 0
+
+
+@cache
+def requests(plan, _mtime_ns):
+    """What each chosen run asks of Slurm, by run id, in the plan's order."""
+    candidates = json.loads(Path(plan).read_text())["candidates"]
+    return {each["run_id"]: each["request"] for each in candidates if each["chosen"]}
+
+
+def chosen():
+    plan = checkpoints.plan.get().output[0]
+    return requests(plan, Path(plan).stat().st_mtime_ns)
+
+
+def of_each_run(name):
+    return lambda _wildcards: [f"{RESULTS}/runs/{run_id}/{name}" for run_id in chosen()]
+
+
+def asked(key, default=None):
+    """A resource of rule run: what the plan asks for this run."""
+    return lambda wildcards: chosen()[wildcards.run_id].get(key, default)
+
+
+def asked_by_script(key, default=None):
+    """A resource of rule probe: what the script's line `# request {...}` asks."""
+
+    def value(_wildcards, input):
+        lines = Path(input.script).read_text().splitlines()
+        request = next(line for line in lines if line.startswith("# request "))
+        return json.loads(request.removeprefix("# request ")).get(key, default)
+
+    return value
+
+
+wildcard_constraints:
+    run_id="[A-Za-z0-9_.+-]+",
+
+
+localrules:
+    all,
+    probe_script,
+    plan,
+    run_json,
+    script,
+    report,
+
+
+rule all:
+    input:
+        # Each measurement is listed, not only the report: a deleted one must be measured again.
+        of_each_run("summary.json"),
+        f"{RESULTS}/report.html",
+
+
+rule probe_script:
+    input:
+        study=ancient(STUDY),
+    output:
+        f"{RESULTS}/probe.sbatch",
+    log:
+        f"logs/{RESULTS}/probe_script.log",
+    conda:
+        "envs/conda.yaml"
+    shell:
+        "hpc-accel script --probe {input.study:q} --out {output:q} > {log:q} 2>&1"
+
+
+rule probe:
+    input:
+        script=ancient(rules.probe_script.output[0]),
+    output:
+        f"{RESULTS}/hardware.json",
+    log:
+        f"{RESULTS}/probe.txt",
+    retries: RETRIES
+    conda:
+        "envs/conda.yaml"
+    threads: workflow.cores or 1  # alone on the machine
+    resources:
+        mpi=asked_by_script("mpi"),
+        nodes=asked_by_script("nodes"),
+        tasks=asked_by_script("tasks"),
+        tasks_per_gpu=0,
+        gres=asked_by_script("gres"),
+        slurm_extra=asked_by_script("slurm_extra"),
+        cpus_per_task=asked_by_script("cpus_per_task"),
+        mem_mb=asked_by_script("mem_mb"),
+        runtime=asked_by_script("runtime"),
+        slurm_partition=asked_by_script("slurm_partition"),
+        slurm_account=asked_by_script("slurm_account"),
+        qos=asked_by_script("qos"),
+        constraint=asked_by_script("constraint"),
+    shell:
+        "bash {input.script:q} >> {log:q} 2>&1"
+
+
+# Also writes runs/<run id>/run.json, each only when its content changed.
+checkpoint plan:
+    input:
+        study=STUDY,
+        hardware=ancient(rules.probe.output[0]),
+    output:
+        f"{RESULTS}/plan.json",
+    log:
+        f"logs/{RESULTS}/plan.log",
+    conda:
+        "envs/conda.yaml"
+    shell:
+        "hpc-accel plan {input.study:q} --hardware {input.hardware:q} --out {output:q} > {log:q} 2>&1"
+
+
+# The checkpoint has written run.json already; this is for one that was deleted since.
+rule run_json:
+    input:
+        study=ancient(STUDY),
+        hardware=ancient(rules.probe.output[0]),
+    output:
+        f"{RESULTS}/runs/{{run_id}}/run.json",
+    log:
+        f"logs/{RESULTS}/run_json/{{run_id}}.log",
+    conda:
+        "envs/conda.yaml"
+    params:
+        plan=rules.plan.output[0],
+    shell:
+        "hpc-accel plan {input.study:q} --hardware {input.hardware:q} --out {params.plan:q} > {log:q} 2>&1"
+
+
+rule script:
+    input:
+        run=rules.run_json.output[0],
+    output:
+        f"{RESULTS}/runs/{{run_id}}/job.sbatch",
+    log:
+        f"logs/{RESULTS}/script/{{run_id}}.log",
+    conda:
+        "envs/conda.yaml"
+    shell:
+        "hpc-accel script {input.run:q} --out {output:q} > {log:q} 2>&1"
+
+
+# A run that fails is tried once more; then, or at once when its configuration is wrong (78), its record of the
+# failure is the result, so that the others and the report go on. One that was stopped (143) has no result.
+rule run:
+    input:
+        script=ancient(rules.script.output[0]),
+    output:
+        f"{RESULTS}/runs/{{run_id}}/summary.json",
+    log:
+        f"{RESULTS}/runs/{{run_id}}/log.txt",
+    retries: RETRIES
+    conda:
+        "envs/conda.yaml"
+    threads: workflow.cores or 1  # measurements never run side by side on one machine
+    resources:
+        attempt=lambda wildcards, attempt: attempt,
+        mpi=asked("mpi"),
+        nodes=asked("nodes"),
+        tasks=asked("tasks"),
+        tasks_per_gpu=asked("tasks_per_gpu"),
+        gres=asked("gres"),
+        slurm_extra=asked("slurm_extra"),
+        cpus_per_task=asked("cpus_per_task"),
+        mem_mb=asked("mem_mb"),
+        runtime=asked("runtime"),
+        slurm_partition=asked("slurm_partition"),
+        slurm_account=asked("slurm_account"),
+        qos=asked("qos"),
+        constraint=asked("constraint"),
+    shell:
+        "bash {input.script:q} >> {log:q} 2>&1 || "
+        "[[ ($? -eq 78 || ($? -ne 143 && {resources.attempt} -gt 1)) && -s {output:q} ]]"
+
+
+rule report:
+    input:
+        of_each_run("summary.json"),
+        # A rewritten script measures nothing again, which would hide from Snakemake that the report is out of date.
+        of_each_run("job.sbatch"),
+        plan=rules.plan.output[0],
+    output:
+        f"{RESULTS}/report.html",
+        f"{RESULTS}/summary.csv",
+        f"{RESULTS}/answer.txt",
+    log:
+        f"logs/{RESULTS}/report.log",
+    conda:
+        "envs/conda.yaml"
+    params:
+        results=lambda wildcards, output: Path(output[0]).parent,
+    shell:
+        "hpc-accel report {params.results:q} > {log:q} 2>&1"

@@ -1,0 +1,106 @@
+"""Stands in for `hpc-accel` where only the workflow is under test: the real scripts and run ids, no torch, no MPI.
+
+How often `train` fails is read from a file `fail/<layout label>` in the working directory: `<times> <exit code>`.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from hpc_accel.jobs.request import plugin_resources
+from hpc_accel.jobs.script import render, render_probe
+from hpc_accel.jobs.site import load_site
+from hpc_accel.study.expand import listed_runs
+from hpc_accel.study.schema import Run
+from hpc_accel.study.study import load_study
+from hpc_accel.workloads.facts import ModelFacts
+
+FACTS = ModelFacts(layers=(), num_samples=1797, sample_bytes=256, sequential=True, tp_units=None)
+HERE = Path.cwd()
+
+
+def write(path: Path, text: str) -> None:
+    if not path.exists() or path.read_text() != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def option(name: str) -> str:
+    return sys.argv[sys.argv.index(name) + 1]
+
+
+def note(text: str) -> None:
+    with (HERE / "calls.txt").open("a") as calls:
+        calls.write(text + "\n")
+
+
+def plan(path: Path, out: Path) -> None:
+    study = load_study(path)
+    site = load_site(study.site)
+    candidates = []
+    for choice in study.workloads:
+        for run in listed_runs(study, choice, FACTS):
+            write(out.parent / "runs" / run.run_id / "run.json", run.model_dump_json(indent=1))
+            candidates.append({"run_id": run.run_id, "chosen": True, "request": plugin_resources(run, site)})
+    out.write_text(json.dumps({"candidates": candidates}))
+
+
+def train(path: Path) -> int:
+    run = Run.model_validate_json(path.read_text())
+    note(f"train {run.layout.label}")
+    if (HERE / "slow").exists():
+        time.sleep(30)
+    fail = HERE / "fail" / run.layout.label
+    if fail.exists():
+        times, code = fail.read_text().split()
+        if int(times):
+            fail.write_text(f"{int(times) - 1} {code}")
+            if int(code) == 137:
+                os.kill(os.getpid(), 9)
+            return int(code)
+    path.with_name("summary.json").write_text(json.dumps({"run_id": run.run_id, "status": "completed"}))
+    return 0
+
+
+def main() -> int:
+    command, path = sys.argv[1], Path(sys.argv[2])
+    environment = Path(os.environ["FAKE_ENVIRONMENT"])
+    if command == "script" and "--probe" in sys.argv:
+        path = Path(sys.argv[3])
+        study = load_study(path)
+        out = Path(option("--out"))
+        write(
+            out,
+            render_probe(
+                study,
+                load_site(study.site),
+                study_path=path.resolve(),
+                root=HERE,
+                out_dir=out.resolve().parent,
+                environment=environment,
+            ),
+        )
+    elif command == "script":
+        run = Run.model_validate_json(path.read_text())
+        text = render(run, load_site(run.site), root=HERE, run_dir=path.resolve().parent, environment=environment)
+        Path(option("--out")).write_text(text)
+    elif command == "probe":
+        note("probe")
+        Path(option("--out")).write_text("{}\n")
+    elif command == "plan":
+        note("plan")
+        plan(path, Path(option("--out")))
+    elif command == "train":
+        return train(path)
+    elif command == "report":
+        note("report")
+        records = [json.loads(file.read_text()) for file in sorted(path.glob("runs/*/summary.json"))]
+        text = "".join(f"{record['run_id']} {record['status']}\n" for record in records)
+        for name in ("report.html", "summary.csv", "answer.txt"):
+            (path / name).write_text(text)
+    return 0
+
+
+sys.exit(main())

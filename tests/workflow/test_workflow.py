@@ -1,0 +1,126 @@
+"""The Snakefile's promises: nothing twice, only what changed, failures kept apart, and cheap planning."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from .conftest import ROOT, STUDY, Workflow
+
+ALL = ["probe", "plan", "train serial", "train dp2", "train tp2", "report"]
+
+
+def test_from_study_to_report_and_then_nothing(workflow: Workflow):
+    workflow.snakemake("--cores", "2")
+    assert sorted(workflow.calls()) == sorted(ALL)
+    assert workflow.answer() == {"serial": "completed", "dp2": "completed", "tp2": "completed"}
+    assert "Nothing to be done" in workflow.snakemake("--cores", "2")
+    assert workflow.calls() == []
+
+
+def test_changed_study_runs_only_what_changed(workflow: Workflow):
+    workflow.snakemake("--cores", "2")
+    workflow.calls()
+    workflow.write_study(STUDY + "  - {dp: 2, accumulation_steps: 4}\n")
+    workflow.snakemake("--cores", "2")
+    assert workflow.calls() == ["plan", "train dp2", "report"]
+    workflow.write_study(STUDY.replace("2}\nworkload", "2, time_limit_min: 7}\nworkload") + "  # another comment\n")
+    workflow.snakemake("--cores", "2")
+    assert workflow.calls() == ["plan", "report"], "a queueing option measures nothing again"
+    scripts = list((workflow.directory / "results/s/runs").glob("*-a1-*/job.sbatch"))
+    assert all("--time=7\n" in path.read_text() for path in scripts)
+    assert "Nothing to be done" in workflow.snakemake("--cores", "2")
+
+
+def test_deleted_measurement_is_measured_again(workflow: Workflow):
+    workflow.snakemake("--cores", "2")
+    workflow.calls()
+    (gone,) = (workflow.directory / "results/s/runs").glob("digits-dp2-*")
+    (gone / "summary.json").unlink()
+    workflow.snakemake("--cores", "2")
+    assert workflow.calls() == ["train dp2", "report"]
+    for file in gone.iterdir():
+        file.unlink()
+    workflow.snakemake("--cores", "2")
+    assert workflow.calls() == ["plan", "train dp2", "report"], "run.json comes back too"
+    assert "Nothing to be done" in workflow.snakemake("--cores", "2")
+
+
+@pytest.mark.parametrize(
+    ("times", "code", "status", "num_tries"),
+    [(1, 1, "completed", 2), (9, 1, "failed", 2), (9, 137, "failed", 2), (9, 78, "failed", 1)],
+)
+def test_failing_run_stops_neither_others_nor_report(workflow: Workflow, times, code, status, num_tries):
+    workflow.fail("dp2", times, code)
+    workflow.snakemake("--cores", "2")
+    assert workflow.calls().count("train dp2") == num_tries
+    assert workflow.answer() == {"serial": "completed", "dp2": status, "tp2": "completed"}
+    (run_dir,) = (workflow.directory / "results/s/runs").glob("digits-dp2-*")
+    if status == "failed":
+        error = json.loads((run_dir / "summary.json").read_text())["error"]
+        assert str(code) in error["message"] or "SIGKILL" in error["message"]
+        assert error["remedy"]
+    assert "Nothing to be done" in workflow.snakemake("--cores", "2")
+
+
+def test_interrupted_workflow_continues(workflow: Workflow):
+    slow = workflow.directory / "slow"
+    slow.touch()
+    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--config", "study=s.yaml"]
+    process = subprocess.Popen(
+        [*command, "--cores", "2"], cwd=workflow.directory, env=workflow.environment(), start_new_session=True
+    )
+    try:
+        wait_for(lambda: "train" in Path(workflow.directory / "calls.txt").read_text())
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does for Ctrl-C
+        assert process.wait(30) != 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    slow.unlink()
+    workflow.calls()
+    workflow.snakemake("--cores", "2", "--rerun-incomplete")
+    assert sorted(workflow.calls()) == ["report", "train dp2", "train serial", "train tp2"]
+
+
+def wait_for(condition, timeout_s: float = 60) -> None:
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        try:
+            if condition():
+                return
+        except FileNotFoundError:
+            pass
+        time.sleep(0.2)
+    raise AssertionError(f"not within {timeout_s} s")
+
+
+def test_a_thousand_runs_are_planned_within_20_s(workflow: Workflow):
+    layouts = "".join(f"  - {{micro_batch_size: {2**n}}}\n" for n in range(7))
+    recipes = "[{precision: [fp32, bf16]}]"
+    workloads = "".join(
+        f"  - {{name: w{n}, entry: fake_model:build, global_batch_size: 64, recipes: {recipes}}}\n" for n in range(72)
+    )
+    (workflow.directory / "fake_model.py").write_text("")
+    workflow.write_study(f"workload:\n{workloads}layouts:\n{layouts}")
+    workflow.snakemake("--cores", "2", "--until", "plan")
+    num_runs = len(json.loads((workflow.directory / "results/s/plan.json").read_text())["candidates"])
+    assert num_runs >= 1000
+    started = time.monotonic()
+    output = workflow.snakemake("--cores", "2", "--dry-run", "--quiet", "rules")
+    assert time.monotonic() - started < 20
+    assert "run " in output and str(num_runs) in output
+
+
+def test_lint_and_format():
+    lint = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--lint"]
+    done = subprocess.run(lint, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -185,8 +185,9 @@ rule run:
         qos=asked("qos"),
         constraint=asked("constraint"),
     shell:
-        "bash {input.script:q} >> {log:q} 2>&1 || "
-        "[[ ($? -eq 78 || ($? -ne 143 && {resources.attempt} -gt 1)) && -s {output:q} ]]"
+        "bash {input.script:q} >> {log:q} 2>&1 || {{ code=$?;"
+        " [[ $code -eq 78 || ($code -ne 143 && {resources.attempt} -gt 1) ]] || rm -f {output:q};"
+        " [[ -s {output:q} ]]; }}"
 
 
 rule report:

@@ -80,6 +80,14 @@ def is_point_to_point(op: str) -> bool:
     return op.lower().startswith(POINT_TO_POINT)
 
 
+NOTHING = Exposure(collective_ns=0, point_to_point_ns=0, overlapped_ns=0)
+
+
+def _reaches(event: Event, start_ns: int) -> bool:
+    """Whether anything of the event lies after the window's start: most events do not, and are soon done with."""
+    return event.ended_ns > start_ns or any(end > start_ns for _, end in event.waited_ns)
+
+
 def exposed_ns(events: Iterable[Event], start_ns: int, end_ns: int) -> Exposure:
     """Exposed and overlapped communication of one phase."""
     collective: list[Interval] = []
@@ -87,6 +95,8 @@ def exposed_ns(events: Iterable[Event], start_ns: int, end_ns: int) -> Exposure:
     active: list[Interval] = []
     unwaited: list[Event] = []
     for event in events:
+        if event.enqueued_ns >= end_ns or not _reaches(event, start_ns):
+            continue
         active.append((event.started_ns, event.ended_ns))
         if is_point_to_point(event.op):
             point_to_point.extend(event.waited_ns)
@@ -94,6 +104,8 @@ def exposed_ns(events: Iterable[Event], start_ns: int, end_ns: int) -> Exposure:
         collective.extend(event.waited_ns)
         if event.via_future and not event.waited_ns and start_ns <= event.enqueued_ns < end_ns:
             unwaited.append(event)
+    if not active:
+        return NOTHING
     if unwaited:
         collective.append((max(event.enqueued_ns for event in unwaited), max(event.ended_ns for event in unwaited)))
     collective = clip(collective, start_ns, end_ns)

@@ -32,6 +32,7 @@ class CollectiveCalls:
         writes: Sequence[Tensor],
         opts: Any,
         *,
+        detail: str = "",
         result: list[Tensor] | None = None,
         elementwise: bool = False,
     ) -> MPIWork:
@@ -42,7 +43,9 @@ class CollectiveCalls:
     def allreduce(self, tensors: Any, opts: Any = None) -> MPIWork:
         tensor = one(tensors)
         reduction = resolve(op_of(opts), tensor.dtype)
-        return self.submit("all_reduce", self._all_reduce(reduction), [tensor], [tensor], opts, elementwise=True)
+        return self.submit(
+            "all_reduce", self._all_reduce(reduction), [tensor], [tensor], opts, detail=reduction.name, elementwise=True
+        )
 
     def _all_reduce(self, reduction: Reduction) -> Any:
         comm = self.endpoint.comm
@@ -65,7 +68,7 @@ class CollectiveCalls:
         def call(reads: list[Tensor], writes: list[Tensor]) -> None:
             c.broadcast(comm, writes[0], root)
 
-        return self.submit("broadcast", call, [tensor], [tensor], opts, elementwise=True)
+        return self.submit("broadcast", call, [tensor], [tensor], opts, detail=f"root {root}", elementwise=True)
 
     def reduce(self, tensors: Any, opts: Any = None) -> MPIWork:
         tensor, root, comm = one(tensors), root_of(opts), self.endpoint.comm
@@ -75,7 +78,9 @@ class CollectiveCalls:
             c.reduce(comm, reads[0], root, reduction)
 
         writes = [tensor] if root == self.endpoint.rank else []
-        return self.submit("reduce", call, [tensor], writes, opts, result=[tensor])
+        return self.submit(
+            "reduce", call, [tensor], writes, opts, detail=f"{reduction.name} to {root}", result=[tensor]
+        )
 
     def barrier(self, opts: Any = None) -> MPIWork:
         comm = self.endpoint.comm

@@ -109,17 +109,19 @@ def all_gather(comm: Any, output: Tensor, source: Tensor) -> None:
     if source.data_ptr() == place:
         comm.Allgather(MPI.IN_PLACE, receive)
     else:
-        comm.Allgather(moving(source.clone() if overlap(source, output) else source), receive)
+        apart = source.clone() if overlap(source, output) else source  # a name keeps the copy alive: MPI has an address
+        comm.Allgather(moving(apart), receive)
 
 
 def all_gather_uneven(comm: Any, outputs: list[Tensor], source: Tensor) -> None:
     """Everybody's `source`, whose sizes may differ, into `outputs`."""
-    exchange(comm, outputs, [source] * comm.size)
+    exchange(comm, list(outputs), [source] * comm.size)
 
 
 def all_to_all(comm: Any, output: Tensor, source: Tensor) -> None:
     """Equal parts: part r of `source` goes to rank r."""
-    comm.Alltoall(blocks(source.clone() if overlap(source, output) else source, comm.size), blocks(output, comm.size))
+    apart = source.clone() if overlap(source, output) else source
+    comm.Alltoall(blocks(apart, comm.size), blocks(output, comm.size))
 
 
 def exchange(comm: Any, receive: list[Tensor | None], send: list[Tensor | None]) -> None:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.mpi import p2p, staging, timeline
+from hpc_accel.mpi import debug, p2p, staging, timeline, watchdog
 from hpc_accel.mpi.buffers import nbytes
 from hpc_accel.mpi.collectives import SHIFT_TAG
 from hpc_accel.mpi.lane import Lane
@@ -25,7 +25,7 @@ SWEEP_AT = 64
 SHUTDOWN_TIMEOUT_S = 30.0
 
 
-def make_comm(name: str, ranks: Sequence[int], rank: int, size: int, parent: Any = None) -> Any:
+def make_comm(ranks: Sequence[int], rank: int, size: int, parent: Any = None) -> Any:
     """The group's own communicator. Only members call this.
 
     `ranks` are those of `parent`, or torch's global ranks; empty for the default group.
@@ -39,8 +39,9 @@ def make_comm(name: str, ranks: Sequence[int], rank: int, size: int, parent: Any
                 f"start {size} ranks with mpirun or srun, or leave RANK, WORLD_SIZE and MASTER_ADDR unset",
             )
         return MPI.COMM_WORLD.Split(0, key=rank)
-    # The tag must be the same on all members without asking: str's hash differs from process to process.
-    tag = zlib.crc32(f"{name}:{list(ranks)}".encode()) % 32767
+    # The tag must be the same on all members without asking: str's hash differs from process to process, and torch's
+    # name of a group made with use_local_synchronization counts the groups of each rank. The members are the same.
+    tag = zlib.crc32(",".join(map(str, ranks)).encode()) % 32767
     parent = parent if parent is not None else default_comm()
     subset = parent.Get_group().Incl(list(ranks))
     try:
@@ -67,7 +68,9 @@ class Endpoint:
         self.timeout_s = timeout_s
         self.lane = Lane(name)
         self.num_collectives = 0
+        self.debug = debug.enabled()
         self._messages: dict[int, p2p.MessageWork] = {}
+        watchdog.start()
 
     def collective(
         self,
@@ -78,6 +81,7 @@ class Endpoint:
         *,
         waits_at_once: bool,
         timeout_s: float,
+        detail: str = "",
         result: list[Tensor] | None = None,
         elementwise: bool = False,
     ) -> MPIWork:
@@ -94,6 +98,8 @@ class Endpoint:
             else:
                 staged = staging.DeviceCall(device, reads, writes)
                 run = partial(_run_staged, staged, call, elementwise)
+        if self.debug:
+            run = partial(self._run_compared, self.num_collectives, debug.describe(op, detail, reads or writes), run)
         work = CollectiveWork(self.lane, op, run, list(writes) if result is None else result, timeout_s, record)
         work.start(waits_at_once=waits_at_once)
         return work
@@ -118,6 +124,10 @@ class Endpoint:
         work = p2p.MessageWork(op, tensor, request, host, self.timeout_s, record, staged, self._forget)
         self._messages[id(work)] = work
         return work
+
+    def _run_compared(self, number: int, mine: str, run: Callable[[MPIWork], None], work: MPIWork) -> None:
+        debug.compare(self.comm, number, mine)
+        run(work)
 
     def _record(self, op: str, tensors: Sequence[Tensor], peer: int | None) -> Record:
         record = Record(op, self.name, sum(map(nbytes, tensors)), peer, time.perf_counter_ns())
@@ -158,11 +168,11 @@ def _landing(tensor: Tensor) -> Tensor:
     return tensor if tensor.is_contiguous() else tensor.new_empty(tensor.shape)
 
 
-def _run_direct(call: staging.Call, reads: list[Tensor], writes: list[Tensor], _: MPIWork) -> None:
-    call(reads, writes)
+def _run_direct(call: staging.Call, reads: Sequence[Tensor], writes: Sequence[Tensor], _: MPIWork) -> None:
+    call(list(reads), list(writes))
 
 
-def _run_strided(call: staging.Call, reads: list[Tensor], writes: list[Tensor], _: MPIWork) -> None:
+def _run_strided(call: staging.Call, reads: Sequence[Tensor], writes: Sequence[Tensor], _: MPIWork) -> None:
     staging.through_contiguous(call, reads, writes)
 
 

@@ -32,7 +32,7 @@ class Options:
         self._timeout = timeout
 
 
-class MPIProcessGroup(CollectiveCalls, dist.ProcessGroup):
+class MPIProcessGroup(CollectiveCalls, dist.ProcessGroup):  # type: ignore[misc]  # torch's stub has overloads
     """torch.distributed over one MPI communicator."""
 
     supports_splitting = True
@@ -40,7 +40,7 @@ class MPIProcessGroup(CollectiveCalls, dist.ProcessGroup):
     supports_time_estimate = False
 
     def __init__(self, store: dist.Store, comm: Any, timeout: timedelta, name: str) -> None:
-        dist.ProcessGroup.__init__(self, comm.Get_rank(), comm.Get_size())
+        dist.ProcessGroup.__init__(self, comm.Get_rank(), comm.Get_size())  # type: ignore[call-arg]
         self.endpoint = Endpoint(name, comm, timeout.total_seconds())
         self._group_store = store
         self._name = name
@@ -57,6 +57,7 @@ class MPIProcessGroup(CollectiveCalls, dist.ProcessGroup):
         writes: Sequence[Tensor],
         opts: Any,
         *,
+        detail: str = "",
         result: list[Tensor] | None = None,
         elementwise: bool = False,
     ) -> MPIWork:
@@ -67,6 +68,7 @@ class MPIProcessGroup(CollectiveCalls, dist.ProcessGroup):
             writes,
             waits_at_once=not getattr(opts, "asyncOp", True) and self._coalescing is None,
             timeout_s=seconds(getattr(opts, "timeout", None), self.endpoint.timeout_s),
+            detail=detail,
             result=result,
             elementwise=elementwise,
         )
@@ -121,7 +123,7 @@ class MPIProcessGroup(CollectiveCalls, dist.ProcessGroup):
     _set_group_desc = setGroupDesc
 
     @property
-    def group_name(self) -> str:
+    def group_name(self) -> str:  # type: ignore[override]
         return self._name
 
     @property
@@ -138,7 +140,7 @@ class MPIProcessGroup(CollectiveCalls, dist.ProcessGroup):
             kinds.append(accelerator.type)
         return [torch.device(kind) for kind in kinds]
 
-    def _get_backend(self, device: torch.device) -> MPIProcessGroup:
+    def _get_backend(self, device: torch.device) -> MPIProcessGroup:  # type: ignore[override]
         return self
 
     @property
@@ -177,7 +179,7 @@ class MPIProcessGroup(CollectiveCalls, dist.ProcessGroup):
         if self.endpoint.rank not in new_ranks:
             return None
         name = group_name or f"{self._name}:split:{'_'.join(map(str, new_ranks))}"
-        comm = make_comm(name, new_ranks, -1, len(new_ranks), parent=self.endpoint.comm)
+        comm = make_comm(new_ranks, -1, len(new_ranks), parent=self.endpoint.comm)
         child_store = dist.PrefixStore(f"{name}/", self._group_store)
         child = MPIProcessGroup(child_store, comm, timeout or self.options._timeout, name)
         child.setGroupDesc(group_desc or f"{self._desc}:split")
@@ -198,5 +200,5 @@ class MPIProcessGroup(CollectiveCalls, dist.ProcessGroup):
 
 def create_group(options: _DistributedBackendOptions, backend_options: Any) -> MPIProcessGroup:
     """What torch calls on the members of a new group."""
-    comm = make_comm(options.group_id, options.global_ranks_in_group, options.group_rank, options.group_size)
+    comm = make_comm(options.global_ranks_in_group, options.group_rank, options.group_size)
     return MPIProcessGroup(options.store, comm, options.timeout, options.group_id)

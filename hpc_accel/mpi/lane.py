@@ -36,8 +36,6 @@ class Lane:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.current: tuple[Job, float] | None = None
-        """The job in MPI's hands and the time.monotonic() it went there; read by the watchdog."""
         self._lock = threading.Lock()
         self._queue: deque[Job] = deque()
         self._busy = False
@@ -95,9 +93,7 @@ class Lane:
             return self._queue.popleft()
 
     def _perform(self, job: Job) -> None:
-        self.current = (job, time.monotonic())
         job.execute()
-        self.current = None
         with self._lock:
             self._busy = False
             more = bool(self._queue)

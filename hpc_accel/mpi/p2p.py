@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.futures import Future
 
+from hpc_accel.mpi import watchdog
 from hpc_accel.mpi.buffers import moving, nbytes
 from hpc_accel.mpi.launch import mpi
 from hpc_accel.mpi.staging import DeviceMessage
@@ -77,7 +78,11 @@ class MessageWork(MPIWork):
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     def _wait(self) -> bool:
-        self.request.Wait(self._status)
+        watchdog.begin(id(self), self.op, self._timeout_s)
+        try:
+            self.request.Wait(self._status)
+        finally:
+            watchdog.end(id(self))
         return True
 
     def _attempt(self, step: Any) -> None:

@@ -80,7 +80,7 @@ class Reduction:
 
 def resolve(op: Any, dtype: torch.dtype) -> Reduction:
     """The reduction for a torch ReduceOp on `dtype`; raises for what has no meaning."""
-    kind = op.op if isinstance(op, ReduceOp) else op
+    kind: Any = getattr(op, "op", op)
     reduction = _resolve(kind.name, dtype)
     if kind == ReduceOp.PREMUL_SUM:
         return Reduction(reduction.name, reduction.operation, reduction.wide, _factor(op))

@@ -46,7 +46,7 @@ enabled = False
 
 def enable() -> None:
     """Start collecting, with an empty list."""
-    global enabled
+    global enabled  # noqa: PLW0603  # read on every operation: a module attribute is the cheapest switch
     with _lock:
         _records.clear()
         enabled = True
@@ -54,7 +54,7 @@ def enable() -> None:
 
 def disable() -> None:
     """Stop collecting; what was collected can still be drained."""
-    global enabled
+    global enabled  # noqa: PLW0603  # read on every operation: a module attribute is the cheapest switch
     enabled = False
 
 

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.futures import Future
 
+from hpc_accel.mpi import watchdog
 from hpc_accel.mpi.lane import Lane
 from hpc_accel.mpi.timeline import Record
 
@@ -86,7 +87,7 @@ class MPIWork(dist.Work):
                 return self._future
             if self.record is not None:
                 self.record.via_future = True
-            devices = [self._result[0].device] if self._result and not self._result[0].is_cpu else None
+            devices: Any = [self._result[0].device] if self._result and not self._result[0].is_cpu else None
             self._raw = Future(devices=devices)
             self._future = self._raw.then(self._checked)
             done = self.done
@@ -155,10 +156,13 @@ class CollectiveWork(MPIWork):
         assert run is not None
         if self.record is not None:
             self.record.started_ns = time.perf_counter_ns()
+        watchdog.begin(id(self), self.op, self._timeout_s)
         try:
             run(self)
         except Exception as error:
-            self._failure = error
+            self._failure = error if isinstance(error, RuntimeError | ValueError) else dist.DistBackendError(str(error))
+        finally:
+            watchdog.end(id(self))
 
     def publish(self) -> None:
         self.finish(self._failure)

@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 from tests.mpirun import mpirun
 
@@ -25,6 +26,11 @@ def case(function: Callable[[], None]) -> Callable[[], None]:
     return function
 
 
+def cases_of(module: ModuleType) -> list[str]:
+    """The names of a module's cases, in order."""
+    return [name for name, function in CASES.items() if function.__module__ == module.__name__]
+
+
 def main() -> None:
     """Run all cases, or those named on the command line, on this rank."""
     import hpc_accel.mpi
@@ -32,7 +38,7 @@ def main() -> None:
 
     place = hpc_accel.mpi.init()
     comm = mpi().COMM_WORLD
-    for name in sys.argv[1:] or CASES:
+    for name in sys.argv[1:] or [n for n, f in CASES.items() if f.__module__ == "__main__"]:
         error = ""
         try:
             CASES[name]()

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.mpi import parallel_cases
-from tests.mpi.cases import Launch
+from tests.mpi.cases import Launch, cases_of
 
 LAUNCH = Launch(Path(parallel_cases.__file__), timeout_s=150)
 
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("n", [2, 4])
-@pytest.mark.parametrize("name", list(parallel_cases.CASES))
+@pytest.mark.parametrize("name", cases_of(parallel_cases))
 def test_parallel(name: str, n: int) -> None:
     LAUNCH.check(n, name)

@@ -29,12 +29,12 @@ class PassTime:
     def __add__(self, other: PassTime) -> PassTime:
         return PassTime(host_s=self.host_s + other.host_s, device_s=self.device_s + other.device_s)
 
+    def __mul__(self, count: int) -> PassTime:
+        return PassTime(host_s=self.host_s * count, device_s=self.device_s * count)
+
     def elapsed_s(self, device: str) -> float:
         """Time on the wall."""
         return max(self.host_s, self.device_s) if device == "cuda" else self.host_s + self.device_s
-
-
-ZERO = PassTime(host_s=0.0, device_s=0.0)
 
 
 def layer_forward(

@@ -16,7 +16,7 @@ from hpc_accel.plan.memory import StageSize, peak_memory_bytes, stage_sizes
 from hpc_accel.plan.network import Group, allreduce_s, send_s
 from hpc_accel.plan.pipeline_simulation import step_time_s
 from hpc_accel.plan.software import Software, torch_amp
-from hpc_accel.plan.stages import Stage, StageTimes
+from hpc_accel.plan.stages import Stage, Stages, StageTimes
 from hpc_accel.study.schema import Layout, Precision, Resources, Run
 from hpc_accel.workloads.facts import ModelFacts
 
@@ -63,7 +63,8 @@ class StepModel:
         self.software = software
         self.stage_times = StageTimes(facts, hardware, precision, software)
         self.num_simulations = 0
-        self._sizes: dict[tuple[object, ...], tuple[StageSize, ...]] = {}
+        self._makespans: dict[tuple[Layout, Resources], float] = {}
+        self._sizes: dict[tuple[object, ...], dict[StageSize, int]] = {}
 
     def unpredictable(self, layout: Layout, resources: Resources, device: str) -> str | None:
         """Why no time can be predicted, or None."""
@@ -89,20 +90,13 @@ class StepModel:
         """The step by part; they add up to the step."""
         stages = self.stage_times.of(layout, resources)
         num = layout.accumulation_steps
-        forward = num * sum(stage.forward_s for stage in stages) / layout.pp
-        backward = num * sum(stage.backward_s for stage in stages) / layout.pp
-        tensor = num * sum(stage.forward_comm_s + stage.backward_comm_s for stage in stages) / layout.pp
+        forward = num * sum(stage.forward_s for stage in stages.all) / layout.pp
+        backward = num * sum(stage.backward_s for stage in stages.all) / layout.pp
+        tensor = num * sum(stage.forward_comm_s + stage.backward_comm_s for stage in stages.all) / layout.pp
         bubble = 0.0
         if layout.pp > 1:
-            self.num_simulations += 1
-            makespan = step_time_s(
-                layout.schedule or "gpipe",
-                num,
-                [stage.forward_s + stage.forward_comm_s for stage in stages],
-                [stage.backward_s + stage.backward_comm_s for stage in stages],
-                self._boundary_s(layout, resources),
-            )
-            bubble = max(makespan, self._crowded_s(layout, resources)) - forward - backward - tensor
+            makespan = max(self._makespan_s(layout, resources, stages), self._crowded_s(layout, resources))
+            bubble = makespan - forward - backward - tensor
         rest = self._after_pipeline(layout, resources, stages)
         return {
             "forward": forward,
@@ -124,18 +118,28 @@ class StepModel:
             self._sizes[key], layout, self.software, sample_bytes=sample_bytes, process_bytes=process
         )
 
-    def _pipeline_bound_s(self, layout: Layout, stages: tuple[Stage, ...]) -> float:
+    def _makespan_s(self, layout: Layout, resources: Resources, stages: Stages) -> float:
+        """Simulated once: a search compares layouts first and reports the best ones after."""
+        if (layout, resources) not in self._makespans:
+            self.num_simulations += 1
+            self._makespans[layout, resources] = step_time_s(
+                layout.schedule or "gpipe",
+                layout.accumulation_steps,
+                [stage.forward_s + stage.forward_comm_s for stage in stages.all],
+                [stage.backward_s + stage.backward_comm_s for stage in stages.all],
+                self._boundary_s(layout, resources),
+            )
+        return self._makespans[layout, resources]
+
+    def _pipeline_bound_s(self, layout: Layout, stages: Stages) -> float:
         """A stage's own work, and one micro-batch's way to it and back through the stages before it."""
-        bound = before = 0.0
-        for stage in stages:
-            bound = max(bound, before + layout.accumulation_steps * stage.total_s)
-            before += stage.total_s
-        return bound
+        num = layout.accumulation_steps
+        return max(before + num * stage.total_s for stage, before in stages.different.items())
 
     def _crowded_s(self, layout: Layout, resources: Resources) -> float:
         """A CPU with more ranks than cores: the busiest rank's work while all of them compute at once."""
         crowded = self.stage_times.of(layout, resources, crowded=True)
-        return layout.accumulation_steps * max(stage.total_s for stage in crowded)
+        return layout.accumulation_steps * max(stage.total_s for stage in crowded.different)
 
     def _boundary_s(self, layout: Layout, resources: Resources) -> float:
         """Message between neighbouring stages: the largest cut decides the beat."""
@@ -145,11 +149,11 @@ class StepModel:
         num_bytes = elements * layout.micro_batch_size * self.software.boundary_bytes
         return send_s(self.hardware.network, group, num_bytes) or 0.0
 
-    def _after_pipeline(self, layout: Layout, resources: Resources, stages: tuple[Stage, ...]) -> dict[str, float]:
-        overhead = stages[0].overhead_s
+    def _after_pipeline(self, layout: Layout, resources: Resources, stages: Stages) -> dict[str, float]:
+        overhead = stages.all[0].overhead_s
         return {
-            "communication": max(self._gradients_s(layout, resources, stage) for stage in stages),
-            "optimizer": max(self._optimizer_s(stage) for stage in stages),
+            "communication": max(self._gradients_s(layout, resources, stage) for stage in stages.different),
+            "optimizer": max(self._optimizer_s(stage) for stage in stages.different),
             "other": self.software.step_operations * overhead,
         }
 

@@ -6,7 +6,7 @@ gradient, one bucket of gradients in transit, and on a CPU the process itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hpc_accel.plan.compute import divided_parameters, kept_elements
@@ -27,22 +27,26 @@ class StageSize:
     largest_output: float
 
 
-def stage_sizes(facts: ModelFacts, split: Sequence[int], tp: int) -> tuple[StageSize, ...]:
-    """The stages' sizes, which no batch changes."""
-    sizes, start = [], 0
-    for num_layers in split:
-        sizes.append(_size(facts.layers[start : start + num_layers], tp))
+def stage_sizes(facts: ModelFacts, split: Sequence[int], tp: int) -> dict[StageSize, int]:
+    """The stages' sizes, which no batch changes, each with the first stage that has it.
+
+    Of equal stages the first holds most micro-batches, so only that one can be the fullest.
+    """
+    sizes: dict[StageSize, int] = {}
+    start = 0
+    for stage, num_layers in enumerate(split):
+        sizes.setdefault(_size(facts.layers[start : start + num_layers], tp), stage)
         start += num_layers
-    return tuple(sizes)
+    return sizes
 
 
 def peak_memory_bytes(
-    sizes: Sequence[StageSize], layout: Layout, software: Software, *, sample_bytes: int, process_bytes: int = 0
+    sizes: Mapping[StageSize, int], layout: Layout, software: Software, *, sample_bytes: int, process_bytes: int = 0
 ) -> int:
     """Bytes of the rank that needs most."""
     peak = max(
         state_bytes(size, layout, software) + activation_bytes(size, stage, layout, software)
-        for stage, size in enumerate(sizes)
+        for size, stage in sizes.items()
     )
     batch = layout.micro_batch_size * layout.accumulation_steps * sample_bytes
     return int(peak + batch + process_bytes)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 
 from hpc_accel.parallel.split import balanced_split
-from hpc_accel.plan.compute import ZERO, PassTime, divided_parameters, layer_backward, layer_forward
+from hpc_accel.plan.compute import PassTime, divided_parameters, layer_backward, layer_forward
 from hpc_accel.plan.hardware import Hardware, Level
 from hpc_accel.plan.network import Group, allreduce_s
 from hpc_accel.plan.software import Software
 from hpc_accel.study.schema import Layout, Precision, Resources
 from hpc_accel.workloads.facts import LayerFacts, ModelFacts
+
+Content = tuple[tuple[int, int], ...]
+"""What a stage is made of: (number of the first layer like it, how many)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +40,27 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stages:
+    """All stages of a layout, and of equal ones each once, with the time one micro-batch needs before the last of them.
+
+    A deep model on many stages has few different ones, and a search asks for their maximum thousands of times.
+    """
+
+    all: tuple[Stage, ...]
+    different: dict[Stage, float]
+
+    @staticmethod
+    def of(stages: list[Stage]) -> Stages:
+        """With `different` worked out."""
+        different: dict[Stage, float] = {}
+        before = 0.0
+        for stage in stages:
+            different[stage] = before
+            before += stage.total_s
+        return Stages(all=tuple(stages), different=different)
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Layer:
     """One layer's passes: compute, and messages of tensor parallelism."""
 
@@ -53,9 +79,13 @@ class StageTimes:
         self.kind = hardware.slowest
         self.precision = precision
         self.software = software
-        self._layers: dict[tuple[int, int, int, int], list[_Layer]] = {}
-        self._stages: dict[tuple[object, ...], tuple[Stage, ...]] = {}
+        # Most layers of a deep model are equal but for their name; each is known by the first like it.
+        alike = [replace(layer, name="") for layer in facts.layers]
+        self._first = [alike.index(layer) for layer in alike]
+        self._layers: dict[tuple[int, int, int, int], dict[int, _Layer]] = {}
+        self._stages: dict[tuple[object, ...], Stages] = {}
         self._splits: dict[int, tuple[int, ...]] = {}
+        self._contents: dict[tuple[int, ...], list[Content]] = {}
 
     def split(self, layout: Layout) -> tuple[int, ...]:
         """Layers per stage; "auto" is balanced as hpc_accel.parallel balances it."""
@@ -66,7 +96,7 @@ class StageTimes:
             self._splits[layout.pp] = balanced_split(costs, layout.pp) if layout.pp > 1 else (len(costs),)
         return self._splits[layout.pp]
 
-    def of(self, layout: Layout, resources: Resources, *, crowded: bool = False) -> tuple[Stage, ...]:
+    def of(self, layout: Layout, resources: Resources, *, crowded: bool = False) -> Stages:
         """The stages of `layout`.
 
         Stages take turns, so with more ranks than cores a stage is timed as if each core had one rank; `crowded`
@@ -80,35 +110,45 @@ class StageTimes:
             self._stages[key] = self._make(layout, resources.ranks_per_node, at_once)
         return self._stages[key]
 
-    def _make(self, layout: Layout, ranks_per_node: int, at_once: int) -> tuple[Stage, ...]:
+    def _make(self, layout: Layout, ranks_per_node: int, at_once: int) -> Stages:
         level = self.kind.level(at_once)
         key = (layout.tp, layout.micro_batch_size, ranks_per_node, at_once)
         if key not in self._layers:
-            # Most layers of a deep model are equal but for their name.
-            alike = {replace(layer, name=""): layer for layer in self.facts.layers}
-            times = {same: self._layer(layer, layout, ranks_per_node, level) for same, layer in alike.items()}
-            self._layers[key] = [times[replace(layer, name="")] for layer in self.facts.layers]
-        layers, start, stages = self._layers[key], 0, []
-        for size in self.split(layout):
-            mine = layers[start : start + size]
-            num_tensors = sum(layer.num_parameter_tensors for layer in self.facts.layers[start : start + size])
-            stages.append(self._stage(mine, num_tensors, layout, level))
-            start += size
-        return tuple(stages)
+            self._layers[key] = {
+                first: self._layer(self.facts.layers[first], layout, ranks_per_node, level)
+                for first in set(self._first)
+            }
+        contents = self._contents_of(self.split(layout))
+        known = {content: self._stage(content, self._layers[key], layout, level) for content in set(contents)}
+        return Stages.of([known[content] for content in contents])
 
-    def _stage(self, layers: list[_Layer], num_tensors: int, layout: Layout, level: Level) -> Stage:
+    def _contents_of(self, split: tuple[int, ...]) -> list[Content]:
+        """Per stage, which layers it has how often."""
+        if split not in self._contents:
+            ends = list(accumulate(split, initial=0))
+            slices = [self._first[start:end] for start, end in pairwise(ends)]
+            self._contents[split] = [tuple(sorted(Counter(mine).items())) for mine in slices]
+        return self._contents[split]
+
+    def _stage(self, content: Content, layers: dict[int, _Layer], layout: Layout, level: Level) -> Stage:
         # Two messages per pass between stages: one is received, one is sent.
         schedule = self.software.pipeline_operations + 2 * self.software.collective_operations if layout.pp > 1 else 0.0
-        extra = PassTime(host_s=schedule * level.kernel_overhead_s, device_s=0.0)
-        forward = sum((layer.forward for layer in layers), extra)
-        backward = sum((layer.backward for layer in layers), extra)
-        messages = sum(layer.message_s for layer in layers)
+        forward = backward = PassTime(host_s=schedule * level.kernel_overhead_s, device_s=0.0)
+        messages = parameters = 0.0
+        num_tensors = 0
+        for first, count in content:
+            layer = layers[first]
+            forward += layer.forward * count
+            backward += layer.backward * count
+            messages += layer.message_s * count
+            parameters += layer.parameters * count
+            num_tensors += self.facts.layers[first].num_parameter_tensors * count
         return Stage(
             forward_s=forward.elapsed_s(self.kind.device),
             backward_s=backward.elapsed_s(self.kind.device),
             forward_comm_s=messages,
             backward_comm_s=messages * (2 if self.software.recompute else 1),
-            num_parameters=sum(layer.parameters for layer in layers),
+            num_parameters=parameters,
             num_tensors=num_tensors,
             overhead_s=level.kernel_overhead_s,
             memory_bandwidth_bytes_per_s=level.memory_bandwidth_bytes_per_s,
@@ -126,7 +166,7 @@ class StageTimes:
         )
         return _Layer(
             forward=forward,
-            backward=layer_backward(forward, level=level, software=self.software) if forward != ZERO else ZERO,
+            backward=layer_backward(forward, level=level, software=self.software),
             message_s=self._message_s(layer, layout, ranks_per_node, level),
             parameters=divided_parameters(layer, layout.tp),
         )

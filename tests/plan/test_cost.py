@@ -1,0 +1,156 @@
+"""Predictions against arithmetic done by hand, and against what must never be otherwise."""
+
+from __future__ import annotations
+
+import pytest
+
+from hpc_accel.plan.cost import Prices, predict
+from hpc_accel.plan.software import Software
+from tests.plan.examples import machine, model, run
+
+PLAIN = Software(
+    optimizer_state_bytes=8,
+    optimizer_traffic_bytes=28,
+    optimizer_operations_per_tensor=0,
+    activation_bytes=4,
+    wire_bytes=4,
+    overlaps_gradients=False,
+    tensor_parallel_operations=0,
+    pipeline_operations=0,
+    collective_operations=0,
+    step_operations=0,
+)
+"""Software without overheads of its own, so that only the model's arithmetic remains."""
+
+
+def step_ms(facts=None, hardware=None, **layout) -> float:
+    prediction = predict(run(**layout), facts or model(), hardware or machine(), software=PLAIN)
+    assert prediction.step_time_ms is not None
+    return prediction.step_time_ms
+
+
+def test_a_serial_step_is_work_over_rate():
+    parts = predict(run(micro=8), model(), machine(), software=PLAIN).parts_ms
+    # 8 layers x 8 samples x 2 GFLOP at 1 TFLOP/s, and 8 x 8 x 10,000 elements x 4 bytes written and read at 100 GB/s.
+    assert parts["forward"] == pytest.approx(128 + 0.0512)
+    assert parts["backward"] == pytest.approx(2 * (128 + 0.0512))
+    assert parts["optimizer"] == pytest.approx(8e6 * 28 / 1e11 * 1e3)
+    assert parts["communication_exposed"] == parts["bubble"] == 0
+
+
+def test_a_small_model_is_all_overhead():
+    tiny = model(forward_flops_per_sample=1.0, tp_flops_per_sample=1.0, saved_elements_per_sample=1)
+    parts = predict(run(), tiny, machine(), software=PLAIN).parts_ms
+    # On a GPU the host's 8 x 10 operations of 10 us hide the device's work; on a CPU both would add up.
+    assert parts["forward"] == pytest.approx(0.8)
+    assert parts["backward"] == pytest.approx(1.6)
+
+
+def test_a_cpu_adds_what_a_gpu_overlaps():
+    cpu = step_ms(hardware=machine(device="cpu"))
+    assert cpu == pytest.approx(step_ms() + 0.8 + 1.6)
+
+
+def test_parts_add_up_to_the_step():
+    for layout in ({}, {"dp": 2}, {"tp": 2}, {"pp": 4, "accumulation": 8, "schedule": "1f1b"}):
+        prediction = predict(run(**layout), model(), machine())
+        assert sum(prediction.parts_ms.values()) == pytest.approx(prediction.step_time_ms)
+
+
+def test_data_parallelism_adds_a_ring_of_the_gradients():
+    parts = predict(run(dp=4), model(), machine(), software=PLAIN).parts_ms
+    # 32 MB of gradients: a bucket of 25 MiB and the rest, each a ring of 6 steps.
+    assert parts["communication_exposed"] == pytest.approx((2 * 6 * 1e-5 + 6 / 4 * 32e6 / 1e10) * 1e3)
+
+
+def test_overlap_hides_all_but_the_last_bucket():
+    hidden = predict(run(dp=4), model(), machine()).parts_ms["communication_exposed"]
+    shown = predict(run(dp=4), model(), machine(), software=PLAIN).parts_ms["communication_exposed"]
+    assert 0 < hidden < shown
+
+
+def test_tensor_parallelism_divides_work_and_pays_messages():
+    parts = predict(run(tp=4), model(), machine(), software=PLAIN).parts_ms
+    # kept: 5 x 1,000 elements whole, the other 5,000 divided by four
+    assert parts["forward"] == pytest.approx(128 / 4 + 64 * (5000 + 1250) * 4 * 2 / 1e11 * 1e3)
+    # forward and backward: 8 layers x 2 all-reduces of 8 x 1,000 fp32; six steps of 8,000 bytes, or four of 32,000
+    once = min(6 * (1e-5 + 8e3 / 1e10), 4 * (1e-5 + 32e3 / 1e10))
+    assert parts["communication_exposed"] == pytest.approx(2 * 8 * 2 * once * 1e3)
+
+
+def test_a_pipeline_idles_the_published_fraction():
+    free = machine()
+    quick = free.model_copy(
+        update={
+            "network": free.network.model_copy(
+                update={"intra_node": free.network.intra_node.model_copy(update={"latency_s": 1e-12})}
+            )
+        }
+    )
+    parts = predict(run(pp=4, accumulation=8, schedule="1f1b"), model(), quick, software=PLAIN).parts_ms
+    share = parts["bubble"] / (parts["forward"] + parts["backward"] + parts["bubble"])
+    assert share == pytest.approx(3 / 11, rel=0.01)
+
+
+@pytest.mark.parametrize("layout", [{}, {"dp": 2}, {"tp": 2}, {"pp": 2, "accumulation": 4, "schedule": "gpipe"}])
+def test_slower_machines_are_never_faster(layout):
+    base = step_ms(**layout)
+    assert step_ms(hardware=machine(matmul_flops_per_s={"fp32": 5e11, "bf16": 1e12, "fp16": None}), **layout) > base
+    assert step_ms(hardware=machine(memory_bandwidth_bytes_per_s=1e10), **layout) > base
+    slow = machine()
+    slow_link = slow.network.intra_node.model_copy(update={"bandwidth_bytes_per_s": 1e8, "latency_s": 1e-3})
+    slow = slow.model_copy(update={"network": slow.network.model_copy(update={"intra_node": slow_link})})
+    slower = step_ms(hardware=slow, **layout)
+    assert slower > base if layout else slower == base
+
+
+def test_more_ranks_than_cores_take_turns():
+    one_each = step_ms(hardware=machine(device="cpu", num_cpus=4), dp=4)
+    crowded = step_ms(hardware=machine(device="cpu", num_cpus=2), dp=4)
+    assert crowded > 1.8 * one_each
+    # Stages take turns anyway: two cores for four stages lose less, but never less than the work needs.
+    pipeline = {"pp": 4, "accumulation": 8, "schedule": "1f1b"}
+    two, four = (step_ms(hardware=machine(device="cpu", num_cpus=cores), **pipeline) for cores in (2, 4))
+    assert four < two < 2 * four
+
+
+def test_measured_levels_decide_when_ranks_compute_at_once():
+    level = {
+        "threads": 1,
+        "matmul_flops_per_s": {"fp32": 1e12, "bf16": None, "fp16": None},
+        "memory_bandwidth_bytes_per_s": 1e11,
+        "kernel_overhead_s": 1e-5,
+    }
+    slow = {**level, "matmul_flops_per_s": {"fp32": 2.5e11, "bf16": None, "fp16": None}}
+    probed = machine(device="cpu", num_cpus=2, levels=[{"ranks": 1, **level}, {"ranks": 2, **slow}])
+    alone, both = step_ms(hardware=probed), step_ms(hardware=probed, dp=2)
+    assert both > 3.5 * alone
+
+
+def test_small_products_run_at_their_own_rate():
+    sizes = [
+        {"precision": "fp32", "m": m, "n": w, "k": w, "flops_per_s": rate}
+        for m, w, rate in ((8, 64, 1e9), (1024, 64, 1e10), (8, 4096, 1e10), (1024, 4096, 1e12))
+    ]
+    assert step_ms(hardware=machine(matmul_by_size=sizes)) > 1.5 * step_ms()
+
+
+def test_what_cannot_be_predicted_says_why():
+    prediction = predict(run(precision="fp16"), model(), machine())
+    assert prediction.step_time_ms is None
+    assert "not tried" in prediction.step_time_reason
+    assert prediction.peak_memory_bytes > 0
+    two_nodes = predict(run(dp=8), model(), machine())
+    assert two_nodes.step_time_ms is None
+    assert "one node probed" in two_nodes.step_time_reason
+
+
+def test_energy_and_cost_only_where_power_and_price_are_known():
+    unknown = predict(run(), model(), machine())
+    assert unknown.energy_j is None and unknown.energy_reason
+    assert unknown.cost is None and unknown.cost_reason
+    known = predict(run(steps=100), model(), machine(power_w=500.0), prices=Prices(per_node_hour=36.0, unit="EUR"))
+    window_s = known.step_time_ms / 1e3 * 100
+    assert known.energy_j == pytest.approx(500.0 * window_s)
+    assert known.cost == pytest.approx(0.01 * window_s)
+    assert known.energy_reason is None and known.cost_reason is None

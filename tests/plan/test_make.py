@@ -1,0 +1,150 @@
+"""Plans: what is chosen and why, what is refused and why, and that the search is exact and small."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+
+import pytest
+
+from hpc_accel.errors import ConfigError
+from hpc_accel.plan.cost import StepModel
+from hpc_accel.plan.layouts import factors, variants
+from hpc_accel.plan.make import NUM_SHOWN, make_plan
+from hpc_accel.plan.software import torch_amp
+from hpc_accel.study.expand import place
+from hpc_accel.study.schema import Optimizer, Recipe
+from hpc_accel.study.study import Study
+from tests.plan.examples import machine, machine_json, model
+
+
+def study(layouts="auto", *, batch: int = 64, ranks: int = 4, nodes: int = 1, **fields) -> Study:
+    gpus = fields.pop("gpus", ranks)
+    return Study.model_validate(
+        {
+            "name": "example",
+            "workload": {"name": "lm", "global_batch_size": batch},
+            "layouts": layouts,
+            "resources": {
+                "num_nodes": nodes,
+                "ranks_per_node": ranks,
+                "gpus_per_node": gpus,
+                "memory_mb": fields.pop("memory_mb", 64_000),
+            },
+            **fields,
+        }
+    )
+
+
+def test_listed_layouts_are_exactly_what_runs():
+    plan = make_plan(study([{"dp": [1, 2]}, {"dp": 2}, {"pp": 2}]), machine_json(), {"lm": model()})
+    assert [run.layout.label for run in plan.chosen_runs()] == ["serial", "dp2", "pp2.1f1b"]
+    assert all(candidate.why == "listed in the study" for candidate in plan.candidates)
+    assert all(candidate.prediction.step_time_ms > 0 for candidate in plan.candidates)
+
+
+def test_a_listed_layout_that_cannot_work_is_an_error_that_counts_the_others():
+    impossible = [{"tp": 3}, {"pp": 16, "accumulation_steps": 16}, {"dp": 2}, {"dp": 8}]
+    with pytest.raises(ConfigError, match="and 3 more") as caught:
+        make_plan(study(impossible, batch=48), machine_json(), {"lm": model()})
+    assert caught.value.exit_code == 78
+    assert "tp 3" in caught.value.value
+    assert caught.value.rule and caught.value.remedy
+
+
+def test_auto_keeps_the_best_and_the_serial_baseline():
+    plan = make_plan(study(search={"keep": 3}), machine_json(), {"lm": model()})
+    chosen = [candidate for candidate in plan.candidates if candidate.chosen]
+    assert [c.why for c in chosen[:3]] == [
+        f"predicted rank {i} of {plan.searches[0].num_feasible} for time" for i in (1, 2, 3)
+    ]
+    serial = [c for c in chosen if c.run.layout.num_ranks == 1]
+    assert len(chosen) == 4 and len(serial) == 1 and serial[0].why.startswith("baseline")
+
+
+def test_the_kept_layouts_are_those_of_an_exhaustive_search():
+    wanted, facts = study(search={"keep": 5}), model()
+    steps = StepModel(facts, machine(), "fp32", torch_amp(Optimizer(name="adamw", learning_rate=3e-4), Recipe()))
+    every = []
+    for dp, pp, tp in factors(wanted.resources):
+        for layout in variants(dp, pp, tp, 64):
+            resources = place(layout, wanted.resources, "auto")
+            exact = sum(steps.parts_s(layout, resources).values())
+            assert steps.bound_s(layout, resources) <= exact * (1 + 1e-9)
+            every.append(exact * 1e3)
+    plan = make_plan(wanted, machine_json(), {"lm": facts})
+    kept = [c.prediction.step_time_ms for c in plan.candidates if c.chosen][:5]
+    assert kept == pytest.approx(sorted(every)[:5])
+    assert plan.searches[0].num_enumerated == len(every)
+
+
+def test_refusals_stay_in_the_plan_with_their_number():
+    uncut = replace(model(), tp_units=None)
+    plan = make_plan(study(), machine_json(), {"lm": uncut})
+    refused = [candidate.to_json() for candidate in plan.candidates if candidate.refused]
+    assert [entry["refused"]["rule"] for entry in refused] == [plan.searches[0].refused[0]["rule"]]
+    assert "tensor parallel" in refused[0]["refused"]["rule"]
+    assert plan.searches[0].refused[0]["count"] == 4  # tp 2 alone, with dp 2, with pp 2; tp 4
+
+
+def test_what_would_not_fit_is_refused_before_it_runs():
+    big = model(num_layers=8, num_parameters=200_000_000, tp_parameters=200_000_000)
+    plan = make_plan(study(), machine_json(), {"lm": big})
+    assert all(c.prediction.peak_memory_bytes <= 16e9 for c in plan.candidates if c.chosen)
+    assert not [c for c in plan.candidates if c.chosen and c.run.layout.num_ranks == 1]
+    assert any("peak memory" in c.refused.rule for c in plan.candidates if c.refused)
+
+
+def test_nothing_that_fits_is_an_error_with_the_commonest_rule():
+    with pytest.raises(ConfigError, match="none of") as caught:
+        make_plan(study(), machine_json(), {"lm": model(num_parameters=10**10)})
+    assert "peak memory" in caught.value.rule
+
+
+def test_energy_and_cost_order_by_node_seconds():
+    # Twice the nodes for less than twice the speed costs more: one node wins although two are faster.
+    facts, hardware = model(), machine_json(num_nodes=2)
+    fastest = make_plan(study(nodes=2, search={"keep": 1}), hardware, {"lm": facts}).chosen_runs()[0]
+    cheapest = make_plan(study(nodes=2, search={"keep": 1}, objective="cost"), hardware, {"lm": facts}).chosen_runs()[0]
+    assert (fastest.resources.num_nodes, cheapest.resources.num_nodes) == (2, 1)
+
+
+def test_the_plan_is_json_with_the_contracts_keys():
+    content = make_plan(study([{"dp": 2}]), machine_json(), {"lm": model()}).to_json()
+    content = json.loads(json.dumps(content))
+    assert content["format"] == 1 and len(content["hardware_sha256"]) == 64
+    entry = content["candidates"][0]
+    assert set(entry) >= {
+        "run_id",
+        "workload",
+        "layout",
+        "recipe",
+        "resources",
+        "chosen",
+        "why",
+        "refused",
+        "prediction",
+    }
+    assert set(entry["prediction"]["parts_ms"]) == {
+        "forward",
+        "backward",
+        "communication_exposed",
+        "bubble",
+        "optimizer",
+        "other",
+    }
+    assert entry["prediction"]["cost"] is None and entry["prediction"]["cost_reason"]
+
+
+def test_4608_gpus_are_searched_with_few_simulations():
+    deep = replace(model(num_layers=96, num_parameters=150_000_000, tp_parameters=150_000_000), tp_units=96)
+    hardware = machine_json(num_nodes=2, ranks_per_node=8, device_memory_bytes=80 * 10**9)
+    start = time.perf_counter()
+    plan = make_plan(study(batch=4608, ranks=8, nodes=576), hardware, {"lm": deep})
+    elapsed_s = time.perf_counter() - start
+    search = plan.searches[0]
+    assert 10_000 < search.num_enumerated < 60_000
+    assert search.num_simulated < 10 * NUM_SHOWN
+    assert plan.chosen_runs()[0].layout.num_ranks > 1000
+    assert elapsed_s < 60  # a few seconds on an idle core; wide, because tests run beside each other

@@ -1,0 +1,122 @@
+"""The probe itself: on real ranks, on one rank, and where it cannot write."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from hpc_accel.errors import CannotCreateError
+from hpc_accel.plan import load_hardware, probe, probe_compute
+from hpc_accel.plan.cost import predict
+from hpc_accel.plan.probe_machine import power_facts
+from tests.mpirun import check, mpirun
+from tests.plan.examples import model, run
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from mpi4py import MPI
+from hpc_accel.plan.probe import run
+content = run(Path(sys.argv[1]), site="local")
+assert bool(content) == (MPI.COMM_WORLD.rank == 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory) -> Path:
+    """hardware.json of two real ranks."""
+    directory = tmp_path_factory.mktemp("probe")
+    script, out = directory / "probe_script.py", directory / "deep" / "hardware.json"
+    script.write_text(SCRIPT)
+    check(mpirun(2, [script, out], timeout_s=150))
+    return out
+
+
+@pytest.mark.mpi
+@pytest.mark.timeout(200)
+def test_two_ranks_measure_the_node_and_its_messages(probed):
+    hardware = load_hardware(probed)
+    kind = hardware.slowest
+    assert (hardware.num_nodes, hardware.ranks_per_node) == (1, 2)
+    assert kind.num_cpus == len(os.sched_getaffinity(0)) or kind.num_cpus <= os.cpu_count()
+    assert [level.ranks for level in kind.levels] == [1, 2]
+    if kind.device == "cpu":
+        assert 1e8 < kind.matmul_flops_per_s["fp32"] < 1e13
+        assert kind.matmul_flops_per_s["fp16"] is None and kind.matmul_flops_per_s_reason["fp16"]
+        assert 1e-7 < kind.kernel_overhead_s < 1e-2
+        assert 1e8 < kind.memory_bandwidth_bytes_per_s < 1e13
+    link = hardware.network.intra_node
+    assert 1e-8 < link.latency_s < 1e-1 and link.bandwidth_bytes_per_s > 1e6
+    assert {point.ranks for point in link.allreduce} == {2}
+    assert hardware.network.inter_node is None and hardware.network.inter_node_reason == "one node probed"
+    assert kind.power_w is not None or kind.power_w_reason
+    assert hardware.mpi["library"] and hardware.mpi["thread_level"]
+    assert os.listdir(probed.parent) == ["hardware.json"]
+
+
+@pytest.mark.mpi
+@pytest.mark.timeout(200)
+def test_what_the_probe_wrote_is_what_the_planner_needs(probed):
+    hardware = load_hardware(probed)
+    for layout in ({}, {"dp": 2}, {"tp": 2}, {"pp": 2, "accumulation": 4, "schedule": "1f1b"}):
+        prediction = predict(run(ranks_per_node=2, **layout), model(), hardware)
+        assert prediction.step_time_ms > 0, layout
+        assert prediction.peak_memory_bytes > 50e6
+
+
+def test_one_rank_has_no_network_and_says_so(tmp_path):
+    content = probe.run(tmp_path / "hardware.json", site="laptop")
+    assert content["site"] == "laptop"
+    assert content["network"]["intra_node"] is None
+    assert content["network"]["intra_node_reason"] == "one rank per node probed"
+    assert json.loads((tmp_path / "hardware.json").read_text()) == content
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CannotCreateError, match="file") as caught:
+        probe._write(tmp_path / "file" / "hardware.json", {})
+    assert caught.value.exit_code == 73
+
+
+def test_the_chain_has_as_many_operations_as_are_counted_in_models():
+    from hpc_accel.workloads.inspect import OperationCounter
+
+    pair, inputs = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU()), torch.randn(4, 4)
+    with OperationCounter() as counter:
+        pair(inputs)
+    assert counter.num_operations == probe_compute.OPERATIONS_PER_PAIR
+
+
+def test_ranks_of_a_kind_are_merged_to_the_slowest():
+    def rank(host: str, rate: float, slowdown: float | None) -> dict:
+        level = {
+            "ranks": 1,
+            "threads": 1,
+            "matmul_flops_per_s": {"fp32": rate, "fp16": None},
+            "matmul_by_size": [{"precision": "fp32", "m": 8, "n": 8, "k": 8, "flops_per_s": rate / 2}],
+            "memory_bandwidth_bytes_per_s": rate,
+            "kernel_overhead_s": 1 / rate,
+            "backward_overhead_s": 2 / rate,
+        }
+        facts = {"kind": {"device": "cpu", "device_name": "x", "num_cpus": 2}, "reasons": {}, "memory": int(rate)}
+        return {**facts, "host": host, "levels": [level], "slowdown": slowdown, "resident": int(rate)}
+
+    (kind,) = probe._merge([rank("b", 4.0, 1.5), rank("b", 3.0, None), rank("a", 2.0, 1.2)])
+    assert (kind["name"], kind["num_nodes"], kind["concurrent_slowdown"]) == ("a", 2, 1.5)
+    assert kind["matmul_flops_per_s"] == {"fp32": 2.0, "fp16": None}
+    assert kind["levels"][0]["matmul_by_size"][0]["flops_per_s"] == 1.0
+    assert kind["levels"][0]["kernel_overhead_s"] == 0.5
+    assert (kind["memory_bytes"], kind["process_memory_bytes"]) == (2, 4)
+
+
+def test_power_is_known_only_from_a_whole_window():
+    window = {"energy_j": 600.0, "window_s": 3.0, "is_partial": False, "resolution_warning": False}
+    assert power_facts(window, 2) == {"power_w": 100.0, "power_w_reason": None}
+    for change in ({"energy_j": None, "reason": "no sensor"}, {"is_partial": True}, {"resolution_warning": True}):
+        facts = power_facts({**window, **change}, 2)
+        assert facts["power_w"] is None and facts["power_w_reason"]

@@ -15,6 +15,8 @@ STUDY = config.get("study", "studies/quickstart.yaml")
 RESULTS = f"results/{Path(STUDY).stem}"
 # Tried again once by the workflow itself, never inside a job, where a second Snakemake counts for itself.
 RETRIES = 1 if workflow.is_main_process else 0
+# More than any machine has, so Snakemake scales it down to all: measurements never run side by side on one machine.
+ALL_CORES = 4096
 
 
 @cache
@@ -92,7 +94,7 @@ rule probe:
     retries: RETRIES
     conda:
         "envs/conda.yaml"
-    threads: workflow.cores or 1  # alone on the machine
+    threads: ALL_CORES
     resources:
         mpi=asked_by_script("mpi"),
         nodes=asked_by_script("nodes"),
@@ -168,7 +170,7 @@ rule run:
     retries: RETRIES
     conda:
         "envs/conda.yaml"
-    threads: workflow.cores or 1  # measurements never run side by side on one machine
+    threads: ALL_CORES
     resources:
         attempt=lambda wildcards, attempt: attempt,
         mpi=asked("mpi"),

@@ -6,6 +6,7 @@ A test compares the two forms by the plugin's own code.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,27 @@ def probe_resources(study: Study) -> Resources:
         memory_mb=limits.memory_mb,
         time_limit_min=limits.time_limit_min,
         partition=limits.partition,
+    )
+
+
+def pack_resources(runs: Sequence[Run]) -> Resources:
+    """One allocation that holds each of `runs` in turn: the largest of each size, the sum of the times."""
+    asked = [run.resources for run in runs]
+    partitions = {each.partition for each in asked}
+    if len(partitions) != 1:
+        raise ConfigError(
+            f"runs for partitions {', '.join(sorted(partitions))} in one allocation",
+            "one allocation is in one partition",
+            "give the study one partition, or leave same_allocation out",
+        )
+    return Resources(
+        num_nodes=max(each.num_nodes for each in asked),
+        ranks_per_node=max(each.ranks_per_node for each in asked),
+        gpus_per_node=max(each.gpus_per_node for each in asked),
+        cpus_per_rank=max(each.cpus_per_rank for each in asked),
+        memory_mb=max(each.memory_mb for each in asked),
+        time_limit_min=sum(each.time_limit_min for each in asked),
+        partition=partitions.pop(),
     )
 
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.jobs.request import checked_path, header, plugin_request, probe_resources, switches
+from hpc_accel.jobs.request import checked_path, header, pack_resources, plugin_request, probe_resources, switches
 from hpc_accel.jobs.site import Site
 from hpc_accel.study.schema import Resources, Run
 from hpc_accel.study.study import Study
@@ -54,6 +56,30 @@ def render_probe(study: Study, site: Site, *, study_path: Path, root: Path, out_
     )
 
 
+def render_pack(runs: Sequence[Run], site: Site, *, name: str, root: Path, study_dir: Path, environment: Path) -> str:
+    """The script of one allocation in which several runs take turns, on the same nodes, back to back.
+
+    The allocation has the largest of each size and the sum of the time limits. Each run is started by its own
+    job.sbatch, so it records, fails and is measured as it would alone.
+    """
+    packed = pack_resources(runs)
+    options = header(packed, site, job_name=name, log=study_dir / "packs" / f"{name}.txt")
+    return (
+        _environment()
+        .get_template("pack.sbatch.j2")
+        .render(
+            name=name,
+            site=site,
+            resources=packed,
+            request=json.dumps(plugin_request(packed, site)),
+            sbatch=_sbatch(options, site),
+            root=checked_path(root),
+            run_dirs=[checked_path(study_dir / "runs" / run.run_id) for run in runs],
+            done=checked_path(study_dir / "packs" / f"{name}.json"),
+        )
+    )
+
+
 def _render(
     site: Site,
     resources: Resources,
@@ -68,18 +94,21 @@ def _render(
 ) -> str:
     log = records / ("log.txt" if kind == "run" else "probe.txt")
     options = header(resources, site, job_name=job_name, log=log)
-    sbatch = [f"--{key}={sbatch_word(value)}" for key, value in options.items()]
-    return _template().render(
-        title=title,
-        kind=kind,
-        site=site,
-        resources=resources,
-        request=json.dumps(plugin_request(resources, site), ensure_ascii=True),
-        sbatch=[*sbatch, *(f"--{switch}" for switch in switches(site))],
-        root=checked_path(root),
-        records=checked_path(records),
-        environment=_search_path(Path(site.environment) if site.environment else environment),
-        study_path=checked_path(study_path) if study_path else None,
+    return (
+        _environment()
+        .get_template("job.sbatch.j2")
+        .render(
+            title=title,
+            kind=kind,
+            site=site,
+            resources=resources,
+            request=json.dumps(plugin_request(resources, site), ensure_ascii=True),
+            sbatch=_sbatch(options, site),
+            root=checked_path(root),
+            records=checked_path(records),
+            environment=_search_path(Path(site.environment) if site.environment else environment),
+            study_path=checked_path(study_path) if study_path else None,
+        )
     )
 
 
@@ -99,11 +128,15 @@ def _search_path(environment: Path) -> str:
     return text
 
 
-def _template() -> jinja2.Template:
-    loader = jinja2.PackageLoader("hpc_accel.jobs", ".")
+def _sbatch(options: dict[str, str], site: Site) -> list[str]:
+    return [f"--{key}={sbatch_word(value)}" for key, value in options.items()] + [f"--{key}" for key in switches(site)]
+
+
+@cache
+def _environment() -> jinja2.Environment:
     # A script is shell, not HTML: shell quoting (the filter q) is what protects it.
     environment = jinja2.Environment(
-        loader=loader,
+        loader=jinja2.PackageLoader("hpc_accel.jobs", "."),
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
         trim_blocks=True,
@@ -111,7 +144,7 @@ def _template() -> jinja2.Template:
         autoescape=False,
     )
     environment.filters["q"] = _quoted
-    return environment.get_template("job.sbatch.j2")
+    return environment
 
 
 def _quoted(value: Any) -> str:

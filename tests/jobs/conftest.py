@@ -1,0 +1,31 @@
+"""Runs and sites of which the tests take what they need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hpc_accel.jobs.script import render
+from hpc_accel.jobs.site import Site
+from hpc_accel.study.schema import Layout, Measure, Recipe, Resources, Run, Workload
+
+ROOT = Path(__file__).parents[2]
+
+
+def make_run(num_nodes: int = 1, ranks_per_node: int = 2, **resources: Any) -> Run:
+    """Data parallelism over all ranks; the rest as small as it can be."""
+    ranks = num_nodes * ranks_per_node
+    return Run(
+        study="study",
+        site="here",
+        workload=Workload(name="digits", entry="hpc_accel.workloads.digits:build", global_batch_size=64 * ranks),
+        layout=Layout(dp=ranks, micro_batch_size=64, accumulation_steps=1),
+        recipe=Recipe(),
+        resources=Resources(num_nodes=num_nodes, ranks_per_node=ranks_per_node, **resources),
+        measure=Measure(),
+    )
+
+
+def script(run: Run, run_dir: Path = Path("/data/run"), environment: Path = Path("/opt/env"), **site: Any) -> str:
+    """The run's script at a site that differs from the defaults by `site`."""
+    return render(run, Site(name="here", **site), root=Path("/data"), run_dir=run_dir, environment=environment)

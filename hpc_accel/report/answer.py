@@ -134,7 +134,7 @@ def _cost(records: StudyRecords, workload: str, runs: list[RunRecord]) -> str:
 
 def _speed_up(records: StudyRecords, workload: str, runs: list[RunRecord]) -> str:
     best = ranking.fastest(runs)
-    gain = ranking.speed_up(best.run, runs) if best else None
+    gain = ranking.speed_up(best.run, ranking.baselines(runs)) if best else None
     if best is None:
         return wording.NOT_MEASURED
     if gain is None:

@@ -116,16 +116,23 @@ def cost_per_sample(run: RunRecord) -> Interval | None:
     return price.scaled(1 / (steps * global_batch_size(run))) if price and steps else None
 
 
-def baseline(run: RunRecord, runs: Iterable[RunRecord]) -> RunRecord | None:
-    """The fastest serial run of the same workload and precision: the hardest honest one to beat."""
-    serial = [other for other in runs if other.kind == "serial" and other.workload == run.workload]
-    best = fastest(other for other in serial if other.precision == run.precision)
-    return best.run if best else None
+Baselines = dict[tuple[str, str], RunRecord]
+"""Per workload and precision, its fastest serial run: the hardest honest one to beat."""
 
 
-def speed_up(run: RunRecord, runs: Iterable[RunRecord]) -> Interval | None:
+def baselines(runs: Iterable[RunRecord]) -> Baselines:
+    """Found once for all runs: looking for it run by run would take quadratic time."""
+    serial: dict[tuple[str, str], list[RunRecord]] = {}
+    for run in runs:
+        if run.kind == "serial":
+            serial.setdefault((run.workload, run.precision), []).append(run)
+    found = {key: fastest(group) for key, group in serial.items()}
+    return {key: best.run for key, best in found.items() if best}
+
+
+def speed_up(run: RunRecord, against: Baselines) -> Interval | None:
     """Throughput over the baseline's, with its interval; None without a baseline."""
-    serial = baseline(run, runs)
+    serial = against.get((run.workload, run.precision))
     mine, theirs = throughput(run), throughput(serial) if serial else None
     if mine is None or theirs is None:
         return None

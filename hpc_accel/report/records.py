@@ -218,6 +218,7 @@ def _told_apart(run: RunRecord, twins: list[RunRecord]) -> RunRecord:
         "samples": lambda r: fields.number(r.part("layout"), "micro_batch_size"),
     }
     for unit, value in marks.items():
-        if len({value(twin) for twin in twins}) == len(twins):
+        values = {value(twin) for twin in twins}
+        if len(values) == len(twins) and None not in values:
             return replace(run, label=f"{run.label} {value(run)} {unit}".replace(" backend", ""))
     return replace(run, label=f"{run.label} #{run.run_id[-4:]}")

@@ -34,15 +34,16 @@ def render(records: StudyRecords) -> str:
     writer = csv.writer(out, lineterminator="\n")
     columns = [*COLUMNS, *MORE_COLUMNS]
     writer.writerow(columns)
+    serial = ranking.baselines(records.runs)
     for run in records.runs:
-        values = row(records, run)
+        values = row(run, serial)
         writer.writerow([_cell(values[column]) for column in columns])
     return out.getvalue()
 
 
-def row(records: StudyRecords, run: RunRecord) -> dict[str, Any]:
+def row(run: RunRecord, serial: ranking.Baselines) -> dict[str, Any]:
     """All columns of one run; None where not measured."""
-    return {**_identity(run), **_measured(run), **_predicted(run), **_more(records, run)}
+    return {**_identity(run), **_measured(run), **_predicted(run), **_more(run, serial)}
 
 
 def prediction_error(run: RunRecord) -> float | None:
@@ -120,8 +121,8 @@ def _predicted(run: RunRecord) -> dict[str, Any]:
     }
 
 
-def _more(records: StudyRecords, run: RunRecord) -> dict[str, Any]:
-    gain = ranking.speed_up(run, records.of(run.workload)) if run.counts else None
+def _more(run: RunRecord, serial: ranking.Baselines) -> dict[str, Any]:
+    gain = ranking.speed_up(run, serial) if run.counts else None
     has_latency = fields.positive(run.summary, "latency_ms", "p50") is not None
     return {
         "label": run.label,

@@ -54,8 +54,7 @@ def cards(records: StudyRecords) -> list[dict[str, Any]]:
             found.append({"workload": workload, "run": None, "num_runs": len(runs)})
             continue
         best = ranking.fastest(runs)
-        gain = ranking.speed_up(run, runs)
-        serial = ranking.baseline(run, runs)
+        gain = ranking.speed_up(run, ranking.baselines(runs))
         found.append(
             {
                 "workload": workload,
@@ -68,7 +67,6 @@ def cards(records: StudyRecords) -> list[dict[str, Any]]:
                 "step": _split(ranking.step_time_ms(run), "ms"),
                 "rate": _split(ranking.throughput(run), "samples/s"),
                 "gain": _split(gain, "") if gain else None,
-                "baseline": serial.label if serial else "",
                 "is_serial": run.kind == "serial",
                 "command": answer.submit_command(records, run),
             }
@@ -107,8 +105,9 @@ def _split(interval: Any, unit: str) -> dict[str, str] | None:
 def table(records: StudyRecords) -> list[dict[str, Any]]:
     """Every chosen run as a row of cells; an empty cell carries its reason."""
     rows = []
+    serial = ranking.baselines(records.runs)
     for run in records.runs:
-        values = summary_csv.row(records, run)
+        values = summary_csv.row(run, serial)
         cells = []
         for column in COLUMNS:
             value = values[column.key]

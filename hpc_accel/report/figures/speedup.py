@@ -18,7 +18,8 @@ Gains = list[tuple[RunRecord, Interval, float]]
 def figures(runs: list[RunRecord]) -> list[style.Figure]:
     """Two charts of the same points: times faster, and share of the ideal."""
     ordered = style.fastest_first(runs)
-    gained = [(run, gain) for run in ordered if (gain := ranking.speed_up(run, runs)) is not None]
+    serial = ranking.baselines(runs)
+    gained = [(run, gain) for run in ordered if (gain := ranking.speed_up(run, serial)) is not None]
     caption = "Against the fastest serial run of the same precision."
     if not any(run.kind != "serial" for run, _ in gained):
         why = (

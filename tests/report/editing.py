@@ -1,0 +1,38 @@
+"""Find a run of a made study by what it is called, and edit its records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hpc_accel.report.records import RunRecord, load
+
+
+def run_of(study_dir: Path, workload: str, label: str) -> RunRecord:
+    """The run of that workload and label."""
+    return next(run for run in load(study_dir).runs if (run.workload, run.label) == (workload, label))
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change a JSON file in place."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def edit_summary(study_dir: Path, workload: str, label: str, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change the summary of one run."""
+    edit(run_of(study_dir, workload, label).directory / "summary.json", change)
+
+
+def edit_all(study_dir: Path, change: Callable[[dict[str, Any]], Any], workload: str = "") -> None:
+    """Change every summary there is, or those of one workload."""
+    for path in study_dir.glob(f"runs/{workload}*/summary.json"):
+        edit(path, change)
+
+
+def set_time(median: float, low: float | None = None, high: float | None = None) -> Callable[[dict[str, Any]], Any]:
+    """A change of the step time."""
+    return lambda s: s["step_time_ms"].update(median=median, ci_low=low or median, ci_high=high or median)

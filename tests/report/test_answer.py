@@ -1,0 +1,123 @@
+"""The five lines: who wins, who ties, what is never ranked, and what was not measured."""
+
+from __future__ import annotations
+
+import pytest
+
+from hpc_accel.report import ranking, write
+from hpc_accel.report.records import load
+from tests.report.editing import edit, edit_all, edit_summary, run_of, set_time
+
+
+def line(study, number: int) -> str:
+    return write(study).lines[number]
+
+
+def test_five_lines_name_every_workload(study):
+    answer = write(study)
+    assert len(answer.lines) == 5
+    assert (study / "answer.txt").read_text() == answer.text
+    for workload in ("digits", "lm", "mlp"):
+        assert f"{workload}: " in answer.lines[0]
+        assert f"{workload}: " in answer.lines[3]
+    assert "mlp: none, serial is the fastest" in answer.lines[3]
+    assert max(map(len, answer.lines)) < 400
+
+
+def test_the_winner_has_a_script_to_submit(study):
+    answer = write(study)
+    winner = run_of(study, "digits", "dp2.pp2.1f1b fp32 x4")
+    assert answer.winners["digits"] == winner.run_id
+    assert answer.submit[0] == f"bash {winner.directory / 'job.sbatch'}"
+    edit(study / "plan.json", lambda plan: plan.update(site="cluster"))
+    assert write(study).submit[0].startswith("sbatch ")
+
+
+def test_a_fast_wrong_run_never_wins(study):
+    edit_summary(study, "digits", "tp2 bf16 x4", set_time(0.001))
+    assert "tp2 bf16 x4" not in line(study, 0)
+    assert "1 run wrong (digits tp2 bf16 x4)" in line(study, 4)
+
+
+@pytest.mark.parametrize(("low", "tie"), [(21.9, True), (22.2, False)])
+def test_different_only_when_intervals_do_not_overlap(study, low, tie):
+    edit_summary(study, "digits", "dp2.pp2.1f1b fp32 x4", set_time(21.5, 21.0, 22.0))
+    edit_summary(study, "digits", "dp2 fp32 x1", set_time(22.5, low, 23.0))
+    edit_summary(study, "digits", "dp2 bf16 x1", set_time(30))
+    found = "dp2.pp2.1f1b fp32 x4, 21.5 ms/step (a tie with dp2 fp32 x1)" in line(study, 0)
+    assert found is tie
+
+
+def test_time_is_compared_per_sample(study):
+    def halve(summary):
+        summary["steps"]["global_batch_size"] //= 2
+        set_time(15.0)(summary)
+
+    # Fewer ms per step, but for half the samples.
+    edit_summary(study, "digits", "dp2 fp32 x1", halve)
+    assert "digits: dp2.pp2.1f1b fp32 x4" in line(study, 0)
+
+
+def test_speed_up_is_over_serial_of_the_same_precision(study):
+    edit_summary(study, "digits", "serial fp32 x1", set_time(40))
+    edit_summary(study, "digits", "dp2.pp2.1f1b fp32 x4", set_time(20))
+    assert "digits: 2.00x over serial fp32 on 4 ranks (50 % of ideal)" in line(study, 3)
+
+
+def test_no_serial_run_no_speed_up(study):
+    for label in ("serial fp32 x1", "serial fp32 x4"):
+        edit_summary(study, "digits", label, lambda s: s.update(status="failed"))
+    assert "digits: not measured: no serial fp32 run counts; add" in line(study, 3)
+
+
+def test_no_sensor_is_said_once_with_the_remedy(study):
+    found = line(study, 1)
+    assert found.count("no readable sensor") == 1
+    assert "run on nodes with NVML, RAPL or pm_counters" in found
+    assert "J/sample" not in found
+
+
+def test_energy_and_cost_of_a_measured_study(energy_study):
+    answer = write(energy_study)
+    assert "digits: dp2 bf16 x1, " in answer.lines[1]
+    assert "(gpu-board, counter)" in answer.lines[1]
+    assert "digits: serial bf16 x1, " in answer.lines[2]
+    assert "per million samples" in answer.lines[2]
+    assert "nothing: every run was measured in full" in answer.lines[4]
+
+
+def test_the_objective_decides_what_to_use(energy_study):
+    edit(energy_study / "plan.json", lambda plan: plan.update(objective="energy"))
+    assert write(energy_study).winners["digits"] == run_of(energy_study, "digits", "dp2 bf16 x1").run_id
+    edit(energy_study / "plan.json", lambda plan: plan.update(objective="cost"))
+    assert write(energy_study).winners["digits"] == run_of(energy_study, "digits", "serial bf16 x1").run_id
+
+
+def test_energies_of_two_scopes_are_never_compared(energy_study):
+    edit(energy_study / "plan.json", lambda plan: plan.update(objective="energy"))
+    edit_summary(energy_study, "digits", "serial fp32 x1", lambda s: s["energy"].update(scope="node", energy_j=1e-6))
+    answer = write(energy_study)
+    assert "(node, counter), not comparable with dp2 bf16 x1, " in answer.lines[1]
+    # The tiny number of the other scope does not decide: time does.
+    assert answer.winners["digits"] == run_of(energy_study, "digits", "dp2.pp2.1f1b bf16 x4").run_id
+
+
+@pytest.mark.parametrize("change", [{"is_partial": True}, {"coverage": {"nodes": 1, "nodes_expected": 2}}])
+def test_partial_energy_is_not_ranked(energy_study, change):
+    edit_all(energy_study, lambda s: s["energy"].update(change))
+    assert "not measured: some devices were not covered" in line(energy_study, 1)
+
+
+def test_cost_follows_the_measured_time(energy_study):
+    run = run_of(energy_study, "digits", "serial fp32 x1")
+    planned = run.candidate["prediction"]
+    measured_ms = run.summary["step_time_ms"]["median"]
+    assert ranking.cost(run).value == pytest.approx(planned["cost"] * measured_ms / planned["step_time_ms"])
+
+
+def test_an_empty_plan_is_answered(study):
+    edit(study / "plan.json", lambda plan: plan.update(candidates=[]))
+    answer = write(study)
+    assert answer.winners == {}
+    assert "the plan chose no run" in answer.lines[0]
+    assert load(study).workloads == ()

@@ -16,7 +16,7 @@ from hpc_accel.mpi.arguments import even, gather_list, one, only, op_of, parts, 
 from hpc_accel.mpi.buffers import flat
 from hpc_accel.mpi.endpoint import Endpoint
 from hpc_accel.mpi.reductions import Reduction, resolve
-from hpc_accel.mpi.work import MPIWork
+from hpc_accel.mpi.work import DoneWork, MPIWork
 
 
 class CollectiveCalls:
@@ -43,6 +43,12 @@ class CollectiveCalls:
     def allreduce(self, tensors: Any, opts: Any = None) -> MPIWork:
         tensor = one(tensors)
         reduction = resolve(op_of(opts), tensor.dtype)
+        if (
+            reduction.plain
+            and not getattr(opts, "asyncOp", True)
+            and self.endpoint.all_reduce_at_once(tensor, reduction)
+        ):
+            return DoneWork([tensor])
         return self.submit(
             "all_reduce", self._all_reduce(reduction), [tensor], [tensor], opts, detail=reduction.name, elementwise=True
         )

@@ -42,12 +42,26 @@ class Lane:
         self._tokens: SimpleQueue[bool] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    def run_inline(self, job: Job) -> bool:
-        """Execute in the calling thread if nothing is before it; False if something is."""
+    def enter(self) -> bool:
+        """Take the lane for the calling thread if it is idle; then `leave` must follow."""
         with self._lock:
             if self._busy or self._queue:
                 return False
             self._busy = True
+            return True
+
+    def leave(self) -> None:
+        """Free the lane, and wake its thread if something came meanwhile."""
+        with self._lock:
+            self._busy = False
+            more = bool(self._queue)
+        if more:
+            self._tokens.put(True)
+
+    def run_inline(self, job: Job) -> bool:
+        """Execute in the calling thread if nothing is before it; False if something is."""
+        if not self.enter():
+            return False
         self._perform(job)
         return True
 
@@ -94,13 +108,9 @@ class Lane:
 
     def _perform(self, job: Job) -> None:
         job.execute()
-        with self._lock:
-            self._busy = False
-            more = bool(self._queue)
         # Free before published: whoever is told may start the next collective from here.
+        self.leave()
         job.publish()
-        if more:
-            self._tokens.put(True)
 
     def _serve(self) -> None:
         while self._tokens.get():

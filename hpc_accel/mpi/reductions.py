@@ -7,7 +7,6 @@ and a division, PREMUL_SUM a multiplication and a sum, a sum of booleans is thei
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -46,6 +45,8 @@ class Reduction:
     operation: Any
     wide: torch.dtype | None
     """Computed in this dtype, if not in the tensor's own."""
+    plain: bool
+    """Whether MPI does all of it, on the tensor as it is."""
     factor: float | Tensor | None = None
 
     def enter(self, tensor: Tensor, *, writable: bool) -> Tensor:
@@ -81,10 +82,15 @@ class Reduction:
 def resolve(op: Any, dtype: torch.dtype) -> Reduction:
     """The reduction for a torch ReduceOp on `dtype`; raises for what has no meaning."""
     kind: Any = getattr(op, "op", op)
-    reduction = _resolve(kind.name, dtype)
-    if kind == ReduceOp.PREMUL_SUM:
-        return Reduction(reduction.name, reduction.operation, reduction.wide, _factor(op))
+    reduction = _resolved.get((int(kind), dtype))
+    if reduction is None:
+        reduction = _resolved[int(kind), dtype] = _resolve(kind.name, dtype)
+    if reduction.name == "PREMUL_SUM":
+        return Reduction(reduction.name, reduction.operation, reduction.wide, False, _factor(op))
     return reduction
+
+
+_resolved: dict[tuple[int, torch.dtype], Reduction] = {}
 
 
 def _factor(op: Any) -> float | Tensor:
@@ -100,7 +106,6 @@ def _factor(op: Any) -> float | Tensor:
     return factor
 
 
-@lru_cache(maxsize=512)
 def _resolve(name: str, dtype: torch.dtype) -> Reduction:
     floating = dtype.is_floating_point
     impossible = (
@@ -112,11 +117,11 @@ def _resolve(name: str, dtype: torch.dtype) -> Reduction:
     if impossible:
         raise ValueError(f"ReduceOp.{name} on {dtype}: rule: the operation has no meaning there; remedy: cast first")
     if dtype is torch.bool:
-        return Reduction(name, BOOLEAN[name], None)
+        return Reduction(name, BOOLEAN[name], None, False)
     if dtype in DATATYPES:
-        return Reduction(name, OPERATIONS[name], None)
+        return Reduction(name, OPERATIONS[name], None, name not in {"AVG", "PREMUL_SUM"})
     if floating:
-        return Reduction(name, OPERATIONS[name], torch.float32)
+        return Reduction(name, OPERATIONS[name], torch.float32, False)
     if dtype is torch.complex32:
-        return Reduction(name, OPERATIONS[name], torch.complex64)
+        return Reduction(name, OPERATIONS[name], torch.complex64, False)
     raise ValueError(f"ReduceOp.{name} on {dtype}: rule: not a dtype MPI can compute with; remedy: cast first")

@@ -182,6 +182,17 @@ class CollectiveWork(MPIWork):
         self._latch.release()
 
 
+class DoneWork(MPIWork):
+    """Of an operation that succeeded before the call returned."""
+
+    def __init__(self, result: list[Tensor]) -> None:
+        super().__init__("done", result, 0.0, None)
+        self.done = True
+
+    def wait(self, timeout: timedelta | None = None) -> bool:
+        return True
+
+
 class JoinedWork(MPIWork):
     """Several works as one: what a coalescing block returns."""
 

@@ -216,7 +216,8 @@ class _Build:
         arrow = {"name": "message", "cat": "message", "id": identity}
         if is_send:
             return self._event("s", track, ts=start_us, **arrow)
-        return self._event("f", track, ts=end_us, bp="e", **arrow)
+        # Just before the end: a viewer ties the arrow to the slice around this moment.
+        return self._event("f", track, ts=end_us - min(0.001, (end_us - start_us) / 2), bp="e", **arrow)
 
     def _power(self, power: Sequence[PowerSeries], start_ns: int, end_ns: int) -> Iterator[dict[str, Any]]:
         """Counters while the traced steps ran; each sensor is written by the one rank that reads it."""

@@ -334,8 +334,16 @@ def test_importing_and_starting_the_sensors_takes_little_time():
     assert float(done.stdout) <= 0.3
 
 
-def test_nvml_absent_here_is_said_by_name(sysfs):
-    if Path("/proc/driver/nvidia").exists():
-        pytest.skip("this machine has an NVIDIA driver")
+def test_without_a_driver_the_library_is_not_even_loaded(sysfs, monkeypatch):
+    monkeypatch.setattr(nvml, "DRIVER", (sysfs / "none",))
+    monkeypatch.setattr(nvml.importlib, "import_module", lambda name: pytest.fail(f"{name} was loaded"))
     (sensor,) = nvml.discover()
-    assert "NVML" in sensor.info.reason
+    assert sensor.info.reason == "no NVIDIA driver here"
+
+
+def test_a_driver_without_a_library_is_a_reason(sysfs, monkeypatch):
+    monkeypatch.setattr(nvml, "DRIVER", (sysfs,))
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    (sensor,) = nvml.discover()
+    assert "NVML gives no GPU" in sensor.info.reason
+    assert not sensor.info.is_available

@@ -10,13 +10,16 @@ from __future__ import annotations
 import importlib
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hpc_accel.measure import host
-from hpc_accel.measure.energy import visible
+from hpc_accel.measure.energy import sysfs, visible
 from hpc_accel.measure.energy.sensor import Reading, Sensor, SensorError, SensorInfo, absent
 
 SOURCE = "nvml"
+DRIVER = (Path("/proc/driver/nvidia"), Path("/dev/nvidiactl"), Path("/dev/dxg"))
+"""Where a loaded driver shows, also in containers and WSL; without one the library need not be loaded at all."""
 UPDATE_PERIOD_S = 0.1
 MAX_POWER_W = 3000.0
 
@@ -94,8 +97,11 @@ def _gpu(nvml: Any, handle: Any, uuid: str) -> Sensor:
 
 def discover() -> list[Sensor]:
     """The GPUs of this process; one bad GPU does not hide the others."""
+    stand_in = host.pretended("HPC_ACCEL_NVML_MODULE")
+    if stand_in is None and not any(sysfs.exists(path) for path in DRIVER):
+        return [absent(SOURCE, "gpu-board", "no NVIDIA driver here")]
     try:
-        nvml = importlib.import_module(host.pretended("HPC_ACCEL_NVML_MODULE") or "pynvml")
+        nvml = importlib.import_module(stand_in or "pynvml")
         nvml.nvmlInit()
         handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
         uuids = [_text(nvml.nvmlDeviceGetUUID(handle)) for handle in handles]

@@ -198,7 +198,7 @@ def predict(
     model: StepModel | None = None,
 ) -> Prediction:
     """Everything predicted of `run`. `model` may carry what earlier predictions computed for the same workload."""
-    software = software or torch_amp(run.workload.optimizer, run.recipe)
+    software = software or torch_amp(run.workload.optimizer, run.recipe, run.backend)
     model = model or StepModel(facts, hardware, run.recipe.precision, software)
     memory = model.peak_memory_bytes(run.layout)
     reason = model.unpredictable(run.layout, run.resources, run.device)

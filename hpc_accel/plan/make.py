@@ -105,10 +105,10 @@ def make_plan(
     errors: list[ConfigError] = []
     for choice in study.workloads:
         workload = resolve_workload(choice)
-        models = {
-            recipe: StepModel(facts[workload.name], machine, recipe.precision, torch_amp(workload.optimizer, recipe))
-            for recipe in recipes(study, choice)
-        }
+        models: dict[Recipe, StepModel] = {}
+        for recipe in recipes(study, choice):
+            software = torch_amp(workload.optimizer, recipe, study.backend)
+            models[recipe] = StepModel(facts[workload.name], machine, recipe.precision, software)
         layouts = choice.layouts if choice.layouts is not None else study.layouts
         if layouts == "auto":
             found, seconds = _search(study, choice, models)

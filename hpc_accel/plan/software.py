@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hpc_accel.study.schema import Optimizer, Precision, Recipe
+from hpc_accel.study.schema import Backend, Optimizer, Precision, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,8 @@ class Software:
     """Whether backward runs the forward pass again, keeping only each layer's input."""
     overlaps_gradients: bool = True
     """Whether buckets of gradients are all-reduced while backward still runs."""
+    queues_collectives: bool = False
+    """Whether collectives are queued on the GPU like kernels (nccl), so that the host need not wait for them."""
     gradient_bucket_bytes: float = 25 * 2**20
     first_bucket_bytes: float = 2**20
     tensor_parallel_operations: float = 60
@@ -52,7 +54,7 @@ _TRAFFIC_BYTES = {"sgd": 12, "sgd+momentum": 20, "adamw": 28}
 _OPERATIONS = {"sgd": 2, "sgd+momentum": 3, "adamw": 12}
 
 
-def torch_amp(optimizer: Optimizer, recipe: Recipe) -> Software:
+def torch_amp(optimizer: Optimizer, recipe: Recipe, backend: Backend = "mpi4py") -> Software:
     """hpc_accel's own training: `train.optimizer`, `train.precision` and DistributedDataParallel's defaults."""
     name = "sgd+momentum" if optimizer.name == "sgd" and optimizer.momentum else optimizer.name
     half = recipe.precision != "fp32"
@@ -63,6 +65,7 @@ def torch_amp(optimizer: Optimizer, recipe: Recipe) -> Software:
         # Norms, softmax and losses keep fp32 beside the 16-bit inputs of matrix products.
         activation_bytes=3 if half else 4,
         wire_bytes=wire_bytes(recipe.precision),
+        queues_collectives=backend == "nccl",
         cast_bytes_per_parameter=12 if half else 0,
     )
 

@@ -143,17 +143,25 @@ class StageTimes:
             messages += layer.message_s * count
             parameters += layer.parameters * count
             num_tensors += self.facts.layers[first].num_parameter_tensors * count
+        backward_messages = messages * (2 if self.software.recompute else 1)
         return Stage(
             forward_s=forward.elapsed_s(self.kind.device),
             backward_s=backward.elapsed_s(self.kind.device),
-            forward_comm_s=messages,
-            backward_comm_s=messages * (2 if self.software.recompute else 1),
+            forward_comm_s=self._exposed_s(forward, messages),
+            backward_comm_s=self._exposed_s(backward, backward_messages),
             num_parameters=parameters,
             num_tensors=num_tensors,
             overhead_s=level.kernel_overhead_s,
             memory_bandwidth_bytes_per_s=level.memory_bandwidth_bytes_per_s,
             threads=level.threads,
         )
+
+    def _exposed_s(self, compute: PassTime, messages_s: float) -> float:
+        """What all-reduces add to a pass: nothing while the device, they included, keeps ahead of the host."""
+        if self.kind.device != "cuda" or not self.software.queues_collectives:
+            return messages_s
+        with_messages = PassTime(host_s=compute.host_s, device_s=compute.device_s + messages_s)
+        return with_messages.elapsed_s("cuda") - compute.elapsed_s("cuda")
 
     def _layer(self, layer: LayerFacts, layout: Layout, ranks_per_node: int, level: Level) -> _Layer:
         forward = layer_forward(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from hpc_accel.plan.cost import Prices, predict
@@ -154,3 +156,15 @@ def test_energy_and_cost_only_where_power_and_price_are_known():
     assert known.energy_j == pytest.approx(500.0 * window_s)
     assert known.cost == pytest.approx(0.01 * window_s)
     assert known.energy_reason is None and known.cost_reason is None
+
+
+def test_queued_collectives_hide_behind_a_host_that_launches_slowly():
+    tiny = model(forward_flops_per_sample=1e3, tp_flops_per_sample=1e3, tp_allreduce_elements_per_sample=2)
+    queued, awaited = (
+        predict(run(tp=2), tiny, machine(), software=replace(PLAIN, queues_collectives=queues)).parts_ms
+        for queues in (True, False)
+    )
+    # Eight layers' 16 messages of at least 20 us are less than 80 operations of 10 us.
+    assert queued["communication_exposed"] == 0 < awaited["communication_exposed"]
+    busy = predict(run(tp=2), model(), machine(), software=replace(PLAIN, queues_collectives=True)).parts_ms
+    assert busy["communication_exposed"] > 0

@@ -1,0 +1,43 @@
+"""On 740 layouts measured by others the planner ranks better than both rules that need no planner."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+import pytest
+
+from tests.mpirun import ROOT
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    spec = importlib.util.spec_from_file_location("planner_benchmark", ROOT / "benchmarks" / "planner.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["planner_benchmark"] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["planner_benchmark"]
+
+
+def test_ranks_share_ties(benchmark):
+    assert benchmark.ranks([3.0, 1.0, 3.0, 2.0]) == [3.5, 1.0, 3.5, 2.0]
+    assert benchmark.spearman([1, 2, 3], [10, 20, 30]) == pytest.approx(1.0)
+    assert benchmark.spearman([1, 2, 3], [3, 2, 1]) == pytest.approx(-1.0)
+    assert benchmark.spearman([1, 1, 1], [1, 2, 3]) is None
+
+
+def test_the_set_is_whole(benchmark):
+    groups = benchmark.groups_of(benchmark.read())
+    assert (len(groups), sum(map(len, groups))) == (72, 740)
+
+
+def test_the_planner_beats_constant_and_rule_with_nothing_fitted(benchmark):
+    groups = benchmark.groups_of(benchmark.read())
+    planner = benchmark.judge(groups, benchmark.Planner(benchmark.Program()))
+    rule = benchmark.judge_choice(groups, benchmark.rule)
+    rate = benchmark.best_constant([row for group in groups for row in group])
+    constant = benchmark.judge(groups, lambda row: row.flops / row.gpus / rate * 1e3)
+    assert planner["mean_regret"] < rule["mean_regret"] < constant["mean_regret"]
+    assert planner["mean_spearman"] > 0.9 > rule["mean_spearman"]
+    assert planner["mape"] < 25 < constant["mape"]

@@ -5,12 +5,18 @@ from __future__ import annotations
 import pytest
 
 from hpc_accel.report import ranking, write
+from hpc_accel.report.answer import Answer, answer
 from hpc_accel.report.records import load
 from tests.report.editing import edit, edit_all, edit_summary, run_of, set_time
 
 
+def answered(study) -> Answer:
+    """The answer without the page."""
+    return answer(load(study))
+
+
 def line(study, number: int) -> str:
-    return write(study).lines[number]
+    return answered(study).lines[number]
 
 
 def test_five_lines_name_every_workload(study):
@@ -25,12 +31,12 @@ def test_five_lines_name_every_workload(study):
 
 
 def test_the_winner_has_a_script_to_submit(study):
-    answer = write(study)
+    found = answered(study)
     winner = run_of(study, "digits", "dp2.pp2.1f1b fp32 x4")
-    assert answer.winners["digits"] == winner.run_id
-    assert answer.submit[0] == f"bash {winner.directory / 'job.sbatch'}"
+    assert found.winners["digits"] == winner.run_id
+    assert found.submit[0] == f"bash {winner.directory / 'job.sbatch'}"
     edit(study / "plan.json", lambda plan: plan.update(site="cluster"))
-    assert write(study).submit[0].startswith("sbatch ")
+    assert answered(study).submit[0].startswith("sbatch ")
 
 
 def test_a_fast_wrong_run_never_wins(study):
@@ -71,35 +77,35 @@ def test_no_serial_run_no_speed_up(study):
 
 
 def test_no_sensor_is_said_once_with_the_remedy(study):
-    found = line(study, 1)
-    assert found.count("no readable sensor") == 1
-    assert "run on nodes with NVML, RAPL or pm_counters" in found
-    assert "J/sample" not in found
+    said = line(study, 1)
+    assert said.count("no readable sensor") == 1
+    assert "run on nodes with NVML, RAPL or pm_counters" in said
+    assert "J/sample" not in said
 
 
 def test_energy_and_cost_of_a_measured_study(energy_study):
-    answer = write(energy_study)
-    assert "digits: dp2 bf16 x1, " in answer.lines[1]
-    assert "(gpu-board, counter)" in answer.lines[1]
-    assert "digits: serial bf16 x1, " in answer.lines[2]
-    assert "per million samples" in answer.lines[2]
-    assert "nothing: every run was measured in full" in answer.lines[4]
+    found = answered(energy_study)
+    assert "digits: dp2 bf16 x1, " in found.lines[1]
+    assert "(gpu-board, counter)" in found.lines[1]
+    assert "digits: serial bf16 x1, " in found.lines[2]
+    assert "per million samples" in found.lines[2]
+    assert "nothing: every run was measured in full" in found.lines[4]
 
 
 def test_the_objective_decides_what_to_use(energy_study):
     edit(energy_study / "plan.json", lambda plan: plan.update(objective="energy"))
-    assert write(energy_study).winners["digits"] == run_of(energy_study, "digits", "dp2 bf16 x1").run_id
+    assert answered(energy_study).winners["digits"] == run_of(energy_study, "digits", "dp2 bf16 x1").run_id
     edit(energy_study / "plan.json", lambda plan: plan.update(objective="cost"))
-    assert write(energy_study).winners["digits"] == run_of(energy_study, "digits", "serial bf16 x1").run_id
+    assert answered(energy_study).winners["digits"] == run_of(energy_study, "digits", "serial bf16 x1").run_id
 
 
 def test_energies_of_two_scopes_are_never_compared(energy_study):
     edit(energy_study / "plan.json", lambda plan: plan.update(objective="energy"))
     edit_summary(energy_study, "digits", "serial fp32 x1", lambda s: s["energy"].update(scope="node", energy_j=1e-6))
-    answer = write(energy_study)
-    assert "(node, counter), not comparable with dp2 bf16 x1, " in answer.lines[1]
+    found = answered(energy_study)
+    assert "(node, counter), not comparable with dp2 bf16 x1, " in found.lines[1]
     # The tiny number of the other scope does not decide: time does.
-    assert answer.winners["digits"] == run_of(energy_study, "digits", "dp2.pp2.1f1b bf16 x4").run_id
+    assert found.winners["digits"] == run_of(energy_study, "digits", "dp2.pp2.1f1b bf16 x4").run_id
 
 
 @pytest.mark.parametrize("change", [{"is_partial": True}, {"coverage": {"nodes": 1, "nodes_expected": 2}}])
@@ -117,7 +123,7 @@ def test_cost_follows_the_measured_time(energy_study):
 
 def test_an_empty_plan_is_answered(study):
     edit(study / "plan.json", lambda plan: plan.update(candidates=[]))
-    answer = write(study)
-    assert answer.winners == {}
-    assert "the plan chose no run" in answer.lines[0]
+    found = answered(study)
+    assert found.winners == {}
+    assert "the plan chose no run" in found.lines[0]
     assert load(study).workloads == ()

@@ -13,6 +13,7 @@ min_version("9.10")
 
 STUDY = config.get("study", "studies/quickstart.yaml")
 RESULTS = f"results/{Path(STUDY).stem}"
+PLAN = Path(RESULTS) / "plan.json"
 # Tried again once by the workflow itself, never inside a job, where a second Snakemake counts for itself.
 RETRIES = 1 if workflow.is_main_process else 0
 # More than any machine has, so Snakemake scales it down to all: measurements never run side by side on one machine.
@@ -20,33 +21,40 @@ ALL_CORES = 4096
 
 
 @cache
-def requests(plan, _mtime_ns):
-    """What each chosen run asks of Slurm, by run id, in the plan's order."""
-    candidates = json.loads(Path(plan).read_text())["candidates"]
+def read_requests(_mtime_ns):
+    candidates = json.loads(PLAN.read_text())["candidates"]
     return {each["run_id"]: each["request"] for each in candidates if each["chosen"]}
 
 
+def requests():
+    """What each chosen run asks of Slurm, by run id, in the plan's order."""
+    return read_requests(PLAN.stat().st_mtime_ns)
+
+
 def chosen():
-    plan = checkpoints.plan.get().output[0]
-    return requests(plan, Path(plan).stat().st_mtime_ns)
+    checkpoints.plan.get()  # not before the plan is up to date
+    return requests()
 
 
 def of_each_run(name):
     return lambda _wildcards: [f"{RESULTS}/runs/{run_id}/{name}" for run_id in chosen()]
 
 
-def asked(key, default=None):
+def asked(key):
     """A resource of rule run: what the plan asks for this run."""
-    return lambda wildcards: chosen()[wildcards.run_id].get(key, default)
+    # Inside a job of its own a run sees no checkpoint, so the file itself is read.
+    return lambda wildcards: (
+        requests()[wildcards.run_id].get(key) if PLAN.exists() else None
+    )
 
 
-def asked_by_script(key, default=None):
+def asked_by_script(key):
     """A resource of rule probe: what the script's line `# request {...}` asks."""
 
     def value(_wildcards, input):
         lines = Path(input.script).read_text().splitlines()
         request = next(line for line in lines if line.startswith("# request "))
-        return json.loads(request.removeprefix("# request ")).get(key, default)
+        return json.loads(request.removeprefix("# request ")).get(key)
 
     return value
 
@@ -119,7 +127,7 @@ checkpoint plan:
         study=STUDY,
         hardware=ancient(rules.probe.output[0]),
     output:
-        f"{RESULTS}/plan.json",
+        str(PLAN),
     log:
         f"logs/{RESULTS}/plan.log",
     conda:

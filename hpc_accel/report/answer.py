@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from hpc_accel.report import ranking, reasons, wording
 from hpc_accel.report.ranking import Best
@@ -49,6 +50,20 @@ class Answer:
     def text(self) -> str:
         """The five lines as one text."""
         return "\n".join(self.lines) + "\n"
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs: the lines in parts, the winners' run ids, and the commands that run them."""
+        lines = {
+            line.title: [{"workload": name or None, "text": text} for name, text in line.parts] for line in self.details
+        }
+        return {
+            "lines": lines,
+            "winners": self.winners,
+            "submit": list(self.submit),
+            "report": self.report,
+            "num_runs": self.num_runs,
+            "num_ranked": self.num_ranked,
+        }
 
 
 def answer(records: StudyRecords) -> Answer:

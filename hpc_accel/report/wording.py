@@ -22,6 +22,14 @@ def short(value: float | None) -> str:
     return f"{value:,.{digits}f}"
 
 
+def compact(value: float) -> str:
+    """`2,995`, `23.5k`, `1.20M`: as narrow as a chart on a phone."""
+    for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= 10_000 and value >= factor:
+            return short(value / factor) + unit
+    return short(value)
+
+
 def with_interval(interval: Interval | None, unit: str = "") -> str:
     """`4.21 (4.15 to 4.30) ms`."""
     if interval is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from hpc_accel.report import ranking, write
@@ -28,6 +30,15 @@ def test_five_lines_name_every_workload(study):
         assert f"{workload}: " in answer.lines[3]
     assert "mlp: none, serial is the fastest" in answer.lines[3]
     assert max(map(len, answer.lines)) < 400
+
+
+def test_programs_get_the_same_answer(study):
+    found = answered(study)
+    content = json.loads(json.dumps(found.to_json()))
+    assert content["winners"] == found.winners
+    assert content["lines"]["Best for energy"][0]["workload"] is None
+    assert [part["workload"] for part in content["lines"]["Best for time"]] == ["digits", "lm", "mlp"]
+    assert (content["num_runs"], content["num_ranked"]) == (25, 22)
 
 
 def test_the_winner_has_a_script_to_submit(study):

@@ -45,7 +45,7 @@ def _chart(index: int, basis: tuple[str, str], runs: list[RunRecord]) -> style.F
         )
     ends = [ranking.energy_per_sample_j(run) or 0 for run in shown]
     texts = [
-        wording.short(value) + (" partial" if ranking.energy_is_partial(run) else "")
+        wording.compact(value) + (" partial" if ranking.energy_is_partial(run) else "")
         for run, value in zip(shown, ends, strict=True)
     ]
     data.append(style.values_beside([style.label(run.label) for run in shown], ends, texts))

@@ -102,7 +102,14 @@ def fastest_first(runs: Iterable[RunRecord]) -> list[RunRecord]:
 def bar_axis(runs: list[RunRecord]) -> dict[str, Any]:
     """A category axis that keeps the order of `runs` from top to bottom."""
     labels = [label(run.label) for run in runs]
-    return {"type": "category", "categoryorder": "array", "categoryarray": labels[::-1], "ticks": "", "showgrid": False}
+    return {
+        "type": "category",
+        "categoryorder": "array",
+        "categoryarray": labels[::-1],
+        "range": [-0.6, len(labels) - 0.4],
+        "ticks": "",
+        "showgrid": False,
+    }
 
 
 def bar_height_px(num_bars: int) -> int:
@@ -161,7 +168,7 @@ def values_beside(labels: list[str], ends: list[float], texts: list[str]) -> dic
 
 def room_beside(ends: list[float]) -> dict[str, Any]:
     """An axis from 0 with room for the values right of the longest bar."""
-    return {"range": [0, 1.22 * max(ends)], "nticks": 5}
+    return {"range": [0, 1.35 * max(ends)], "nticks": 5}
 
 
 def precision_words(runs: list[RunRecord]) -> str:

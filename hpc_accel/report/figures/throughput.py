@@ -45,7 +45,7 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
     rates = [rate for run in shown if (rate := ranking.throughput(run))]
     ends = [rate.high for rate in rates]
     data.append(
-        style.values_beside([style.label(run.label) for run in shown], ends, [wording.short(r.value) for r in rates])
+        style.values_beside([style.label(run.label) for run in shown], ends, [wording.compact(r.value) for r in rates])
     )
     spec = {
         "data": data,

@@ -55,7 +55,7 @@ class Partition(Model):
     num_nodes: Count | None = None
     cpus_per_node: Count | None = None
     memory_mb_per_node: Count | None = None
-    gpus_per_node: CountOrZero = 0
+    gpus_per_node: CountOrZero | None = None
     gpu_type: Name | None = None
     """Slurm's type of the generic resource: gres is then gpu:<type>:<n>."""
     max_time_min: Count | None = None

@@ -1,0 +1,128 @@
+"""What Slurm's books say of a study's jobs when they are over: one `sacct` call for all, kept beside the plan.
+
+accounting.json holds, by run id: state, elapsed and queue time, nodes, energy with its scope. Where there is no
+accounting, each figure is null and the reason stands beside it. A job that Slurm ended (time limit, memory,
+preemption, cancellation, a lost node) and that could not write its own record gets one here.
+"""
+
+from __future__ import annotations
+
+import datetime
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from hpc_accel.jobs.after import read_json, write_json
+from hpc_accel.jobs.failure import MORE_MEMORY, MORE_TIME
+
+FIELDS = "JobIDRaw,State,ExitCode,Submit,Start,End,ElapsedRaw,NNodes,NodeList,Partition,ConsumedEnergyRaw"
+TIMEOUT_S = 30
+AGAIN = "start it again: it continues from its last checkpoint"
+ENDED_BY_SLURM = {
+    "TIMEOUT": ("timeout", "the time limit came before the run was done", MORE_TIME),
+    "OUT_OF_MEMORY": ("failed", "Slurm ended the job for using more memory than it had asked for", MORE_MEMORY),
+    "PREEMPTED": ("preempted", "Slurm ended the job in favour of one of higher priority", AGAIN),
+    "CANCELLED": ("cancelled", "the job was cancelled", "start it again when it is wanted"),
+    "NODE_FAIL": ("failed", "a node of the job was lost", "start it again; Slurm keeps the node out meanwhile"),
+}
+"""State in Slurm's books -> status, message, remedy."""
+
+
+def collect(results: Path) -> dict[str, Any]:
+    """Ask sacct for the jobs that the runs under `results` record, write accounting.json, and return it.
+
+    Changes nothing when no run was a Slurm job.
+    """
+    jobs = {path.parent.name: read_json(path) for path in sorted(results.glob("runs/*/job.json"))}
+    ids = {run_id: job["job_id"] for run_id, job in jobs.items() if job.get("job_id")}
+    if not ids:
+        return {}
+    rows, reason = ask(sorted(set(ids.values())))
+    facts = {run_id: facts_of(rows.get(job_id), reason, jobs[run_id]) for run_id, job_id in ids.items()}
+    content = {"format": 1, "jobs": facts}
+    path = results / "accounting.json"
+    if read_json(path) != content:
+        write_json(path, content)
+    return content
+
+
+def ask(job_ids: list[str]) -> tuple[dict[str, list[dict[str, str]]], str]:
+    """sacct's rows of each job, the job itself first; and why there are none."""
+    command = ["sacct", "--parsable2", "--duplicates", f"--jobs={','.join(job_ids)}", f"--format={FIELDS}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
+    except FileNotFoundError:
+        return {}, "there is no sacct here"
+    except subprocess.SubprocessError as error:
+        detail = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
+        return {}, f"sacct does not answer: {detail[-1] if detail else error}"
+    return parse(done.stdout), "sacct knows no such job (its books lag some seconds behind)"
+
+
+def parse(text: str) -> dict[str, list[dict[str, str]]]:
+    """sacct's table by job id. Of a job that was restarted, the rows of its last attempt."""
+    lines = text.splitlines()
+    keys = lines[0].split("|") if lines else []
+    jobs: dict[str, list[dict[str, str]]] = {}
+    for line in lines[1:]:
+        row = dict(zip(keys, line.split("|"), strict=False))
+        job_id = row["JobIDRaw"].partition(".")[0]
+        if row["JobIDRaw"] == job_id:
+            jobs[job_id] = []  # a new attempt begins
+        jobs.setdefault(job_id, []).append(row)
+    return jobs
+
+
+def facts_of(rows: list[dict[str, str]] | None, reason: str, job: dict[str, Any]) -> dict[str, Any]:
+    """One job's figures, in this project's units."""
+    if not rows:
+        return {"job_id": job.get("job_id"), "state": None, "state_reason": reason}
+    head = rows[0]
+    submit, start = _unix_s(head["Submit"]), _unix_s(head["Start"])
+    energy = max((int(row["ConsumedEnergyRaw"] or 0) for row in rows if row["ConsumedEnergyRaw"].isdigit()), default=0)
+    launched = job.get("launched_unix_s")
+    return {
+        "job_id": head["JobIDRaw"],
+        # sacct writes "CANCELLED by 1000".
+        "state": head["State"].split()[0],
+        "state_reason": None,
+        "exit_code": head["ExitCode"],
+        "elapsed_s": int(head["ElapsedRaw"]) if head["ElapsedRaw"].isdigit() else None,
+        "queued_s": start - submit if start and submit else None,
+        # From the job's start on its nodes to the launch of the ranks: the workflow's own cost per run.
+        "start_to_launch_s": launched - start if launched and start else None,
+        "num_nodes": int(head["NNodes"]),
+        "node_list": head["NodeList"],
+        "partition": head["Partition"],
+        "energy_j": float(energy) if energy else None,
+        "energy_scope": "whole nodes, whole job" if energy else None,
+        # Slurm writes 0 where its energy plugin is off.
+        "energy_reason": None if energy else "Slurm's energy accounting is off (AcctGatherEnergyType)",
+    }
+
+
+def ended_by_slurm(facts: dict[str, Any]) -> dict[str, str] | None:
+    """Status, message and remedy when Slurm itself ended the job; None when it ended by itself."""
+    found = ENDED_BY_SLURM.get(facts.get("state") or "")
+    return dict(zip(("status", "message", "remedy"), found, strict=True)) if found else None
+
+
+def complete_statuses(results: Path) -> list[str]:
+    """Correct the records of runs that Slurm ended: what the books say wins over a signal's guess. The ids changed."""
+    changed = []
+    for run_id, facts in collect(results).get("jobs", {}).items():
+        path = results / "runs" / run_id / "summary.json"
+        ended, summary = ended_by_slurm(facts), read_json(path)
+        if ended is None or not summary or summary.get("status") in {"completed", "wrong", ended["status"]}:
+            continue
+        error = {"rank": None, "kind": facts["state"].lower(), "message": ended["message"], "remedy": ended["remedy"]}
+        write_json(path, summary | {"status": ended["status"], "error": error})
+        changed.append(run_id)
+    return changed
+
+
+def _unix_s(text: str) -> float | None:
+    try:
+        return datetime.datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return None

@@ -1,0 +1,71 @@
+"""What sacct's table becomes: figures with units and reasons, the last attempt, and the records of ended jobs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hpc_accel.jobs import accounting
+
+HEAD = accounting.FIELDS.replace(",", "|")
+TABLE = f"""{HEAD}
+7|PREEMPTED|0:0|2026-01-01T10:00:00|2026-01-01T10:00:30|2026-01-01T10:01:00|30|2|n[1-2]|main|
+7.batch|CANCELLED|0:15|2026-01-01T10:00:30|2026-01-01T10:00:30|2026-01-01T10:01:00|30|1|n1||0
+7|TIMEOUT|0:0|2026-01-01T10:01:00|2026-01-01T10:03:00|2026-01-01T10:13:00|600|2|n[1-2]|main|
+7.batch|CANCELLED|0:15|2026-01-01T10:03:00|2026-01-01T10:03:00|2026-01-01T10:13:00|600|1|n1||1234
+8|CANCELLED by 0|0:0|2026-01-01T10:00:00|Unknown|Unknown|0|1|None assigned|main|
+"""
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch) -> Path:
+    monkeypatch.setattr(accounting, "ask", lambda ids: (accounting.parse(TABLE), "unknown"))
+    for run_id, job_id, status in (
+        ("a", "7", "failed"),
+        ("b", "8", "completed"),
+        ("c", None, "failed"),
+        ("d", "9", "failed"),
+    ):
+        run = tmp_path / "runs" / run_id
+        run.mkdir(parents=True)
+        (run / "job.json").write_text(json.dumps({"job_id": job_id, "launched_unix_s": None}))
+        (run / "summary.json").write_text(json.dumps({"status": status, "error": None}))
+    return tmp_path
+
+
+def test_last_attempt_counts_and_energy_is_the_largest_step(results: Path):
+    jobs = accounting.collect(results)["jobs"]
+    assert jobs == json.loads((results / "accounting.json").read_text())["jobs"]
+    a = jobs["a"]
+    assert (a["state"], a["elapsed_s"], a["queued_s"], a["energy_j"]) == ("TIMEOUT", 600, 120.0, 1234.0)
+    assert a["energy_scope"]
+
+
+def test_what_is_unknown_is_null_with_a_reason(results: Path):
+    jobs = accounting.collect(results)["jobs"]
+    assert (jobs["b"]["state"], jobs["b"]["queued_s"], jobs["b"]["energy_j"]) == ("CANCELLED", None, None)
+    assert jobs["b"]["energy_reason"]
+    assert (jobs["d"]["state"], jobs["d"]["state_reason"]) == (None, "unknown")
+    assert "c" not in jobs, "not a Slurm job"
+
+
+def test_jobs_that_slurm_ended_are_recorded_so_with_a_remedy(results: Path):
+    assert accounting.complete_statuses(results) == ["a"]
+    summary = json.loads((results / "runs/a/summary.json").read_text())
+    assert summary["status"] == "timeout" and "time_limit_min" in summary["error"]["remedy"]
+    assert json.loads((results / "runs/b/summary.json").read_text())["status"] == "completed", "a result stands"
+    assert accounting.complete_statuses(results) == [], "the second time there is nothing to correct"
+
+
+@pytest.mark.parametrize("state", accounting.ENDED_BY_SLURM)
+def test_every_way_to_end_has_a_remedy(state: str):
+    ended = accounting.ended_by_slurm({"state": state})
+    assert ended and ended["remedy"] and ended["status"] in {"timeout", "failed", "preempted", "cancelled"}
+    assert accounting.ended_by_slurm({"state": "COMPLETED"}) is None
+
+
+def test_without_sacct_the_reason_is_recorded(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert accounting.ask(["7"]) == ({}, "there is no sacct here")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 from hpc_accel.report import fields, wording
 from hpc_accel.report.figures import style
@@ -15,12 +16,14 @@ DASHES = {"fp32": "solid", "bf16": "dot", "fp16": "dash"}
 
 
 def figures(runs: list[RunRecord]) -> list[style.Figure]:
-    """One line per run, thinned; runs of wrong losses are drawn first of all, because they are what to look for."""
-    title = "Loss"
-    with_losses = [run for run in runs if run.status == "wrong"] + style.fastest_first(runs)
+    """One line per run, thinned: wrong ones first, because they are what to look for, then serial, then the fastest."""
+    ordered = style.fastest_first(runs)
+    serial = [run for run in ordered if run.kind == "serial"]
+    parallel = [run for run in ordered if run.kind != "serial"]
+    with_losses = [run for run in runs if run.status == "wrong"] + serial + parallel
     shown = with_losses[:MAX_CURVES]
-    data, dropped, unreadable = [], 0, 0
-    legend: set[str] = set()
+    data: list[dict[str, Any]] = []
+    dropped, unreadable = 0, 0
     for run in shown:
         curve, lost, problem = read_losses(run.directory / "steps.parquet")
         dropped += lost
@@ -28,49 +31,45 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
         # The summary's first losses stand in for a lost file, and only for that.
         if problem and isinstance(first := fields.at(run.summary, "losses", "first"), list):
             curve = [(step, value) for step, value in enumerate(first) if fields.number({"v": value}, "v") is not None]
-        if not curve:
-            continue
-        wrong = run.status == "wrong"
-        name = "wrong" if wrong else style.KINDS[run.kind]
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines" if len(curve) > 1 else "markers",
-                "name": name,
-                "legendgroup": name,
-                "showlegend": name not in legend,
-                "x": [step for step, _ in curve],
-                "y": [value for _, value in curve],
-                "line": {
-                    "width": 2.5 if wrong else 1.5,
-                    "color": style.color("bad" if wrong else run.kind),
-                    "dash": DASHES.get(run.precision, "dashdot"),
-                },
-                "hovertext": [f"{style.label(run.label)}<br>step {step}: {value:.4g}" for step, value in curve],
-                "hoverinfo": "text",
-            }
-        )
-        legend.add(name)
+        if curve:
+            data.append(_trace(run, curve, {trace["name"] for trace in data}))
     if not data:
-        return [
-            style.Figure(
-                key="loss", title=title, caption="", gap="Not available: no run left a readable steps.parquet."
-            )
-        ]
-    caption = "Same samples in the same order: the curves should lie on each other. Dotted: bf16; dashed: fp16."
+        gap = "Not available: no run left a readable steps.parquet."
+        return [style.Figure(key="loss", title="Loss", caption="", gap=gap)]
+    caption = "Same samples in the same order: the curves should lie on each other."
+    dashes = {"bf16": "Dotted", "fp16": "Dashed"}
+    caption += "".join(f" {dashes[key]}: {key}." for key in sorted({run.precision for run in shown} & dashes.keys()))
     if len(shown) < len(with_losses):
         caption += f" {len(shown)} of {len(with_losses)} runs are drawn."
     if unreadable:
-        caption += (
-            f" {wording.counted(unreadable, 'run')} left no readable steps.parquet: only their first losses are drawn."
-        )
+        words = wording.counted(unreadable, "run")
+        caption += f" {words} left no readable steps.parquet: only their first losses are drawn."
     if dropped:
         caption += f" {wording.counted(dropped, 'row')} without a finite loss or repeated were not used."
-    return [
-        style.Figure(
-            key="loss", title=title, caption=caption, spec={"data": data, "layout": style.layout("step", "loss")}
-        )
-    ]
+    spec = {"data": data, "layout": style.layout("step", "loss")}
+    return [style.Figure(key="loss", title="Loss", caption=caption, spec=spec)]
+
+
+def _trace(run: RunRecord, curve: list[tuple[int, float]], named: set[str]) -> dict[str, Any]:
+    """One curve; a name already `named` gets no second entry in the legend."""
+    wrong = run.status == "wrong"
+    name = "wrong" if wrong else style.KINDS[run.kind]
+    return {
+        "type": "scatter",
+        "mode": "lines" if len(curve) > 1 else "markers",
+        "name": name,
+        "showlegend": name not in named,
+        "x": [step for step, _ in curve],
+        "y": [value for _, value in curve],
+        "line": {
+            "width": 2.5 if wrong else 1.5,
+            "color": style.color("bad" if wrong else run.kind),
+            "dash": DASHES.get(run.precision, "dashdot"),
+        },
+        "marker": {"symbol": "circle", "color": style.color("bad" if wrong else run.kind)},
+        "hovertext": [f"{style.label(run.label)}<br>step {step}: {value:.4g}" for step, value in curve],
+        "hoverinfo": "text",
+    }
 
 
 def read_losses(path: Path) -> tuple[list[tuple[int, float]], int, bool]:

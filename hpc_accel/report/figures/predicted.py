@@ -64,7 +64,7 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
                 "hoverinfo": "text",
             }
         )
-    axis = {"type": "log", "nticks": 6, "minor": {"showgrid": False}}
+    axis = style.log_axis(low, high)
     spec = {
         "data": data,
         "layout": style.layout("measured ms per step", "predicted ms per step", xaxis=axis, yaxis=axis),

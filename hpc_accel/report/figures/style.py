@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from hpc_accel.report import ranking
+from hpc_accel.report import ranking, wording
 from hpc_accel.report.records import RunRecord
 
 MAX_BARS = 40
@@ -97,6 +98,19 @@ def fastest_first(runs: Iterable[RunRecord]) -> list[RunRecord]:
         if run.counts and (step := ranking.step_time_ms(run))
     ]
     return [run for _, run in sorted(timed, key=lambda pair: pair[0])]
+
+
+def log_axis(low: float, high: float) -> dict[str, Any]:
+    """A logarithmic axis with ticks at 1, 2, 5 and their powers of ten: few enough to read, never bare digits."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if high / low < 100 else (1, 3) if high / low < 1e3 else (1,)
+    ticks = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
+    return {
+        "type": "log",
+        "range": [math.log10(low), math.log10(high)],
+        "tickvals": ticks,
+        "ticktext": [f"{tick:g}" if tick < 1e4 else wording.compact(tick) for tick in ticks],
+    }
 
 
 def bar_axis(runs: list[RunRecord]) -> dict[str, Any]:

@@ -24,16 +24,16 @@ half = 0 if rank < size / 2 else 1
 os.environ["HPC_ACCEL_TESTING"] = "1"
 
 
-def meter(tree: str, **environment: str) -> EnergyMeter:
+def meter(tree: str, sample_hz: float = 0.0, **environment: str) -> EnergyMeter:
     os.environ.update({"HPC_ACCEL_SYSFS": str(root / tree), "HPC_ACCEL_NVML_MODULE": "no_driver_here"} | environment)
-    found = EnergyMeter(comm)
+    found = EnergyMeter(comm, sample_hz)
     for key in environment:
         del os.environ[key]
     return found
 
 
 meters = {
-    "shared": meter("shared"),
+    "shared": meter("shared", sample_hz=10),
     "two nodes, one name": meter(("first", "second")[half], HPC_ACCEL_NODE_ID=f"boot-{half}"),
     "one node without": meter(("shared", "empty")[half], HPC_ACCEL_NODE_ID=f"boot-{half}"),
     "own gpu each": meter(
@@ -55,8 +55,11 @@ try:
         raise RuntimeError("training failed")
 except RuntimeError:
     results["failing"] = {"result": escaped.result}
-samples = root / "energy.parquet"
-results["samples"] = {"reason": meters["shared"].write_samples(samples), "exists": samples.exists()}
+results["samples"] = {
+    "reason": meters["shared"].write_samples(root / "energy.parquet"),
+    "nowhere": meters["shared"].write_samples(root / "no" / "energy.parquet"),
+    "none": meters["own gpu each"].write_samples(root / "none.parquet"),
+}
 for found in meters.values():
     found.close()
 if rank == 0:

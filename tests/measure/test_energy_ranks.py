@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from tests.mpirun import check, mpirun
@@ -27,7 +28,7 @@ def energy(request, tmp_path_factory):
         output = check(mpirun(request.param, [HERE / "energy_ranks.py", root], timeout_s=90))
     found = json.loads(output.strip().splitlines()[-1])
     assert found.pop("equal"), "ranks hold different results"
-    return found | {"num_ranks": request.param}
+    return found | {"num_ranks": request.param, "root": root}
 
 
 def power_w(energy: dict) -> float:
@@ -74,5 +75,15 @@ def test_an_exception_in_the_window_passes_and_measures_nothing(energy):
     assert energy["failing"] == {"result": {}}
 
 
-def test_without_sampling_the_samples_are_an_empty_table(energy):
-    assert energy["samples"] == {"reason": "", "exists": True}
+def test_samples_of_a_shared_sensor_are_written_once(energy):
+    assert energy["samples"]["reason"] == energy["samples"]["none"] == ""
+    assert "energy.parquet" in energy["samples"]["nowhere"]
+    table = pl.read_parquet(energy["root"] / "energy.parquet")
+    packages = table.filter(pl.col("sensor") == "intel-rapl:0 package-0").sort("time_ns")
+    assert table["sensor"].n_unique() == 4
+    seconds = (packages["time_ns"][-1] - packages["time_ns"][0]) * 1e-9
+    assert seconds > 2.5
+    assert 6 < packages.height / seconds < 12, "ten a second, whatever the number of ranks"
+    assert packages["value"].mean() == pytest.approx(100.0, rel=0.05)
+    assert packages["time_ns"].diff().drop_nulls().min() > 0
+    assert pl.read_parquet(energy["root"] / "none.parquet").height == 0

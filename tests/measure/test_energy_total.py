@@ -112,6 +112,15 @@ def test_the_total_uses_scopes_every_node_has():
     assert energy["is_partial"] is False
 
 
+def test_what_the_total_leaves_out_unmeasured_is_told():
+    mig = sensor("gpu-board", energy_j=None, window_s=None, reason="MIG is on")
+    energy = result([record(sensor("cpu-package"), mig)], 10.0)
+    assert energy["scope"] == "CPU packages"
+    assert energy["coverage"]["notes"] == ["not in the total: rapl gpu-board (MIG is on)"]
+    inside = sensor("cpu-core", energy_j=None, window_s=None, reason="mode 0400")
+    assert result([record(sensor("cpu-package"), inside)], 10.0)["coverage"]["notes"] == []
+
+
 def test_nothing_readable_is_null_with_reason_and_remedy():
     closed = sensor("cpu-package", energy_j=None, window_s=None, reason="mode 0400", remedy="chmod a+r")
     energy = result([record(closed)], 10.0)

@@ -194,6 +194,17 @@ class EnergyMeter:
             notes=_notes(),
         )
 
+    def __enter__(self) -> EnergyMeter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for reader in self._readers:
+            reader.stop()
+        if kind is None:
+            self._nodes.free()
+
     def close(self) -> None:
         """Stop the readers and give the communicators back; collective."""
         for reader in self._readers:

@@ -15,6 +15,7 @@ from hpc_accel.measure.energy import scopes
 
 UPDATES_WANTED = 100
 """Updates of a sensor a window should hold: then an update cut at its end is 1 % of it."""
+MAX_NOTES = 20
 NO_SENSOR = "no energy sensor on {nodes}: a virtual machine, a container that hides them, or unsupported hardware"
 NO_SENSOR_REMEDY = "run on nodes with counters (docs/measurement.md lists them), or use the scheduler's accounting"
 
@@ -110,7 +111,7 @@ def result(nodes: Sequence[NodeRecord], window_s: float, name: str = "") -> dict
         "method": _method(measured),
         "is_partial": is_partial,
         "sensors": [_row(s, s in measured) for found in by_node.values() for s in found if s.is_present],
-        "coverage": _coverage(nodes, complete, measured, counted),
+        "coverage": _coverage(nodes, complete, measured, counted) | {"notes": _notes(nodes, by_node, chosen)},
         "resolution_warning": period_s is not None and window_s < UPDATES_WANTED * period_s,
         "resolution_s": period_s,
         "idle_power_w": None,
@@ -162,14 +163,7 @@ def _coverage(
     measured: Sequence[Measured],
     counted: Sequence[Measured],
 ) -> dict[str, Any]:
-    """Ranks, nodes and sensors seen of those expected, and what a reader should know about the nodes."""
-    notes = [note for node in nodes for note in node.notes]
-    names = defaultdict(set)
-    for node in nodes:
-        names[node.boot_id].add(node.hostname)
-    notes += [
-        f"one kernel answers to {len(n)} host names ({', '.join(sorted(n))})" for n in names.values() if len(n) > 1
-    ]
+    """Ranks, nodes and sensors that gave a figure, of those expected."""
     return {
         "ranks": sum(node.num_ranks_answered for node in nodes),
         "ranks_expected": sum(node.num_ranks for node in nodes),
@@ -177,8 +171,23 @@ def _coverage(
         "nodes_expected": len({node.node_id for node in nodes}),
         "devices": len(measured),
         "devices_expected": len(counted),
-        "notes": list(dict.fromkeys(notes)),
     }
+
+
+def _notes(nodes: Sequence[NodeRecord], by_node: dict[str, list[Measured]], chosen: Sequence[str]) -> list[str]:
+    """What a reader should know: what a node says of itself, odd names, and what the total leaves out unmeasured."""
+    notes = [note for node in nodes for note in node.notes]
+    names = defaultdict(set)
+    for node in nodes:
+        names[node.boot_id].add(node.hostname)
+    for same in names.values():
+        if len(same) > 1:
+            notes.append(f"one kernel answers to {len(same)} host names ({', '.join(sorted(same))})")
+    for sensor in (sensor for found in by_node.values() for sensor in found):
+        is_inside = any(scope == sensor.scope or scopes.contains(scope, sensor.scope) for scope in chosen)
+        if chosen and sensor.is_present and sensor.energy_j is None and not is_inside:
+            notes.append(f"not in the total: {sensor.name} ({sensor.reason})")
+    return list(dict.fromkeys(notes))[:MAX_NOTES]
 
 
 def with_idle(energy: dict[str, Any], idle: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,8 @@ env: .venv/.installed-$(ACCEL)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-compile -r envs/requirements-$(ACCEL).txt
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@# pip compiles on one core. Some packages carry templates that are no Python; those may fail.
+	$(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null || true
 	rm -f .venv/.installed-*
 	touch $@
 

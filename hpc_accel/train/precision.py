@@ -18,4 +18,6 @@ def make_scaler(precision: str, device: torch.device) -> ShardedGradScaler | Non
     if precision != "fp16":
         return None
     group = dist.group.WORLD if dist.is_initialized() else None
-    return ShardedGradScaler(device=device.type, init_scale=2.0**12, process_group=group)
+    scaler = ShardedGradScaler(device=device.type, init_scale=2.0**12, process_group=group)
+    scaler.scale(torch.zeros((), device=device))  # stages that compute no loss need the scale as well
+    return scaler

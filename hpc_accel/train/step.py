@@ -23,21 +23,26 @@ from hpc_accel.workloads.workload import Loss
 
 
 class MicroBatchLoss:
-    """The workload's loss of one micro-batch in fp32, divided by their number and scaled for fp16 if asked."""
+    """The workload's loss of one micro-batch in fp32, divided by their number and scaled for fp16 if asked.
+
+    Without state, because a pipeline schedule also calls it on tensors without values to infer shapes.
+    """
 
     def __init__(self, loss: Loss, num_micro_batches: int, scaler: ShardedGradScaler | None) -> None:
         self.loss = loss
         self.num_micro_batches = num_micro_batches
         self.scaler = scaler
-        self.sum: torch.Tensor | None = None
 
     def __call__(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The scalar to differentiate; its unscaled value is added to `sum`."""
+        """The scalar to differentiate."""
         outputs = outputs.float() if outputs.is_floating_point() else outputs
         loss = self.loss(outputs, targets) / self.num_micro_batches
-        value = loss.detach()
-        self.sum = value if self.sum is None else self.sum + value
         return self.scaler.scale(loss) if self.scaler is not None else loss
+
+    @property
+    def scale(self) -> float:
+        """What the scaler multiplies losses with at present."""
+        return float(self.scaler.get_scale()) if self.scaler is not None else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,22 +80,23 @@ class Stepper:
 
     def step(self) -> StepResult:
         """One step on the next global batch. Collective over all ranks of the run."""
-        self.loss.sum = None
+        scale = self.loss.scale
+        losses: list[torch.Tensor] = []
         self.clock.begin()
         with self.clock.phase("data"):
             inputs, targets = next(self.batches)
             inputs, targets = inputs.to(self.device), targets.to(self.device)
         if self.model.schedule is not None:
-            self._pipeline(self.model.schedule, inputs, targets)
+            self._pipeline(self.model.schedule, inputs, targets, losses)
         else:
-            self._accumulate(inputs, targets)
+            self._accumulate(inputs, targets, losses)
         with self.clock.phase("optimizer"):
             self._update()
         step, phases = self.clock.finish()
-        loss = None if self.loss.sum is None else float(self.loss.sum)
+        loss = float(torch.stack(losses).sum()) / scale if losses else None
         return StepResult(step=step, phases=phases, loss=loss)
 
-    def _accumulate(self, inputs: torch.Tensor, targets: torch.Tensor) -> None:
+    def _accumulate(self, inputs: torch.Tensor, targets: torch.Tensor, losses: list[torch.Tensor]) -> None:
         module, size = self.model.module, self.place.layout.micro_batch_size
         last = self.place.layout.accumulation_steps - 1
         micro_batches = zip(inputs.split(size), targets.split(size), strict=True)
@@ -100,11 +106,19 @@ class Stepper:
                     loss = self.loss(module(micro_inputs), micro_targets)
                 with self.clock.phase("backward"):
                     loss.backward()
+            losses.append(loss.detach())
 
-    def _pipeline(self, schedule: PipelineScheduleSingle, inputs: torch.Tensor, targets: torch.Tensor) -> None:
+    def _pipeline(
+        self,
+        schedule: PipelineScheduleSingle,
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+        losses: list[torch.Tensor],
+    ) -> None:
         arguments = (inputs,) if self.place.is_first_stage else ()
         target = targets if self.place.is_last_stage else None
-        schedule.step(*arguments, target=target, return_outputs=False)
+        schedule.step(*arguments, target=target, losses=losses, return_outputs=False)
+        losses[:] = [loss.detach() for loss in losses]
 
     def _update(self) -> None:
         scaler = self.loss.scaler

@@ -75,7 +75,8 @@ def describe(workload: Workload) -> ModelFacts:
 
 def planned_linears(model: nn.Module, plan: Any) -> dict[str, Literal["columns", "rows"]]:
     """The plan with its patterns resolved to module names. Raises ConfigError for a pattern that fits no Linear."""
-    linears = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    # A list: ranks cut layers together, so all must go through them in the same order.
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     resolved: dict[str, Literal["columns", "rows"]] = {}
     for pattern, way in plan.items():
         names = [name for name in linears if fnmatchcase(name, pattern)]
@@ -83,7 +84,7 @@ def planned_linears(model: nn.Module, plan: Any) -> dict[str, Literal["columns",
             raise ConfigError(
                 f"tensor_plan entry {pattern!r}: {way!r}",
                 "each entry names torch.nn.Linear modules and cuts them by 'columns' or 'rows'",
-                f"the model's linear layers are: {', '.join(sorted(linears)) or 'none'}",
+                f"the model's linear layers are: {', '.join(linears) or 'none'}",
             )
         resolved.update(dict.fromkeys(names, way))
     return resolved

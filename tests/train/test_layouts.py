@@ -1,0 +1,154 @@
+"""Every layout computes what the serial run computes: real ranks, real collectives, losses compared."""
+
+import json
+
+import polars as pl
+import pytest
+
+from hpc_accel.study.expand import listed_runs, resolve_workload
+from hpc_accel.study.study import Study
+from hpc_accel.workloads import entry
+from hpc_accel.workloads.inspect import describe
+from tests.mpirun import ROOT, check, mpirun
+
+SCRIPT = ROOT / "tests/train/many.py"
+FP32 = 1e-4
+
+
+def write_runs(directory, workload, layouts, precisions=("fp32",), **study):
+    """run.json files of the given layouts; small and quick."""
+    content = {
+        "name": "t",
+        "resources": {"ranks_per_node": 8},
+        "measure": {"warmup_steps": 2, "steps": 4, "parity_steps": 5},
+        "device": "cpu",
+        **study,
+    }
+    recipes = [{"precision": list(precisions)}]
+    made = Study.model_validate({**content, "workload": workload, "layouts": layouts, "recipes": recipes})
+    choice = made.workloads[0]
+    facts = describe(entry.build(resolve_workload(choice), made.seed))
+    paths = []
+    for run in listed_runs(made, choice, facts):
+        path = directory / run.run_id / "run.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(run.model_dump_json())
+        paths.append(path)
+    return paths
+
+
+def train_all(n, paths, timeout_s=240):
+    check(mpirun(n, [SCRIPT, *paths], timeout_s))
+    return {path.parent.name: json.loads((path.parent / "summary.json").read_text()) for path in paths}
+
+
+def assert_parity(summaries, tolerance=None):
+    assert summaries
+    for run_id, summary in summaries.items():
+        parity = summary["parity"]
+        assert summary["status"] == "completed", (run_id, summary["error"], parity)
+        assert parity["steps"] == 5
+        assert parity["max_rel_err"] <= (tolerance or parity["tolerance"]), (run_id, parity)
+
+
+LM = {"name": "lm", "args": {"layers": 2, "hidden": 32, "heads": 2, "sequence": 16}, "global_batch_size": 8}
+
+
+@pytest.mark.mpi
+def test_two_ranks(tmp_path):
+    digits = [
+        {"dp": 2, "accumulation_steps": [1, 4]},
+        {"tp": 2, "accumulation_steps": 2},
+        {"pp": 2, "schedule": ["gpipe", "1f1b"], "accumulation_steps": 4},
+    ]
+    lm = [{"dp": 2}, {"tp": 2, "accumulation_steps": 2}, {"pp": 2, "split": [2, 2], "accumulation_steps": 4}]
+    paths = write_runs(tmp_path, {"name": "digits"}, digits) + write_runs(tmp_path, LM, lm)
+    summaries = train_all(2, paths)
+    assert_parity(summaries, FP32)
+    for path in paths:
+        check_record(path.parent, summaries[path.parent.name])
+
+
+def check_record(directory, summary):
+    """Every figure is measured, or null with a reason; phases explain the step."""
+    steps = pl.read_parquet(directory / "steps.parquet")
+    assert steps.height == 2 * 6
+    assert steps["step_ns"].min() > 0
+    timed = steps.filter(~pl.col("warmup"))
+    assert timed.height == 2 * 4
+    assert summary["step_time_ms"]["ci_low"] <= summary["step_time_ms"]["median"] <= summary["step_time_ms"]["ci_high"]
+    parts = ["data_ns", "forward_ns", "backward_ns", "optimizer_ns", "comm_exposed_ns", "pipeline_wait_ns"]
+    explained = sum(timed[name].fill_null(0) for name in parts)
+    assert (explained <= timed["step_ns"] * 1.001).all()
+    assert (timed["forward_ns"] > 0).all()
+    assert (timed["backward_ns"] > 0).all()
+    pipeline = "pp2" in summary["run_id"]
+    assert (summary["bubble_fraction"] is None) != pipeline
+    assert bool(summary["bubble_reason"]) != pipeline
+    if pipeline:
+        assert 0 < summary["bubble_fraction"] < 1
+    else:
+        assert summary["phases_ms"]["comm_exposed"] > 0
+    energy = summary["energy"]
+    assert (energy["energy_j"] is None) == bool(energy["reason"])
+    assert energy["energy_j"] != 0
+    assert summary["peak_memory_bytes"] > 1e6
+
+
+@pytest.mark.mpi
+def test_two_ranks_in_16_bits(tmp_path):
+    layouts = [{"dp": 2, "accumulation_steps": 2}, {"tp": 2}, {"pp": 2, "accumulation_steps": 2}]
+    paths = write_runs(tmp_path, LM, layouts, ("bf16", "fp16"))
+    summaries = train_all(2, paths)
+    assert_parity(summaries)
+    errors = [summary["parity"]["max_rel_err"] for summary in summaries.values()]
+    assert max(errors) > 1e-7  # 16 bits do leave a trace: the recipe was really applied
+
+
+@pytest.mark.mpi
+def test_four_ranks(tmp_path):
+    layouts = [
+        {"dp": 2, "pp": 2, "accumulation_steps": 2},
+        {"dp": 2, "tp": 2},
+        {"pp": 2, "tp": 2, "accumulation_steps": 2},
+        {"dp": 4, "accumulation_steps": 2},
+        {"pp": 4, "accumulation_steps": 4},
+    ]
+    assert_parity(train_all(4, write_runs(tmp_path, LM, layouts)), FP32)
+
+
+@pytest.mark.mpi
+def test_eight_ranks_in_three_dimensions(tmp_path):
+    paths = write_runs(tmp_path, LM, [{"dp": 2, "pp": 2, "tp": 2, "accumulation_steps": 2}])
+    assert_parity(train_all(8, paths), FP32)
+
+
+@pytest.mark.mpi
+def test_gloo_carries_the_same_runs(tmp_path):
+    paths = write_runs(tmp_path, LM, [{"dp": 2}, {"pp": 2, "accumulation_steps": 2}], backend="gloo")
+    summaries = train_all(2, paths)
+    assert_parity(summaries, FP32)
+    for summary in summaries.values():
+        assert summary["phases_ms"]["comm_exposed"] is None
+        assert "gloo" in summary["phases_reason"]["comm_exposed"]
+
+
+@pytest.mark.mpi
+def test_a_wrong_layout_is_marked_wrong(tmp_path, monkeypatch):
+    """Dropout draws other numbers in other layouts: not the same computation, so never ranked."""
+    source = (
+        "import torch\nfrom torch import nn\nfrom torch.utils.data import TensorDataset\n"
+        "def build():\n"
+        "    model = nn.Sequential(nn.Linear(4, 64), nn.Dropout(0.5), nn.Linear(64, 1))\n"
+        "    return model, nn.functional.mse_loss, TensorDataset(torch.randn(64, 4), torch.randn(64, 1))\n"
+    )
+    (tmp_path / "random_model.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    workload = {"entry": "random_model:build", "global_batch_size": 16}
+    [path] = write_runs(tmp_path, workload, [{"dp": 2}])
+    check(mpirun(2, [SCRIPT, path], 120, PYTHONPATH=str(tmp_path)))
+    summary = json.loads((path.parent / "summary.json").read_text())
+    assert summary["status"] == "wrong"
+    assert summary["error"]["kind"] == "parity"
+    assert summary["parity"]["max_rel_err"] > FP32

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import pytest
 
 from hpc_accel.measure.energy import derived, slurm
-from hpc_accel.measure.energy.samples import PowerSeries, on_common_clock, thinned, write_parquet
+from hpc_accel.measure.energy import samples as samples_module
+from hpc_accel.measure.energy.accumulate import Mark
+from hpc_accel.measure.energy.samples import PowerSeries, Series, on_common_clock, thinned, write_parquet
 
 SECOND = 1_000_000_000
 
@@ -89,9 +91,48 @@ def test_samples_become_one_table(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["energy.parquet"]
 
 
-def test_thinning_keeps_every_nth():
-    assert list(thinned(series([1, 2, 3, 4, 5]), 3).powers_w) == [1, 3, 5]
+def test_thinning_keeps_the_energy():
+    power = thinned(series([1, 2, 3, 4, 5, 6]), 3)
+    assert list(power.times_ns) == [1 * SECOND, 3 * SECOND, 5 * SECOND]
+    assert list(power.powers_w) == [2, 3.5, 5.5]
+    assert list(thinned(series([1, 2]), 5).powers_w) == [1, 2]
     assert on_common_clock(series([1]), None).times_ns[0] == 0
+
+
+def mark(seconds: float, total_j: float, num_faults: int = 0) -> Mark:
+    return Mark(
+        total_j=total_j, time_ns=round(seconds * SECOND), sensor_time_ns=None, freshness="", fault="",
+        num_faults=num_faults,
+    )  # fmt: skip
+
+
+def test_a_counter_slower_than_the_sampling_shows_its_mean_power():
+    samples = Series()
+    for tick in range(101):
+        samples.add(mark(tick / 10, 50.0 * (tick // 3) * 0.3))
+    _, powers_w = samples.power()
+    assert len(powers_w) == 33
+    assert list(powers_w) == pytest.approx([50.0] * 33)
+
+
+def test_power_across_a_fault_is_left_out():
+    samples = Series()
+    for args in [(0, 0), (1, 100), (2, 100, 1), (3, 200, 1)]:
+        samples.add(mark(*args))
+    times_ns, powers_w = samples.power()
+    assert list(times_ns) == [SECOND, 3 * SECOND]
+    assert list(powers_w) == [100.0, 100.0]
+
+
+def test_a_full_series_halves_its_rate_and_keeps_its_energy(monkeypatch):
+    monkeypatch.setattr(samples_module, "MAX_SAMPLES", 64)
+    samples = Series()
+    for tick in range(1000):
+        samples.add(mark(tick, 10.0 * tick))
+    times_ns, powers_w = samples.power()
+    assert 16 <= len(times_ns) <= 64
+    assert list(powers_w) == pytest.approx([10.0] * len(powers_w))
+    assert times_ns[-1] > 900 * SECOND
 
 
 SACCT = """77|5000|130|2|COMPLETED

@@ -50,47 +50,40 @@ class Account:
         self._num_faults = 0
         self._fault = ""
 
-    def add(self, reading: Reading) -> float | None:
-        """Take one reading in; the mean power since the last one, None where there is none to tell."""
+    def add(self, reading: Reading) -> None:
+        """Take one reading in."""
         last, self._last = self._last, reading
         if last is None:
             self._first = reading
-            return reading.power_w
+            return
         duration_s = (reading.time_ns - last.time_ns) * NS
         if duration_s < 0:
             self._break("the clock went back")
-            return None
-        if reading.energy_j is not None and last.energy_j is not None:
-            return self._add_counter(last, reading, last.energy_j, reading.energy_j, duration_s)
-        if reading.power_w is not None and last.power_w is not None:
-            return self._add_power(last.power_w, reading.power_w, duration_s)
-        self._break("the sensor changed between counter and power")
-        return None
+        elif reading.energy_j is not None and last.energy_j is not None:
+            self._add_counter(last, reading, last.energy_j, reading.energy_j, duration_s)
+        elif reading.power_w is not None and last.power_w is not None:
+            self._add_power(last.power_w, reading.power_w, duration_s)
+        else:
+            self._break("the sensor changed between counter and power")
 
-    def _add_counter(
-        self, last: Reading, now: Reading, before_j: float, after_j: float, duration_s: float
-    ) -> float | None:
+    def _add_counter(self, last: Reading, now: Reading, before_j: float, after_j: float, duration_s: float) -> None:
         if now.epoch != last.epoch:
             self._break(f"the counter was reset (epoch {last.epoch} became {now.epoch})")
-            return None
+            return
         delta_j = after_j - before_j
         wrap_j = self.info.wrap_j
         if delta_j < 0:
             if wrap_j is None or after_j < 0 or before_j > wrap_j:
                 self._break(f"the counter went back from {before_j:.3f} J to {after_j:.3f} J: reset")
-                return None
+                return
             delta_j += wrap_j
-        possible_j = self.info.max_power_w * (duration_s + JUMP_UPDATES * self.info.update_period_s)
-        if delta_j > possible_j:
-            self._break(
-                f"{delta_j:.3f} J in {duration_s:.3f} s is more than {self.info.max_power_w:g} W: reset or broken"
-            )
-            return None
-        if wrap_j is not None and self._may_hide_a_wrap(duration_s, wrap_j):
+        limit_w = self.info.max_power_w
+        if delta_j > limit_w * (duration_s + JUMP_UPDATES * self.info.update_period_s):
+            self._break(f"{delta_j:.3f} J in {duration_s:.3f} s is more than {limit_w:g} W: reset or broken")
+        elif wrap_j is not None and self._may_hide_a_wrap(duration_s, wrap_j):
             self._break(f"not read for {duration_s:.1f} s, in which the counter may have wrapped unseen")
-            return None
-        self._total_j += delta_j
-        return delta_j / duration_s if duration_s > 0 and delta_j > 0 else None
+        else:
+            self._total_j += delta_j
 
     def _may_hide_a_wrap(self, duration_s: float, wrap_j: float) -> bool:
         """Whether one whole range could have passed: at the largest power, or at four times what was seen so far."""
@@ -100,15 +93,13 @@ class Account:
             power_w = min(power_w, 4 * self._total_j / seen_s)
         return power_w * duration_s >= wrap_j
 
-    def _add_power(self, before_w: float, after_w: float, duration_s: float) -> float | None:
+    def _add_power(self, before_w: float, after_w: float, duration_s: float) -> None:
         if not (0 <= after_w <= self.info.max_power_w):
             self._break(f"{after_w:g} W is not between 0 and {self.info.max_power_w:g} W")
-            return None
-        if duration_s > max(MAX_SILENCE_S, 20 * self.info.update_period_s):
+        elif duration_s > max(MAX_SILENCE_S, 20 * self.info.update_period_s):
             self._break(f"no reading for {duration_s:.1f} s: the power in between is unknown")
-            return None
-        self._total_j += (before_w + after_w) / 2 * duration_s
-        return after_w
+        else:
+            self._total_j += (before_w + after_w) / 2 * duration_s
 
     def _break(self, fault: str) -> None:
         self._num_faults += 1

@@ -15,7 +15,6 @@ import os
 import platform
 import sys
 import time
-from array import array
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -125,9 +124,8 @@ class EnergyMeter:
         node = self._nodes.node_id.partition("/")[2]
         found = []
         for reader in self._readers:
-            for key, (times, powers) in reader.series().items():
+            for key, (times_ns, powers_w) in reader.power().items():
                 info = self._owned[key]
-                times_ns, powers_w = array("q", times), array("d", powers)
                 found.append(
                     samples.PowerSeries(
                         name=info.name, node=node, scope=info.scope, times_ns=times_ns, powers_w=powers_w

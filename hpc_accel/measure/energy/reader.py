@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from hpc_accel.measure.energy.accumulate import Account, Mark
+from hpc_accel.measure.energy.samples import Series
 from hpc_accel.measure.energy.sensor import Absent, Sensor, SensorError, SensorInfo, absent
 
 READ_TIMEOUT_S = 2.0
@@ -28,33 +29,10 @@ DISCOVER_TIMEOUT_S = 10.0
 LONGEST_PERIOD_S = 30.0
 SHORTEST_PERIOD_S = 0.05
 """Twenty reads a second: more would disturb the figure and the run."""
-MAX_SAMPLES = 1 << 15
-"""Samples kept per sensor, 512 KiB; when full every second one goes and the rate halves."""
 
 
 class Blocked(Exception):
     """The thread did not answer in time."""
-
-
-class Series:
-    """Power samples of one sensor: times of this process's clock and watts, at a rate that halves when full."""
-
-    def __init__(self) -> None:
-        self.times_ns = array("q")
-        self.powers_w = array("d")
-        self._stride = 1
-        self._count = 0
-
-    def add(self, time_ns: int, power_w: float) -> None:
-        """Keep one of every `stride` samples."""
-        self._count += 1
-        if self._count % self._stride:
-            return
-        self.times_ns.append(time_ns)
-        self.powers_w.append(power_w)
-        if len(self.times_ns) >= MAX_SAMPLES:
-            self.times_ns, self.powers_w = self.times_ns[1::2], self.powers_w[1::2]
-            self._stride *= 2
 
 
 def period_s(info: SensorInfo, sample_hz: float) -> float | None:
@@ -111,11 +89,11 @@ class Reader:
             return {}
         return self._ask(self._read_owned, READ_TIMEOUT_S) or dict.fromkeys(self._wanted, self._blocked)
 
-    def series(self) -> dict[str, tuple[bytes, bytes]]:
-        """Power samples so far by key: times in ns (int64) and watts (float64)."""
+    def power(self) -> dict[str, tuple[array[int], array[float]]]:
+        """Power so far by key: times in ns and mean watts since the time before."""
         if not self._wanted:
             return {}
-        return self._ask(lambda: {key: _copied(series) for key, series in self._series.items()}, READ_TIMEOUT_S) or {}
+        return self._ask(lambda: {key: series.power() for key, series in self._series.items()}, READ_TIMEOUT_S) or {}
 
     def stop(self) -> None:
         """End the thread; does not wait for it, since it may be blocked for ever."""
@@ -173,6 +151,7 @@ class Reader:
         for key, due in self._due.items():
             if due <= now:
                 self._read(key)
+                self._sample(key)
                 every_s = period_s(self._sensors[key].info, self._sample_hz) or LONGEST_PERIOD_S
                 self._due[key] = max(due + every_s, time.monotonic() + every_s / 2)
 
@@ -184,10 +163,13 @@ class Reader:
             return error.reason
         except BaseException as error:
             return f"{self._sensors[key].info.name}: {type(error).__name__}: {error}"
-        power_w = self._owned[key].add(reading)
-        if power_w is not None and self._sample_hz > 0:
-            self._series[key].add(reading.time_ns, power_w)
+        self._owned[key].add(reading)
         return ""
+
+    def _sample(self, key: str) -> None:
+        mark = self._owned[key].mark()
+        if mark is not None and self._sample_hz > 0:
+            self._series[key].add(mark)
 
     def _read_owned(self) -> dict[str, Mark | str]:
         marks: dict[str, Mark | str] = {}
@@ -196,7 +178,3 @@ class Reader:
             mark = account.mark()
             marks[key] = reason or mark or "no reading"
         return marks
-
-
-def _copied(series: Series) -> tuple[bytes, bytes]:
-    return series.times_ns.tobytes(), series.powers_w.tobytes()

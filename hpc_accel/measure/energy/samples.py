@@ -1,7 +1,9 @@
 """Power over time: what a sensor's thread sampled, and energy.parquet, one file for all nodes of a run.
 
-A sensor is sampled by the one rank that owns it, on that rank's clock; the file is on rank 0's. Counters give
-the mean power since their last change, power meters what they say.
+A sensor is sampled by the one rank that owns it, on that rank's clock; the file is on rank 0's. What is kept is
+the energy so far at some moments, so that leaving moments out loses no joule; power is the mean between two of
+them. A moment at which a counter had not moved is left out: a counter that changes more slowly than it is
+looked at must not look like a power that jumps between nothing and double.
 """
 
 from __future__ import annotations
@@ -14,12 +16,54 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpc_accel.measure.clock import ClockOffset, Timebase
+from hpc_accel.measure.energy.accumulate import Mark
 
 if TYPE_CHECKING:
     from hpc_accel.measure.energy.nodes import Nodes
 
 MAX_ROWS = 4_000_000
 """Rows of one energy.parquet, about 30 MB; more sensors get fewer samples each."""
+
+
+MAX_SAMPLES = 1 << 15
+"""Moments kept per sensor, 768 KiB; when full every second one goes and the rate halves."""
+
+
+class Series:
+    """Energy of one account at moments on this process's clock."""
+
+    def __init__(self) -> None:
+        self._times_ns = array("q")
+        self._totals_j = array("d")
+        self._faults = array("q")
+        self._stride = 1
+        self._count = 0
+
+    def add(self, mark: Mark) -> None:
+        """Keep one of every `stride` moments at which energy had passed."""
+        is_fault = bool(self._faults) and mark.num_faults != self._faults[-1]
+        if self._totals_j and mark.total_j <= self._totals_j[-1] and not is_fault:
+            return
+        self._count += 1
+        if self._count % self._stride and not is_fault:
+            return
+        self._times_ns.append(mark.time_ns)
+        self._totals_j.append(mark.total_j)
+        self._faults.append(mark.num_faults)
+        if len(self._times_ns) >= MAX_SAMPLES:
+            self._times_ns, self._totals_j = self._times_ns[::2], self._totals_j[::2]
+            self._faults = self._faults[::2]
+            self._stride *= 2
+
+    def power(self) -> tuple[array[int], array[float]]:
+        """Times in ns and the mean watts since the time before; intervals with a fault are left out."""
+        times_ns, powers_w = array("q"), array("d")
+        for index in range(1, len(self._times_ns)):
+            duration_ns = self._times_ns[index] - self._times_ns[index - 1]
+            if duration_ns > 0 and self._faults[index] == self._faults[index - 1]:
+                times_ns.append(self._times_ns[index])
+                powers_w.append((self._totals_j[index] - self._totals_j[index - 1]) / duration_ns * 1e9)
+        return times_ns, powers_w
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,15 +78,18 @@ class PowerSeries:
 
 
 def thinned(series: PowerSeries, most: int) -> PowerSeries:
-    """At most `most` samples: every n-th."""
-    every = max(1, -(-len(series.times_ns) // max(1, most)))
-    return PowerSeries(
-        name=series.name,
-        node=series.node,
-        scope=series.scope,
-        times_ns=series.times_ns[::every],
-        powers_w=series.powers_w[::every],
-    )
+    """At most `most` samples: means of neighbours, by time, so that their energy stays."""
+    every = -(-len(series.times_ns) // max(1, most))
+    if every <= 1:
+        return series
+    times_ns, powers_w = array("q", series.times_ns[every - 1 :: every]), array("d")
+    for end in range(every - 1, len(series.times_ns), every):
+        energy = length = 0.0
+        for index in range(end - every + 1, end + 1):
+            duration = series.times_ns[index] - series.times_ns[index - 1] if index else 0
+            energy, length = energy + series.powers_w[index] * duration, length + duration
+        powers_w.append(energy / length if length else series.powers_w[end])
+    return PowerSeries(name=series.name, node=series.node, scope=series.scope, times_ns=times_ns, powers_w=powers_w)
 
 
 def on_common_clock(series: PowerSeries, offsets: ClockOffset | Timebase | None) -> PowerSeries:

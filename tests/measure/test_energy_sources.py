@@ -248,6 +248,18 @@ def test_amd_without_zeus_names_the_remedy(sysfs, monkeypatch):
     assert "hpc-accel[energy]" in sensor.info.remedy
 
 
+def test_amd_boards_of_two_dies_count_once_and_broken_counters_are_integrated(sysfs, monkeypatch):
+    (sysfs / "class/kfd").mkdir(parents=True)
+    monkeypatch.syspath_prepend(str(HERE))
+    for variable, value in (("TESTING", "1"), ("ZEUS_MODULE", "fake_zeus"), ("AMDSMI_MODULE", "fake_zeus")):
+        monkeypatch.setenv(f"HPC_ACCEL_{variable}", value)
+    energy = measure(0.5)
+    assert energy["energy_j"] / energy["window_s"] == pytest.approx(600.0, rel=0.02)
+    assert energy["method"] == "integrated-power"
+    assert energy["is_partial"] is False
+    assert [sensor["key"] for sensor in energy["sensors"]] == ["amd/0000:c1:00.0", "amd/0000:d1:00.0"]
+
+
 @pytest.mark.parametrize(
     ("value", "chosen", "words"),
     [

@@ -23,18 +23,28 @@ REMEDY = "pip install 'hpc-accel[energy]', and amdsmi of the node's ROCm version
 
 @dataclass(frozen=True, slots=True)
 class ZeusGpu:
-    """One AMD GPU."""
+    """One AMD GPU: its counter, or its power where the counter is not to be trusted."""
 
     info: SensorInfo
     gpu: Any
 
     def read(self) -> Reading:
-        """The counter now; whatever the library raises becomes the reason."""
+        """Counter or power now; whatever the library raises becomes the reason."""
         try:
-            energy_mj = self.gpu.get_total_energy_consumption()
+            if self.info.kind == "counter":
+                energy_mj = self.gpu.get_total_energy_consumption()
+                return Reading(time_ns=time.perf_counter_ns(), energy_j=float(energy_mj) * 1e-3)
+            return Reading(time_ns=time.perf_counter_ns(), power_w=float(_power_mw(self.gpu)) * 1e-3)
         except Exception as error:
             raise SensorError(f"{self.info.name}: {type(error).__name__}: {error}") from error
-        return Reading(time_ns=time.perf_counter_ns(), energy_j=float(energy_mj) * 1e-3)
+
+
+def _power_mw(gpu: Any) -> int:
+    """Power by whichever of its two readings this GPU has."""
+    try:
+        return int(gpu.get_average_power_usage())
+    except Exception:
+        return int(gpu.get_instant_power_usage())
 
 
 def _address(gpu: Any) -> str:
@@ -44,22 +54,30 @@ def _address(gpu: Any) -> str:
 
 
 def _gpu(gpu: Any, index: int) -> Sensor:
+    """The first of counter and power that can be read, else the reasons."""
     label = f"zeus GPU {index}"
-    try:
-        info = SensorInfo(
-            name=f"{label} {gpu.get_name()}",
-            source=SOURCE,
-            scope="gpu-board",
-            key=f"amd/{_address(gpu)}",
-            max_power_w=MAX_POWER_W,
-        )
-        sensor = ZeusGpu(info, gpu)
-        sensor.read()
-    except SensorError as error:
-        return absent(SOURCE, "gpu-board", error.reason, name=label, present=True)
-    except Exception as error:
-        return absent(SOURCE, "gpu-board", f"{type(error).__name__}: {error}", name=label, present=True)
-    return sensor
+    if getattr(gpu, "_is_dual_die_odd_chiplet", False):
+        return absent(SOURCE, "gpu-board", f"{label}: counted by the other die of its board", name=label)
+    reasons: list[str] = []
+    for kind in ("counter", "power"):
+        try:
+            info = SensorInfo(
+                name=f"{label} {gpu.get_name()}",
+                source=SOURCE,
+                scope="gpu-board",
+                key=f"amd/{_address(gpu)}",
+                kind=kind,
+                max_power_w=MAX_POWER_W,
+            )
+            sensor = ZeusGpu(info, gpu)
+            sensor.read()
+        except SensorError as error:
+            reasons.append(error.reason)
+        except Exception as error:
+            reasons.append(f"{label}: {type(error).__name__}: {error}")
+        else:
+            return sensor
+    return absent(SOURCE, "gpu-board", "; ".join(dict.fromkeys(reasons)), name=label, present=True)
 
 
 def discover() -> list[Sensor]:

@@ -1,6 +1,6 @@
 """A site file against the Slurm that is here: what does not fit, and a first draft of one from sinfo.
 
-`doctor --site NAME` calls `compare`, `init --site NAME` calls `draft`. Slurm is asked by its own commands, with a
+`doctor --site` calls `compare_site`, `init --site` calls `draft_site`. Slurm is asked by its own commands, with a
 time limit; nothing is submitted.
 """
 
@@ -106,7 +106,7 @@ def minutes(text: str) -> int | None:
     return hours * 60 + mins
 
 
-def compare(site: Site) -> list[Misfit]:
+def compare_site(site: Site) -> list[Misfit]:
     """Everything in `site` that does not fit the Slurm that is here. Raises ConfigError when Slurm does not answer."""
     if site.scheduler == "none":
         return []
@@ -170,7 +170,7 @@ def _account(site: Site) -> list[Misfit]:
     return [Misfit(value=f"account {site.account!r}", rule=rule, remedy="choose one of them", fatal=True)]
 
 
-def draft(name: str) -> str:
+def draft_site(name: str) -> str:
     """The text of a site file from what sinfo shows; what Slurm does not know stands there as a comment."""
     here = partitions_here()
     default = next((found.name for found in here.values() if found.default), "")

@@ -48,21 +48,21 @@ def test_time_limits(text: str, expected: int | None):
     ],
 )
 def test_misfits_are_named(site: dict, value: str, fatal: bool):
-    (misfit,) = inspect.compare(Site(name="x", **site))
+    (misfit,) = inspect.compare_site(Site(name="x", **site))
     assert value in misfit.value and misfit.fatal is fatal and misfit.remedy
 
 
 def test_fitting_sites_have_none():
-    assert inspect.compare(Site(name="x", partition="cpu", account="me", constraint="big|new")) == []
-    assert inspect.compare(Site(name="x", scheduler="none", partition="anything")) == []
+    assert inspect.compare_site(Site(name="x", partition="cpu", account="me", constraint="big|new")) == []
+    assert inspect.compare_site(Site(name="x", scheduler="none", partition="anything")) == []
 
 
 def test_draft_fits_the_slurm_it_was_drafted_from(tmp_path: Path):
     path = tmp_path / "mine.yaml"
-    path.write_text(inspect.draft("mine"))
+    path.write_text(inspect.draft_site("mine"))
     site = load_site(path)
     assert site.partition == "gpu" and site.partitions["gpu"].gpus_per_node == 2
-    assert inspect.compare(site) == []
+    assert inspect.compare_site(site) == []
 
 
 def test_no_slurm_is_said(monkeypatch):

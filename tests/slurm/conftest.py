@@ -1,0 +1,134 @@
+"""The throwaway cluster (`make cluster`) as a fixture; without it every test here is skipped."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpc_accel.jobs.script import render
+from hpc_accel.jobs.site import Site, load_site
+from hpc_accel.study.schema import Layout, Measure, Recipe, Resources, Run, Workload
+
+ROOT = Path(__file__).parents[2]
+CONF = Path(os.environ.get("CLUSTER_DIR", ROOT / ".cluster")) / "etc" / "slurm.conf"
+BIN = Path(sys.executable).parent
+ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "PREEMPTED", "NODE_FAIL"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.slurm)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Commands on the cluster, from `directory`, where the test's files are."""
+
+    directory: Path
+
+    def environment(self) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_"))}
+        return kept | {
+            "SLURM_CONF": str(CONF),
+            "PATH": f"{BIN}:{os.environ['PATH']}:/usr/sbin",
+            "PYTHONPATH": str(ROOT),
+        }
+
+    def run(self, *command: str | Path, timeout_s: float = 60, cwd: Path | None = None, check: bool = True) -> str:
+        done = subprocess.run(
+            [str(word) for word in command],
+            cwd=cwd or self.directory,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        assert not check or done.returncode == 0, f"{command}: {done.stdout}"
+        return done.stdout
+
+    def submit(self, script: Path, *options: str, cwd: Path | None = None) -> str:
+        """The id of the submitted job."""
+        return self.run("sbatch", "--parsable", *options, script, cwd=cwd).strip().splitlines()[-1]
+
+    def state(self, job_id: str) -> str:
+        return self.show(job_id)["JobState"]
+
+    def show(self, job_id: str) -> dict[str, str]:
+        text = self.run("scontrol", "--oneliner", "show", "job", job_id)
+        return dict(word.split("=", 1) for word in text.split() if "=" in word)
+
+    def wait(self, job_id: str, timeout_s: float = 120, states: set[str] = ENDED) -> dict[str, str]:
+        """The job's facts once it is in one of `states`."""
+        end = time.monotonic() + timeout_s
+        while (facts := self.show(job_id))["JobState"] not in states:
+            assert time.monotonic() < end, f"{job_id} is {facts['JobState']} after {timeout_s} s"
+            time.sleep(0.5)
+        return facts
+
+    def start_now(self, job_id: str) -> None:
+        """Slurm lets a requeued job wait for two minutes; a test does not."""
+        self.wait(job_id, states={"PENDING"})
+        self.run("scontrol", "update", f"JobId={job_id}", "StartTime=now")
+
+    def prepare(self, run: Run, name: str = "run", program: str | None = None, **site: Any) -> Path:
+        """The run's directory with run.json and job.sbatch. `program` stands in for `hpc-accel` on every rank."""
+        run_dir = self.directory / name
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "run.json").write_text(run.model_dump_json())
+        environment = BIN.parent
+        if program is not None:
+            environment = self.directory / f"{name} env"
+            (environment / "bin").mkdir(parents=True)
+            stand_in = environment / "bin" / "hpc-accel"
+            stand_in.write_text(f"#!{sys.executable} -B\n{program}")
+            stand_in.chmod(0o755)
+        here = Site(name="throwaway", **(load_site(ROOT / "slurm/sites/throwaway.yaml").model_dump() | site))
+        text = render(run, here, root=self.directory, run_dir=run_dir, environment=environment)
+        (run_dir / "job.sbatch").write_text(text)
+        return run_dir
+
+
+@pytest.fixture(scope="session")
+def _cluster_is_up() -> None:
+    environment = os.environ | {"SLURM_CONF": str(CONF)}
+    try:
+        subprocess.run(["sinfo"], env=environment, capture_output=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        pytest.skip("the throwaway cluster is not up: make cluster")
+
+
+@pytest.fixture
+def cluster(_cluster_is_up: None, tmp_path: Path) -> Cluster:
+    (tmp_path / "slurm").symlink_to(ROOT / "slurm")
+    return Cluster(tmp_path)
+
+
+def make_run(num_nodes: int = 2, ranks_per_node: int = 1, **resources: Any) -> Run:
+    """Handwritten digits for a few steps."""
+    ranks = num_nodes * ranks_per_node
+    asked = {"memory_mb": 2500, "time_limit_min": 5} | resources
+    return Run(
+        study="study",
+        site="throwaway",
+        workload=Workload(name="digits", entry="hpc_accel.workloads.digits:build", global_batch_size=64),
+        layout=Layout(dp=ranks, micro_batch_size=64 // ranks, accumulation_steps=1),
+        recipe=Recipe(),
+        resources=Resources(num_nodes=num_nodes, ranks_per_node=ranks_per_node, **asked),
+        measure=Measure(warmup_steps=1, steps=2, parity_steps=2, parity_tolerance=1e-4),
+        device="cpu",
+    )
+
+
+def read(run_dir: Path, name: str = "summary.json") -> dict[str, Any]:
+    return json.loads((run_dir / name).read_text())

@@ -1,0 +1,205 @@
+"""One script on a real cluster: three ways in, refusals, signals, requeue, cancel, packing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hpc_accel.jobs import accounting
+from hpc_accel.jobs.inspect import compare_site, draft_site
+from hpc_accel.jobs.script import render_pack
+from hpc_accel.jobs.site import load_site
+
+from .conftest import BIN, CONF, ROOT, Cluster, make_run, read
+
+SAME_IN_ALL_WAYS = ("run_id", "study", "site", "status", "device", "num_nodes", "num_ranks", "hosts", "steps", "losses")
+# Waits for its warning; on the second attempt it is done.
+RESUMES = """
+import json, signal, sys, time
+from pathlib import Path
+from mpi4py import MPI
+here = Path(sys.argv[2]).parent
+told = []
+signal.signal(signal.SIGUSR1, lambda *_: told.append(1))
+done = (here / "checkpoints/latest").exists()
+print("attempt", "two" if done else "one", MPI.COMM_WORLD.size, flush=True)
+(here / "ready").touch()
+while not done and not MPI.COMM_WORLD.allreduce(len(told), MPI.MAX):
+    time.sleep(0.1)
+if MPI.COMM_WORLD.rank == 0:
+    (here / "checkpoints").mkdir(exist_ok=True)
+    (here / "checkpoints/latest").write_text("step-5")
+    if done:
+        (here / "summary.json").write_text(json.dumps({"status": "completed"}))
+MPI.COMM_WORLD.Barrier()
+sys.exit(0 if done else 75)
+"""
+NOTES_SIZE = """
+import json, sys
+from pathlib import Path
+from mpi4py import MPI
+hosts = MPI.COMM_WORLD.gather(MPI.Get_processor_name())
+if hosts:
+    Path(sys.argv[2]).with_name("summary.json").write_text(json.dumps({"status": "completed", "hosts": hosts}))
+"""
+SLEEPS = "import time\nfrom mpi4py import MPI\ntime.sleep(100)\n"
+
+
+def test_by_hand_and_inside_an_allocation_give_the_same_record(cluster: Cluster):
+    run_dir = cluster.prepare(make_run(2, 1))
+    first = cluster.submit(run_dir / "job.sbatch", cwd=Path("/"))
+    assert cluster.wait(first)["JobState"] == "COMPLETED", (run_dir / "log.txt").read_text()
+    by_hand = read(run_dir)
+    assert by_hand["status"] == "completed" and by_hand["job_id"] == first and len(set(by_hand["hosts"])) == 2
+    bare = cluster.submit(run_dir / "job.sbatch", "--export=NONE")
+    assert cluster.wait(bare)["JobState"] == "COMPLETED", (run_dir / "log.txt").read_text()
+    without_environment = read(run_dir)
+    cluster.run(
+        "salloc", "-N2", "-n2", "--ntasks-per-node=1", "--mem=2500", "bash", run_dir / "job.sbatch", timeout_s=120
+    )
+    allocated = read(run_dir)
+    for key in SAME_IN_ALL_WAYS:
+        assert by_hand[key] == without_environment[key] == allocated[key], key
+    facts = accounting_of(cluster, run_dir)
+    assert facts["state"] in {"COMPLETED", "RUNNING"} and facts["energy_j"] is None and facts["energy_reason"]
+
+
+def accounting_of(cluster: Cluster, run_dir: Path) -> dict:
+    """What sacct says of the run's last job. Its books lag behind by a second or two."""
+    results = run_dir.parent / "results"
+    (results / "runs").mkdir(parents=True, exist_ok=True)
+    if not (results / "runs/x").exists():
+        (results / "runs/x").symlink_to(run_dir)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(CONF))
+        for _ in range(20):
+            facts = accounting.collect(results)["jobs"]["x"]
+            if facts["state"]:
+                break
+            cluster.run("sleep", "0.5")
+    return facts
+
+
+@pytest.mark.parametrize("options", [["-N1", "-n2", "--ntasks-per-node=2"], ["-n4", "--ntasks-per-node=2"]])
+def test_wrong_allocation_is_refused(cluster: Cluster, options: list[str]):
+    run_dir = cluster.prepare(make_run(2, 1), program=NOTES_SIZE)
+    facts = cluster.wait(cluster.submit(run_dir / "job.sbatch", *options))
+    assert (facts["JobState"], facts["ExitCode"]) == ("FAILED", "64:0")
+    assert "this script wants exactly 2" in (run_dir / "log.txt").read_text()
+    assert not (run_dir / "summary.json").exists()
+
+
+def test_singletons_are_refused(cluster: Cluster):
+    """srun with a process manager that MPI does not know starts every rank as rank 0 of 1, with exit code 0."""
+    run_dir = cluster.prepare(make_run(2, 1), launcher="srun --mpi=pmi2")
+    facts = cluster.wait(cluster.submit(run_dir / "job.sbatch"))
+    assert facts["JobState"] == "FAILED"
+    assert read(run_dir)["status"] == "failed"
+
+
+@pytest.mark.parametrize(("nodes", "per_node"), [(1, 1), (1, 2), (2, 1), (2, 2)])
+def test_every_geometry_starts_its_ranks_on_its_nodes(cluster: Cluster, nodes: int, per_node: int):
+    run_dir = cluster.prepare(make_run(nodes, per_node), program=NOTES_SIZE)
+    assert cluster.wait(cluster.submit(run_dir / "job.sbatch"))["JobState"] == "COMPLETED"
+    hosts = read(run_dir)["hosts"]
+    assert len(hosts) == nodes * per_node and len(set(hosts)) == nodes
+
+
+@pytest.mark.parametrize("launcher", ["srun --mpi=pmix"])
+def test_srun_launcher(cluster: Cluster, launcher: str):
+    variables = {"OPAL_PREFIX": str(BIN.parent), "PMIX_MCA_psec": "native"}
+    run_dir = cluster.prepare(make_run(2, 2), program=NOTES_SIZE, launcher=launcher, variables=variables)
+    state = cluster.wait(cluster.submit(run_dir / "job.sbatch"))["JobState"]
+    assert state == "COMPLETED", (run_dir / "log.txt").read_text()
+    assert len(set(read(run_dir)["hosts"])) == 2
+
+
+def test_names_and_paths_with_spaces_and_quotes(cluster: Cluster):
+    prefix = 'it\'s "mine" #1 $(touch canary) %j '
+    run_dir = cluster.prepare(make_run(1, 1), name='a b\'s %j "q" #x', program=NOTES_SIZE, job_prefix=prefix)
+    job_id = cluster.submit(run_dir / "job.sbatch")
+    assert cluster.wait(job_id)["JobState"] == "COMPLETED"
+    name = cluster.run("squeue", "-h", "-t", "all", "-j", job_id, "-o", "%j").strip()
+    assert name.startswith(prefix)
+    assert (run_dir / "log.txt").exists() and read(run_dir)["status"] == "completed"
+    assert not list(cluster.directory.rglob("canary"))
+
+
+def test_warning_checkpoint_requeue_and_resume(cluster: Cluster):
+    """Slurm's own warning before the time limit, not one of ours."""
+    run_dir = cluster.prepare(make_run(2, 1, time_limit_min=1), program=RESUMES)
+    job_id = cluster.submit(run_dir / "job.sbatch")
+    cluster.start_now(cluster.wait(job_id, states={"PENDING", "RUNNING"}) and job_id_after_requeue(cluster, job_id))
+    facts = cluster.wait(job_id)
+    assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1")
+    log = (run_dir / "log.txt").read_text()
+    assert log.count("attempt one 2") == 2 and log.count("attempt two 2") == 2, "the first attempt's log is kept"
+    assert read(run_dir)["status"] == "completed"
+
+
+def job_id_after_requeue(cluster: Cluster, job_id: str) -> str:
+    end = 150
+    while cluster.show(job_id)["Restarts"] == "0":
+        cluster.run("sleep", "1")
+        end -= 1
+        assert end, cluster.run("cat", *cluster.directory.glob("*/log.txt"))
+    return job_id
+
+
+def test_cancelled_job_is_recorded_as_such(cluster: Cluster):
+    run_dir = cluster.prepare(make_run(2, 1), program="open(__import__('sys').argv[2] + '.on', 'w')\n" + SLEEPS)
+    job_id = cluster.submit(run_dir / "job.sbatch")
+    while not (run_dir / "run.json.on").exists():
+        cluster.run("sleep", "0.5")
+    cluster.run("scancel", job_id)
+    cluster.wait(job_id)
+    assert read(run_dir)["status"] == "cancelled" and read(run_dir)["error"]["remedy"]
+    facts = accounting_of(cluster, run_dir)
+    assert facts["state"] == "CANCELLED" and accounting.ended_by_slurm(facts)["status"] == "cancelled"
+
+
+def test_preempted_job_is_recorded_and_comes_back(cluster: Cluster):
+    program = "open(__import__('sys').argv[2] + '.on', 'w')\n" + SLEEPS
+    run_dir = cluster.prepare(make_run(2, 1, memory_mb=5000), program=program)
+    job_id = cluster.submit(run_dir / "job.sbatch")
+    while not (run_dir / "run.json.on").exists():
+        cluster.run("sleep", "0.5")
+    urgent = cluster.submit(
+        cluster.prepare(make_run(2, 1, memory_mb=5000, partition="urgent"), "urgent", NOTES_SIZE) / "job.sbatch"
+    )
+    assert cluster.wait(urgent)["JobState"] == "COMPLETED"
+    facts = cluster.wait(job_id, states={"PENDING"})
+    assert facts["Restarts"] == "1"
+    cluster.run("scancel", job_id)
+    assert read(run_dir)["status"] in {"cancelled", "preempted"}
+
+
+def test_runs_packed_into_one_allocation(cluster: Cluster):
+    runs = [make_run(1, 1), make_run(1, 2), make_run(2, 2)]
+    fails = "import sys\nsys.exit(1)\n"
+    for run, program in zip(runs, (NOTES_SIZE, fails, NOTES_SIZE), strict=True):
+        cluster.prepare(run, f"runs/{run.run_id}", program)
+    site = load_site(ROOT / "slurm/sites/throwaway.yaml")
+    paths = {"root": cluster.directory, "study_dir": cluster.directory, "environment": BIN.parent}
+    packs = cluster.directory / "packs"
+    packs.mkdir()
+    (packs / "pack.sbatch").write_text(render_pack(runs, site, name="pack", **paths))
+    job_id = cluster.submit(packs / "pack.sbatch")
+    assert cluster.wait(job_id)["JobState"] == "COMPLETED", (packs / "pack.txt").read_text()
+    assert json.loads((packs / "pack.json").read_text())["runs"] == [run.run_id for run in runs]
+    directories = [cluster.directory / "runs" / run.run_id for run in runs]
+    assert [read(path)["status"] for path in directories] == ["completed", "failed", "completed"]
+    assert {read(path, "job.json")["job_id"] for path in directories} == {job_id}
+    assert len(set(read(directories[2])["hosts"])) == 2
+
+
+def test_site_file_fits_and_a_draft_fits_too(cluster: Cluster, monkeypatch):
+    monkeypatch.setenv("SLURM_CONF", str(CONF))
+    assert compare_site(load_site(ROOT / "slurm/sites/throwaway.yaml")) == []
+    path = cluster.directory / "mine.yaml"
+    path.write_text(draft_site("mine"))
+    assert compare_site(load_site(path)) == []
+    misfits = compare_site(load_site(ROOT / "slurm/sites/example-nvidia.yaml"))
+    assert {"partition 'gpu'", "account 'myproject'"} <= {misfit.value for misfit in misfits}

@@ -195,6 +195,16 @@ def test_nothing_at_all_is_null_with_reasons(sysfs):
     meter.close()
 
 
+def test_the_shortest_sensible_window_is_that_of_the_totals_sensors(sysfs):
+    with EnergyMeter(None) as meter:
+        assert meter.min_window_s == 0
+    trees.meter(sysfs, 0, "Grace Power Socket 0", 90)
+    trees.meter(sysfs, 1, "SysIO Power Socket 0", 20)
+    (sysfs / "class/hwmon/hwmon1/power1_average_interval").write_text("5000\n")
+    with EnergyMeter(None) as meter:
+        assert meter.min_window_s == pytest.approx(10.0)
+
+
 def test_windows_may_lie_within_each_other_or_be_empty(sysfs):
     with trees.Rising() as tree:
         trees.rapl_zone(tree, sysfs, "intel-rapl:0", "package-0", 100.0)

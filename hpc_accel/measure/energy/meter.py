@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from hpc_accel.measure.clock import ClockOffset, Timebase
-from hpc_accel.measure.energy import hwmon, intel, nvml, pm_counters, rapl, samples, total, zeus_amd
+from hpc_accel.measure.energy import hwmon, intel, nvml, pm_counters, rapl, samples, scopes, total, zeus_amd
 from hpc_accel.measure.energy.accumulate import Mark, between
 from hpc_accel.measure.energy.nodes import Nodes, assign
 from hpc_accel.measure.energy.reader import DISCOVER_TIMEOUT_S, Reader
@@ -104,8 +104,13 @@ class EnergyMeter:
 
     @property
     def min_window_s(self) -> float:
-        """The shortest window without a resolution warning: 100 updates of the slowest readable sensor."""
-        periods = [row["update_period_s"] for row in self._described if row["available"]]
+        """The shortest window without a resolution warning: 100 updates of the slowest sensor of the total."""
+        readable = [row for row in self._described if row["available"]]
+        by_node: dict[str, set[str]] = {row["node"]: set() for row in readable}
+        for row in readable:
+            by_node[row["node"]].add(row["scope"])
+        chosen = scopes.choose(by_node)
+        periods = [row["update_period_s"] for row in readable if row["scope"] in chosen]
         return total.UPDATES_WANTED * max(periods, default=0.0)
 
     def window(self, name: str) -> Window:

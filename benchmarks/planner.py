@@ -15,7 +15,6 @@ import argparse
 import csv
 import datetime
 import json
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -25,6 +24,7 @@ from typing import Any
 
 from hpc_accel.plan.cost import StepModel
 from hpc_accel.plan.hardware import Hardware, checked_hardware
+from hpc_accel.plan.judge import judge_choice, judge_times
 from hpc_accel.plan.software import Software
 from hpc_accel.study.schema import Layout, Resources
 from hpc_accel.workloads.facts import LayerFacts, ModelFacts
@@ -164,6 +164,8 @@ MEGATRON = Software(
     gradient_bucket_bytes=1e12,
     tensor_parallel_operations=2,
     collective_operations=2,
+    data_parallel_operations=0,
+    sample_operations=0,
     queues_collectives=True,
 )
 
@@ -255,65 +257,14 @@ def groups_of(rows: Iterable[Row]) -> list[list[Row]]:
     return [groups[key] for key in sorted(groups)]
 
 
-def ranks(values: Sequence[float]) -> list[float]:
-    """Ranks from 1, ties sharing their mean."""
-    order = sorted(range(len(values)), key=lambda i: values[i])
-    result = [0.0] * len(values)
-    start = 0
-    while start < len(order):
-        end = start
-        while end + 1 < len(order) and values[order[end + 1]] == values[order[start]]:
-            end += 1
-        for i in order[start : end + 1]:
-            result[i] = (start + end) / 2 + 1
-        start = end + 1
-    return result
+def times(groups: Sequence[Sequence[Row]], predict: Callable[[Row], float]) -> dict[str, float]:
+    """Errors, rank correlation and regret of predicted times."""
+    return judge_times([[(predict(row), row.iter_ms) for row in group] for group in groups])
 
 
-def spearman(left: Sequence[float], right: Sequence[float]) -> float | None:
-    """Rank correlation; None where one side does not vary."""
-    a, b = ranks(left), ranks(right)
-    mean = (len(a) + 1) / 2
-    spread = math.sqrt(sum((x - mean) ** 2 for x in a) * sum((y - mean) ** 2 for y in b))
-    return sum((x - mean) * (y - mean) for x, y in zip(a, b, strict=True)) / spread if spread else None
-
-
-def judge(groups: Sequence[Sequence[Row]], predict: Callable[[Row], float]) -> dict[str, float]:
-    """Errors over rows, rank correlation and regret over groups; all but Spearman and exact in per cent."""
-    errors = [predict(row) / row.iter_ms - 1 for group in groups for row in group]
-    return {
-        "mape": 100 * statistics.fmean(map(abs, errors)),
-        "signed_error": 100 * statistics.fmean(errors),
-        "max_error": 100 * max(map(abs, errors)),
-    } | judge_choice(groups, predict)
-
-
-def judge_choice(groups: Sequence[Sequence[Row]], score: Callable[[Row], Any]) -> dict[str, float]:
-    """What choosing the lowest score costs over the best layout of each group."""
-    regrets, correlations = [], []
-    for group in groups:
-        best = min(row.iter_ms for row in group)
-        regrets.append(min(group, key=score).iter_ms / best - 1)
-        scores = ranks_of_keys([score(row) for row in group])
-        correlation = spearman(scores, [row.iter_ms for row in group])
-        if correlation is not None:
-            correlations.append(correlation)
-    result = {
-        "mean_regret": 100 * statistics.fmean(regrets),
-        "max_regret": 100 * max(regrets),
-        "groups_exact": sum(regret == 0 for regret in regrets),
-        "num_groups": len(regrets),
-    }
-    if correlations:
-        result["mean_spearman"] = statistics.fmean(correlations)
-        result["min_spearman"] = min(correlations)
-    return result
-
-
-def ranks_of_keys(keys: Sequence[Any]) -> list[float]:
-    """Numbers that order like `keys`, which may be tuples."""
-    place = {key: float(i) for i, key in enumerate(sorted(set(keys)))}
-    return [place[key] for key in keys]
+def choice(groups: Sequence[Sequence[Row]], score: Callable[[Row], Any]) -> dict[str, float]:
+    """Rank correlation and regret of an order that predicts no times."""
+    return judge_choice([[(score(row), row.iter_ms) for row in group] for group in groups])
 
 
 def rule(row: Row) -> tuple[int, int, int]:
@@ -342,7 +293,7 @@ def fit(groups: Sequence[Sequence[Row]]) -> Program:
         before = program
         for name, values in grid.items():
             tried = [replace(program, **{name: value}) for value in values]
-            program = min(tried, key=lambda one: judge(groups, Planner(one))["mape"])
+            program = min(tried, key=lambda one: times(groups, Planner(one))["mape"])
         if program == before:
             break
     return program
@@ -365,12 +316,12 @@ def main() -> None:
     predict_s = time.perf_counter() - start
     rate = best_constant(rows)
     results = {
-        "planner, nothing fitted": judge(groups, Planner(Program())),
-        "planner, groups fitted on": judge(fitted, planner),
-        "planner, groups not fitted on": judge(judged, planner),
-        "best constant (fitted on all groups)": judge(groups, lambda row: row.flops / row.gpus / rate * 1e3),
-        "smallest t, smallest p, largest micro-batch": judge_choice(groups, rule),
-        "the same rule, groups not fitted on": judge_choice(judged, rule),
+        "planner, nothing fitted": times(groups, Planner(Program())),
+        "planner, groups fitted on": times(fitted, planner),
+        "planner, groups not fitted on": times(judged, planner),
+        "best constant (fitted on all groups)": times(groups, lambda row: row.flops / row.gpus / rate * 1e3),
+        "smallest t, smallest p, largest micro-batch": choice(groups, rule),
+        "the same rule, groups not fitted on": choice(judged, rule),
     }
     content = {
         "data": DATA.name,

@@ -1,8 +1,9 @@
 """Time of one layer's forward and backward pass on one rank: matrix products, memory traffic, overhead per operation.
 
-    matrix products   FLOPs / rate of a product of that shape (probed; small shapes reach a fraction of the peak)
-    memory traffic    every kept element is written once and read once forward, twice that backward
-    overhead          operations x probed time of an operation on no data
+    matrix products     FLOPs / rate of a product of that shape (probed; small shapes reach a fraction of the peak)
+    norms, activations  every kept element is written once and read once forward, twice that backward; where the
+                        probe measured that such functions take longer than their traffic (CPUs), that time
+    overhead            operations x probed time of an operation on no data
 
 A CPU does one after the other. On a GPU the host runs ahead, so a pass takes the larger of the host's overhead and
 the device's work.
@@ -43,14 +44,16 @@ def layer_forward(
     """One micro-batch through `layer`, without communication."""
     flops = micro_batch_size * divided_flops(layer, tp)
     casts = software.cast_bytes_per_parameter / 2 * divided_parameters(layer, tp)
-    traffic = 2 * software.activation_bytes * micro_batch_size * kept_elements(layer, tp) + casts
+    kept = micro_batch_size * kept_elements(layer, tp)
+    bandwidth = level.memory_bandwidth_bytes_per_s
+    kept_s = max(2 * software.activation_bytes / bandwidth, level.elementwise_s_per_element or 0.0) * kept
     operations: float = layer.num_operations + (2 * layer.num_matmuls if casts else 0)
     if tp > 1 and layer.tp_flops_per_sample:
         operations += software.tensor_parallel_operations * layer.num_matmuls
     rate = matmul_rate(layer, micro_batch_size=micro_batch_size, tp=tp, level=level, precision=precision)
     return PassTime(
         host_s=operations * level.kernel_overhead_s,
-        device_s=flops / rate + traffic / level.memory_bandwidth_bytes_per_s,
+        device_s=flops / rate + kept_s + casts / bandwidth,
     )
 
 

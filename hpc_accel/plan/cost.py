@@ -109,7 +109,9 @@ class StepModel:
 
     def peak_memory_bytes(self, layout: Layout) -> int:
         """Of the rank that needs most."""
-        process = self.kind.process_memory_bytes or 0 if self.kind.device == "cpu" else 0
+        process = 0
+        if self.kind.device == "cpu":
+            process = (self.kind.process_memory_bytes or 0) + int(self.software.process_bytes)
         key = (layout.pp, layout.tp, layout.split)
         if key not in self._sizes:
             self._sizes[key] = stage_sizes(self.facts, self.stage_times.split(layout), layout.tp)
@@ -151,10 +153,11 @@ class StepModel:
 
     def _after_pipeline(self, layout: Layout, resources: Resources, stages: Stages) -> dict[str, float]:
         overhead = stages.all[0].overhead_s
+        samples = layout.micro_batch_size * layout.accumulation_steps
         return {
             "communication": max(self._gradients_s(layout, resources, stage) for stage in stages.different),
             "optimizer": max(self._optimizer_s(stage) for stage in stages.different),
-            "other": self.software.step_operations * overhead,
+            "other": (self.software.step_operations + self.software.sample_operations * samples) * overhead,
         }
 
     def _optimizer_s(self, stage: Stage) -> float:

@@ -46,6 +46,8 @@ class Level(Facts):
     """Time of one torch operation on next to no data, forward, autograd recording it."""
     backward_overhead_s: Positive | None = None
     """The same, backward; unknown means twice forward."""
+    elementwise_s_per_element: Positive | None = None
+    """Forward time of norms and activations per element they keep for backward; unknown means memory traffic alone."""
 
 
 class NodeKind(Facts):
@@ -65,6 +67,7 @@ class NodeKind(Facts):
     memory_bandwidth_bytes_per_s: Positive
     kernel_overhead_s: Positive
     backward_overhead_s: Positive | None = None
+    elementwise_s_per_element: Positive | None = None
     concurrent_slowdown: Positive = 1.0
     levels: tuple[Level, ...] = ()
     process_memory_bytes: Count | None = None
@@ -91,6 +94,7 @@ class NodeKind(Facts):
             memory_bandwidth_bytes_per_s=self.memory_bandwidth_bytes_per_s,
             kernel_overhead_s=self.kernel_overhead_s,
             backward_overhead_s=self.backward_overhead_s,
+            elementwise_s_per_element=self.elementwise_s_per_element,
         )
         return _slowed(level, self.concurrent_slowdown) if ranks > 1 else level
 
@@ -184,7 +188,7 @@ def _slowed(level: Level, factor: float) -> Level:
     """`level` with every rate divided and every time multiplied by `factor`."""
     rates: Rates = {key: rate / factor if rate else None for key, rate in level.matmul_flops_per_s.items()}
     by_size = [point.model_copy(update={"flops_per_s": point.flops_per_s / factor}) for point in level.matmul_by_size]
-    backward = level.backward_overhead_s
+    backward, elementwise = level.backward_overhead_s, level.elementwise_s_per_element
     return level.model_copy(
         update={
             "matmul_flops_per_s": rates,
@@ -192,5 +196,6 @@ def _slowed(level: Level, factor: float) -> Level:
             "memory_bandwidth_bytes_per_s": level.memory_bandwidth_bytes_per_s / factor,
             "kernel_overhead_s": level.kernel_overhead_s * factor,
             "backward_overhead_s": backward * factor if backward else None,
+            "elementwise_s_per_element": elementwise * factor if elementwise else None,
         }
     )

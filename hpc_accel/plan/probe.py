@@ -150,7 +150,7 @@ def _slowest(levels: list[dict[str, Any]]) -> dict[str, Any]:
         for key, rate in levels[0]["matmul_flops_per_s"].items()
     }
     merged["memory_bandwidth_bytes_per_s"] = min(level["memory_bandwidth_bytes_per_s"] for level in levels)
-    for key in ("kernel_overhead_s", "backward_overhead_s"):
+    for key in ("kernel_overhead_s", "backward_overhead_s", "elementwise_s_per_element"):
         merged[key] = max(level[key] for level in levels)
     return merged
 

@@ -92,6 +92,7 @@ def measure_level(device: torch.device, effort: Effort, align: Callable[[], None
         "memory_bandwidth_bytes_per_s": copy_bandwidth(device, effort),
         "kernel_overhead_s": forward_s,
         "backward_overhead_s": backward_s,
+        "elementwise_s_per_element": elementwise_time(device, effort, forward_s),
     }
 
 
@@ -133,6 +134,14 @@ def operation_overheads(device: torch.device, effort: Effort) -> tuple[float, fl
     backward_s = max(timed(device, both, effort) - forward_s, 0.1 * forward_s)
     num_operations = CHAIN * OPERATIONS_PER_PAIR
     return forward_s / num_operations, backward_s / num_operations
+
+
+def elementwise_time(device: torch.device, effort: Effort, overhead_s: float) -> float:
+    """Seconds per kept element of a norm and an activation, which keep one copy of their input each."""
+    layers = nn.Sequential(nn.LayerNorm(effort.widths[-2]), nn.GELU()).to(device)
+    inputs = torch.randn(effort.rows[-1], effort.widths[-2], device=device, requires_grad=True)
+    elapsed_s = timed(device, lambda: layers(inputs), effort)
+    return max(elapsed_s - 2 * overhead_s, 0.1 * elapsed_s) / (2 * inputs.numel())
 
 
 def copy_bandwidth(device: torch.device, effort: Effort) -> float:

@@ -1,7 +1,8 @@
 """How the training software behaves, in numbers: bytes it keeps, bytes it moves, operations it adds.
 
-These are properties of code, not of a machine, so they stand here and not in hardware.json. The defaults are
-hpc_accel's own training (torch.amp: fp32 weights and gradients, matrix products in 16 bits). A planner of another
+These are properties of code, not of a machine, so they stand here and not in hardware.json. Overheads are in units of
+one torch operation's, measured as ratios in one process on one rank (torch 2.13, CPU). The defaults are hpc_accel's own
+training (torch.amp: fp32 weights and gradients, matrix products in 16 bits). A planner of another
 training program describes that program by another `Software`.
 """
 
@@ -41,17 +42,25 @@ class Software:
     first_bucket_bytes: float = 2**20
     tensor_parallel_operations: float = 60
     """Operations' worth of time one divided matrix product adds: DTensor dispatch in Python, forward."""
+    data_parallel_operations: float = 3
+    """Operations' worth of time per parameter tensor and micro-batch: DistributedDataParallel's hooks."""
     pipeline_operations: float = 40
     """Operations' worth of time the schedule adds per micro-batch and pass."""
     collective_operations: float = 10
     """Operations' worth of time to enter one collective or send."""
+    micro_batch_operations: float = 15
+    """Operations' worth of time per micro-batch: its loss, and starting autograd."""
+    sample_operations: float = 3
+    """Operations' worth of time to fetch and collate one sample."""
     step_operations: float = 30
-    """Operations' worth of time per step outside forward, backward and optimizer."""
+    """Operations' worth of time per step outside all that."""
+    process_bytes: float = 0
+    """Resident memory of a training process beyond what the probe's had: modules, allocator."""
 
 
 _STATE_BYTES = {"sgd": 0, "sgd+momentum": 4, "adamw": 8}
 _TRAFFIC_BYTES = {"sgd": 12, "sgd+momentum": 20, "adamw": 28}
-_OPERATIONS = {"sgd": 2, "sgd+momentum": 3, "adamw": 12}
+_OPERATIONS = {"sgd": 1, "sgd+momentum": 3, "adamw": 10}
 
 
 def torch_amp(optimizer: Optimizer, recipe: Recipe, backend: Backend = "mpi4py") -> Software:
@@ -67,6 +76,7 @@ def torch_amp(optimizer: Optimizer, recipe: Recipe, backend: Backend = "mpi4py")
         wire_bytes=wire_bytes(recipe.precision),
         queues_collectives=backend == "nccl",
         cast_bytes_per_parameter=12 if half else 0,
+        process_bytes=140e6,
     )
 
 

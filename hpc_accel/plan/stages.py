@@ -105,7 +105,8 @@ class StageTimes:
         at_once = resources.ranks_per_node
         if self.kind.device == "cpu" and layout.pp > 1 and not crowded:
             at_once = min(at_once, self.kind.num_cpus)
-        key = (layout.pp, layout.tp, layout.micro_batch_size, resources.ranks_per_node, at_once, layout.split)
+        shape = (layout.dp > 1, layout.pp, layout.tp, layout.split)
+        key = (*shape, layout.micro_batch_size, resources.ranks_per_node, at_once)
         if key not in self._stages:
             self._stages[key] = self._make(layout, resources.ranks_per_node, at_once)
         return self._stages[key]
@@ -133,9 +134,10 @@ class StageTimes:
     def _stage(self, content: Content, layers: dict[int, _Layer], layout: Layout, level: Level) -> Stage:
         # Two messages per pass between stages: one is received, one is sent.
         schedule = self.software.pipeline_operations + 2 * self.software.collective_operations if layout.pp > 1 else 0.0
-        forward = backward = PassTime(host_s=schedule * level.kernel_overhead_s, device_s=0.0)
+        forward = PassTime(host_s=schedule * level.kernel_overhead_s, device_s=0.0)
         messages = parameters = 0.0
         num_tensors = 0
+        backward = forward
         for first, count in content:
             layer = layers[first]
             forward += layer.forward * count
@@ -143,6 +145,9 @@ class StageTimes:
             messages += layer.message_s * count
             parameters += layer.parameters * count
             num_tensors += self.facts.layers[first].num_parameter_tensors * count
+        hooks = self.software.data_parallel_operations * num_tensors if layout.dp > 1 else 0.0
+        hooks += self.software.micro_batch_operations
+        backward += PassTime(host_s=hooks * level.kernel_overhead_s, device_s=0.0)
         backward_messages = messages * (2 if self.software.recompute else 1)
         return Stage(
             forward_s=forward.elapsed_s(self.kind.device),

@@ -21,6 +21,9 @@ PLAIN = Software(
     pipeline_operations=0,
     collective_operations=0,
     step_operations=0,
+    data_parallel_operations=0,
+    micro_batch_operations=0,
+    sample_operations=0,
 )
 """Software without overheads of its own, so that only the model's arithmetic remains."""
 
@@ -168,3 +171,41 @@ def test_queued_collectives_hide_behind_a_host_that_launches_slowly():
     assert queued["communication_exposed"] == 0 < awaited["communication_exposed"]
     busy = predict(run(tp=2), model(), machine(), software=replace(PLAIN, queues_collectives=True)).parts_ms
     assert busy["communication_exposed"] > 0
+
+
+def test_norms_slower_than_their_traffic_take_their_own_time():
+    slow = predict(run(), model(), machine(elementwise_s_per_element=1e-9), software=PLAIN).parts_ms["forward"]
+    assert slow == pytest.approx(128 + 64 * 10_000 * 1e-9 * 1e3)
+    # Where traffic takes longer than the function, traffic decides.
+    assert predict(run(), model(), machine(elementwise_s_per_element=1e-12), software=PLAIN).parts_ms[
+        "forward"
+    ] == pytest.approx(128 + 0.0512)
+
+
+@pytest.mark.parametrize(
+    ("change", "added_ms", "part"),
+    [
+        ({"data_parallel_operations": 2}, 2 * 32 * 3, "backward"),
+        ({"micro_batch_operations": 7}, 7 * 3, "backward"),
+        ({"sample_operations": 4}, 4 * 24, "other"),
+        ({"step_operations": 5}, 5, "other"),
+        ({"optimizer_operations_per_tensor": 6}, 6 * 32, "optimizer"),
+    ],
+)
+def test_each_overhead_of_the_software_is_charged_as_often_as_it_occurs(change, added_ms, part):
+    # Two ranks, three micro-batches of 8 samples, 8 layers of 4 tensors; an operation takes 1 ms.
+    cpu = machine(device="cpu", kernel_overhead_s=1e-3)
+    layout = {"dp": 2, "accumulation": 3}
+    plain = predict(run(**layout), model(), cpu, software=PLAIN).parts_ms
+    with_it = predict(run(**layout), model(), cpu, software=replace(PLAIN, **change)).parts_ms
+    assert with_it[part] - plain[part] == pytest.approx(added_ms)
+    assert {name for name in plain if with_it[name] != pytest.approx(plain[name])} == {part}
+
+
+def test_tensor_parallel_dispatch_and_the_schedule_are_charged_per_micro_batch():
+    cpu = machine(device="cpu", kernel_overhead_s=1e-3)
+    plain = step_ms(hardware=cpu, tp=2, accumulation=3)
+    divided = replace(PLAIN, tensor_parallel_operations=5)
+    # 8 layers x 2 products x 5 operations, forward once and backward twice that.
+    with_it = predict(run(tp=2, accumulation=3), model(), cpu, software=divided).step_time_ms
+    assert with_it - plain == pytest.approx(3 * 8 * 2 * 5 * 3)

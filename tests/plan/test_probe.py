@@ -102,6 +102,7 @@ def test_ranks_of_a_kind_are_merged_to_the_slowest():
             "memory_bandwidth_bytes_per_s": rate,
             "kernel_overhead_s": 1 / rate,
             "backward_overhead_s": 2 / rate,
+            "elementwise_s_per_element": 3 / rate,
         }
         facts = {"kind": {"device": "cpu", "device_name": "x", "num_cpus": 2}, "reasons": {}, "memory": int(rate)}
         return {**facts, "host": host, "levels": [level], "slowdown": slowdown, "resident": int(rate)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
 
 import pytest
@@ -10,14 +10,13 @@ import pytest
 from tests.mpirun import ROOT
 
 
-@pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("planner_benchmark", ROOT / "benchmarks" / "planner.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["planner_benchmark"] = module
-    spec.loader.exec_module(module)
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    module = importlib.import_module("planner")
     yield module
-    del sys.modules["planner_benchmark"]
+    for name in ("planner", "megatron"):
+        sys.modules.pop(name, None)
 
 
 def test_the_set_is_whole(benchmark):

@@ -158,7 +158,8 @@ def _speed_up(records: StudyRecords, workload: str, runs: list[RunRecord]) -> st
         return "none, serial is the fastest"
     efficiency = wording.percent(gain.value / best.run.num_ranks)
     base = f"serial {best.run.precision}"
-    return f"{wording.short(gain.value)}x over {base} on {best.run.num_ranks} ranks ({efficiency} of ideal)"
+    spread = f" ({wording.short(gain.low)} to {wording.short(gain.high)})" if gain.high > gain.low else ""
+    return f"{wording.short(gain.value)}x{spread} over {base} on {best.run.num_ranks} ranks, {efficiency} of ideal"
 
 
 def _not_measured(records: StudyRecords) -> tuple[tuple[str, str], ...]:

@@ -5,6 +5,7 @@ The template escapes; nothing here builds HTML.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
@@ -61,9 +62,8 @@ def cards(records: StudyRecords) -> list[dict[str, Any]]:
                 "objective": _decided_by(records, run),
                 "run": run,
                 "meaning": layout_words(run),
-                "tie": wording.named([other.label for other in best.ties], most=3)
-                if best and best.run is run and best.ties
-                else "",
+                "tie": wording.named([other.label for other in best.ties], most=3) if best and best.run is run else "",
+                "leaner": _leaner(best) if best and best.run is run else "",
                 "step": _split(ranking.step_time_ms(run), "ms"),
                 "rate": _split(ranking.throughput(run), "samples/s"),
                 "gain": _split(gain, "") if gain else None,
@@ -72,6 +72,12 @@ def cards(records: StudyRecords) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _leaner(best: ranking.Best) -> str:
+    """Of the runs that cannot be told from the best, the one of the fewest ranks, if it needs fewer."""
+    fewest = min((best.run, *best.ties), key=lambda run: run.num_ranks)
+    return fewest.label if fewest.num_ranks < best.run.num_ranks else ""
 
 
 def _decided_by(records: StudyRecords, run: RunRecord) -> str:
@@ -214,7 +220,7 @@ def startup(runs: list[RunRecord]) -> str:
     for key, name in names.items():
         times = [value for run in runs if run.counts and (value := fields.positive(run.summary, "startup_ms", key))]
         if times:
-            parts.append(f"{name} {wording.short(median(times))} ms")
+            parts.append(f"{name} {wording.duration(median(times))}")
     return ", ".join(parts)
 
 
@@ -226,7 +232,9 @@ def provenance(records: StudyRecords) -> list[tuple[str, str]]:
         facts.update({key: record.get(key) for key in ("device_name",) if record.get(key)})
         for key, value in facts.items():
             if isinstance(value, str | int | float) and not isinstance(value, bool):
-                values.setdefault(fields.clean(key), {})[fields.clean(str(value))] = None
+                # A commit's first 12 digits name it; all 40 fill the line.
+                words = re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28}\b", r"\1", fields.clean(str(value)))
+                values.setdefault(fields.clean(key), {})[words] = None
     return [(key.replace("_", " "), wording.named(list(seen), most=4)) for key, seen in sorted(values.items())]
 
 

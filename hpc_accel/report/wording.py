@@ -55,6 +55,11 @@ def error(value: float) -> str:
     return f"{value:.1e}" if value else "0"
 
 
+def duration(time_ms: float) -> str:
+    """Milliseconds, from 1 s on in seconds."""
+    return f"{short(time_ms / 1e3)} s" if time_ms >= 1e3 else f"{short(time_ms)} ms"
+
+
 def memory(num_bytes: float | None) -> str:
     """Binary units, one decimal."""
     if num_bytes is None:

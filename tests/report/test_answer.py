@@ -78,7 +78,7 @@ def test_time_is_compared_per_sample(study):
 def test_speed_up_is_over_serial_of_the_same_precision(study):
     edit_summary(study, "digits", "serial fp32 x1", set_time(40))
     edit_summary(study, "digits", "dp2.pp2.1f1b fp32 x4", set_time(20))
-    assert "digits: 2.00x over serial fp32 on 4 ranks (50 % of ideal)" in line(study, 3)
+    assert "digits: 2.00x over serial fp32 on 4 ranks, 50 % of ideal" in line(study, 3)
 
 
 def test_no_serial_run_no_speed_up(study):

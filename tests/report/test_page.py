@@ -15,7 +15,7 @@ import pytest
 
 from hpc_accel.errors import CannotCreateError
 from hpc_accel.report import files, page, write
-from tests.report.editing import edit, edit_all, run_of
+from tests.report.editing import edit, edit_all, edit_summary, run_of, set_time
 from tests.report.make_study import candidate, make_run, summary, true_step_ms, write_json, write_run
 
 EVIL = [
@@ -150,6 +150,14 @@ def test_reasons_and_remedies_are_on_the_page(study):
         "What to do:",
     ):
         assert words in html, words
+
+
+def test_a_tie_names_the_run_of_the_fewest_ranks(study):
+    edit_summary(study, "digits", "dp2.pp2.1f1b fp32 x4", set_time(20, 19, 60))
+    write(study)
+    html = (study / "report.html").read_text()
+    # Serial runs of one rank lie within the interval, and the fastest of them is named.
+    assert "Of these, serial bf16 x1 needs the fewest ranks." in html
 
 
 def test_nothing_is_left_behind_and_nothing_half_written(study, monkeypatch):

@@ -113,14 +113,18 @@ Said = Callable[[StudyRecords, str, list[RunRecord]], str]
 
 
 def _per_workload(records: StudyRecords, say: Said) -> tuple[tuple[str, str], ...]:
-    """What is said of each workload, or once when nothing was measured for the same reason everywhere."""
-    parts = tuple((name, say(records, name, records.of(name))) for name in records.workloads)
-    texts = {text for _, text in parts}
-    if not parts:
+    """What is said of each workload; workloads whose figure is missing for the same reason share a part."""
+    if not records.workloads:
         return (("", f"{wording.NOT_MEASURED}: the plan chose no run"),)
-    if len(texts) == 1 and parts[0][1].startswith(wording.NOT_MEASURED):
-        return (("", parts[0][1]),)
-    return parts
+    sharing: dict[str, list[str]] = {}
+    for name in records.workloads:
+        text = say(records, name, records.of(name))
+        # A measured figure is one workload's alone, even where two read the same.
+        key = text if text.startswith(wording.NOT_MEASURED) else f"{text}\0{name}"
+        sharing.setdefault(key, []).append(name)
+    if len(sharing) == 1 and len(records.workloads) > 1:
+        return (("", next(iter(sharing))),)
+    return tuple((", ".join(names), key.partition("\0")[0]) for key, names in sharing.items())
 
 
 def _time(records: StudyRecords, workload: str, runs: list[RunRecord]) -> str:
@@ -153,7 +157,9 @@ def _speed_up(records: StudyRecords, workload: str, runs: list[RunRecord]) -> st
     if best is None:
         return wording.NOT_MEASURED
     if gain is None:
-        return f"{wording.NOT_MEASURED}: no serial {best.run.precision} run counts; add `- {{}}` to its layouts"
+        serial = [run for run in runs if run.kind == "serial" and run.precision == best.run.precision]
+        why = f"its serial run is {serial[0].status}" if serial else "no serial run; add `- {}` to its layouts"
+        return f"{wording.NOT_MEASURED} for {best.run.precision}: {why}"
     if best.run.kind == "serial":
         return "none, serial is the fastest"
     efficiency = wording.percent(gain.value / best.run.num_ranks)

@@ -84,7 +84,22 @@ def test_speed_up_is_over_serial_of_the_same_precision(study):
 def test_no_serial_run_no_speed_up(study):
     for label in ("serial fp32 x1", "serial fp32 x4"):
         edit_summary(study, "digits", label, lambda s: s.update(status="failed"))
-    assert "digits: not measured: no serial fp32 run counts; add" in line(study, 3)
+    assert "digits: not measured for fp32: its serial run is failed" in line(study, 3)
+    edit(study / "plan.json", lambda plan: plan.update(candidates=[c for c in plan["candidates"] if _is_parallel(c)]))
+    assert line(study, 3).count("not measured for fp32: no serial run; add `- {}` to its layouts") == 1
+
+
+def _is_parallel(candidate) -> bool:
+    layout = candidate["layout"]
+    return layout.get("dp", 1) * layout.get("pp", 1) * layout.get("tp", 1) > 1
+
+
+def test_workloads_share_a_reason_but_never_a_figure(energy_study):
+    edit_all(energy_study, lambda s: s["energy"].update(energy_j=None, reason="no counter"), "lm")
+    edit_all(energy_study, lambda s: s["energy"].update(energy_j=None, reason="no counter"), "mlp")
+    said = line(energy_study, 1)
+    assert "lm, mlp: not measured: no counter; " in said
+    assert said.startswith("Best for energy: digits: dp2 bf16 x1")
 
 
 def test_no_sensor_is_said_once_with_the_remedy(study):

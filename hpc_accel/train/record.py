@@ -96,6 +96,8 @@ def summarise(
         "peak_memory_bytes": max(known_peaks) if known_peaks else None,
         "peak_memory_scope": f"largest rank, {memory.scope(session.device)}",
         "energy": seen.energy,
+        "straggler": seen.straggler,
+        "notes": seen.notes,
         "losses": {
             "first": [_finite(value) for value in losses[: run.measure.parity_steps]],
             "reference": [_finite(value) for value in seen.reference_losses or []],

@@ -136,7 +136,7 @@ def _load_run(study_dir: Path, study: str, candidate: dict[str, Any]) -> RunReco
             if problem:
                 problems.append(problem)
             run, summary = (content or {}, summary) if name == "run.json" else (run, content or {})
-    status, remedy = _status(study, run_id, summary, problems)
+    status, remedy = _status(study, summary, problems)
     return RunRecord(
         run_id=run_id,
         workload=fields.text(candidate, "workload") or fields.text(run, "workload", "name") or "?",
@@ -152,10 +152,10 @@ def _load_run(study_dir: Path, study: str, candidate: dict[str, Any]) -> RunReco
     )
 
 
-def _status(study: str, run_id: str, summary: dict[str, Any], problems: list[str]) -> tuple[str, str | None]:
+def _status(study: str, summary: dict[str, Any], problems: list[str]) -> tuple[str, str | None]:
     """The status the report works with, and what to do about it. May add to `problems`."""
     again = (
-        f"read runs/{run_id}/log.txt, then run the workflow again, which continues where it stopped: "
+        "read its log.txt, then run the workflow again, which continues where it stopped: "
         f"snakemake --cores all --config study=studies/{study}.yaml"
     )
     if not summary:

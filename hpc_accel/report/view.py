@@ -144,16 +144,15 @@ def links(run: RunRecord) -> list[tuple[str, str]]:
 
 
 def not_counting(records: StudyRecords) -> list[dict[str, Any]]:
-    """Runs that are not ranked: why, and what to do."""
+    """Runs that are not ranked: why, and what to do; runs of the same fate share an entry."""
+    fates: dict[tuple[str, str, str], list[RunRecord]] = {}
+    for run in records.runs:
+        if not run.counts:
+            why = summary_csv.status_reason(run) or f"the run is {run.status}"
+            fates.setdefault((run.status, why, run.remedy or ""), []).append(run)
     return [
-        {
-            "run": run,
-            "why": summary_csv.status_reason(run) or f"the run is {run.status}",
-            "remedy": run.remedy,
-            "links": links(run),
-        }
-        for run in records.runs
-        if not run.counts
+        {"status": status, "why": why, "remedy": remedy, "runs": [(run, links(run)) for run in runs]}
+        for (status, why, remedy), runs in fates.items()
     ]
 
 

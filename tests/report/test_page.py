@@ -152,6 +152,17 @@ def test_reasons_and_remedies_are_on_the_page(study):
         assert words in html, words
 
 
+def test_runs_of_the_same_fate_share_an_entry(study):
+    for path in study.glob("runs/lm-*/summary.json"):
+        path.unlink()
+    write(study)
+    html = (study / "report.html").read_text()
+    section = html.split('<section id="not-counting">')[1].split("</section>")[0]
+    assert section.count("<article") == 3
+    assert "6 runs</h3>" in section  # five of lm and the one that was missing before
+    assert section.count("<li") == 8
+
+
 def test_a_tie_names_the_run_of_the_fewest_ranks(study):
     edit_summary(study, "digits", "dp2.pp2.1f1b fp32 x4", set_time(20, 19, 60))
     write(study)

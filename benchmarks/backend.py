@@ -10,6 +10,7 @@ A figure is the median over repetitions of the slowest rank's time; a ratio abov
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -98,7 +99,7 @@ def transformer() -> tuple[nn.Module, torch.Tensor]:
 def cnn() -> tuple[nn.Module, torch.Tensor]:
     widths = (3, 32, 64, 128)
     blocks: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in itertools.pairwise(widths):
         blocks += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
     return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(128 * 16, 10)), torch.randn(16, 3, 32, 32)
 
@@ -192,7 +193,8 @@ def show(entry: dict[str, Any]) -> None:
 
 def versions() -> dict[str, Any]:
     place = hpc_accel.mpi.world()
-    model = next((x.split(":")[1].strip() for x in open("/proc/cpuinfo") if x.startswith("model name")), "unknown")
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
     return {
         "torch": torch.__version__,
         "mpi4py": mpi4py.__version__,

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hpc_accel.mpi import collectives as c
+from hpc_accel.mpi import sparse
 from hpc_accel.mpi.arguments import even, gather_list, one, only, op_of, parts, root_of, rows, same, splits
 from hpc_accel.mpi.buffers import flat
 from hpc_accel.mpi.endpoint import Endpoint
@@ -35,6 +37,7 @@ class CollectiveCalls:
         detail: str = "",
         result: list[Tensor] | None = None,
         elementwise: bool = False,
+        device_memory: bool = False,
     ) -> MPIWork:
         raise NotImplementedError
 
@@ -42,6 +45,8 @@ class CollectiveCalls:
 
     def allreduce(self, tensors: Any, opts: Any = None) -> MPIWork:
         tensor = one(tensors)
+        if tensor.layout is not torch.strided:
+            return self._all_reduce_sparse(tensor, opts)
         reduction = resolve(op_of(opts), tensor.dtype)
         if (
             reduction.plain
@@ -50,8 +55,24 @@ class CollectiveCalls:
         ):
             return DoneWork([tensor])
         return self.submit(
-            "all_reduce", self._all_reduce(reduction), [tensor], [tensor], opts, detail=reduction.name, elementwise=True
+            "all_reduce",
+            self._all_reduce(reduction),
+            [tensor],
+            [tensor],
+            opts,
+            detail=reduction.name,
+            elementwise=True,
+            device_memory=reduction.plain,
         )
+
+    def _all_reduce_sparse(self, tensor: Tensor, opts: Any) -> MPIWork:
+        sparse.check(tensor, op_of(opts))
+        comm = self.endpoint.comm
+
+        def call(reads: list[Tensor], writes: list[Tensor]) -> None:
+            sparse.all_reduce(comm, tensor)
+
+        return self.submit("all_reduce of sparse", call, [], [], opts, result=[tensor])
 
     def _all_reduce(self, reduction: Reduction) -> Any:
         comm = self.endpoint.comm
@@ -74,7 +95,9 @@ class CollectiveCalls:
         def call(reads: list[Tensor], writes: list[Tensor]) -> None:
             c.broadcast(comm, writes[0], root)
 
-        return self.submit("broadcast", call, [tensor], [tensor], opts, detail=f"root {root}", elementwise=True)
+        return self.submit(
+            "broadcast", call, [tensor], [tensor], opts, detail=f"root {root}", elementwise=True, device_memory=True
+        )
 
     def reduce(self, tensors: Any, opts: Any = None) -> MPIWork:
         tensor, root, comm = one(tensors), root_of(opts), self.endpoint.comm

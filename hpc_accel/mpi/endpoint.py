@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.mpi import buffers, debug, p2p, staging, timeline, watchdog
+from hpc_accel.mpi import buffers, debug, gpu_aware, p2p, staging, threads, timeline, watchdog
 from hpc_accel.mpi.buffers import nbytes
 from hpc_accel.mpi.collectives import SHIFT_TAG
 from hpc_accel.mpi.lane import Lane
@@ -71,6 +71,8 @@ class Endpoint:
         self.num_collectives = 0
         self.debug = debug.enabled()
         self._messages: dict[int, p2p.MessageWork] = {}
+        self.gpu_aware = gpu_aware.agreed(comm)
+        threads.warn_if_reduced()
         watchdog.start()
 
     def collective(
@@ -85,8 +87,13 @@ class Endpoint:
         detail: str = "",
         result: list[Tensor] | None = None,
         elementwise: bool = False,
+        device_memory: bool = False,
     ) -> MPIWork:
-        """Run `call(reads, writes)` in its turn, on contiguous host tensors."""
+        """Run `call(reads, writes)` in its turn, on contiguous host tensors.
+
+        `elementwise`: `call` may be applied to corresponding pieces; `device_memory`: it hands its tensors to MPI as
+        they are and computes nothing before, so that a GPU-aware MPI may have device tensors.
+        """
         self.num_collectives += 1
         record = self._record(op, reads or writes, None) if timeline.enabled else None
         run: Callable[[MPIWork], None]
@@ -98,7 +105,8 @@ class Endpoint:
                 run = partial(_run_strided, call, reads, writes)
             else:
                 staged = staging.DeviceCall(device, reads, writes)
-                run = partial(_run_staged, staged, call, elementwise)
+                straight = self.gpu_aware and device_memory and all(t.is_contiguous() for t in (*reads, *writes))
+                run = partial(_run_aware, staged, call) if straight else partial(_run_staged, staged, call, elementwise)
         if self.debug:
             run = partial(self._run_compared, self.num_collectives, debug.describe(op, detail, reads or writes), run)
         work = CollectiveWork(self.lane, op, run, list(writes) if result is None else result, timeout_s, record)
@@ -115,7 +123,7 @@ class Endpoint:
             and tensor.is_contiguous()
             and tensor.numel() <= buffers.MAX_COUNT
             and self.timeout_s >= INLINE_MIN_TIMEOUT_S
-            and not (timeline.enabled or self.debug)
+            and not (timeline.enabled or self.debug or threads.REDUCED)
         )
         if not applies or not self.lane.enter():
             return False
@@ -205,3 +213,7 @@ def _run_strided(call: staging.Call, reads: Sequence[Tensor], writes: Sequence[T
 
 def _run_staged(staged: staging.DeviceCall, call: staging.Call, elementwise: bool, work: MPIWork) -> None:
     work.on_device = staged.run(call, elementwise=elementwise)
+
+
+def _run_aware(staged: staging.DeviceCall, call: staging.Call, work: MPIWork) -> None:
+    work.on_device = staged.run_on_device(call)

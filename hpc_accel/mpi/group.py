@@ -60,6 +60,7 @@ class MPIProcessGroup(CollectiveCalls, dist.ProcessGroup):  # type: ignore[misc]
         detail: str = "",
         result: list[Tensor] | None = None,
         elementwise: bool = False,
+        device_memory: bool = False,
     ) -> MPIWork:
         work = self.endpoint.collective(
             op,
@@ -71,6 +72,7 @@ class MPIProcessGroup(CollectiveCalls, dist.ProcessGroup):  # type: ignore[misc]
             detail=detail,
             result=result,
             elementwise=elementwise,
+            device_memory=device_memory,
         )
         return self._noted(work)
 

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.futures import Future
 
-from hpc_accel.mpi import watchdog
+from hpc_accel.mpi import threads, watchdog
 from hpc_accel.mpi.buffers import moving, nbytes
 from hpc_accel.mpi.launch import mpi
 from hpc_accel.mpi.staging import DeviceMessage
@@ -56,13 +56,13 @@ class MessageWork(MPIWork):
         if not self.done and self._completing.acquire(blocking=False):
             try:
                 if not self.done:
-                    self._attempt(lambda: bool(self.request.Test(self._status)))
+                    self._attempt(self._test)
             finally:
                 self._completing.release()
         return self.done
 
     def _block(self, timeout_s: float) -> None:
-        if timeout_s >= INLINE_MIN_TIMEOUT_S and MPI.Query_thread() == MPI.THREAD_MULTIPLE:
+        if timeout_s >= INLINE_MIN_TIMEOUT_S and not threads.REDUCED:
             with self._completing:
                 if not self.done:
                     self._attempt(self._wait)
@@ -71,11 +71,15 @@ class MessageWork(MPIWork):
         while not self.is_completed():
             if time.monotonic() > deadline:
                 raise dist.DistBackendError(
-                    f"{self.op}: not finished after {timeout_s:g} s; rule: the peer must post its side within the "
+                    f"{self.op}: Timed out after {timeout_s:g} s; rule: the peer must post its side within the "
                     "timeout; remedy: look at what the peer does, or raise the timeout"
                 )
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _test(self) -> bool:
+        with threads.gate():
+            return bool(self.request.Test(self._status))
 
     def _wait(self) -> bool:
         watchdog.begin(id(self), self.op, self._timeout_s)
@@ -123,6 +127,8 @@ class MessageWork(MPIWork):
         return self._source
 
     def get_future(self) -> Future[list[Tensor]]:
+        if threads.REDUCED:
+            self.wait()
         future = super().get_future()
         if not self.done:
             _poller.watch(self)
@@ -163,8 +169,10 @@ _poller = Poller()
 
 
 def send(comm: Any, host: Tensor, peer: int, tag: int) -> Any:
-    return comm.Isend(moving(host), dest=peer, tag=tag)
+    with threads.gate():
+        return comm.Isend(moving(host), dest=peer, tag=tag)
 
 
 def receive(comm: Any, host: Tensor, peer: int, tag: int) -> Any:
-    return comm.Irecv(moving(host), source=peer, tag=tag)
+    with threads.gate():
+        return comm.Irecv(moving(host), source=peer, tag=tag)

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.futures import Future
 
-from hpc_accel.mpi import watchdog
+from hpc_accel.mpi import threads, watchdog
 from hpc_accel.mpi.lane import Lane
 from hpc_accel.mpi.timeline import Record
 
@@ -143,6 +143,11 @@ class CollectiveWork(MPIWork):
 
     def start(self, *, waits_at_once: bool) -> None:
         """Execute here and now if the caller would wait anyway, else queue."""
+        if threads.REDUCED:
+            with threads.gate():
+                self.execute()
+            self.publish()
+            return
         if waits_at_once and self._timeout_s >= INLINE_MIN_TIMEOUT_S and self._lane.run_inline(self):
             if self.record is not None and self.record.ended_ns is not None:
                 self.record.waited_ns.append((self.record.started_ns, self.record.ended_ns))
@@ -176,7 +181,7 @@ class CollectiveWork(MPIWork):
             return
         if not self._latch.acquire(timeout=min(timeout_s, threading.TIMEOUT_MAX)):
             raise dist.DistBackendError(
-                f"{self.op}: not finished after {timeout_s:g} s; rule: every rank of the group must call it within "
+                f"{self.op}: Timed out after {timeout_s:g} s; rule: every rank of the group must call it within "
                 "the timeout; remedy: look at what the other ranks do, or raise the timeout"
             )
         self._latch.release()

@@ -275,6 +275,19 @@ def all_to_all_even_and_uneven() -> None:
 
 
 @case
+def sparse_sums() -> None:
+    rank, size = rank_size()
+    places = torch.tensor([[0, rank + 1], [rank, 1]])
+    tensor = torch.sparse_coo_tensor(places, torch.tensor([1.0, 2.0]), (size + 1, size + 1))
+    expected = torch.zeros(size + 1, size + 1)
+    for other in range(size):
+        expected[0, other] += 1.0
+        expected[other + 1, 1] += 2.0
+    dist.all_reduce(tensor)
+    equal(tensor.to_dense(), expected)
+
+
+@case
 def coalesced_forms() -> None:
     rank, size = rank_size()
     total = size * (size + 1) / 2

@@ -1,0 +1,94 @@
+"""Does this MPI take device memory? Asked, not guessed, and then tried out.
+
+1. The library says so: Open MPI and MPICH answer MPIX_Query_cuda_support, Cray, Intel and MVAPICH are switched on
+   by a variable of the environment. HPC_ACCEL_MPI_GPU_AWARE=0 switches it off.
+2. A message between device buffers arrives intact, in a child process: an MPI that is not aware crashes on them.
+
+Only if both hold on all ranks of a group does its device memory go straight in; else it is staged (staging.py).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from functools import lru_cache
+
+from hpc_accel.mpi.launch import mpi
+
+VARIABLES = ("MPICH_GPU_SUPPORT_ENABLED", "I_MPI_OFFLOAD", "MV2_USE_CUDA", "MV2_USE_ROCM", "MVP_USE_CUDA")
+SWITCH = "HPC_ACCEL_MPI_GPU_AWARE"
+QUERIES = {"cuda": ("MPIX_Query_cuda_support",), "xpu": ("MPIX_Query_ze_support",)}
+TRIAL_TIMEOUT_S = 120
+# The child is a job of one rank: it must not take itself for a rank of ours.
+LAUNCHER_PREFIXES = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "PALS_", "HYDRA_", "SLURM_", "MPI_LOCAL")
+TRIAL = """
+import torch
+from mpi4py import MPI
+device = torch.device({device!r}, {index})
+source = torch.arange(100_000, dtype=torch.float32, device=device)
+target = torch.zeros_like(source)
+torch.accelerator.synchronize()
+at = lambda t: [MPI.buffer.fromaddress(t.data_ptr(), t.nbytes), MPI.BYTE]
+MPI.COMM_SELF.Sendrecv(at(source), 0, recvbuf=at(target), source=0)
+MPI.COMM_SELF.Allreduce(MPI.IN_PLACE, [MPI.buffer.fromaddress(target.data_ptr(), target.nbytes), MPI.FLOAT])
+torch.accelerator.synchronize()
+raise SystemExit(0 if torch.equal(source, target) else 3)
+"""
+
+
+@lru_cache(maxsize=8)
+def claimed(device_type: str) -> bool:
+    """Whether the library or the site says that device memory is welcome."""
+    if os.environ.get(SWITCH) == "0":
+        return False
+    if any(os.environ.get(name, "0") not in {"", "0"} for name in VARIABLES):
+        return True
+    import torch
+
+    names = ("MPIX_Query_rocm_support",) if torch.version.hip else QUERIES.get(device_type, ())
+    library = ctypes.CDLL(mpi().__file__)
+    for name in names:
+        query = getattr(library, name, None)
+        if query is not None and query() == 1:
+            return True
+    return False
+
+
+@lru_cache(maxsize=8)
+def verified(device_type: str, index: int) -> bool:
+    """Whether device buffers really went through, tried in a child process."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHER_PREFIXES)}
+    try:
+        trial = subprocess.run(
+            [sys.executable, "-c", TRIAL.format(device=device_type, index=index)],
+            env=environment,
+            timeout=TRIAL_TIMEOUT_S,
+            capture_output=True,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return trial.returncode == 0
+
+
+def here() -> bool:
+    """The answer for this rank's accelerator; False without one."""
+    import torch
+
+    if not torch.accelerator.is_available():
+        return False
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is None or not claimed(accelerator.type):
+        return False
+    return verified(accelerator.type, torch.accelerator.current_device_index())
+
+
+def agreed(comm: object) -> bool:
+    """Whether all ranks of `comm` say yes. Collective; asks MPI only where an accelerator is."""
+    import torch
+
+    if not torch.accelerator.is_available():
+        return False
+    return bool(comm.allreduce(int(here()), op=mpi().MIN))  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ import pytest
 from hpc_accel.report import figures, ranking
 from hpc_accel.report.figures import loss, style
 from hpc_accel.report.records import load
-from tests.report.editing import edit_all, edit_summary, run_of, set_time
+from tests.report.editing import edit, edit_all, edit_summary, run_of, set_time
 
 FAMILIES = ["throughput", "phases", "speedup", "efficiency", "energy", "predicted", "loss", "parity"]
 
@@ -84,7 +84,13 @@ def test_without_a_serial_run_the_speed_up_is_a_sentence(study):
     edit_summary(study, "mlp", "serial fp32 x1", lambda s: s.update(status="failed"))
     figure = charts(study, "mlp")["speedup"]
     assert figure.spec is None
-    assert figure.gap.startswith("Not measured: no serial run counts")
+    assert figure.gap.startswith("Not measured: no serial run counts (serial fp32 x1 is failed)")
+
+
+def test_a_serial_run_of_another_precision_is_no_baseline(study):
+    run = run_of(study, "mlp", "dp2 fp32 x1")
+    edit(run.directory / "run.json", lambda content: content["recipe"].update(precision="bf16"))
+    assert "a serial run of its precision" in charts(study, "mlp")["speedup"].gap
 
 
 def test_no_sensor_gives_a_sentence_and_no_chart(study):

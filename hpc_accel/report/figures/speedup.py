@@ -22,12 +22,7 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
     gained = [(run, gain) for run in ordered if (gain := ranking.speed_up(run, serial)) is not None]
     caption = "Against the fastest serial run of the same precision."
     if not any(run.kind != "serial" for run, _ in gained):
-        why = (
-            "no layout of several ranks counts"
-            if gained
-            else "no serial run counts, so there is nothing to compare with"
-        )
-        gap = f"Not measured: {why}. List `- {{}}` (serial) and at least one parallel layout in the study."
+        gap = f"Not measured: {_why_none(runs, bool(gained))}."
         return [style.Figure(key="speedup", title="Speed-up", caption="", gap=gap)]
     points = _dodged(gained)
     counts = sorted({run.num_ranks for run, _ in gained} | {1})
@@ -64,6 +59,17 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
             height_px=380,
         ),
     ]
+
+
+def _why_none(runs: list[RunRecord], has_serial: bool) -> str:
+    """What is missing for a comparison, and what to do."""
+    missing = [run for run in runs if (run.kind == "serial") is not has_serial and not run.counts]
+    kind = "parallel" if has_serial else "serial"
+    if has_serial and any(run.kind != "serial" and run.counts for run in runs):
+        return "no parallel run has a serial run of its precision. What to do: add `- {}` with that precision"
+    if missing:
+        return f"no {kind} run counts ({missing[0].label} is {missing[0].status}); see the runs that do not count"
+    return f"the study has no {kind} layout. What to do: add `{'- {dp: 2}' if has_serial else '- {}'}` to its layouts"
 
 
 def _range(counts: list[int]) -> list[float]:

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
-from hpc_accel.parallel.split import balanced_split
+from hpc_accel.parallel.split import automatic_split
 from hpc_accel.plan.compute import PassTime, divided_parameters, layer_backward, layer_forward
 from hpc_accel.plan.hardware import Hardware, Level
 from hpc_accel.plan.network import Group, allreduce_s
@@ -88,12 +88,12 @@ class StageTimes:
         self._contents: dict[tuple[int, ...], list[Content]] = {}
 
     def split(self, layout: Layout) -> tuple[int, ...]:
-        """Layers per stage; "auto" is balanced as hpc_accel.parallel balances it."""
+        """Layers per stage; "auto" is what training would do."""
         if layout.split != "auto":
             return layout.split
         if layout.pp not in self._splits:
-            costs = [layer.forward_flops_per_sample + layer.saved_elements_per_sample for layer in self.facts.layers]
-            self._splits[layout.pp] = balanced_split(costs, layout.pp) if layout.pp > 1 else (len(costs),)
+            whole = (len(self.facts.layers),)
+            self._splits[layout.pp] = automatic_split(self.facts, layout.pp) if layout.pp > 1 else whole
         return self._splits[layout.pp]
 
     def of(self, layout: Layout, resources: Resources, *, crowded: bool = False) -> Stages:

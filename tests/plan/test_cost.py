@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from hpc_accel.plan.cost import Prices, predict
-from hpc_accel.plan.software import Software
-from tests.plan.examples import machine, model, run
+from hpc_accel.parallel.split import automatic_split
+from hpc_accel.plan.cost import Prices, StepModel, predict
+from hpc_accel.plan.software import Software, torch_amp
+from hpc_accel.study.schema import Optimizer, Recipe
+from tests.plan.examples import LAYER, machine, model, run
 
 PLAIN = Software(
     optimizer_state_bytes=8,
@@ -209,3 +211,26 @@ def test_tensor_parallel_dispatch_and_the_schedule_are_charged_per_micro_batch()
     # 8 layers x 2 products x 5 operations, forward once and backward twice that.
     with_it = predict(run(tp=2, accumulation=3), model(), cpu, software=divided).step_time_ms
     assert with_it - plain == pytest.approx(3 * 8 * 2 * 5 * 3)
+
+
+def test_stages_are_cut_where_training_cuts_them():
+    layers = tuple(
+        replace(LAYER, forward_flops_per_sample=flops, num_parameters=n)
+        for flops, n in ((1e9, 10), (0.0, 0), (3e9, 10), (1e9, 10), (0.0, 0), (2e9, 10))
+    )
+    facts = replace(model(), layers=layers)
+    hardware = machine()
+    layout = run(pp=3, accumulation=4, schedule="1f1b").layout
+    steps = StepModel(facts, hardware, "fp32", PLAIN)
+    assert steps.stage_times.split(layout) == automatic_split(facts, 3)
+
+
+def test_what_the_run_says_decides_the_software():
+    adamw, momentum, sgd = (
+        torch_amp(Optimizer(name=name, momentum=value), Recipe())
+        for name, value in (("adamw", 0.0), ("sgd", 0.9), ("sgd", 0.0))
+    )
+    assert (adamw.optimizer_state_bytes, momentum.optimizer_state_bytes, sgd.optimizer_state_bytes) == (8, 4, 0)
+    half = torch_amp(Optimizer(), Recipe(precision="bf16"), "nccl")
+    assert (half.wire_bytes, half.queues_collectives, half.cast_bytes_per_parameter) == (2, True, 12)
+    assert not torch_amp(Optimizer(), Recipe(), "mpi4py").queues_collectives

@@ -18,7 +18,10 @@ DIMENSIONS = ("pp", "dp", "tp")
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """One rank's coordinates and the groups it communicates in. `mesh` is None for a single rank."""
+    """One rank's coordinates and the groups it communicates in.
+
+    `mesh` is None where the group of all ranks is the only one needed: a single rank, dp alone, pp alone.
+    """
 
     layout: Layout
     mesh: DeviceMesh | None
@@ -38,9 +41,9 @@ class Place:
 
     def group(self, dimension: str) -> dist.ProcessGroup | None:
         """The group of ranks that differ only in `dimension`; None if this layout does not use it."""
-        if self.mesh is None or getattr(self.layout, dimension) == 1:
+        if getattr(self.layout, dimension) == 1:
             return None
-        return self.mesh[dimension].get_group()
+        return self.mesh[dimension].get_group() if self.mesh is not None else dist.group.WORLD
 
     def submesh(self, dimension: str) -> DeviceMesh | None:
         """The one-dimensional mesh of `dimension`; None if this layout does not use it."""
@@ -52,9 +55,9 @@ class Place:
 def make_place(layout: Layout, rank: int, device_type: str) -> Place:
     """This rank's place. Collective over all ranks: the sub-groups are created in the same order everywhere."""
     shape = tuple(getattr(layout, dimension) for dimension in DIMENSIONS)
-    if layout.num_ranks == 1:
-        return Place(layout=layout, mesh=None, pp_rank=0, dp_rank=0, tp_rank=0)
-    mesh = init_device_mesh(device_type, shape, mesh_dim_names=DIMENSIONS)
+    mesh = None
+    if layout.tp > 1 or sum(size > 1 for size in shape) > 1:
+        mesh = init_device_mesh(device_type, shape, mesh_dim_names=DIMENSIONS)
     pp_rank, rest = divmod(rank, layout.dp * layout.tp)
     dp_rank, tp_rank = divmod(rest, layout.tp)
     return Place(layout=layout, mesh=mesh, pp_rank=pp_rank, dp_rank=dp_rank, tp_rank=tp_rank)

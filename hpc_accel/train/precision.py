@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.distributed as dist
-from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
 AUTOCAST: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -17,6 +21,8 @@ def make_scaler(precision: str, device: torch.device) -> ShardedGradScaler | Non
     """
     if precision != "fp16":
         return None
+    from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+
     group = dist.group.WORLD if dist.is_initialized() else None
     scaler = ShardedGradScaler(device=device.type, init_scale=2.0**12, process_group=group)
     scaler.scale(torch.zeros((), device=device))  # stages that compute no loss need the scale as well

@@ -8,18 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
-from torch.distributed.pipelining.schedules import PipelineScheduleSingle
 from torch.nn.parallel import DistributedDataParallel
 
 from hpc_accel.parallel.apply import ParallelModel
 from hpc_accel.parallel.mesh import Place
 from hpc_accel.train.clock import CudaClock, HostClock, Span
 from hpc_accel.workloads.workload import Loss
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+    from torch.distributed.pipelining.schedules import PipelineScheduleSingle
 
 
 class MicroBatchLoss:

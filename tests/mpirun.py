@@ -21,16 +21,17 @@ ENVIRONMENT = {
 
 
 def mpirun(
-    n: int, script_or_args: str | Path | Sequence[str | Path], timeout_s: float, **env: str
+    n: int, script_or_args: str | Path | Sequence[str | Path], timeout_s: float, *, guard: bool = True, **env: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a script (or `-m module ...`, `-c code`) on `n` ranks and return its output; never raises for its exit code.
 
-    `-m mpi4py` makes one failing rank end the job. At `timeout_s` the whole process group is killed and the
-    return code is 124.
+    `guard` starts Python with `-m mpi4py`, by which one failing rank ends the job. At `timeout_s` the whole process
+    group is killed and the return code is 124.
     """
     args = [script_or_args] if isinstance(script_or_args, str | Path) else list(script_or_args)
     launcher = Path(sys.executable).with_name("mpirun")
-    command = [str(launcher), "-n", str(n), sys.executable, "-m", "mpi4py", *map(str, args)]
+    python = [sys.executable, "-m", "mpi4py"] if guard else [sys.executable]
+    command = [str(launcher), "-n", str(n), *python, *map(str, args)]
     environment = {**os.environ, **ENVIRONMENT, **env}
     process = subprocess.Popen(
         command,

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.mpi import parallel_cases
+from tests.mpi import feature_cases, parallel_cases
 from tests.mpi.cases import Launch, cases_of
 
 LAUNCH = Launch(Path(parallel_cases.__file__), timeout_s=150)
+FEATURES = Launch(Path(feature_cases.__file__), timeout_s=150)
 
 
 @pytest.mark.mpi
@@ -17,3 +18,9 @@ LAUNCH = Launch(Path(parallel_cases.__file__), timeout_s=150)
 @pytest.mark.parametrize("name", cases_of(parallel_cases))
 def test_parallel(name: str, n: int) -> None:
     LAUNCH.check(n, name)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("name", cases_of(feature_cases))
+def test_features(name: str) -> None:
+    FEATURES.check(2, name)

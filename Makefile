@@ -40,3 +40,5 @@ lint: env
 
 clean:
 	rm -rf results logs .snakemake
+
+include slurm/cluster.mk

@@ -61,7 +61,8 @@ def probe(
     from hpc_accel.plan.probe import run as run_probe
     from hpc_accel.study.study import load_study
 
-    hardware = run_probe(out, site=load_study(study).site)
+    loaded = load_study(study)
+    hardware = run_probe(out, site=loaded.site, cpus_per_rank=loaded.resources.cpus_per_rank)
     if hardware:
         typer.echo(f"wrote {out}")
 
@@ -117,7 +118,12 @@ def report(
     from hpc_accel.report import write
 
     answer = write(directory)
-    typer.echo(json.dumps(answer.to_json(), indent=1) if as_json else answer.text)
+    if as_json:
+        typer.echo(json.dumps(answer.to_json(), indent=1))
+        return
+    typer.echo(answer.text)
+    for command in answer.submit:
+        typer.echo(f"run it: {command}")
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
     """Plan a study, write plan.json and the run.json of every chosen run; the content of plan.json."""
     from hpc_accel.jobs.request import plugin_resources
     from hpc_accel.jobs.site import load_site
+    from hpc_accel.plan.cost import Prices
     from hpc_accel.plan.hardware import load_hardware
     from hpc_accel.plan.make import make_plan
     from hpc_accel.study.expand import resolve_workload
@@ -37,8 +38,10 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
     from hpc_accel.workloads.inspect import describe
 
     facts = {workload.name: describe(entry.build(workload, study.seed)) for workload in workloads}
-    plan = make_plan(study, hardware, facts)
-    content = plan.to_json()
+    price = site.partition_of(study.resources.partition).price_per_node_hour
+    prices = Prices(per_node_hour=price, unit=site.currency) if price else None
+    plan = make_plan(study, hardware, facts, prices=prices)
+    content = {**plan.to_json(), "cost_unit": site.currency if price else None}
     runs = {run.run_id: run for run in plan.chosen_runs()}
     for candidate in content["candidates"]:
         if candidate["chosen"]:

@@ -13,9 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hpc_accel.parallel.mesh import Place
-from hpc_accel.parallel.split import automatic_split
-from hpc_accel.workloads.facts import ModelFacts
-from hpc_accel.workloads.inspect import planned_linears
+from hpc_accel.workloads.tensor_plan import planned_linears
 from hpc_accel.workloads.workload import Loss, Workload
 
 if TYPE_CHECKING:
@@ -28,7 +26,6 @@ class ParallelModel:
 
     module: nn.Module
     schedule: PipelineScheduleSingle | None
-    split: tuple[int, ...]
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -38,7 +35,7 @@ class ParallelModel:
 
 def parallelize(
     workload: Workload,
-    facts: ModelFacts,
+    split: tuple[int, ...] | None,
     place: Place,
     device: torch.device,
     *,
@@ -47,11 +44,12 @@ def parallelize(
 ) -> ParallelModel:
     """Apply `place.layout` to the workload's model. Collective over all ranks.
 
-    The whole model is built with the same seed on every rank, so each keeps its part of the same weights.
+    `split` is the number of layers of each stage, None for a layout without stages. The whole model is built with the
+    same seed on every rank, so each keeps its part of the same weights.
     `loss` is the loss of one micro-batch, divided by their number.
     """
     layout, model = place.layout, workload.model
-    stages = _cut_into_stages(workload, facts, place, autocast_dtype) if layout.pp > 1 else None
+    stages = _cut_into_stages(workload, split, place, autocast_dtype) if split else None
     module: nn.Module = stages.module if stages else model
     module.to(device)
     tp_mesh = place.submesh("tp")
@@ -68,28 +66,26 @@ def parallelize(
             module, process_group=place.group("dp"), device_ids=device_ids, gradient_as_bucket_view=True
         )
     if stages is None:
-        return ParallelModel(module=module, schedule=None, split=(len(facts.layers),))
+        return ParallelModel(module=module, schedule=None)
     from hpc_accel.parallel.pipeline import make_schedule
 
     schedule = make_schedule(module, place, device, loss, stages.boundaries)
-    return ParallelModel(module=module, schedule=schedule, split=stages.split)
+    return ParallelModel(module=module, schedule=schedule)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Stages:
     module: nn.Module
-    split: tuple[int, ...]
     boundaries: list[torch.Tensor]
 
 
 def _cut_into_stages(
-    workload: Workload, facts: ModelFacts, place: Place, autocast_dtype: torch.dtype | None
+    workload: Workload, split: tuple[int, ...], place: Place, autocast_dtype: torch.dtype | None
 ) -> _Stages:
     from hpc_accel.parallel.pipeline import boundary_tensors, stage_layers
 
     layout, model = place.layout, workload.model
     assert isinstance(model, nn.Sequential)  # the layout rules refused anything else
-    split = layout.split if layout.split != "auto" else automatic_split(facts, layout.pp)
     micro_batch = torch.stack([workload.dataset[0][0]] * layout.micro_batch_size)
     boundaries = boundary_tensors(model, split, micro_batch, autocast_dtype)
-    return _Stages(module=stage_layers(model, split, place.pp_rank), split=split, boundaries=boundaries)
+    return _Stages(module=stage_layers(model, split, place.pp_rank), boundaries=boundaries)

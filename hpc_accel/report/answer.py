@@ -148,7 +148,8 @@ def _cost(records: StudyRecords, workload: str, runs: list[RunRecord]) -> str:
     best = ranking.cheapest(runs)
     if best is None:
         return _gap(records, runs, "cost")
-    return f"{best.run.label}, {wording.short(best.value.value * 1e6)} per million samples{tie_words(best)}"
+    price = f"{wording.short(best.value.value * 1e6)} {records.cost_unit}".strip()
+    return f"{best.run.label}, {price} per million samples{tie_words(best)}"
 
 
 def _speed_up(records: StudyRecords, workload: str, runs: list[RunRecord]) -> str:

@@ -72,6 +72,7 @@ class StudyRecords:
     study: str
     site: str
     objective: str
+    cost_unit: str  # empty where the site names no price
     directory: Path
     runs: tuple[RunRecord, ...]
     refused: tuple[dict[str, Any], ...]  # candidates that break a rule
@@ -108,6 +109,7 @@ def load(study_dir: Path) -> StudyRecords:
         study=study,
         site=fields.text(plan, "site") or "?",
         objective=fields.text(plan, "objective") or "time",
+        cost_unit=fields.text(plan, "cost_unit") or "",
         directory=study_dir,
         runs=_unique_labels(list(loaded.values())),
         refused=tuple(item for item in candidates if item.get("refused")),

@@ -59,7 +59,7 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
         events = [event for _, events in traced for event in events or []]
         notes["trace.json"] = trace.write(directory / "trace.json", comm, spans, events, meter.power_series(), timebase)
     straggler = stragglers.slowest(comm, float(np.median([_busy_ms(row) for row in rows])))
-    reference = serial_losses(session.run, session.facts, session.device) if session.rank == 0 else None
+    reference = serial_losses(session.run, session.device) if session.rank == 0 else None
     quiet_barrier(comm)
     return Observations(
         rows=rows,

@@ -19,10 +19,9 @@ from hpc_accel.train.clock import make_clock
 from hpc_accel.train.optimizer import make_optimizer
 from hpc_accel.train.step import MicroBatchLoss, Stepper
 from hpc_accel.workloads import entry
-from hpc_accel.workloads.facts import ModelFacts
 
 
-def serial_losses(run: Run, facts: ModelFacts, device: torch.device) -> list[float]:
+def serial_losses(run: Run, device: torch.device) -> list[float]:
     """Losses of the first `parity_steps` steps on one rank in fp32, in micro-batches of the run's size."""
     total = run.workload.global_batch_size
     micro = run.layout.micro_batch_size
@@ -32,7 +31,7 @@ def serial_losses(run: Run, facts: ModelFacts, device: torch.device) -> list[flo
     workload = entry.build(run.workload, run.seed)
     place = make_place(layout, 0, device.type)
     loss = MicroBatchLoss(workload.loss, layout.accumulation_steps, None)
-    model = parallelize(workload, facts, place, device, loss=loss, autocast_dtype=None)
+    model = parallelize(workload, None, place, device, loss=loss, autocast_dtype=None)
     sampler = ShareSampler(len(workload.dataset), total, 1, 0, run.seed)  # type: ignore[arg-type]
     stepper = Stepper(
         place=place,

@@ -76,7 +76,7 @@ def summarise(
         "num_ranks": run.layout.num_ranks,
         "num_threads_per_rank": session.num_threads,
         "hosts": session.hosts,
-        "split": list(session.model.split),
+        "split": list(session.split) if session.split else None,
         "started_utc": started_utc,
         "ended_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "attempt": int(os.environ.get("SLURM_RESTART_COUNT", "0")) + 1,

@@ -13,6 +13,7 @@ import hpc_accel.mpi
 from hpc_accel.errors import ConfigError
 from hpc_accel.parallel.apply import ParallelModel, parallelize
 from hpc_accel.parallel.mesh import Place, make_place
+from hpc_accel.parallel.split import automatic_split
 from hpc_accel.study.schema import Run
 from hpc_accel.train.batches import ShareSampler, share_loader
 from hpc_accel.train.clock import make_clock
@@ -21,8 +22,6 @@ from hpc_accel.train.precision import AUTOCAST, make_scaler
 from hpc_accel.train.step import MicroBatchLoss, Stepper
 from hpc_accel.train.threads import threads_per_rank
 from hpc_accel.workloads import entry
-from hpc_accel.workloads.facts import ModelFacts
-from hpc_accel.workloads.inspect import describe
 from hpc_accel.workloads.workload import Workload
 
 
@@ -38,7 +37,7 @@ class Session:
     device: torch.device
     num_threads: int
     workload: Workload
-    facts: ModelFacts
+    split: tuple[int, ...] | None
     place: Place
     model: ParallelModel
     stepper: Stepper
@@ -57,12 +56,12 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
     device = choose_device(run, world.local_rank, MPI.COMM_WORLD)
     mpi_done = time.perf_counter()
     workload = entry.build(run.workload, run.seed)
-    facts = describe(workload)
+    split = stage_sizes(run, workload)
     place = make_place(run.layout, world.rank, device.type)
     scaler = make_scaler(run.recipe.precision, device)
     loss = MicroBatchLoss(workload.loss, run.layout.accumulation_steps, scaler)
     autocast_dtype = AUTOCAST[run.recipe.precision]
-    model = parallelize(workload, facts, place, device, loss=loss, autocast_dtype=autocast_dtype)
+    model = parallelize(workload, split, place, device, loss=loss, autocast_dtype=autocast_dtype)
     total = run.workload.global_batch_size
     num_samples = len(workload.dataset)  # type: ignore[arg-type]
     sampler = ShareSampler(num_samples, total, run.layout.dp, place.dp_rank, run.seed)
@@ -85,7 +84,7 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
         device=device,
         num_threads=num_threads,
         workload=workload,
-        facts=facts,
+        split=split,
         place=place,
         model=model,
         stepper=stepper,
@@ -96,6 +95,17 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
             "model_build": (built - mpi_done) * 1e3,
         },
     )
+
+
+def stage_sizes(run: Run, workload: Workload) -> tuple[int, ...] | None:
+    """Layers of each pipeline stage, None without stages. The same on every rank."""
+    if run.layout.pp == 1:
+        return None
+    if run.layout.split != "auto":
+        return run.layout.split
+    from hpc_accel.workloads.inspect import describe  # imports torch's compiler, a second that others need not spend
+
+    return automatic_split(describe(workload), run.layout.pp)
 
 
 def choose_device(run: Run, local_rank: int, comm: Any) -> torch.device:

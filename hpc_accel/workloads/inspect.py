@@ -6,7 +6,6 @@ FLOPs come from torch's FlopCounterMode, kept activations from autograd's saved-
 from __future__ import annotations
 
 import math
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import torch
@@ -17,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.workloads.facts import LayerFacts, ModelFacts
+from hpc_accel.workloads.tensor_plan import planned_linears
 from hpc_accel.workloads.workload import Workload
 
 NUM_SAMPLES = 2
@@ -71,23 +71,6 @@ def describe(workload: Workload) -> ModelFacts:
         sequential=sequential,
         tp_units=_tp_units(workload.model, plan),
     )
-
-
-def planned_linears(model: nn.Module, plan: Any) -> dict[str, Literal["columns", "rows"]]:
-    """The plan with its patterns resolved to module names. Raises ConfigError for a pattern that fits no Linear."""
-    # A list: ranks cut layers together, so all must go through them in the same order.
-    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    resolved: dict[str, Literal["columns", "rows"]] = {}
-    for pattern, way in plan.items():
-        names = [name for name in linears if fnmatchcase(name, pattern)]
-        if not names or way not in ("columns", "rows"):
-            raise ConfigError(
-                f"tensor_plan entry {pattern!r}: {way!r}",
-                "each entry names torch.nn.Linear modules and cuts them by 'columns' or 'rows'",
-                f"the model's linear layers are: {', '.join(linears) or 'none'}",
-            )
-        resolved.update(dict.fromkeys(names, way))
-    return resolved
 
 
 def _run_layer(

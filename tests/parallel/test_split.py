@@ -1,6 +1,6 @@
 """Stages are as even as whole layers allow."""
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 
@@ -12,7 +12,7 @@ def brute_force(costs, num_stages):
     best = float("inf")
     for cuts in combinations(range(1, len(costs)), num_stages - 1):
         edges = [0, *cuts, len(costs)]
-        best = min(best, max(sum(costs[a:b]) for a, b in zip(edges, edges[1:], strict=False)))
+        best = min(best, max(sum(costs[a:b]) for a, b in pairwise(edges)))
     return best
 
 

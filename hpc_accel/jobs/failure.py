@@ -8,6 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import Any
 
+from hpc_accel.jobs.inspect import minutes
 from hpc_accel.study.schema import Run
 
 MORE_TIME = "raise resources.time_limit_min in the study"
@@ -74,11 +75,16 @@ def _stopped(exit_code: int, asked_to_stop: str, job_id: str | None) -> Failure:
 
 
 def _end_time(job_id: str) -> datetime.datetime | None:
-    """When Slurm will end the job, in the node's local time; None when Slurm does not answer."""
-    command = ["squeue", "--noheader", f"--jobs={job_id}", "--format=%e"]
+    """When the time limit ends the job, in the node's local time; None when Slurm does not answer.
+
+    From start and limit, because a cancelled job's end time is at once the time it was cancelled at.
+    """
+    command = ["squeue", "--noheader", "--states=all", f"--jobs={job_id}", "--format=%S|%l"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-        return datetime.datetime.fromisoformat(answer)
+        start, _, limit = answer.partition("|")
+        limit_min = minutes(limit)
+        return datetime.datetime.fromisoformat(start) + datetime.timedelta(minutes=limit_min) if limit_min else None
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
 

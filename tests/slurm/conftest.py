@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -86,15 +87,14 @@ class Cluster:
         run_dir = self.directory / name
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / "run.json").write_text(run.model_dump_json())
-        environment = BIN.parent
+        here = Site(name="throwaway", **(load_site(ROOT / "slurm/sites/throwaway.yaml").model_dump() | site))
+        text = render(run, here, root=self.directory, run_dir=run_dir, environment=BIN.parent)
         if program is not None:
-            environment = self.directory / f"{name} env"
-            (environment / "bin").mkdir(parents=True)
-            stand_in = environment / "bin" / "hpc-accel"
+            # By its full path: on other nodes than the first, mpirun's own directory comes first on PATH.
+            stand_in = self.directory / f"{name.replace('/', '-')} program"
             stand_in.write_text(f"#!{sys.executable} -B\n{program}")
             stand_in.chmod(0o755)
-        here = Site(name="throwaway", **(load_site(ROOT / "slurm/sites/throwaway.yaml").model_dump() | site))
-        text = render(run, here, root=self.directory, run_dir=run_dir, environment=environment)
+            text = text.replace(" hpc-accel train", f" {shlex.quote(str(stand_in))} train")
         (run_dir / "job.sbatch").write_text(text)
         return run_dir
 

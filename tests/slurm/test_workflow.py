@@ -1,0 +1,71 @@
+"""A study on two nodes through `snakemake --profile slurm`: real training, and a run that fails beside good ones."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+from .conftest import ROOT, Cluster, read
+
+STUDY = """\
+site: throwaway
+resources: {num_nodes: 2, ranks_per_node: 1, memory_mb: 2500, time_limit_min: 10}
+workload:
+  - name: digits
+    layouts: [{}, {dp: 2}]
+  - name: broken
+    entry: broken_model:build
+    global_batch_size: 64
+    layouts: [{}]
+measure: {warmup_steps: 1, steps: 2, parity_steps: 2}
+device: cpu
+"""
+# Builds where it is planned, fails where it is trained.
+BROKEN = """\
+import os
+import sys
+
+from hpc_accel.workloads.digits import build as digits
+
+def build(**args):
+    if "SLURM_JOB_ID" in os.environ:
+        sys.stderr.write("broken on the node\\n")
+        sys.stderr.flush()
+        os._exit(3)
+    return digits(**args)
+"""
+
+
+def sent(cluster: Cluster, job_id: str) -> str:
+    return cluster.run(
+        "sacct", "-X", "-n", "-P", "-j", job_id, "-o", "ReqTRES,NNodes,Timelimit,Partition,Account"
+    ).strip()
+
+
+def test_study_on_two_nodes_with_a_failing_run(cluster: Cluster):
+    (cluster.directory / "s.yaml").write_text(STUDY)
+    (cluster.directory / "broken_model.py").write_text(BROKEN)
+    snakemake = ["snakemake", "-s", ROOT / "Snakefile", "--profile", "slurm", "--config", "study=s.yaml"]
+    soon = ["--slurm-init-seconds-before-status-checks", "5"]
+    output = cluster.run(*snakemake, *soon, timeout_s=280)
+    results = cluster.directory / "results/s"
+    runs = {path.name.rsplit("-", 3)[0]: path for path in (results / "runs").iterdir()}
+    assert {name: read(path)["status"] for name, path in runs.items()} == {
+        "digits-serial": "completed",
+        "digits-dp2": "completed",
+        "broken-serial": "failed",
+    }, output
+    assert "broken on the node" in (runs["broken-serial"] / "log.txt").read_text()
+    assert (runs["broken-serial"] / "log.txt").read_text().count("broken on the node") == 2, "it was tried twice"
+    assert len(set(read(runs["digits-dp2"])["hosts"])) == 2
+    assert read(runs["digits-dp2"])["parity"]["max_rel_err"] <= 1e-4
+    rows = {row["run_id"]: row["status"] for row in csv.DictReader((results / "summary.csv").open())}
+    assert sorted(rows.values()) == ["completed", "completed", "failed"]
+    assert "Nothing to be done" in cluster.run(*snakemake, *soon, timeout_s=60)
+    by_plugin = sent(cluster, read(runs["digits-dp2"])["job_id"])
+    by_hand = cluster.submit(runs["digits-dp2"] / "job.sbatch")
+    cluster.wait(by_hand)
+    assert sent(cluster, by_hand) == by_plugin
+    losses = json.loads(Path(runs["digits-dp2"] / "summary.json").read_text())["losses"]
+    assert losses["final"] > 0

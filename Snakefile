@@ -21,14 +21,18 @@ ALL_CORES = 4096
 
 
 @cache
-def read_requests(_mtime_ns):
-    candidates = json.loads(PLAN.read_text())["candidates"]
-    return {each["run_id"]: each["request"] for each in candidates if each["chosen"]}
+def read_plan(_mtime_ns):
+    plan = json.loads(PLAN.read_text())
+    runs = {
+        each["run_id"]: each["request"] for each in plan["candidates"] if each["chosen"]
+    }
+    pack = plan.get("pack")
+    return runs, {pack["run_id"]: pack["request"]} if pack else {}
 
 
 def requests():
-    """What each chosen run asks of Slurm, by run id, in the plan's order."""
-    return read_requests(PLAN.stat().st_mtime_ns)
+    """What each chosen run asks of Slurm, by run id; and what a pack of all of them asks, by the pack's name."""
+    return read_plan(PLAN.stat().st_mtime_ns)
 
 
 def chosen():
@@ -36,16 +40,27 @@ def chosen():
     return requests()
 
 
-def of_each_run(name):
-    return lambda _wildcards: [f"{RESULTS}/runs/{run_id}/{name}" for run_id in chosen()]
+def scripts(_wildcards):
+    return [f"{RESULTS}/runs/{run_id}/job.sbatch" for run_id in chosen()[0]]
+
+
+def measured(_wildcards):
+    """Every run's summary; with `same_allocation: true` the pack that stands for them all."""
+    runs, packs = chosen()
+    return [f"{RESULTS}/packs/{name}.json" for name in packs] or [
+        f"{RESULTS}/runs/{run}/summary.json" for run in runs
+    ]
 
 
 def asked(key):
     """A resource of rule run: what the plan asks for this run."""
+
     # Inside a job of its own a run sees no checkpoint, so the file itself is read.
-    return lambda wildcards: (
-        requests()[wildcards.run_id].get(key) if PLAN.exists() else None
-    )
+    def value(wildcards):
+        runs, packs = requests() if PLAN.exists() else ({}, {})
+        return (runs | packs).get(wildcards.run_id, {}).get(key)
+
+    return value
 
 
 def asked_by_script(key):
@@ -72,10 +87,18 @@ localrules:
     report,
 
 
+# A job that was killed without a word leaves no record: the others are reported all the same.
+onerror:
+    if workflow.is_main_process and PLAN.exists():
+        shell(
+            f"mkdir -p logs/{RESULTS} && hpc-accel report {RESULTS} > logs/{RESULTS}/report.log 2>&1 || true"
+        )
+
+
 rule all:
     input:
         # Each measurement is listed, not only the report: a deleted one must be measured again.
-        of_each_run("summary.json"),
+        measured,
         f"{RESULTS}/report.html",
 
 
@@ -200,11 +223,24 @@ rule run:
         " [[ -s {output:q} ]]; }}"
 
 
+# All runs in turn in one allocation, each by its own script. Deleting packs/ measures what has no summary.json again.
+use rule run as pack with:
+    input:
+        script=f"{RESULTS}/packs/{{run_id}}.sbatch",
+        runs=lambda _wildcards: [
+            ancient(f"{RESULTS}/runs/{run_id}/job.sbatch") for run_id in requests()[0]
+        ],
+    output:
+        f"{RESULTS}/packs/{{run_id}}.json",
+    log:
+        f"{RESULTS}/packs/{{run_id}}.txt",
+
+
 rule report:
     input:
-        of_each_run("summary.json"),
+        measured,
         # A rewritten script measures nothing again, which would hide from Snakemake that the report is out of date.
-        of_each_run("job.sbatch"),
+        scripts,
         plan=rules.plan.output[0],
     output:
         f"{RESULTS}/report.html",

@@ -115,8 +115,10 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write report.html, summary.csv and answer.txt from what the runs left, and print the answer."""
+    from hpc_accel.jobs.accounting import complete_statuses
     from hpc_accel.report import write
 
+    complete_statuses(directory)
     answer = write(directory)
     if as_json:
         typer.echo(json.dumps(answer.to_json(), indent=1))

@@ -6,9 +6,13 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpc_accel.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hpc_accel.jobs.site import Site
+    from hpc_accel.study.schema import Run
 
 MIN_PROGRESS_S = 5.0
 """Without a terminal, one plain line of progress at most this often."""
@@ -48,8 +52,20 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
             candidate["request"] = plugin_resources(runs[candidate["run_id"]], site)
     for run_id, run in runs.items():
         write_if_changed(out.parent / "runs" / run_id / "run.json", run.model_dump_json(indent=1) + "\n")
+    content["pack"] = _write_pack(list(runs.values()), site, out.parent) if study.same_allocation and runs else None
     write_if_changed(out, json.dumps(content, indent=1) + "\n", touch=True)
     return content
+
+
+def _write_pack(runs: list[Run], site: Site, directory: Path) -> dict[str, Any]:
+    """The script that takes all runs in turn, and what plan.json says of it."""
+    from hpc_accel.jobs.request import pack_resources, plugin_request
+    from hpc_accel.jobs.script import pack_name, render_pack
+
+    name, paths = pack_name(runs), {"root": Path.cwd(), "environment": Path(sys.prefix)}
+    text = render_pack(runs, site, name=name, study_dir=directory.resolve(), **paths)
+    write_if_changed(directory / "packs" / f"{name}.sbatch", text)
+    return {"run_id": name, "request": plugin_request(pack_resources(runs), site)}
 
 
 def write_run_script(run_path: Path, out: Path | None) -> Path:

@@ -6,6 +6,7 @@ The template beside this file holds all of its shell.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 from collections.abc import Sequence
@@ -78,6 +79,11 @@ def render_pack(runs: Sequence[Run], site: Site, *, name: str, root: Path, study
             done=checked_path(study_dir / "packs" / f"{name}.json"),
         )
     )
+
+
+def pack_name(runs: Sequence[Run]) -> str:
+    """A name that changes with the runs, so that a study which grew is packed anew."""
+    return "pack-" + hashlib.sha256("\n".join(run.run_id for run in runs).encode()).hexdigest()[:8]
 
 
 def _render(

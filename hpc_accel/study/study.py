@@ -101,6 +101,8 @@ class Study(Model):
     search: SearchChoice = SearchChoice()
     measure: MeasureChoice = MeasureChoice()
     site: str = "local"
+    same_allocation: bool = False
+    """All runs in turn on the same nodes, in one Slurm job: fair to compare; kind to the queue when runs are short."""
     backend: Backend = "mpi4py"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: Annotated[int, Field(ge=0, strict=True)] = 0

@@ -57,7 +57,7 @@ def test_study_on_two_nodes_with_a_failing_run(cluster: Cluster):
         "broken-serial": "failed",
     }, output
     assert "broken on the node" in (runs["broken-serial"] / "log.txt").read_text()
-    assert (runs["broken-serial"] / "log.txt").read_text().count("broken on the node") == 2, "it was tried twice"
+    assert output.count("Trying to restart job") == 1, "it was tried once more"
     assert len(set(read(runs["digits-dp2"])["hosts"])) == 2
     assert read(runs["digits-dp2"])["parity"]["max_rel_err"] <= 1e-4
     rows = {row["run_id"]: row["status"] for row in csv.DictReader((results / "summary.csv").open())}

@@ -9,8 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from hpc_accel.jobs.request import plugin_resources
-from hpc_accel.jobs.script import render, render_probe
+from hpc_accel.jobs.request import pack_resources, plugin_request, plugin_resources
+from hpc_accel.jobs.script import pack_name, render, render_pack, render_probe
 from hpc_accel.jobs.site import load_site
 from hpc_accel.study.expand import listed_runs
 from hpc_accel.study.schema import Run
@@ -39,12 +39,19 @@ def note(text: str) -> None:
 def plan(path: Path, out: Path) -> None:
     study = load_study(path)
     site = load_site(study.site)
-    candidates = []
+    candidates, runs = [], []
     for choice in study.workloads:
         for run in listed_runs(study, choice, FACTS):
             write(out.parent / "runs" / run.run_id / "run.json", run.model_dump_json(indent=1))
+            runs.append(run)
             candidates.append({"run_id": run.run_id, "chosen": True, "request": plugin_resources(run, site)})
-    out.write_text(json.dumps({"candidates": candidates}))
+    pack = None
+    if study.same_allocation:
+        name = pack_name(runs)
+        pack = {"run_id": name, "request": plugin_request(pack_resources(runs), site)}
+        paths = {"root": HERE, "study_dir": out.resolve().parent, "environment": HERE / "env"}
+        write(out.parent / "packs" / f"{name}.sbatch", render_pack(runs, site, name=name, **paths))
+    out.write_text(json.dumps({"candidates": candidates, "pack": pack}))
 
 
 def train(path: Path) -> int:

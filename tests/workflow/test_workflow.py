@@ -71,6 +71,32 @@ def test_failing_run_stops_neither_others_nor_report(workflow: Workflow, times, 
     assert "Nothing to be done" in workflow.snakemake("--cores", "2")
 
 
+def test_run_killed_without_a_record_does_not_cost_the_report(workflow: Workflow):
+    mpirun = workflow.directory / "env/bin/mpirun"
+    text = mpirun.read_text()
+    mpirun.write_text(text.replace("#!/bin/bash\n", "#!/bin/bash\n[[ $* != *-dp2-* ]] || { kill -9 $PPID; exit; }\n"))
+    output = workflow.snakemake("--cores", "2", "--keep-going", check=False)
+    assert "Error in rule run" in output
+    assert workflow.answer() == {"serial": "completed", "tp2": "completed"}
+    mpirun.write_text(text)
+    workflow.snakemake("--cores", "2")
+    assert workflow.answer() == {"serial": "completed", "dp2": "completed", "tp2": "completed"}
+
+
+def test_runs_take_turns_in_one_allocation(workflow: Workflow):
+    workflow.write_study("same_allocation: true\n" + STUDY)
+    workflow.fail("dp2", 9, 1)
+    output = workflow.snakemake("--cores", "2")
+    assert "rule run:" not in output and output.count("rule pack:") == 1
+    assert workflow.calls() == ["probe", "plan", "train serial", "train dp2", "train dp2", "train tp2", "report"]
+    assert workflow.answer() == {"serial": "completed", "dp2": "failed", "tp2": "completed"}
+    assert "Nothing to be done" in workflow.snakemake("--cores", "2")
+    workflow.fail("dp2", 0, 1)
+    workflow.write_study("same_allocation: true\n" + STUDY + "  - {dp: 2, accumulation_steps: 4}\n")
+    workflow.snakemake("--cores", "2")
+    assert workflow.calls() == ["plan", "train dp2", "report"], "what is measured stays measured"
+
+
 def test_interrupted_workflow_continues(workflow: Workflow):
     slow = workflow.directory / "slow"
     slow.touch()

@@ -43,8 +43,15 @@ def doctor(
 def init(
     directory: Annotated[Path, typer.Argument(help="Where to write; created when missing.")] = Path(),
     name: Annotated[str, typer.Option(help="Name of the study and of the module.")] = "mine",
+    site: Annotated[str | None, typer.Option(help="Instead: draft slurm/sites/SITE.yaml from sinfo.")] = None,
 ) -> None:
-    """Write a commented study and a module with your own model to start from."""
+    """Write a commented study and a module with your own model to start from; or draft a site file."""
+    if site is not None:
+        from hpc_accel.jobs.inspect import write_site
+
+        typer.echo(f"wrote {write_site(directory, site)}")
+        typer.echo(f"next: read it, add what sinfo does not know, then hpc-accel doctor --site {site}")
+        return
     from hpc_accel.study.starter import write_starter
 
     for path in write_starter(directory, name):

@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
-from hpc_accel.errors import ConfigError
-from hpc_accel.jobs.site import Partition, Site
+from hpc_accel.errors import CannotCreateError, ConfigError, UsageError
+from hpc_accel.jobs.site import SITES_DIR, Partition, Site
+from hpc_accel.study.schema import NAME
 
 TIMEOUT_S = 20
 GPU = re.compile(r"gpu:(?:(?P<type>[A-Za-z]\w*(?:[-.]\w+)*):)?(?P<count>\d+)")
@@ -196,3 +198,16 @@ def draft_site(name: str) -> str:
             "    # price_per_node_hour:   # for comparing costs",
         ]
     return "\n".join(lines) + "\n"
+
+
+def write_site(directory: Path, name: str) -> Path:
+    """slurm/sites/<name>.yaml under `directory`, drafted. Raises UsageError or CannotCreateError."""
+    path = directory / SITES_DIR / f"{name}.yaml"
+    if not NAME.fullmatch(name):
+        raise UsageError(f"site name {name!r}", "letters, digits and _ . + - only", "for example --site mycluster")
+    if path.exists():
+        raise CannotCreateError(f"{path} exists", "a file of yours is never overwritten", "choose another name")
+    text = draft_site(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hpc_accel.errors import ConfigError
+from hpc_accel.errors import CannotCreateError, ConfigError, UsageError
 from hpc_accel.jobs import inspect
 from hpc_accel.jobs.site import Site, load_site
 
@@ -58,11 +58,18 @@ def test_fitting_sites_have_none():
 
 
 def test_draft_fits_the_slurm_it_was_drafted_from(tmp_path: Path):
-    path = tmp_path / "mine.yaml"
-    path.write_text(inspect.draft_site("mine"))
-    site = load_site(path)
+    site = load_site(inspect.write_site(tmp_path, "mine"))
     assert site.partition == "gpu" and site.partitions["gpu"].gpus_per_node == 2
     assert inspect.compare_site(site) == []
+
+
+def test_a_site_file_is_never_overwritten(tmp_path: Path):
+    path = inspect.write_site(tmp_path, "mine")
+    path.write_text("account: me\n")
+    with pytest.raises(CannotCreateError):
+        inspect.write_site(tmp_path, "mine")
+    with pytest.raises(UsageError):
+        inspect.write_site(tmp_path, "../mine")
 
 
 def test_no_slurm_is_said(monkeypatch):

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from torch.distributed import Backend, ProcessGroup
 
 from hpc_accel.mpi.launch import World, world
-from hpc_accel.mpi.rendezvous import init, register_rendezvous, shutdown
+from hpc_accel.mpi.rendezvous import abort, init, register_rendezvous, shutdown
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import _DistributedBackendOptions
 
-__all__ = ["World", "init", "shutdown", "world"]
+__all__ = ["World", "abort", "init", "shutdown", "world"]
 
 BACKEND = "mpi4py"
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import torch.distributed as dist
 from torch.distributed.constants import default_pg_timeout
@@ -39,6 +40,14 @@ def shutdown() -> None:
     """Destroy all groups, if there are any. MPI itself ends with the interpreter. All ranks call this."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def abort(exit_code: int) -> NoReturn:
+    """End the job on all ranks at once. For an error that was caught, reported, and that the others cannot know of."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    mpi().COMM_WORLD.Abort(exit_code)
+    raise SystemExit(exit_code)
 
 
 def make_store(place: World, timeout: timedelta) -> dist.Store:

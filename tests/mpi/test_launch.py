@@ -39,6 +39,18 @@ if place.rank == 0:
     time.sleep(300)
 dist.all_reduce(torch.ones(1), async_op=True).get_future().wait()
 """
+HANDLED = """
+import hpc_accel.mpi, torch, torch.distributed as dist
+place = hpc_accel.mpi.init()
+if place.rank == 1:
+    hpc_accel.mpi.abort(65)
+dist.all_reduce(torch.ones(1))
+"""
+FACTS = """
+from hpc_accel.mpi.facts import facts
+f = facts()
+assert f.thread_level == "multiple" and f.gpu_aware is False and f.mpi4py and "MPI" in f.library, f
+"""
 IMPORT_ONLY = """
 import sys, hpc_accel.mpi
 from torch.distributed import Backend
@@ -93,6 +105,17 @@ def test_an_uncaught_exception_ends_the_job() -> None:
     assert result.returncode not in {0, 124}, result.stdout
     assert "rank 1 has had enough" in result.stdout
     assert time.monotonic() - began < 80
+
+
+@pytest.mark.mpi
+def test_abort_ends_the_others_with_its_code() -> None:
+    assert mpirun(2, ["-c", HANDLED], 90, guard=False).returncode == 65
+
+
+@pytest.mark.mpi
+def test_facts() -> None:
+    result = alone(FACTS)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.mpi

@@ -84,14 +84,14 @@ class DeviceCall:
 
         `elementwise`: `call` may be applied to corresponding pieces of its one tensor, one after the other.
         """
-        torch.accelerator.set_device_index(self.device.index or 0)
-        self.copy_in.wait_event(self.ready)
-        self.copy_out.wait_event(self.ready)
-        if elementwise and len(self.reads) == 1 and self.reads[0].is_contiguous():
-            self._run_chunks(call)
-        else:
-            self._run_whole(call)
-        return self.copy_out.record_event()
+        with torch.accelerator.device_index(self.device.index):
+            self.copy_in.wait_event(self.ready)
+            self.copy_out.wait_event(self.ready)
+            if elementwise and len(self.reads) == 1 and self.reads[0].is_contiguous():
+                self._run_chunks(call)
+            else:
+                self._run_whole(call)
+            return self.copy_out.record_event()
 
     def _run_whole(self, call: Call) -> None:
         host: dict[int, Tensor] = {}
@@ -126,12 +126,12 @@ class DeviceCall:
 
     def run_on_device(self, call: Call) -> torch.Event:
         """For a GPU-aware MPI: device memory straight in, when the producer has finished."""
-        torch.accelerator.set_device_index(self.device.index or 0)
-        self.copy_out.wait_event(self.ready)
-        self.copy_out.synchronize()
-        with self.copy_out:
-            call(self.reads, self.writes)
-        return self.copy_out.record_event()
+        with torch.accelerator.device_index(self.device.index):
+            self.copy_out.wait_event(self.ready)
+            self.copy_out.synchronize()
+            with self.copy_out:
+                call(self.reads, self.writes)
+            return self.copy_out.record_event()
 
 
 def pinned(like: Tensor) -> Tensor:

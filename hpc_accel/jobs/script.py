@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shlex
 from collections.abc import Sequence
 from functools import cache
@@ -98,6 +99,8 @@ def _render(
     environment: Path,
     study_path: Path | None,
 ) -> str:
+    environment = Path(site.environment) if site.environment else environment
+    _check_staging(site, environment)
     log = records / ("log.txt" if kind == "run" else "probe.txt")
     options = header(resources, site, job_name=job_name, log=log)
     return (
@@ -112,7 +115,7 @@ def _render(
             sbatch=_sbatch(options, site),
             root=checked_path(root),
             records=checked_path(records),
-            environment=_search_path(Path(site.environment) if site.environment else environment),
+            environment=_search_path(environment),
             study_path=checked_path(study_path) if study_path else None,
         )
     )
@@ -125,6 +128,17 @@ def sbatch_word(value: str) -> str:
     if value and all(char.isalnum() or char in "_./:@%,=+-" for char in value):
         return value
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _check_staging(site: Site, environment: Path) -> None:
+    """Programs name their interpreter in a first line that holds no spaces, and the script rewrites it."""
+    for path in (str(environment), site.node_local_dir):
+        if site.stage_environment and not re.fullmatch(r"[A-Za-z0-9_./+-]+", path):
+            raise ConfigError(
+                f"stage_environment with the directory {path!r}",
+                "an environment is copied from and to paths of letters, digits and _ . / + -",
+                "move it, or set stage_environment: false",
+            )
 
 
 def _search_path(environment: Path) -> str:

@@ -328,6 +328,13 @@ def test_colon_in_the_environment_is_refused():
         script(make_run(), environment=Path("/a:b"))
 
 
+def test_staging_refuses_paths_that_a_first_line_cannot_hold():
+    assert "sbcast" in script(make_run(), stage_environment=True)
+    for site in ({"node_local_dir": "/a b"}, {"environment": "/a|b"}):
+        with pytest.raises(ConfigError, match="stage_environment"):
+            script(make_run(), stage_environment=True, **site)
+
+
 def test_ten_thousand_scripts_in_20_s():
     run, started = make_run(), time.monotonic()
     for _ in range(1000):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,25 @@ def test_runs_packed_into_one_allocation(cluster: Cluster):
     assert [read(path)["status"] for path in directories] == ["completed", "failed", "completed"]
     assert {read(path, "job.json")["job_id"] for path in directories} == {job_id}
     assert len(set(read(directories[2])["hosts"])) == 2
+
+
+def test_environment_is_staged_to_the_node_and_removed(cluster: Cluster):
+    environment, local = cluster.directory / "tiny", cluster.directory / "disk"
+    (environment / "bin").mkdir(parents=True)
+    local.mkdir()
+    interpreter = environment / "bin/interpreter"
+    interpreter.write_text(f'#!/bin/bash\nexec "{sys.executable}" "$@"\n')
+    interpreter.chmod(0o755)
+    program = environment / "bin/hpc-accel"
+    noted = NOTES_SIZE.replace("hosts}", "hosts, 'program': sys.argv[0]}")
+    program.write_text(f"#!{environment}/bin/interpreter -B\n{noted}")
+    program.chmod(0o755)
+    site = {"stage_environment": True, "node_local_dir": str(local), "environment": str(environment)}
+    run_dir = cluster.prepare(make_run(1, 2), **site)
+    job_id = cluster.submit(run_dir / "job.sbatch")
+    assert cluster.wait(job_id)["JobState"] == "COMPLETED", (run_dir / "log.txt").read_text()
+    assert read(run_dir)["program"] == f"{local}/hpc_accel-{job_id}/bin/hpc-accel"
+    assert not list(local.iterdir())
 
 
 def test_site_file_fits_and_a_draft_fits_too(cluster: Cluster, monkeypatch):

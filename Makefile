@@ -23,7 +23,7 @@ env: .venv/.installed-$(ACCEL)
 
 demo: env
 	@set -o pipefail; export PATH="$(CURDIR)/$(BIN):$$PATH"; \
-	snakemake --cores all --quiet progress --config study=$(STUDY) 2>&1 | grep --line-buffered -v '^Assuming' || exit 1; \
+	snakemake --cores all --quiet rules --config study=$(STUDY) 2>&1 | grep --line-buffered -v '^Assuming' || exit 1; \
 	results=results/$$(basename $(STUDY) .yaml); \
 	echo; cat $$results/answer.txt; echo; echo "report: $(CURDIR)/$$results/report.html"
 

@@ -126,6 +126,10 @@ def main() -> int:
     arguments = parser.parse_args()
     facts = job_facts(arguments)
     failure = diagnose(arguments.exit_code, arguments.signal, facts["job_id"]) if arguments.exit_code else None
+    if failure and failure.status == "cancelled" and facts["job_id"] is None:
+        # Ctrl-C on one's own machine is no result: without a record, the next start measures this run again.
+        (arguments.run_dir / "summary.json").unlink(missing_ok=True)
+        return failure.exit_code
     code = complete_record(arguments.run_dir, failure, facts)
     progress = newest_checkpoint(arguments.run_dir)
     restart = decide_restart(

@@ -14,6 +14,7 @@ import torch
 
 from hpc_accel.measure import memory, provenance
 from hpc_accel.measure.statistics import median_ci
+from hpc_accel.study.schema import Run
 from hpc_accel.train.loop import Observations
 from hpc_accel.train.parity import compare
 from hpc_accel.train.session import Session
@@ -62,6 +63,8 @@ def summarise(
     finite = all(map(math.isfinite, losses))
     known_peaks = [peak for peak in peaks if peak is not None]
     phases = phase_medians_ms(timed)
+    if run.layout.dp == 1 and run.layout.tp == 1:
+        phases["comm_exposed"] = None  # there is nothing to expose, which is not the same as nothing exposed
     cuda = session.device.type == "cuda"
     return {
         "format": 1,
@@ -90,7 +93,7 @@ def summarise(
         "step_time_ms": {"median": median, "ci_low": low, "ci_high": high, "method": STEP_METHOD},
         "throughput_samples_per_s": run.workload.global_batch_size / median * 1e3 if median else None,
         "phases_ms": phases,
-        "phases_reason": _phase_reasons(run.backend, run.layout.pp, phases),
+        "phases_reason": _phase_reasons(run, phases),
         **_bubble(run.layout.pp, timed, phases),
         "startup_ms": {**session.startup_ms, "first_step": seen.first_step_ms},
         "peak_memory_bytes": max(known_peaks) if known_peaks else None,
@@ -127,12 +130,14 @@ def phase_medians_ms(timed: pl.DataFrame) -> dict[str, float | None]:
     return medians
 
 
-def _phase_reasons(backend: str, pp: int, phases: dict[str, float | None]) -> dict[str, str]:
+def _phase_reasons(run: Run, phases: dict[str, float | None]) -> dict[str, str]:
+    blind = f"backend {run.backend} does not report when ranks wait; backend mpi4py does"
     reasons = {}
     if phases["comm_exposed"] is None:
-        reasons["comm_exposed"] = f"backend {backend} does not report when ranks wait; backend mpi4py does"
+        alone = run.layout.dp == 1 and run.layout.tp == 1
+        reasons["comm_exposed"] = "the layout has no collective communication" if alone else blind
     if phases["pipeline_wait"] is None:
-        reasons["pipeline_wait"] = "the layout has one stage" if pp == 1 else reasons["comm_exposed"]
+        reasons["pipeline_wait"] = "the layout has one stage" if run.layout.pp == 1 else blind
     return reasons
 
 

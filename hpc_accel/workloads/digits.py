@@ -46,7 +46,7 @@ def build(width: int = 32) -> Workload:
         nn.ReLU(),
         nn.Conv2d(width // 2, width, 3, padding=1),  # -> [n, width, 8, 8]
         nn.ReLU(),
-        nn.MaxPool2d(2),  # -> [n, width, 4, 4]
+        nn.AvgPool2d(2),  # -> [n, width, 4, 4]; a maximum's ties would turn rounding into different losses
         nn.Flatten(),
         nn.Linear(width * 16, 128),
         nn.ReLU(),

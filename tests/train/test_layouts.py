@@ -87,10 +87,17 @@ def check_record(directory, summary):
     assert bool(summary["bubble_reason"]) != pipeline
     if pipeline:
         assert 0 < summary["bubble_fraction"] < 1
+        assert summary["phases_ms"]["comm_exposed"] is None
+        assert "no collective" in summary["phases_reason"]["comm_exposed"]
     else:
         assert summary["phases_ms"]["comm_exposed"] > 0
+        assert summary["phases_reason"]["pipeline_wait"] == "the layout has one stage"
+    trace = json.loads((directory / "trace.json").read_text())
+    ranks = {event["pid"] for event in trace["traceEvents"] if event.get("name") == "forward"}
+    assert len(ranks) == 2
     energy = summary["energy"]
     assert (energy["energy_j"] is None) == bool(energy["reason"])
+    assert (directory / "energy.parquet").exists()
     assert energy["energy_j"] != 0
     assert summary["peak_memory_bytes"] > 1e6
 

@@ -53,6 +53,7 @@ def run(n: int, backend: str, names: list[str], deadline: float | None = None) -
     """Outcome of each case. A case that fails or hangs ends its launch; the rest go on in a new one."""
     outcomes: Outcomes = {}
     left = list(names)
+    idle_launches = 0
     while left and (deadline is None or time.monotonic() < deadline):
         current = _launch(n, backend, left, outcomes)
         if current is not None and current not in outcomes:
@@ -60,7 +61,8 @@ def run(n: int, backend: str, names: list[str], deadline: float | None = None) -
             print(f"  {backend} {n} {current}: ended the launch", flush=True)
         before = len(left)
         left = [name for name in left if name not in outcomes]
-        if len(left) == before:
+        idle_launches = idle_launches + 1 if len(left) == before else 0
+        if idle_launches == 2:
             outcomes.update(dict.fromkeys(left, ("failed", "the ranks did not start")))
             break
     return outcomes

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from hpc_accel.jobs.script import render
 from hpc_accel.jobs.site import Site
 from hpc_accel.study.schema import Layout, Measure, Recipe, Resources, Run, Workload
+
+if TYPE_CHECKING:
+    from .bench import Bench
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,3 +35,18 @@ def make_run(num_nodes: int = 1, ranks_per_node: int = 2, **resources: Any) -> R
 def script(run: Run, run_dir: Path = Path("/data/run"), environment: Path = Path("/opt/env"), **site: Any) -> str:
     """The run's script at a site that differs from the defaults by `site`."""
     return render(run, Site(name="here", **site), root=Path("/data"), run_dir=run_dir, environment=environment)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    from .bench import COMPLETED, Bench
+
+    result = Bench(tmp_path)
+    python = tmp_path / "env" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/bash\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    result.program("squeue", "exit 1")
+    result.program("scontrol", "")
+    result.mpirun(COMPLETED)
+    return result

@@ -1,101 +1,17 @@
-"""The script under real bash: ranks and their places, signals, exit codes, requeue, and data that stays data."""
+"""The script under real bash: ranks and their places, refusals, records, signals, requeue."""
 
 from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import subprocess
-import sys
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-from hpc_accel.errors import ConfigError
-from hpc_accel.jobs.site import Site
-
+from .bench import CHECKPOINT, COMPLETED, IN_SLURM, LAST, MPICH, Bench
 from .conftest import make_run, script
-
-OPEN_MPI = 'echo "mpirun (Open MPI) 5.0.11"'
-MPICH = 'echo "HYDRA build details:"'
-LAST = 'last="${@: -1:1}"; here=$(dirname "$last")'
-COMPLETED = f"""{LAST}; echo '{{"status": "completed"}}' > "$here/summary.json" """
-CHECKPOINT = f'{LAST}; mkdir -p "$here/checkpoints"; echo "$step" > "$here/checkpoints/latest"'
-
-
-@dataclass(frozen=True)
-class Bench:
-    """A directory with stand-ins for mpirun and Slurm's commands that note their arguments."""
-
-    directory: Path
-
-    @property
-    def run_dir(self) -> Path:
-        return self.directory / "run"
-
-    def program(self, name: str, body: str) -> None:
-        path = self.directory / "env" / "bin" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        arguments = shlex.quote(f"{self.directory}/{name}.args")
-        path.write_text(f'#!/bin/bash\nprintf "%s\\n" "$@" > {arguments}\n{body}\n')
-        path.chmod(0o755)
-
-    def mpirun(self, body: str, version: str = OPEN_MPI) -> None:
-        self.program("mpirun", f"if [[ $1 == --version ]]; then {version}; exit; fi\n{body}")
-
-    def args(self, name: str) -> list[str]:
-        return (self.directory / f"{name}.args").read_text().splitlines()
-
-    def start(self, run=None, text: str | None = None, slurm: dict[str, str] | None = None, **site) -> subprocess.Popen:
-        run = run or make_run()
-        self.run_dir.mkdir(exist_ok=True)
-        (self.run_dir / "run.json").write_text(run.model_dump_json())
-        path = self.run_dir / "job.sbatch"
-        path.write_text(text or self.text(run, **site))
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
-        return subprocess.Popen(
-            ["bash", path],
-            env=kept | (slurm or {}),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    def text(self, run=None, **site) -> str:
-        text = script(run or make_run(), run_dir=self.run_dir, environment=self.directory / "env", **site)
-        return text.replace("cd /data", f'cd "{self.directory}"', 1)
-
-    def run(self, **how) -> tuple[int, str]:
-        process = self.start(**how)
-        try:
-            output = process.communicate(timeout=60)[0]
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-        return process.returncode, output
-
-    def summary(self) -> dict:
-        return json.loads((self.run_dir / "summary.json").read_text())
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    result = Bench(tmp_path)
-    python = tmp_path / "env" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/bash\nexec "{sys.executable}" "$@"\n')
-    python.chmod(0o755)
-    result.program("squeue", "exit 1")
-    result.program("scontrol", "")
-    result.mpirun(COMPLETED)
-    return result
-
-
-IN_SLURM = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1", "SLURM_JOB_NUM_NODES": "1", "SLURM_NTASKS": "2"}
 
 
 def test_laptop_runs_exactly_the_runs_ranks(bench: Bench):
@@ -253,86 +169,6 @@ def test_requeue_stops_at_the_limit_and_without_progress(bench: Bench):
     (bench.directory / "scontrol.args").unlink()
     assert batch_shell(bench, 1) == 70
     assert not (bench.directory / "scontrol.args").exists(), "three times the same checkpoint"
-
-
-REFUSED = r"refused|at most"
-NASTY = [
-    "a b",
-    "it's",
-    '"q"',
-    "$(touch canary)",
-    "`touch canary`",
-    ";touch canary;",
-    "%j",
-    "#x",
-    "a\\b",
-    "ü",
-    "*",
-    "&|<>",
-]
-
-
-@pytest.mark.parametrize("text", NASTY)
-def test_values_arrive_as_data(bench: Bench, text: str):
-    bench.mpirun(f'printenv NASTY > "{bench.directory}/seen"; printenv LOADED >> "{bench.directory}/seen"; {COMPLETED}')
-    site = {"variables": {"NASTY": text}, "modules": (text,), "account": text, "job_prefix": text, "constraint": text}
-    run = make_run()
-    body = bench.text(run, **site).replace("set -euo", 'module() { export LOADED="$2"; }\nset -euo', 1)
-    code, output = bench.run(run=run, text=body, slurm=IN_SLURM)
-    assert code == 0, output
-    assert (bench.directory / "seen").read_text() == f"{text}\n{text}\n"
-    assert not list(bench.directory.rglob("canary"))
-    directives = [line for line in body.splitlines() if line.startswith("#SBATCH")]
-    assert len(directives) == len(
-        [line for line in bench.text(run, account="a", constraint="b").splitlines() if line.startswith("#SBATCH")]
-    )
-
-
-@pytest.mark.parametrize("name", ["with space", "it's", '"q"', "$(touch canary)", "%j", "#x", ";x", "ü", "--x"])
-def test_odd_directories_work(tmp_path: Path, name: str):
-    directory = tmp_path / name
-    directory.mkdir()
-    bench = Bench(directory)
-    bench.program("python", f'exec "{sys.executable}" "$@"')
-    bench.mpirun(COMPLETED)
-    text = script(make_run(), run_dir=bench.run_dir, environment=directory / "env", scheduler="none")
-    code, output = bench.run(text=text.replace("cd /data", "cd /", 1), scheduler="none")
-    assert code == 0, output
-    assert bench.args("mpirun")[-1] == str(bench.run_dir / "run.json")
-    assert not list(tmp_path.rglob("canary"))
-
-
-@pytest.mark.parametrize(
-    "text", ["a\nb", "a\rb", "a\0b", "-x", "--signal=KILL", "a\tb", "\x1b[31m", "x" * 300, "\u2028"]
-)
-@pytest.mark.parametrize(
-    "key", ["account", "partition", "qos", "constraint", "job_prefix", "environment", "node_local_dir"]
-)
-def test_control_characters_and_options_are_refused(key: str, text: str):
-    with pytest.raises(ValueError, match=REFUSED):
-        Site(name="x", **{key: text})
-    with pytest.raises(ValueError, match=REFUSED):
-        Site(name="x", variables={"A": text})
-    with pytest.raises(ValueError, match=REFUSED):
-        Site(name="x", modules=(text,))
-
-
-@pytest.mark.parametrize("path", ["/a\nb", "relative", "/a\rb", "/a\\b"])
-def test_paths_that_cannot_be_told_are_refused(path: str):
-    with pytest.raises(ConfigError):
-        script(make_run(), run_dir=Path(path))
-
-
-def test_colon_in_the_environment_is_refused():
-    with pytest.raises(ConfigError, match="colon"):
-        script(make_run(), environment=Path("/a:b"))
-
-
-def test_staging_refuses_paths_that_a_first_line_cannot_hold():
-    assert "sbcast" in script(make_run(), stage_environment=True)
-    for site in ({"node_local_dir": "/a b"}, {"environment": "/a|b"}):
-        with pytest.raises(ConfigError, match="stage_environment"):
-            script(make_run(), stage_environment=True, **site)
 
 
 def test_ten_thousand_scripts_in_20_s():

@@ -82,6 +82,10 @@ class Lane:
                 return
             self._perform(first)
 
+    def is_mine(self) -> bool:
+        """Whether the caller is this lane's own thread, in a callback of a future it has just fulfilled."""
+        return threading.current_thread() is self._thread
+
     def idle(self) -> bool:
         with self._lock:
             return not (self._busy or self._queue)

@@ -174,8 +174,14 @@ class CollectiveWork(MPIWork):
         if self._latch is not None:
             self._latch.release()
 
+    def get_future(self) -> Future[list[Tensor]]:
+        # A callback on the lane's thread may wait for this future in C++ (PowerSGD does): nobody else would serve it.
+        if not self.done and self._lane.is_mine():
+            self._lane.help(self)
+        return super().get_future()
+
     def _block(self, timeout_s: float) -> None:
-        if timeout_s >= INLINE_MIN_TIMEOUT_S:
+        if timeout_s >= INLINE_MIN_TIMEOUT_S or self._lane.is_mine():
             self._lane.help(self)
         if self.done:
             return

@@ -171,6 +171,19 @@ def futures_complete_and_chain() -> None:
 
 
 @case
+def a_callback_may_wait_for_the_next_collective() -> None:
+    """It runs on the group's own thread, the one that would have to execute that collective (PowerSGD)."""
+    size = dist.get_world_size()
+
+    def next_one(_: object) -> torch.Tensor:
+        return dist.all_reduce(torch.ones(2), async_op=True).get_future().wait()[0]
+
+    for _ in range(5):
+        first = dist.all_reduce(torch.ones(200_000), async_op=True)
+        assert first.get_future().then(next_one).wait().eq(size).all()
+
+
+@case
 def a_failing_operation_raises_in_wait_and_future() -> None:
     group = dist.group.WORLD
 

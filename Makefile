@@ -6,7 +6,7 @@ BIN := .venv/bin
 SHELL := /bin/bash
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: env demo test lint clean
+.PHONY: env demo test lint conformance bench clean
 
 env: .venv/.installed-$(ACCEL)
 
@@ -37,6 +37,14 @@ lint: env
 	$(BIN)/mypy hpc_accel
 	$(BIN)/snakefmt --check Snakefile
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --lint
+
+# PyTorch's own distributed suite on the mpi4py backend, 2, 4 and 8 ranks: about half an hour on two cores.
+conformance: env
+	$(BIN)/python -m tests.mpi.conformance --ranks 2 4 8
+
+# The backend beside gloo, in one run; ratios in benchmarks/results/.
+bench: env
+	PATH="$(CURDIR)/$(BIN):$$PATH" mpirun --map-by :OVERSUBSCRIBE -n 2 $(BIN)/python -m mpi4py benchmarks/backend.py --json benchmarks/results/backend-cpu-$$(date +%F).json
 
 clean:
 	rm -rf results logs .snakemake

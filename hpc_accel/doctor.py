@@ -181,7 +181,8 @@ def _slurm() -> Iterator[Finding]:
     )
     if nodes.returncode:
         said = nodes.stderr.strip().splitlines()[-1:] or ["no answer"]
-        yield Finding(name="slurm", status="broken", value=f"sinfo: {said[0]}", remedy="ask the site's support")
+        remedy = "runs start on this machine; on a cluster, ask the site's support why sinfo does not answer"
+        yield Finding(name="slurm", status="gap", value=f"Slurm's commands are here, no cluster: {said[0]}", remedy=remedy)
         return
     partitions = ", ".join(line.replace(" ", " x ") for line in nodes.stdout.split("\n") if line)
     yield Finding(name="slurm", status="ok", value=f"{version.stdout.strip()}; partitions x nodes: {partitions}")
@@ -202,6 +203,7 @@ def _site(name: str) -> Iterator[Finding]:
         yield Finding(name="site", status="broken", value=error.value, remedy=error.remedy)
         return
     for difference in differences:
-        yield Finding(name="site", status="gap", value=difference.value, remedy=difference.remedy)
+        status: Literal["gap", "broken"] = "broken" if difference.fatal else "gap"
+        yield Finding(name="site", status=status, value=difference.value, remedy=difference.remedy)
     if not differences:
         yield Finding(name="site", status="ok", value=f"{name} fits what sinfo says")

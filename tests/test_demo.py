@@ -1,0 +1,73 @@
+"""What `make demo` left: run by .ci/run on a fresh clone, with HPC_ACCEL_DEMO naming its results."""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+RESULTS = os.environ.get("HPC_ACCEL_DEMO")
+pytestmark = [pytest.mark.demo, pytest.mark.skipif(not RESULTS, reason="HPC_ACCEL_DEMO names no results")]
+COLUMNS = (
+    "run_id, workload, status, num_nodes, num_ranks, dp, pp, tp, shard, schedule, micro_batch_size, "
+    "accumulation_steps, global_batch_size, precision, compile, recompute, compression, backend, device, step_time_ms, "
+    "step_time_ci_low_ms, step_time_ci_high_ms, throughput_samples_per_s, latency_p50_ms, latency_p99_ms, "
+    "comm_exposed_ms, bubble_fraction, peak_memory_bytes, energy_j, energy_per_sample_j, energy_scope, energy_reason, "
+    "cost, final_loss, parity_max_rel_err, predicted_step_time_ms, predicted_energy_j, prediction_error"
+).split(", ")
+
+
+def rows():
+    with (Path(RESULTS) / "summary.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_table_has_the_columns_and_the_five_layouts():
+    table = rows()
+    assert list(table[0])[: len(COLUMNS)] == COLUMNS
+    for workload in ("digits", "lm"):
+        layouts = {(row["dp"], row["pp"], row["tp"]) for row in table if row["workload"] == workload}
+        expected = {("1", "1", "1"), ("2", "1", "1"), ("1", "2", "1"), ("1", "1", "2"), ("2", "2", "1")}
+        assert layouts == expected
+    assert {row["precision"] for row in table} == {"fp32", "bf16"}
+    assert {row["accumulation_steps"] for row in table} == {"1", "4"}
+    assert any(row["workload"] == "mlp" for row in table)
+
+
+def test_every_run_computed_the_same_and_was_timed():
+    for row in rows():
+        assert row["status"] == "completed", row["run_id"]
+        assert float(row["parity_max_rel_err"]) <= (1e-4 if row["precision"] == "fp32" else 0.05)
+        low, middle, high = (float(row[f"step_time_{name}ms"]) for name in ("ci_low_", "", "ci_high_"))
+        assert 0 < low <= middle <= high
+        assert float(row["predicted_step_time_ms"]) > 0
+
+
+def test_nothing_unmeasured_is_zero():
+    for row in rows():
+        assert row["energy_j"] == "" or float(row["energy_j"]) > 0
+        assert bool(row["energy_j"]) != bool(row["energy_reason"])
+        for name in ("latency_p50_ms", "latency_p99_ms", "cost", "comm_exposed_ms", "bubble_fraction"):
+            assert row[name] == "" or float(row[name]) > 0, (row["run_id"], name)
+
+
+def test_each_run_left_its_whole_record():
+    for row in rows():
+        run = Path(RESULTS) / "runs" / row["run_id"]
+        for name in (
+            "run.json",
+            "job.sbatch",
+            "steps.parquet",
+            "energy.parquet",
+            "trace.json",
+            "summary.json",
+            "log.txt",
+        ):
+            assert (run / name).stat().st_size > 0, (run, name)
+        assert json.loads((run / "run.json").read_text())["layout"]["dp"] == int(row["dp"])
+
+
+def test_the_answer_has_five_lines():
+    answer = (Path(RESULTS) / "answer.txt").read_text()
+    assert len(answer.strip().splitlines()) == 5

@@ -182,7 +182,9 @@ def _slurm() -> Iterator[Finding]:
     if nodes.returncode:
         said = nodes.stderr.strip().splitlines()[-1:] or ["no answer"]
         remedy = "runs start on this machine; on a cluster, ask the site's support why sinfo does not answer"
-        yield Finding(name="slurm", status="gap", value=f"Slurm's commands are here, no cluster: {said[0]}", remedy=remedy)
+        yield Finding(
+            name="slurm", status="gap", value=f"Slurm's commands are here, no cluster: {said[0]}", remedy=remedy
+        )
         return
     partitions = ", ".join(line.replace(" ", " x ") for line in nodes.stdout.split("\n") if line)
     yield Finding(name="slurm", status="ok", value=f"{version.stdout.strip()}; partitions x nodes: {partitions}")

@@ -9,13 +9,46 @@ import pytest
 
 RESULTS = os.environ.get("HPC_ACCEL_DEMO")
 pytestmark = [pytest.mark.demo, pytest.mark.skipif(not RESULTS, reason="HPC_ACCEL_DEMO names no results")]
-COLUMNS = (
-    "run_id, workload, status, num_nodes, num_ranks, dp, pp, tp, shard, schedule, micro_batch_size, "
-    "accumulation_steps, global_batch_size, precision, compile, recompute, compression, backend, device, step_time_ms, "
-    "step_time_ci_low_ms, step_time_ci_high_ms, throughput_samples_per_s, latency_p50_ms, latency_p99_ms, "
-    "comm_exposed_ms, bubble_fraction, peak_memory_bytes, energy_j, energy_per_sample_j, energy_scope, energy_reason, "
-    "cost, final_loss, parity_max_rel_err, predicted_step_time_ms, predicted_energy_j, prediction_error"
-).split(", ")  # noqa: SIM905 - as the design writes them
+COLUMNS = [
+    "run_id",
+    "workload",
+    "status",
+    "num_nodes",
+    "num_ranks",
+    "dp",
+    "pp",
+    "tp",
+    "shard",
+    "schedule",
+    "micro_batch_size",
+    "accumulation_steps",
+    "global_batch_size",
+    "precision",
+    "compile",
+    "recompute",
+    "compression",
+    "backend",
+    "device",
+    "step_time_ms",
+    "step_time_ci_low_ms",
+    "step_time_ci_high_ms",
+    "throughput_samples_per_s",
+    "latency_p50_ms",
+    "latency_p99_ms",
+    "comm_exposed_ms",
+    "bubble_fraction",
+    "peak_memory_bytes",
+    "energy_j",
+    "energy_per_sample_j",
+    "energy_scope",
+    "energy_reason",
+    "cost",
+    "final_loss",
+    "parity_max_rel_err",
+    "predicted_step_time_ms",
+    "predicted_energy_j",
+    "prediction_error",
+]
 
 
 def rows():

@@ -69,6 +69,8 @@ def fail(directory: Path, error: BaseException) -> None:
 
     rank = MPI.COMM_WORLD.Get_rank()
     code = error.exit_code if isinstance(error, HpcAccelError) else 1
+    if isinstance(error, SystemExit) and isinstance(error.code, int):
+        code = error.code or 1  # leaving early is a failure whatever the code says
     content = {
         "rank": rank,
         "time_ns": time.time_ns(),

@@ -42,6 +42,8 @@ def write_record(session: Session, seen: Observations, started_utc: str) -> dict
     steps = pl.DataFrame([row for rows in gathered for row in rows], infer_schema_length=None).cast(
         {"comm_exposed_ns": pl.Int64, "pipeline_wait_ns": pl.Int64, "loss": pl.Float64}
     )
+    for stale in session.directory.glob("error.rank*.json"):
+        stale.unlink(missing_ok=True)  # of an earlier attempt; this one got here
     part = session.directory / f"steps.parquet.part.{os.getpid()}"
     steps.write_parquet(part)
     part.replace(session.directory / "steps.parquet")

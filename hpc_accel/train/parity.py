@@ -11,13 +11,9 @@ from typing import Any
 
 import torch
 
-from hpc_accel.parallel.apply import parallelize
 from hpc_accel.parallel.mesh import make_place
 from hpc_accel.study.schema import Run
-from hpc_accel.train.batches import ShareSampler, share_loader
-from hpc_accel.train.clock import make_clock
-from hpc_accel.train.optimizer import make_optimizer
-from hpc_accel.train.step import MicroBatchLoss, Stepper
+from hpc_accel.train.build import make_stepper
 from hpc_accel.workloads import entry
 
 
@@ -29,19 +25,7 @@ def serial_losses(run: Run, device: torch.device) -> list[float]:
         update={"dp": 1, "pp": 1, "tp": 1, "schedule": None, "split": "auto", "accumulation_steps": total // micro}
     )
     workload = entry.build(run.workload, run.seed)
-    place = make_place(layout, 0, device.type)
-    loss = MicroBatchLoss(workload.loss, layout.accumulation_steps, None)
-    model = parallelize(workload, None, place, device, loss=loss, autocast_dtype=None)
-    sampler = ShareSampler(len(workload.dataset), total, 1, 0, run.seed)  # type: ignore[arg-type]
-    stepper = Stepper(
-        place=place,
-        device=device,
-        model=model,
-        loss=loss,
-        optimizer=make_optimizer(run.workload.optimizer, model.parameters),
-        batches=share_loader(workload.dataset, sampler),
-        clock=make_clock(device),
-    )
+    stepper = make_stepper(run, workload, make_place(layout, 0, device.type), device, precision="fp32", split=None)
     return [value for _ in range(run.measure.parity_steps) if (value := stepper.step().loss) is not None]
 
 

@@ -11,15 +11,11 @@ import torch
 
 import hpc_accel.mpi
 from hpc_accel.errors import ConfigError
-from hpc_accel.parallel.apply import ParallelModel, parallelize
 from hpc_accel.parallel.mesh import Place, make_place
 from hpc_accel.parallel.split import automatic_split
 from hpc_accel.study.schema import Run
-from hpc_accel.train.batches import ShareSampler, share_loader
-from hpc_accel.train.clock import make_clock
-from hpc_accel.train.optimizer import make_optimizer
-from hpc_accel.train.precision import AUTOCAST, make_scaler
-from hpc_accel.train.step import MicroBatchLoss, Stepper
+from hpc_accel.train.build import make_sampler, make_stepper
+from hpc_accel.train.step import Stepper
 from hpc_accel.train.threads import threads_per_rank
 from hpc_accel.workloads import entry
 from hpc_accel.workloads.workload import Workload
@@ -39,7 +35,6 @@ class Session:
     workload: Workload
     split: tuple[int, ...] | None
     place: Place
-    model: ParallelModel
     stepper: Stepper
     samples_dropped_per_epoch: int
     startup_ms: dict[str, float]
@@ -58,22 +53,7 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
     workload = entry.build(run.workload, run.seed)
     split = stage_sizes(run, workload)
     place = make_place(run.layout, world.rank, device.type)
-    scaler = make_scaler(run.recipe.precision, device)
-    loss = MicroBatchLoss(workload.loss, run.layout.accumulation_steps, scaler)
-    autocast_dtype = AUTOCAST[run.recipe.precision]
-    model = parallelize(workload, split, place, device, loss=loss, autocast_dtype=autocast_dtype)
-    total = run.workload.global_batch_size
-    num_samples = len(workload.dataset)  # type: ignore[arg-type]
-    sampler = ShareSampler(num_samples, total, run.layout.dp, place.dp_rank, run.seed)
-    stepper = Stepper(
-        place=place,
-        device=device,
-        model=model,
-        loss=loss,
-        optimizer=make_optimizer(run.workload.optimizer, model.parameters),
-        batches=share_loader(workload.dataset, sampler),
-        clock=make_clock(device),
-    )
+    stepper = make_stepper(run, workload, place, device, precision=run.recipe.precision, split=split)
     built = time.perf_counter()
     return Session(
         run=run,
@@ -86,9 +66,8 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
         workload=workload,
         split=split,
         place=place,
-        model=model,
         stepper=stepper,
-        samples_dropped_per_epoch=sampler.samples_dropped_per_epoch,
+        samples_dropped_per_epoch=make_sampler(run, workload, 1, 0).samples_dropped_per_epoch,
         startup_ms={
             "import": import_ms,
             "mpi_init": (mpi_done - began) * 1e3,

@@ -46,6 +46,12 @@ class CannotCreateError(HpcAccelError):
     exit_code = 73
 
 
+class InputOutputError(HpcAccelError):
+    """A disk is full or broken."""
+
+    exit_code = 74
+
+
 class RetryableError(HpcAccelError):
     """The job may succeed when run again: preempted, hung, node lost."""
 

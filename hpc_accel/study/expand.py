@@ -170,6 +170,7 @@ def make_run(
         recipe=recipe,
         resources=place(layout, study.resources, study.device),
         measure=_measure(study.measure, choice.measure, recipe, steps_per_epoch),
+        checkpoint=study.checkpoint,
         backend=study.backend,
         device=study.device,
     )

@@ -135,6 +135,13 @@ class Measure(Model):
     parity_tolerance: Annotated[float, Field(gt=0)] | None = None
 
 
+class Checkpoint(Model):
+    """When a run saves what it needs to go on: always at a warning signal, and every so many steps if asked."""
+
+    every_steps: PositiveInt | None = None
+    keep: Annotated[int, Field(ge=1, strict=True)] = 2
+
+
 PARITY_TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 2e-2}
 """Largest relative loss difference from the serial fp32 run that still counts as the same computation."""
 
@@ -152,6 +159,7 @@ class Run(Model):
     recipe: Recipe
     resources: Resources
     measure: Measure
+    checkpoint: Checkpoint = Checkpoint()
     backend: Backend = "mpi4py"
     device: Literal["auto", "cpu", "cuda"] = "auto"
 

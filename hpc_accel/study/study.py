@@ -11,6 +11,7 @@ from hpc_accel.errors import ConfigError
 from hpc_accel.study.schema import (
     NAME,
     Backend,
+    Checkpoint,
     Model,
     Objective,
     Optimizer,
@@ -100,6 +101,7 @@ class Study(Model):
     objective: Objective = "time"
     search: SearchChoice = SearchChoice()
     measure: MeasureChoice = MeasureChoice()
+    checkpoint: Checkpoint = Checkpoint()
     site: str = "local"
     same_allocation: bool = False
     """All runs in turn on the same nodes, in one Slurm job: fair to compare; kind to the queue when runs are short."""

@@ -17,9 +17,11 @@ from hpc_accel.errors import DataError
 
 
 class ShareSampler(Sampler[list[int]]):
-    """Endless sample indices of one data-parallel rank's share, one list a step."""
+    """Endless sample indices of one data-parallel rank's share, one list a step, from step `first_step` on."""
 
-    def __init__(self, num_samples: int, global_batch_size: int, dp: int, dp_rank: int, seed: int) -> None:
+    def __init__(
+        self, num_samples: int, global_batch_size: int, dp: int, dp_rank: int, seed: int, first_step: int = 0
+    ) -> None:
         if global_batch_size > num_samples:
             raise DataError(
                 f"{num_samples} samples for a global batch of {global_batch_size}",
@@ -31,16 +33,17 @@ class ShareSampler(Sampler[list[int]]):
         self.share = global_batch_size // dp
         self.start = dp_rank * self.share
         self.seed = seed
+        self.first_step = first_step
 
     def __iter__(self) -> Iterator[list[int]]:
-        epoch = 0
+        epoch, first_batch = divmod(self.first_step, self.num_samples // self.global_batch_size)
         while True:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             order = torch.randperm(self.num_samples, generator=generator)
-            for batch in range(self.num_samples // self.global_batch_size):
+            for batch in range(first_batch, self.num_samples // self.global_batch_size):
                 begin = batch * self.global_batch_size + self.start
                 yield order[begin : begin + self.share].tolist()
-            epoch += 1
+            epoch, first_batch = epoch + 1, 0
 
     @property
     def samples_dropped_per_epoch(self) -> int:

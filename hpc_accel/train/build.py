@@ -17,10 +17,10 @@ from hpc_accel.train.step import MicroBatchLoss, Stepper
 from hpc_accel.workloads.workload import Workload
 
 
-def make_sampler(run: Run, workload: Workload, dp: int, dp_rank: int) -> ShareSampler:
+def make_sampler(run: Run, workload: Workload, dp: int, dp_rank: int, first_step: int = 0) -> ShareSampler:
     """Sample order of one data-parallel rank; the same global batches whatever `dp`."""
     dataset: Any = workload.dataset
-    return ShareSampler(len(dataset), run.workload.global_batch_size, dp, dp_rank, run.seed)
+    return ShareSampler(len(dataset), run.workload.global_batch_size, dp, dp_rank, run.seed, first_step)
 
 
 def make_stepper(
@@ -31,8 +31,12 @@ def make_stepper(
     *,
     precision: Precision,
     split: tuple[int, ...] | None,
+    first_step: int = 0,
 ) -> Stepper:
-    """Model, loss, optimizer and data of `run` under `place.layout` and `precision`. Collective over the layout."""
+    """Model, loss, optimizer and data of `run` under `place.layout` and `precision`. Collective over the layout.
+
+    The first batch is that of `first_step`.
+    """
     layout = place.layout
     loss = MicroBatchLoss(workload.loss, layout.accumulation_steps, make_scaler(precision, device))
     model = parallelize(workload, split, place, device, loss=loss, autocast_dtype=AUTOCAST[precision])
@@ -42,6 +46,6 @@ def make_stepper(
         model=model,
         loss=loss,
         optimizer=make_optimizer(run.workload.optimizer, model.parameters),
-        batches=share_loader(workload.dataset, make_sampler(run, workload, layout.dp, place.dp_rank)),
+        batches=share_loader(workload.dataset, make_sampler(run, workload, layout.dp, place.dp_rank, first_step)),
         clock=make_clock(device),
     )

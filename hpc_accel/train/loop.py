@@ -1,33 +1,36 @@
-"""Warm-up, timed steps inside one energy window, then parity: what one rank sees of its run. Collective throughout.
+"""Warm-up, timed steps inside energy windows, then parity: what one rank sees of its run. Collective throughout.
 
-Nothing is evaluated between the steps: communication events are kept as they come and looked at afterwards.
+Between checkpoints the timed steps are one window; saving happens between windows, so neither time nor energy of the
+steps contains it. A warning signal ends the loop with a checkpoint that the next attempt goes on from.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from hpc_accel.errors import InputOutputError, RetryableError
 from hpc_accel.measure import clock, memory, stragglers, trace
 from hpc_accel.measure.energy import EnergyMeter
-from hpc_accel.measure.phases import exposed_ns
+from hpc_accel.measure.energy.joined import joined
 from hpc_accel.mpi import timeline
+from hpc_accel.train import faults
+from hpc_accel.train.clock import Span
 from hpc_accel.train.parity import serial_losses
+from hpc_accel.train.rows import Rows, busy_ms
 from hpc_accel.train.session import Session
-from hpc_accel.train.step import StepResult
+from hpc_accel.train.state import tensors_of, values_of
+from hpc_accel.train.stop import StopRequest
 
 NUM_TRACED_STEPS = 5
 """The last steps, drawn whole in trace.json; every step is in steps.parquet."""
 SAMPLE_HZ = 10.0
 """How often power is sampled; a full buffer of samples thins itself."""
-
-Seen = list[tuple[StepResult, list[Any] | None]]
-"""Steps in order, each with its communication events; None where the backend reports none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,68 +43,149 @@ class Observations:
     peak_memory_bytes: int | None
     first_step_ms: float
     straggler: dict[str, Any]
-    notes: dict[str, str] = field(default_factory=dict)
+    checkpoints: dict[str, Any]
+    notes: dict[str, str]
 
 
 def train(session: Session, progress: Callable[[int, int], None]) -> Observations:
-    """Run the session's steps. `progress(done, total)` is called on every rank after each step."""
+    """Run the session's steps. `progress(done, total)` is called on every rank after each step.
+
+    Raises RetryableError on all ranks after a warning signal, when the checkpoint to go on from is saved.
+    """
     comm, directory = session.comm, session.directory
     base = clock.synchronise(comm)
     with EnergyMeter(comm, sample_hz=SAMPLE_HZ) as meter:
-        memory.reset_peak(session.device)
-        seen, energy, first_step_ms = _run_steps(session, meter, progress)
-        peak_memory_bytes = memory.peak_bytes(session.device)
+        steps = _Steps(session, meter, progress)
+        steps.run()
+        peak_memory_bytes = steps.peak_memory_bytes()
         timebase = clock.Timebase(first=base, last=clock.synchronise(comm))
-        rows = [_row(session, index, result, events) for index, (result, events) in enumerate(seen)]
+        rows = steps.rows.all()
         notes = {"energy.parquet": meter.write_samples(directory / "energy.parquet", timebase)}
-        traced = seen[-NUM_TRACED_STEPS:]
-        spans = [span for result, _ in traced for span in (result.step, *result.phases)]
-        events = [event for _, events in traced for event in events or []]
+        traced = steps.rows.seen[-NUM_TRACED_STEPS:]
+        spans = [span for _, _, result, _ in traced for span in (result.step, *result.phases)]
+        spans += [span for span in steps.saves if span.start_ns >= spans[0].start_ns]
+        events = [event for *_, events in traced for event in events or []]
         notes["trace.json"] = trace.write(directory / "trace.json", comm, spans, events, meter.power_series(), timebase)
-    straggler = stragglers.slowest(comm, float(np.median([_busy_ms(row) for row in rows])))
+    straggler = stragglers.slowest(comm, float(np.median([busy_ms(row) for row in rows])))
     reference = serial_losses(session.run, session.device) if session.rank == 0 else None
     quiet_barrier(comm)
     return Observations(
         rows=rows,
-        energy=energy,
+        energy=joined(steps.windows),
         reference_losses=reference,
         peak_memory_bytes=peak_memory_bytes,
-        first_step_ms=first_step_ms,
+        first_step_ms=steps.rows.seen[0][2].step.duration_ns / 1e6,
         straggler=straggler,
+        checkpoints=steps.told(),
         notes={name: why for name, why in notes.items() if why},
     )
 
 
-def _run_steps(
-    session: Session, meter: EnergyMeter, progress: Callable[[int, int], None]
-) -> tuple[Seen, dict[str, Any], float]:
-    """All steps in order, the energy of the timed ones, and how long the first one took."""
-    measure, seen = session.run.measure, []
-    total = measure.warmup_steps + measure.steps
-    instrumented = session.run.backend == "mpi4py"
-    if instrumented:
-        timeline.enable()
+class _Steps:
+    """The steps of this attempt: from where an earlier one stopped, if one did."""
 
-    def run_step(index: int) -> None:
-        result = session.stepper.step()
-        seen.append((result, timeline.drain() if instrumented else None))
-        progress(index + 1, total)
+    def __init__(self, session: Session, meter: EnergyMeter, progress: Callable[[int, int], None]) -> None:
+        self.session = session
+        self.meter = meter
+        self.progress = progress
+        earlier = session.earlier
+        self.rows = Rows(session.run, session.rank, earlier["rows"])
+        self.windows: list[dict[str, Any]] = list(earlier["windows"])
+        self.saves: list[Span] = []
+        self._stop = StopRequest(session.comm)
+        self._earlier_peak_bytes: int | None = earlier["peak_memory_bytes"]
+        self._notes = list(earlier["notes"])
+        self._done = session.first_step
 
-    for index in range(measure.warmup_steps):
-        run_step(index)
-    with meter.window("timed") as window:
-        for index in range(measure.warmup_steps, total):
-            run_step(index)
-        if session.device.type == "cuda":
-            torch.cuda.synchronize(session.device)
-    if instrumented:
-        timeline.disable()
-    return seen, window.result, seen[0][0].step.duration_ns / 1e6
+    def run(self) -> None:
+        """All steps that are left."""
+        session, measure = self.session, self.session.run.measure
+        total = measure.warmup_steps + measure.steps
+        # A new process is cold again. At least one step is left to be timed, or the attempt would measure nothing.
+        warm = max(measure.warmup_steps, min(self._done + measure.warmup_steps, total - 1))
+        instrumented = session.run.backend == "mpi4py"
+        if instrumented:
+            timeline.enable()
+        memory.reset_peak(session.device)
+        if self._advance(warm, instrumented, warmup=True):
+            self._save(stopping=True)
+        self._stop.pace(self._step_s())
+        while self._done < total:
+            with self.meter.window("timed") as window:
+                stopping = self._advance(self._next_pause(total), instrumented, warmup=False)
+                if session.device.type == "cuda":
+                    torch.cuda.synchronize(session.device)
+            self.windows.append(window.result)
+            if self._done < total:
+                self._save(stopping=stopping)
+        self._stop.close()
+        if instrumented:
+            timeline.disable()
 
+    def _advance(self, until: int, instrumented: bool, *, warmup: bool) -> bool:
+        """Steps up to `until`; true if the ranks agreed to stop before the run's last step."""
+        session, measure = self.session, self.session.run.measure
+        total = measure.warmup_steps + measure.steps
+        while self._done < until:
+            faults.reach("step", session.rank, self._done)
+            result = session.stepper.step()
+            self.rows.add(self._done, warmup, result, timeline.drain() if instrumented else None)
+            self._done += 1
+            self.progress(self._done, total)
+            if self._stop.agreed() and self._done < total:
+                return True
+        return False
 
-def _busy_ms(row: dict[str, Any]) -> float:
-    """What the rank computed in a step, without its waiting."""
-    return sum(row[f"{name}_ns"] for name in ("data", "forward", "backward", "optimizer")) / 1e6
+    def _next_pause(self, total: int) -> int:
+        every = self.session.run.checkpoint.every_steps
+        return total if every is None else min(total, (self._done // every + 1) * every)
+
+    def _step_s(self) -> float:
+        """A typical step so far, for the pace of checks; the first one is too long to count."""
+        seen = self.rows.seen
+        return seen[-1][2].step.duration_ns / 1e9 if len(seen) > 1 else 1.0
+
+    def _save(self, *, stopping: bool) -> None:
+        session, began = self.session, time.perf_counter_ns()
+        values = {
+            **values_of(session.stepper),
+            "rows": self.rows.all(),
+            "windows": self.windows,
+            "peak_memory_bytes": self.peak_memory_bytes(),
+            "attempt": session.attempt,
+            "notes": self._notes,
+        }
+        reason = session.checkpoints.save(self._done, tensors_of(session.stepper), values)
+        self.saves.append(Span("checkpoint", began, time.perf_counter_ns()))
+        if reason:
+            self._notes.append(f"no checkpoint after step {self._done}: {reason}")
+        if stopping and reason:
+            raise InputOutputError(
+                f"checkpoint after step {self._done}: {reason}",
+                "a run that is asked to stop saves where it is",
+                "make room in the results directory; an earlier checkpoint, if there is one, is still whole",
+            )
+        if stopping:
+            raise RetryableError(
+                f"asked to stop: saved after step {self._done}",
+                "a run that gets SIGUSR1 saves a checkpoint and ends",
+                "start it again: it goes on from there",
+            )
+
+    def peak_memory_bytes(self) -> int | None:
+        """The highest of all attempts."""
+        peaks = (memory.peak_bytes(self.session.device), self._earlier_peak_bytes)
+        return max((peak for peak in peaks if peak is not None), default=None)
+
+    def told(self) -> dict[str, Any]:
+        """The `checkpoints` object of summary.json."""
+        return {
+            "num_saved": len(self.saves) - sum(note.startswith("no checkpoint") for note in self._notes),
+            "save_ms": [span.duration_ns / 1e6 for span in self.saves],
+            "resumed_from_step": self.session.first_step or None,
+            "attempts": self.session.attempt,
+            "notes": self._notes,
+        }
 
 
 def quiet_barrier(comm: Any, poll_s: float = 0.01) -> None:
@@ -109,28 +193,3 @@ def quiet_barrier(comm: Any, poll_s: float = 0.01) -> None:
     request = comm.Ibarrier()
     while not request.Test():
         time.sleep(poll_s)
-
-
-def _row(session: Session, index: int, result: StepResult, events: list[Any] | None) -> dict[str, Any]:
-    """One row of steps.parquet. Communication a rank waited for is taken out of the phase it waited in."""
-    durations: dict[str, int] = {"data": 0, "forward": 0, "backward": 0, "optimizer": 0}
-    exposed = 0
-    for span in result.phases:
-        waited = 0
-        if events is not None:
-            waited = exposed_ns(events, span.start_ns, span.end_ns).collective_ns
-        durations[span.name] += span.duration_ns - waited
-        exposed += waited
-    pipeline_wait = None
-    if events is not None and session.run.layout.pp > 1:
-        pipeline_wait = exposed_ns(events, result.step.start_ns, result.step.end_ns).point_to_point_ns
-    return {
-        "step": index,
-        "rank": session.rank,
-        "warmup": index < session.run.measure.warmup_steps,
-        "step_ns": result.step.duration_ns,
-        **{f"{name}_ns": value for name, value in durations.items()},
-        "comm_exposed_ns": exposed if events is not None else None,
-        "pipeline_wait_ns": pipeline_wait,
-        "loss": result.loss,
-    }

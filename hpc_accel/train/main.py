@@ -13,12 +13,13 @@ import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
-from hpc_accel.errors import CannotCreateError, ConfigError, HpcAccelError, NonFiniteError
+from hpc_accel.errors import CannotCreateError, ConfigError, HpcAccelError, NonFiniteError, RetryableError
 from hpc_accel.study.schema import Run
+from hpc_accel.train import stop
 
 
 def read_run(path: Path) -> Run:
@@ -41,6 +42,7 @@ def read_run(path: Path) -> Run:
 
 def run_training(path: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> dict[str, Any] | None:
     """Train the run at `path` and write its record beside it. Rank 0 gets the summary, the others None."""
+    stop.listen()
     began, started_utc = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     run, directory = read_run(path), path.resolve().parent
     try:
@@ -50,17 +52,43 @@ def run_training(path: Path, progress: Callable[[int, int], None] = lambda done,
 
         _check_writable(directory)
         session = open_session(run, directory, (time.perf_counter() - began) * 1e3)
-        seen = train(session, progress)
+        if session.rank == 0:
+            stop.announce(directory)
+        try:
+            seen = train(session, progress)
+        except RetryableError as error:
+            _leave(session.rank, error)
         summary = write_record(session, seen, started_utc)
+        session.checkpoints.discard()
         import hpc_accel.mpi
 
         hpc_accel.mpi.shutdown()
+    except _Left as left:
+        raise SystemExit(left.exit_code) from None
     except BaseException as error:
         fail(directory, error)
         raise
     if summary is not None and summary["error"] and summary["error"]["kind"] == "non-finite loss":
         raise NonFiniteError(summary["error"]["message"], "losses are finite", summary["error"]["remedy"])
     return summary
+
+
+class _Left(Exception):
+    """All ranks have ended together, in good order, with this exit code."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
+def _leave(rank: int, error: RetryableError) -> NoReturn:
+    """End all ranks after their checkpoint. Nobody is aborted: every rank comes here after the same step."""
+    import hpc_accel.mpi
+
+    if rank == 0:
+        sys.stderr.write(f"{error}\n")
+    hpc_accel.mpi.shutdown()
+    raise _Left(error.exit_code)
 
 
 def fail(directory: Path, error: BaseException) -> None:

@@ -84,11 +84,11 @@ def summarise(
         "split": list(session.split) if session.split else None,
         "started_utc": started_utc,
         "ended_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "attempt": int(os.environ.get("SLURM_RESTART_COUNT", "0")) + 1,
+        "attempt": session.attempt,
         "job_id": os.environ.get("SLURM_JOB_ID"),
         "steps": {
             "num_warmup": run.measure.warmup_steps,
-            "num_timed": run.measure.steps,
+            "num_timed": timed["step"].n_unique(),
             "global_batch_size": run.workload.global_batch_size,
             "samples_dropped_per_epoch": session.samples_dropped_per_epoch,
         },
@@ -102,6 +102,7 @@ def summarise(
         "peak_memory_scope": f"largest rank, {memory.scope(session.device)}",
         "energy": seen.energy,
         "straggler": seen.straggler,
+        "checkpoints": seen.checkpoints,
         "notes": seen.notes,
         "losses": {
             "first": [_finite(value) for value in losses[: run.measure.parity_steps]],

@@ -15,6 +15,8 @@ from hpc_accel.parallel.mesh import Place, make_place
 from hpc_accel.parallel.split import automatic_split
 from hpc_accel.study.schema import Run
 from hpc_accel.train.build import make_sampler, make_stepper
+from hpc_accel.train.checkpoint import Checkpoint, Checkpoints
+from hpc_accel.train.state import restore
 from hpc_accel.train.step import Stepper
 from hpc_accel.train.threads import threads_per_rank
 from hpc_accel.workloads import entry
@@ -23,7 +25,10 @@ from hpc_accel.workloads.workload import Workload
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """A run, set up on this rank."""
+    """A run, set up on this rank: at its beginning, or where the checkpoint `first_step` comes from left it.
+
+    `earlier` is what earlier attempts measured on this rank: rows, windows, peak_memory_bytes, notes.
+    """
 
     run: Run
     directory: Path
@@ -36,12 +41,19 @@ class Session:
     split: tuple[int, ...] | None
     place: Place
     stepper: Stepper
+    checkpoints: Checkpoints
+    first_step: int
+    attempt: int
+    earlier: dict[str, Any]
     samples_dropped_per_epoch: int
     startup_ms: dict[str, float]
 
 
 def open_session(run: Run, directory: Path, import_ms: float) -> Session:
-    """Set up `run` on this rank. Collective over all ranks; raises ConfigError when the launch does not fit."""
+    """Set up `run` on this rank. Collective over all ranks.
+
+    Raises ConfigError when the launch does not fit, DataError when there are checkpoints and all are broken.
+    """
     began = time.perf_counter()
     world = hpc_accel.mpi.init(run.backend, expected_size=run.layout.num_ranks)
     from mpi4py import MPI
@@ -53,7 +65,13 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
     workload = entry.build(run.workload, run.seed)
     split = stage_sizes(run, workload)
     place = make_place(run.layout, world.rank, device.type)
-    stepper = make_stepper(run, workload, place, device, precision=run.recipe.precision, split=split)
+    checkpoints = Checkpoints(run, directory, MPI.COMM_WORLD, place)
+    found = checkpoints.load()
+    first_step = found.step if found else 0
+    precision = run.recipe.precision
+    stepper = make_stepper(run, workload, place, device, precision=precision, split=split, first_step=first_step)
+    if found:
+        restore(stepper, found.tensors, found.values)
     built = time.perf_counter()
     return Session(
         run=run,
@@ -67,6 +85,10 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
         split=split,
         place=place,
         stepper=stepper,
+        checkpoints=checkpoints,
+        first_step=first_step,
+        attempt=found.values["attempt"] + 1 if found else 1,
+        earlier=_earlier(found),
         samples_dropped_per_epoch=make_sampler(run, workload, 1, 0).samples_dropped_per_epoch,
         startup_ms={
             "import": import_ms,
@@ -74,6 +96,13 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
             "model_build": (built - mpi_done) * 1e3,
         },
     )
+
+
+def _earlier(found: Checkpoint | None) -> dict[str, Any]:
+    if found is None:
+        return {"rows": [], "windows": [], "peak_memory_bytes": None, "notes": []}
+    kept = {key: found.values[key] for key in ("rows", "windows", "peak_memory_bytes")}
+    return kept | {"notes": [*found.values["notes"], *found.notes]}
 
 
 def stage_sizes(run: Run, workload: Workload) -> tuple[int, ...] | None:

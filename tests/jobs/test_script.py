@@ -93,7 +93,7 @@ def test_failure_is_recorded_with_its_remedy(bench: Bench, body: str, code: int)
 
 def signalled(bench: Bench, body: str, *signals: int, slurm=None, **site) -> int:
     """The script's exit code when it gets `signals` 50 ms apart after its ranks have started."""
-    bench.mpirun(f'touch "{bench.directory}/ready"; {body}')
+    bench.mpirun(f"{body.replace('for _', f'touch {bench.directory}/ready; for _', 1)}")
     process = bench.start(slurm=slurm, **site)
     end = time.monotonic() + 30
     while not (bench.directory / "ready").exists() and time.monotonic() < end:
@@ -111,7 +111,7 @@ def signalled(bench: Bench, body: str, *signals: int, slurm=None, **site) -> int
 
 SAVE_ON_USR1 = f"""save() {{ step=step-5; {CHECKPOINT}; sleep 0.3; exit 75; }}
 trap 'save "$last"' USR1
-{LAST}; for _ in $(seq 200); do sleep 0.1; done"""
+{LAST}; touch "$here/.ready"; for _ in $(seq 200); do sleep 0.1; done"""
 
 
 @pytest.mark.parametrize("signals", [[signal.SIGUSR1], [signal.SIGUSR1, signal.SIGUSR1]])
@@ -121,6 +121,14 @@ def test_warning_reaches_the_ranks_before_they_end(bench: Bench, signals):
     assert time.monotonic() - started < 15
     assert bench.summary()["status"] == "preempted"
     assert json.loads((bench.run_dir / "job.json").read_text())["progress"] == "step-5"
+
+
+def test_warning_before_the_ranks_listen_is_kept_for_them(bench: Bench):
+    """Without a handler the signal would end them: they find a file instead, as soon as they are ready."""
+    body = f"""trap "exit 138" USR1; {LAST}; for _ in 1 2 3 4 5 6 7 8 9 10; do sleep 0.1; done
+touch "$here/.ready"; [[ -e $here/.stop ]] && {{ step=step-0; {CHECKPOINT}; exit 75; }}; exit 1"""
+    assert signalled(bench, body, signal.SIGUSR1, scheduler="none") == 75
+    assert bench.summary()["status"] == "preempted"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

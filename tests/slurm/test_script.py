@@ -6,36 +6,32 @@ import json
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from hpc_accel.jobs import accounting
 from hpc_accel.jobs.inspect import compare_site, draft_site
 from hpc_accel.jobs.script import render_pack
 from hpc_accel.jobs.site import load_site
+from hpc_accel.study.schema import Measure, Run, Workload
 
-from .conftest import BIN, CONF, ROOT, Cluster, make_run, read
+from .conftest import BIN, CONF, ENDED, ROOT, Cluster, make_run, read
 
 SAME_IN_ALL_WAYS = ("run_id", "study", "site", "status", "device", "num_nodes", "num_ranks", "hosts", "steps", "losses")
-# Waits for its warning; on the second attempt it is done.
-RESUMES = """
-import json, signal, sys, time
+# Slow as long as the file `slow` is there, so that the warning finds the run under way and the rest of it is quick.
+SLOW_MODEL = """
+import time
 from pathlib import Path
-from mpi4py import MPI
-here = Path(sys.argv[2]).parent
-told = []
-signal.signal(signal.SIGUSR1, lambda *_: told.append(1))
-done = (here / "checkpoints/latest").exists()
-print("attempt", "two" if done else "one", MPI.COMM_WORLD.size, flush=True)
-(here / "ready").touch()
-while not done and not MPI.COMM_WORLD.allreduce(len(told), MPI.MAX):
-    time.sleep(0.1)
-if MPI.COMM_WORLD.rank == 0:
-    (here / "checkpoints").mkdir(exist_ok=True)
-    (here / "checkpoints/latest").write_text("step-5")
-    if done:
-        (here / "summary.json").write_text(json.dumps({"status": "completed"}))
-MPI.COMM_WORLD.Barrier()
-sys.exit(0 if done else 75)
+import torch
+from torch import nn
+slow = Path(__file__).with_name("slow")
+class Data(torch.utils.data.Dataset):
+    def __len__(self): return 64
+    def __getitem__(self, index):
+        if index % 8 == 0 and slow.exists(): time.sleep(0.2)
+        return torch.randn(4, generator=torch.Generator().manual_seed(index)), torch.ones(1)
+def build():
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)), nn.functional.mse_loss, Data()
 """
 NOTES_SIZE = """
 import json, sys
@@ -92,6 +88,32 @@ def test_wrong_allocation_is_refused(cluster: Cluster, options: list[str]):
     assert not (run_dir / "summary.json").exists()
 
 
+# The driver alone is pretended: one GPU, the same for every rank, as when all are bound to the first.
+SAME_GPU = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+import torch
+torch.cuda.is_available = lambda: True
+torch.cuda.device_count = lambda: 1
+torch.cuda.set_device = lambda device: None
+torch.cuda.get_device_properties = lambda device: SimpleNamespace(uuid="GPU-0")
+from hpc_accel.cli import main
+main()
+"""
+
+
+def test_two_ranks_on_one_gpu_are_refused(cluster: Cluster):
+    run = make_run(1, 2, gpus_per_node=2).model_copy(update={"run_id": "", "device": "auto"})
+    run_dir = cluster.prepare(Run.model_validate(run.model_dump()), program=SAME_GPU)
+    facts = cluster.wait(cluster.submit(run_dir / "job.sbatch"))
+    log = (run_dir / "log.txt").read_text()
+    assert (facts["JobState"], facts["ExitCode"]) == ("FAILED", "78:0"), log
+    assert "2 ranks see 1 different GPU(s)" in log
+    assert "request GPUs per node" in log
+    assert read(run_dir)["status"] == "failed"
+
+
 def test_singletons_are_refused(cluster: Cluster):
     """srun with a process manager that MPI does not know starts every rank as rank 0 of 1, with exit code 0."""
     run_dir = cluster.prepare(make_run(2, 1), launcher="srun --mpi=pmi2")
@@ -119,17 +141,40 @@ def test_names_and_paths_with_spaces_and_quotes(cluster: Cluster):
     assert not list(cluster.directory.rglob("canary"))
 
 
-def test_warning_checkpoint_requeue_and_resume(cluster: Cluster):
-    """Slurm's own warning before the time limit, not one of ours."""
-    run_dir = cluster.prepare(make_run(2, 1, time_limit_min=2), program=RESUMES)
+def test_warning_checkpoint_requeue_and_exact_resume(cluster: Cluster):
+    """Slurm's own warning before the time limit, not one of ours; the run then goes on to the same losses."""
+    (cluster.directory / "slow_model.py").write_text(SLOW_MODEL)
+    (cluster.directory / "slow").touch()
+    run = make_run(2, 1, time_limit_min=2)
+    workload = Workload(name="slow", entry="slow_model:build", global_batch_size=16)
+    layout = run.layout.model_copy(update={"micro_batch_size": 8})
+    measure = Measure(warmup_steps=1, steps=900, parity_steps=2, parity_tolerance=1e-4)
+    run = Run.model_validate(
+        run.model_dump(exclude={"run_id"}) | {"workload": workload, "layout": layout, "measure": measure}
+    )
+    run_dir = cluster.prepare(run)
     job_id = cluster.submit(run_dir / "job.sbatch")
     wait_for_restart(cluster, job_id)
+    (cluster.directory / "slow").unlink()
     cluster.start_now(job_id)
-    facts = cluster.wait(job_id)
-    assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1")
-    log = (run_dir / "log.txt").read_text()
-    assert log.count("attempt one 2") == 2 and log.count("attempt two 2") == 2, "the first attempt's log is kept"
-    assert read(run_dir)["status"] == "completed"
+    log = run_dir / "log.txt"
+    while (facts := cluster.wait(job_id, states=ENDED | {"PENDING"}))["JobState"] == "PENDING":
+        cluster.start_now(job_id)  # Slurm may warn a minute early, which can be during a second attempt too
+    assert facts["JobState"] == "COMPLETED", log.read_text()
+    summary = read(run_dir)
+    assert summary["status"] == "completed"
+    assert summary["attempt"] == int(facts["Restarts"]) + 1 >= 2
+    assert 0 < summary["checkpoints"]["resumed_from_step"] < 901
+    assert "asked to stop: saved after step" in log.read_text(), "the first attempt's log is kept"
+    whole = cluster.prepare(run, "whole")
+    facts = cluster.wait(cluster.submit(whole / "job.sbatch"))
+    assert facts["JobState"] == "COMPLETED", (whole / "log.txt").read_text()
+    assert losses(whole) == losses(run_dir)
+    assert read(whole)["checkpoints"]["resumed_from_step"] is None
+
+
+def losses(run_dir: Path) -> list[tuple[int, int, float]]:
+    return pl.read_parquet(run_dir / "steps.parquet").select("step", "rank", "loss").sort("step", "rank").rows()
 
 
 def wait_for_restart(cluster: Cluster, job_id: str) -> None:

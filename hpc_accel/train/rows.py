@@ -1,0 +1,61 @@
+"""Steps as rows of steps.parquet: what one rank did in each, with communication taken out of what it interrupted.
+
+A step is only kept as it happens and looked at when rows are asked for, which nobody does while steps are timed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hpc_accel.measure.phases import exposed_ns
+from hpc_accel.study.schema import Run
+from hpc_accel.train.step import StepResult
+
+
+class Rows:
+    """The rows of one rank, those of earlier attempts first."""
+
+    def __init__(self, run: Run, rank: int, earlier: list[dict[str, Any]]) -> None:
+        self._run = run
+        self._rank = rank
+        self._rows = list(earlier)
+        self._num_earlier = len(earlier)
+        self.seen: list[tuple[int, bool, StepResult, list[Any] | None]] = []
+
+    def add(self, step: int, warmup: bool, result: StepResult, events: list[Any] | None) -> None:
+        """Keep a step. `events` are its communication events, None where the backend reports none."""
+        self.seen.append((step, warmup, result, events))
+
+    def all(self) -> list[dict[str, Any]]:
+        """Every row so far."""
+        for step, warmup, result, events in self.seen[len(self._rows) - self._num_earlier :]:
+            self._rows.append(self._row(step, warmup, result, events))
+        return self._rows
+
+    def _row(self, step: int, warmup: bool, result: StepResult, events: list[Any] | None) -> dict[str, Any]:
+        durations: dict[str, int] = {"data": 0, "forward": 0, "backward": 0, "optimizer": 0}
+        exposed = 0
+        for span in result.phases:
+            waited = 0
+            if events is not None:
+                waited = exposed_ns(events, span.start_ns, span.end_ns).collective_ns
+            durations[span.name] += span.duration_ns - waited
+            exposed += waited
+        pipeline_wait = None
+        if events is not None and self._run.layout.pp > 1:
+            pipeline_wait = exposed_ns(events, result.step.start_ns, result.step.end_ns).point_to_point_ns
+        return {
+            "step": step,
+            "rank": self._rank,
+            "warmup": warmup,
+            "step_ns": result.step.duration_ns,
+            **{f"{name}_ns": value for name, value in durations.items()},
+            "comm_exposed_ns": exposed if events is not None else None,
+            "pipeline_wait_ns": pipeline_wait,
+            "loss": result.loss,
+        }
+
+
+def busy_ms(row: dict[str, Any]) -> float:
+    """What the rank computed in a step, without its waiting."""
+    return sum(row[f"{name}_ns"] for name in ("data", "forward", "backward", "optimizer")) / 1e6

@@ -1,0 +1,220 @@
+"""A run that was stopped or killed goes on as if nothing had happened, and only from a checkpoint that is whole."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import polars as pl
+import pytest
+import torch
+
+from hpc_accel.errors import DataError
+from hpc_accel.parallel.mesh import Place
+from hpc_accel.study.schema import Run
+from hpc_accel.train.checkpoint import Checkpoints
+from tests.mpirun import ROOT, check, mpirun
+from tests.train.test_layouts import LM, SCRIPT, write_runs
+
+TESTING = {"HPC_ACCEL_TESTING": "1"}
+LONG = {"warmup_steps": 2, "steps": 28, "parity_steps": 1}
+
+
+def losses(directory):
+    steps = pl.read_parquet(directory / "steps.parquet")
+    return steps.select("step", "rank", "loss").sort("step", "rank").rows()
+
+
+def summary_of(directory):
+    return json.loads((directory / "summary.json").read_text())
+
+
+@pytest.mark.mpi
+def test_warned_runs_go_on_bit_for_bit(tmp_path):
+    """Data parallel with a loss scale and Adam's state, tensor parallel, a pipeline."""
+    adam = {**LM, "optimizer": {"name": "adamw", "learning_rate": 0.001}}
+    short = {"measure": {"warmup_steps": 2, "steps": 12, "parity_steps": 1}}
+    paths = write_runs(tmp_path, adam, [{"dp": 2, "accumulation_steps": 2}], ("fp16",), **short)
+    paths += write_runs(tmp_path, {"name": "digits"}, [{"tp": 2}, {"pp": 2, "accumulation_steps": 4}], **short)
+    check(mpirun(2, [ROOT / "tests/train/resume.py", *paths], 200, **TESTING))
+    for path in paths:
+        whole, broken = path.parent, path.parent.with_name(path.parent.name + "-broken")
+        assert losses(whole) == losses(broken)
+        summary = summary_of(broken)
+        assert summary["attempt"] == 2
+        stopped = summary["checkpoints"]["resumed_from_step"]
+        assert 7 < stopped <= 14
+        warm = pl.read_parquet(broken / "steps.parquet").filter(pl.col("warmup"))["step"].unique().sort().to_list()
+        assert warm == [0, 1, stopped, stopped + 1][: 2 + min(2, 14 - 1 - stopped)], "a new process is cold again"
+        assert summary["steps"]["num_timed"] == 14 - len(warm)
+        assert not (broken / "checkpoints").exists(), "a run that is done is not continued"
+
+
+@pytest.mark.mpi
+def test_killed_rank_ends_all_and_the_run_goes_on(tmp_path):
+    [path] = write_runs(tmp_path, {"name": "digits"}, [{"dp": 2}], measure=LONG, checkpoint={"every_steps": 10})
+    whole = tmp_path / "whole" / "run.json"
+    whole.parent.mkdir()
+    shutil.copy(path, whole)
+    started = time.monotonic()
+    done = mpirun(2, [SCRIPT, path], 60, HPC_ACCEL_FAULT="kill@1:25", **TESTING)
+    assert done.returncode not in (0, 124), done.stdout
+    assert time.monotonic() - started < 40
+    left = subprocess.run(["pgrep", "-f", str(path)], capture_output=True, text=True, check=False).stdout
+    assert not left, "no orphan"
+    assert not (path.parent / "summary.json").exists()
+    assert (path.parent / "checkpoints/latest").read_text() == "step-000020\n"
+    check(mpirun(2, [SCRIPT, path, whole], 90))
+    assert summary_of(path.parent)["checkpoints"]["resumed_from_step"] == 20
+    assert losses(path.parent) == losses(whole.parent)
+    told = summary_of(whole.parent)["checkpoints"]
+    assert told["num_saved"] == 2
+    assert min(told["save_ms"]) > 0
+    assert told["resumed_from_step"] is None
+
+
+class Alone:
+    """A communicator of one rank, for what files must look like."""
+
+    def Get_rank(self):
+        return 0
+
+    def bcast(self, value):
+        return value
+
+    def allgather(self, value):
+        return [value]
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    [path] = write_runs(tmp_path, {"name": "mlp"}, [{"dp": 1}])
+    run = Run.model_validate_json(path.read_bytes())
+    place = Place(layout=run.layout, mesh=None, pp_rank=0, dp_rank=0, tp_rank=0)
+    return Checkpoints(run, path.parent, Alone(), place)
+
+
+def save(checkpoints, step):
+    return checkpoints.save(step, {"model.weight": torch.full((4, 3), float(step))}, {"note": step})
+
+
+def loaded_step(checkpoints):
+    found = checkpoints.load()
+    assert torch.equal(found.tensors["model.weight"], torch.full((4, 3), float(found.step)))
+    assert found.values["note"] == found.step
+    return found.step
+
+
+def test_newest_is_loaded_and_old_ones_are_removed(checkpoints):
+    assert checkpoints.load() is None
+    for step in (5, 10, 999_999, 1_000_000):
+        assert save(checkpoints, step) == ""
+    assert loaded_step(checkpoints) == 1_000_000
+    present = sorted(path.name for path in checkpoints.directory.iterdir())
+    assert present == ["latest", "step-1000000", "step-999999"]
+
+
+@pytest.mark.parametrize("point", ["save:write", "save:fsync", "save:rename", "save:latest"])
+def test_crash_while_saving_leaves_one_valid_checkpoint(checkpoints, point, monkeypatch):
+    save(checkpoints, 5)
+    monkeypatch.setenv("HPC_ACCEL_TESTING", "1")
+    monkeypatch.setenv("HPC_ACCEL_FAULT", f"exit@0:10:{point}")
+    assert in_child(lambda: save(checkpoints, 10)) == 0, "the fault ends the process with 0 before it can return"
+    monkeypatch.delenv("HPC_ACCEL_FAULT")
+    found = checkpoints.load()
+    assert found.step == (10 if point == "save:latest" else 5)
+    assert found.notes == ([] if point == "save:latest" else ["step-000010.partial was never completed"])
+    assert save(checkpoints, 15) == ""
+    assert not list(checkpoints.directory.glob("*.partial"))
+
+
+def in_child(action):
+    """The exit code of `action` in a forked process; 3 when it comes back."""
+    child = os.fork()
+    if child == 0:
+        action()
+        os._exit(3)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "empty": lambda path: path.write_bytes(b""),
+    "half": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "nearly whole": lambda path: os.truncate(path, path.stat().st_size - 1),
+    "flipped bit": flip,
+    "missing": lambda path: path.unlink(),
+    "extra": lambda path: shutil.copy(path, path.with_name("part-pp1-tp0.safetensors")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", ["part-pp0-tp0.safetensors", "rank-0.json", "manifest.json"])
+def test_damage_is_refused_and_the_one_before_is_used(checkpoints, damage, name):
+    save(checkpoints, 5)
+    save(checkpoints, 10)
+    DAMAGE[damage](checkpoints.directory / "step-000010" / name)
+    found = checkpoints.load()
+    assert found.step == 5
+    assert found.notes[0].startswith("checkpoint step-000010 refused: ")
+    DAMAGE[damage](checkpoints.directory / "step-000005" / name)
+    with pytest.raises(DataError, match="to start the run from its beginning"):
+        checkpoints.load()
+
+
+def test_another_run_s_checkpoint_is_refused(checkpoints):
+    save(checkpoints, 5)
+    manifest = checkpoints.directory / "step-000005/manifest.json"
+    manifest.write_text(manifest.read_text().replace(checkpoints.run.run_id, "other"))
+    with pytest.raises(DataError, match="belongs to run other"):
+        checkpoints.load()
+
+
+@pytest.mark.parametrize("content", ["garbage\0", "../../etc", "step-000099", None])
+def test_a_bad_pointer_is_told_and_not_followed(checkpoints, content):
+    save(checkpoints, 5)
+    latest = checkpoints.directory / "latest"
+    latest.unlink()
+    if content is not None:
+        latest.write_text(content)
+    found = checkpoints.load()
+    assert found.step == 5
+    assert "the newest one is used" in found.notes[0]
+
+
+def test_full_disk_keeps_the_old_one(checkpoints):
+    """A limit on the size of files stands for a full disk: writing fails in the middle."""
+    save(checkpoints, 5)
+    large = {"model.weight": torch.zeros(100_000)}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+    try:
+        reason = checkpoints.save(10, large, {"note": 10})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert reason.startswith("rank 0: ")
+    assert loaded_step(checkpoints) == 5
+    assert sorted(path.name for path in checkpoints.directory.iterdir()) == ["latest", "step-000005"]
+
+
+def test_a_fault_needs_the_word_testing(checkpoints, monkeypatch):
+    monkeypatch.setenv("HPC_ACCEL_FAULT", "exit@0:10:save:write")
+    monkeypatch.delenv("HPC_ACCEL_TESTING", raising=False)
+    assert in_child(lambda: save(checkpoints, 10)) == 3
+
+
+def test_nothing_of_torch_is_loaded_before_signals_are_heard():
+    """Until the handler stands, a warning would end the process; importing torch takes seconds."""
+    code = "import hpc_accel.train.main, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import datetime
 import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from hpc_accel.jobs.after import read_json, write_json
 from hpc_accel.jobs.failure import MORE_MEMORY, MORE_TIME
+from hpc_accel.measure.energy import slurm as energy
 
 FIELDS = "JobIDRaw,State,ExitCode,Submit,Start,End,ElapsedRaw,NNodes,NodeList,Partition,ConsumedEnergyRaw"
 TIMEOUT_S = 30
@@ -38,7 +40,11 @@ def collect(results: Path) -> dict[str, Any]:
     if not ids:
         return {}
     rows, reason = ask(sorted(set(ids.values())))
-    facts = {run_id: facts_of(rows.get(job_id), reason, jobs[run_id]) for run_id, job_id in ids.items()}
+    sharing = Counter(ids.values())
+    facts = {
+        run_id: facts_of(rows.get(job_id), reason, jobs[run_id], num_runs=sharing[job_id])
+        for run_id, job_id in ids.items()
+    }
     content = {"format": 1, "jobs": facts}
     path = results / "accounting.json"
     if read_json(path) != content:
@@ -73,14 +79,14 @@ def parse(text: str) -> dict[str, list[dict[str, str]]]:
     return jobs
 
 
-def facts_of(rows: list[dict[str, str]] | None, reason: str, job: dict[str, Any]) -> dict[str, Any]:
-    """One job's figures, in this project's units."""
+def facts_of(
+    rows: list[dict[str, str]] | None, reason: str, job: dict[str, Any], *, num_runs: int = 1
+) -> dict[str, Any]:
+    """One job's figures, in this project's units. `num_runs` took turns in it."""
     if not rows:
         return {"job_id": job.get("job_id"), "state": None, "state_reason": reason}
     head = rows[0]
     submit, start = _unix_s(head["Submit"]), _unix_s(head["Start"])
-    energy = max((int(row["ConsumedEnergyRaw"] or 0) for row in rows if row["ConsumedEnergyRaw"].isdigit()), default=0)
-    launched = job.get("launched_unix_s")
     return {
         "job_id": head["JobIDRaw"],
         # sacct writes "CANCELLED by 1000".
@@ -89,16 +95,23 @@ def facts_of(rows: list[dict[str, str]] | None, reason: str, job: dict[str, Any]
         "exit_code": head["ExitCode"],
         "elapsed_s": int(head["ElapsedRaw"]) if head["ElapsedRaw"].isdigit() else None,
         "queued_s": start - submit if start and submit else None,
-        # From the job's start on its nodes to the launch of the ranks: the workflow's own cost per run.
-        "start_to_launch_s": launched - start if launched and start else None,
+        "started_unix_s": start,
+        "num_runs": num_runs,
         "num_nodes": int(head["NNodes"]),
         "node_list": head["NodeList"],
         "partition": head["Partition"],
-        "energy_j": float(energy) if energy else None,
-        "energy_scope": "whole nodes, whole job" if energy else None,
-        # Slurm writes 0 where its energy plugin is off.
-        "energy_reason": None if energy else "Slurm's energy accounting is off (AcctGatherEnergyType)",
+        "energy": _energy(rows, job, num_runs),
     }
+
+
+def _energy(rows: list[dict[str, str]], job: dict[str, Any], num_runs: int) -> dict[str, Any]:
+    """What the nodes used, where the job had them to itself and for one run; null with the reason elsewhere."""
+    lines = "\n".join("|".join(row[key] for key in energy.FIELDS.split(",")) for row in rows)
+    found = energy.job_energy(rows[0]["JobIDRaw"], is_exclusive=job.get("exclusive"), sacct=lambda _job_id: lines)
+    if num_runs == 1 or found["energy_j"] is None:
+        return found
+    reason = f"{num_runs} runs took turns in this job, and its books do not divide them"
+    return {"energy_j": None, "method": "none", "scope": None, "window_s": None, "reason": reason, "remedy": ""}
 
 
 def ended_by_slurm(facts: dict[str, Any]) -> dict[str, str] | None:

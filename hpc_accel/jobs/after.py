@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -110,7 +111,21 @@ def job_facts(arguments: argparse.Namespace) -> dict[str, Any]:
         "launched_unix_s": arguments.launched,
         "ended_unix_s": time.time(),
         "exit_code": arguments.exit_code,
+        "exclusive": had_nodes_to_itself(os.environ.get("SLURM_JOB_ID")),
     }
+
+
+def had_nodes_to_itself(job_id: str | None) -> bool | None:
+    """Whether Slurm gave the job whole nodes; None outside Slurm, or when it does not answer."""
+    if job_id is None:
+        return None
+    command = ["scontrol", "--oneliner", "show", "job", job_id]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = re.search(r"\bOverSubscribe=(\S+)", answer)
+    return found[1] == "NO" if found else None
 
 
 def main() -> int:

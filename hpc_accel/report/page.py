@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from hpc_accel.report import figures, hardware_view, view, wording
+from hpc_accel.report import figures, hardware_view, overhead, view, wording
 from hpc_accel.report.answer import Answer
 from hpc_accel.report.records import StudyRecords
 
@@ -58,6 +58,8 @@ def render(records: StudyRecords, answer: Answer) -> str:
         hardware=hardware_view.rows(records.hardware),
         sensors=hardware_view.sensors(records.hardware),
         provenance=view.provenance(records),
+        jobs=overhead.rows(records),
+        overhead=overhead.words(records),
         not_measured=wording.NOT_MEASURED,
     )
 

@@ -37,6 +37,8 @@ class RunRecord:
     candidate: dict[str, Any]
     run: dict[str, Any]
     summary: dict[str, Any]
+    job: dict[str, Any]  # what its last attempt's script noted
+    accounting: dict[str, Any]  # what Slurm's books say of its job
     problems: tuple[str, ...] = ()
 
     @property
@@ -104,7 +106,9 @@ def load(study_dir: Path) -> StudyRecords:
     candidates = fields.items(plan, "candidates")
     study = fields.text(plan, "study") or fields.clean(study_dir.name)
     chosen = [item for item in candidates if item.get("chosen") is True]
-    loaded = {run.run_id: run for run in (_load_run(study_dir, study, item) for item in chosen)}
+    books, _ = fields.read_json(study_dir / "accounting.json")
+    jobs = fields.mapping(books, "jobs")
+    loaded = {run.run_id: run for run in (_load_run(study_dir, study, item, jobs) for item in chosen)}
     return StudyRecords(
         study=study,
         site=fields.text(plan, "site") or "?",
@@ -120,12 +124,13 @@ def load(study_dir: Path) -> StudyRecords:
     )
 
 
-def _load_run(study_dir: Path, study: str, candidate: dict[str, Any]) -> RunRecord:
+def _load_run(study_dir: Path, study: str, candidate: dict[str, Any], jobs: dict[str, Any]) -> RunRecord:
     run_id = fields.text(candidate, "run_id") or "?"
     layout = layout_label(fields.mapping(candidate, "layout"))
     directory = study_dir / "runs" / run_id
     run: dict[str, Any] = {}
     summary: dict[str, Any] = {}
+    job: dict[str, Any] = {}
     problems: list[str] = []
     # A run_id is a file name; one that is not must not lead out of the study's directory.
     if "/" in run_id or run_id.startswith("."):
@@ -138,6 +143,7 @@ def _load_run(study_dir: Path, study: str, candidate: dict[str, Any]) -> RunReco
             if problem:
                 problems.append(problem)
             run, summary = (content or {}, summary) if name == "run.json" else (run, content or {})
+        job = fields.read_json(directory / "job.json")[0] or {}
     status, remedy = _status(study, summary, problems)
     return RunRecord(
         run_id=run_id,
@@ -150,6 +156,8 @@ def _load_run(study_dir: Path, study: str, candidate: dict[str, Any]) -> RunReco
         candidate=candidate,
         run=run,
         summary=summary,
+        job=job,
+        accounting=fields.mapping(jobs, run_id),
         problems=tuple(problems),
     )
 

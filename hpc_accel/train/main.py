@@ -43,7 +43,7 @@ def read_run(path: Path) -> Run:
 def run_training(path: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> dict[str, Any] | None:
     """Train the run at `path` and write its record beside it. Rank 0 gets the summary, the others None."""
     stop.listen()
-    began, started_utc = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    began, started_utc = time.perf_counter(), datetime.now(UTC).isoformat(timespec="milliseconds")
     run, directory = read_run(path), path.resolve().parent
     try:
         from hpc_accel.train.loop import train

@@ -35,18 +35,17 @@ def results(tmp_path: Path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_last_attempt_counts_and_energy_is_the_largest_step(results: Path):
+def test_last_attempt_counts(results: Path):
     jobs = accounting.collect(results)["jobs"]
     assert jobs == json.loads((results / "accounting.json").read_text())["jobs"]
     a = jobs["a"]
-    assert (a["state"], a["elapsed_s"], a["queued_s"], a["energy_j"]) == ("TIMEOUT", 600, 120.0, 1234.0)
-    assert a["energy_scope"]
+    assert (a["state"], a["elapsed_s"], a["queued_s"], a["num_runs"]) == ("TIMEOUT", 600, 120.0, 1)
 
 
 def test_what_is_unknown_is_null_with_a_reason(results: Path):
     jobs = accounting.collect(results)["jobs"]
-    assert (jobs["b"]["state"], jobs["b"]["queued_s"], jobs["b"]["energy_j"]) == ("CANCELLED", None, None)
-    assert jobs["b"]["energy_reason"]
+    assert (jobs["b"]["state"], jobs["b"]["queued_s"], jobs["b"]["energy"]["energy_j"]) == ("CANCELLED", None, None)
+    assert jobs["b"]["energy"]["reason"]
     assert (jobs["d"]["state"], jobs["d"]["state_reason"]) == (None, "unknown")
     assert "c" not in jobs, "not a Slurm job"
 
@@ -57,6 +56,23 @@ def test_jobs_that_slurm_ended_are_recorded_so_with_a_remedy(results: Path):
     assert summary["status"] == "timeout" and "time_limit_min" in summary["error"]["remedy"]
     assert json.loads((results / "runs/b/summary.json").read_text())["status"] == "completed", "a result stands"
     assert accounting.complete_statuses(results) == [], "the second time there is nothing to correct"
+
+
+ENERGY = f"""{HEAD}
+5|COMPLETED|0:0|2026-01-01T10:00:00|2026-01-01T10:00:30|2026-01-01T10:01:00|30|2|n[1-2]|main|
+5.batch|COMPLETED|0:0|2026-01-01T10:00:30|2026-01-01T10:00:30|2026-01-01T10:01:00|30|1|n1||700
+5.0|COMPLETED|0:0|2026-01-01T10:00:30|2026-01-01T10:00:30|2026-01-01T10:01:00|28|2|n[1-2]||1300
+"""
+
+
+@pytest.mark.parametrize(
+    ("exclusive", "num_runs", "energy_j", "reason"),
+    [(True, 1, 1300.0, ""), (False, 1, None, "shares its nodes"), (None, 1, None, "not known"), (True, 2, None, "turns")],
+)
+def test_energy_is_a_run_s_only_alone_on_whole_nodes(exclusive, num_runs, energy_j, reason):
+    facts = accounting.facts_of(accounting.parse(ENERGY)["5"], "", {"exclusive": exclusive}, num_runs=num_runs)
+    assert facts["energy"]["energy_j"] == energy_j
+    assert reason in facts["energy"]["reason"]
 
 
 @pytest.mark.parametrize("state", accounting.ENDED_BY_SLURM)

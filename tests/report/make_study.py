@@ -207,6 +207,8 @@ def write_run(study_dir: Path, run: Run, record: dict[str, Any] | None, step_ms:
     if record is not None:
         write_json(directory / "summary.json", record)
         write_steps(directory / "steps.parquet", run, step_ms, 1.02 if record["status"] == "wrong" else 1.0)
+        # Ranks began at 10:00:00; the script a second and a half before.
+        write_json(directory / "job.json", {"format": 1, "job_id": None, "script_started_unix_s": 1767607198.5})
 
 
 def refused_candidates() -> list[dict[str, Any]]:

@@ -60,7 +60,7 @@ def test_by_hand_and_inside_an_allocation_give_the_same_record(cluster: Cluster)
     for key in SAME_IN_ALL_WAYS:
         assert by_hand[key] == without_environment[key] == allocated[key], key
     facts = accounting_of(cluster, run_dir)
-    assert facts["state"] in {"COMPLETED", "RUNNING"} and facts["energy_j"] is None and facts["energy_reason"]
+    assert facts["state"] in {"COMPLETED", "RUNNING"} and facts["energy"]["energy_j"] is None and "shares its nodes" in facts["energy"]["reason"]
 
 
 def accounting_of(cluster: Cluster, run_dir: Path) -> dict:

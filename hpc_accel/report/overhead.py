@@ -1,0 +1,70 @@
+"""What a run waited for before its first rank ran: Slurm's queue, and the workflow itself on top of that.
+
+The workflow's part is from the job's start on its nodes to the first rank's first line, without the queue: the script,
+staging an environment, the launcher. Of runs that took turns in one job, each counts from its own script's start.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from statistics import median
+from typing import Any
+
+from hpc_accel.report import fields, wording
+from hpc_accel.report.records import RunRecord, StudyRecords
+
+NO_JOB = "not a Slurm job"
+
+
+def workflow_s(run: RunRecord) -> float | None:
+    """Seconds from the start of the job (of the script, outside Slurm and in a shared job) to the first rank."""
+    ranks = _unix_s(fields.text(run.summary, "started_utc"))
+    alone = fields.number(run.accounting, "num_runs") == 1
+    began = fields.positive(run.accounting, "started_unix_s") if alone else None
+    # Slurm's books count whole seconds, so a quick start may seem to begin before its script.
+    script = fields.positive(run.job, "script_started_unix_s")
+    began = min(began, script) if began and script else began or script
+    if ranks is None or began is None or ranks < began:
+        return None
+    return ranks - began
+
+
+def rows(records: StudyRecords) -> list[dict[str, Any]]:
+    """A row a run that left a record of its job: the job, its state, queue and workflow seconds, attempts."""
+    found = []
+    for run in records.runs:
+        if not run.job:
+            continue
+        facts = run.accounting
+        found.append(
+            {
+                "name": f"{run.workload} {run.label}",
+                "job_id": fields.text(run.job, "job_id") or NO_JOB,
+                "state": fields.text(facts, "state") or fields.text(facts, "state_reason") or run.status,
+                "queued": _seconds(fields.number(facts, "queued_s")),
+                "workflow": _seconds(workflow_s(run)),
+                "elapsed": _seconds(fields.positive(facts, "elapsed_s")),
+                "attempts": f"{fields.positive(run.summary, 'attempt') or 1:g}",
+            }
+        )
+    return found
+
+
+def words(records: StudyRecords) -> str:
+    """The medians over all runs in one sentence; "" where nothing is known."""
+    own = [value for run in records.runs if (value := workflow_s(run)) is not None]
+    queue = [value for run in records.runs if (value := fields.number(run.accounting, "queued_s")) is not None]
+    parts = [f"{_seconds(median(own))} from job start to first rank"] if own else []
+    parts += [f"{_seconds(median(queue))} in Slurm's queue"] if queue else []
+    return f"Median per run: {', '.join(parts)}." if parts else ""
+
+
+def _seconds(value: float | None) -> str:
+    return wording.duration(value * 1e3) if value is not None else wording.NOT_MEASURED
+
+
+def _unix_s(text: str | None) -> float | None:
+    try:
+        return datetime.fromisoformat(text).timestamp() if text else None
+    except ValueError:
+        return None

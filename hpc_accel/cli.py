@@ -95,14 +95,17 @@ def plan(
 
 @app.command()
 def script(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A run.json; with --probe a study file.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="A run.json, or a directory of runs; with --probe a study file.")
+    ],
     probe: Annotated[bool, typer.Option("--probe", help="Write the script that measures the machine.")] = False,
     out: Annotated[Path | None, typer.Option(help="Where to write; beside run.json by default.")] = None,
 ) -> None:
     """Write the job script of a run: the same file runs under sbatch, snakemake and bash."""
-    from hpc_accel.commands import write_probe_script, write_run_script
+    from hpc_accel.commands import write_probe_script, write_run_scripts
 
-    typer.echo(f"wrote {write_probe_script(path, out) if probe else write_run_script(path, out)}")
+    written = [write_probe_script(path, out)] if probe else write_run_scripts(path, out)
+    typer.echo(f"wrote {written[0]}" if len(written) == 1 else f"wrote {len(written)} scripts below {path}")
 
 
 @app.command()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpc_accel.errors import ConfigError
+from hpc_accel.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from hpc_accel.jobs.site import Site
@@ -68,15 +69,24 @@ def _write_pack(runs: list[Run], site: Site, directory: Path) -> dict[str, Any]:
     return {"run_id": name, "request": plugin_request(pack_resources(runs), site)}
 
 
-def write_run_script(run_path: Path, out: Path | None) -> Path:
-    """job.sbatch of a run, beside its run.json unless `out` says otherwise."""
+def write_run_scripts(path: Path, out: Path | None) -> list[Path]:
+    """job.sbatch of a run, beside its run.json unless `out` says otherwise; of every run below a directory."""
     from hpc_accel.jobs.script import render
     from hpc_accel.jobs.site import load_site
     from hpc_accel.train.main import read_run
 
-    run, directory = read_run(run_path), run_path.resolve().parent
-    text = render(run, load_site(run.site), root=Path.cwd(), run_dir=directory, environment=Path(sys.prefix))
-    return _write_script(out or directory / "job.sbatch", text)
+    run_paths = sorted(path.glob("**/run.json")) if path.is_dir() else [path]
+    if not run_paths:
+        raise ConfigError(f"no run.json below {path}", "a script is written for a run", "make them: hpc-accel plan")
+    if path.is_dir() and out is not None:
+        raise UsageError(f"--out {out} for a directory of runs", "each script goes beside its run.json", "drop --out")
+    site_of, root, environment = cache(load_site), Path.cwd(), Path(sys.prefix)
+    written = []
+    for run_path in run_paths:
+        run, directory = read_run(run_path), run_path.resolve().parent
+        text = render(run, site_of(run.site), root=root, run_dir=directory, environment=environment)
+        written.append(_write_script(out or directory / "job.sbatch", text))
+    return written
 
 
 def write_probe_script(study_path: Path, out: Path | None) -> Path:

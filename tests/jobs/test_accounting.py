@@ -67,7 +67,12 @@ ENERGY = f"""{HEAD}
 
 @pytest.mark.parametrize(
     ("exclusive", "num_runs", "energy_j", "reason"),
-    [(True, 1, 1300.0, ""), (False, 1, None, "shares its nodes"), (None, 1, None, "not known"), (True, 2, None, "turns")],
+    [
+        (True, 1, 1300.0, ""),
+        (False, 1, None, "shares its nodes"),
+        (None, 1, None, "not known"),
+        (True, 2, None, "turns"),
+    ],
 )
 def test_energy_is_a_run_s_only_alone_on_whole_nodes(exclusive, num_runs, energy_j, reason):
     facts = accounting.facts_of(accounting.parse(ENERGY)["5"], "", {"exclusive": exclusive}, num_runs=num_runs)

@@ -75,11 +75,11 @@ class CollectiveCalls:
         return self.submit("all_reduce of sparse", call, [], [], opts, result=[tensor])
 
     def _all_reduce(self, reduction: Reduction) -> Any:
-        comm = self.endpoint.comm
+        end = self.endpoint
 
         def call(reads: list[Tensor], writes: list[Tensor]) -> None:
             for tensor in writes:
-                c.all_reduce(comm, tensor, reduction)
+                end.all_reduce(tensor, reduction)
 
         return call
 

@@ -32,6 +32,9 @@ def broadcast(comm: Any, tensor: Tensor, root: int) -> None:
 
 
 def all_reduce(comm: Any, tensor: Tensor, reduction: Reduction) -> None:
+    if reduction.plain and tensor.numel() <= buffers.MAX_COUNT:
+        comm.Allreduce(MPI.IN_PLACE, reducing(tensor), reduction.operation)
+        return
     if reduction.wide is not None and nbytes(tensor) > WIDE_SMALL_BYTES:
         _all_reduce_low(comm, tensor, reduction)
         return

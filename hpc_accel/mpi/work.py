@@ -38,18 +38,22 @@ def seconds(timeout: timedelta | None, default_s: float) -> float:
 class MPIWork(dist.Work):
     """What collectives and messages have in common: completion, error, result, future."""
 
+    # What a new work has stands here, once: setting it costs time on every call.
+    done = False
+    error: Exception | None = None
+    on_device: Any = None
+    """Event on the device after which the result is there; None on the CPU."""
+    record: Record | None = None
+    _timeout_s = 0.0
+    _raw: Future[list[Tensor]] | None = None
+    _future: Future[list[Tensor]] | None = None
+
     def __init__(self, op: str, result: list[Tensor], timeout_s: float, record: Record | None) -> None:
-        super().__init__()
+        dist.Work.__init__(self)
         self.op = op
-        self.done = False
-        self.error: Exception | None = None
-        self.on_device: Any = None
-        """Event on the device after which the result is there; None on the CPU."""
         self.record = record
         self._result = result
         self._timeout_s = timeout_s
-        self._raw: Future[list[Tensor]] | None = None
-        self._future: Future[list[Tensor]] | None = None
 
     def wait(self, timeout: timedelta | None = None) -> bool:
         if not self.done:
@@ -196,9 +200,12 @@ class CollectiveWork(MPIWork):
 class DoneWork(MPIWork):
     """Of an operation that succeeded before the call returned."""
 
+    op = "done"
+    done = True
+
     def __init__(self, result: list[Tensor]) -> None:
-        super().__init__("done", result, 0.0, None)
-        self.done = True
+        dist.Work.__init__(self)
+        self._result = result
 
     def wait(self, timeout: timedelta | None = None) -> bool:
         return True

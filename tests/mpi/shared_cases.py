@@ -1,0 +1,234 @@
+"""All-reduce through the memory of a node against the library's own: every dtype and operation, shapes that divide by
+nothing, several groups. Chunks are made small, so that small tensors take many steps."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+import hpc_accel.mpi
+from hpc_accel.mpi import collectives, endpoint, shared_memory
+from hpc_accel.mpi.reductions import resolve
+from hpc_accel.mpi.shared_memory import LOW, PRETENDED, SharedMemory
+from tests.mpi.c10d_cases import COMPLEX, FLOATS, FP8, INTEGERS, equal, rank_size, values
+from tests.mpi.cases import case, main
+from tests.mpi.group_cases import raises
+
+# Elements: nothing, fewer than ranks, one step, a last step of one element, many steps, none a multiple of the ranks.
+SIZES = (0, 1, 3, 257, 1025, 4097, 10_007)
+OPERATIONS = ("SUM", "AVG", "PRODUCT", "MIN", "MAX", "BAND", "BOR", "BXOR")
+
+shared_memory.CHUNK_BYTES = 4096
+shared_memory.MIN_BYTES = shared_memory.LOW_MIN_BYTES = endpoint.SHARE_FROM_BYTES = 0
+
+
+def shared_of(group: Any = None) -> SharedMemory:
+    """The group's memory, opened by an all-reduce if it is not yet."""
+    dist.all_reduce(torch.ones(8), group=group)
+    shared: SharedMemory | None = (group or dist.group.WORLD).endpoint._shared
+    assert shared is not None
+    return shared
+
+
+def library(tensor: torch.Tensor, operation: str) -> torch.Tensor:
+    """The library's result for a copy of `tensor`."""
+    copy = tensor.clone()
+    reduction = resolve(getattr(dist.ReduceOp, operation), tensor.dtype)
+    collectives.all_reduce(dist.group.WORLD.endpoint.comm, copy, reduction)
+    return copy
+
+
+def same_on_all(tensor: torch.Tensor) -> None:
+    copies = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(copies, tensor)
+    assert all(torch.equal(copies[0].view(torch.uint8), other.view(torch.uint8)) for other in copies)
+
+
+@case
+def every_dtype_and_operation_equals_the_library() -> None:
+    rank, _ = rank_size()
+    shared = shared_of()
+    taken = set()
+    for dtype in [torch.bool, *INTEGERS, *FLOATS, *COMPLEX, *FP8]:
+        for operation in OPERATIONS:
+            if operation == "AVG" and not dtype.is_floating_point and not dtype.is_complex:
+                continue  # torch itself cannot divide every integer; those that it can are never taken
+            try:
+                reduction = resolve(getattr(dist.ReduceOp, operation), dtype)
+            except ValueError:
+                continue
+            for numel in SIZES:
+                tensor = values(rank, dtype, numel)
+                expected = library(tensor, operation)
+                if shared.takes(tensor, reduction):
+                    taken.add((dtype, operation))
+                dist.group.WORLD.endpoint.all_reduce(tensor, reduction)
+                equal(tensor, expected)
+    assert len(taken) == 8 * 7 + 4 * 5 + 2 * 2, sorted(map(str, taken))
+
+
+@case
+def random_sums_have_the_same_bits_everywhere() -> None:
+    rank, _ = rank_size()
+    shared_of()
+    torch.manual_seed(rank)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        for numel in SIZES[1:]:
+            tensor = torch.randn(numel).to(dtype)
+            expected = library(tensor, "SUM").double()
+            dist.all_reduce(tensor)
+            same_on_all(tensor)
+            assert torch.allclose(tensor.double(), expected, rtol=1e-2 if dtype in LOW else 1e-5, atol=1e-5)
+
+
+@case
+def low_precision_rounds_once() -> None:
+    """256 and ones in bf16: every one is lost unless they are added wider."""
+    rank, size = rank_size()
+    shared_of()
+    for dtype, big in ((torch.bfloat16, 256.0), (torch.float16, 2048.0)):
+        tensor = torch.full((5001,), big if rank == 0 else 1.0, dtype=dtype)
+        dist.all_reduce(tensor)
+        equal(tensor, torch.full((5001,), big + size - 1, dtype=torch.float64))
+    # The sum is beyond fp16, the mean is not.
+    tensor = torch.full((5001,), 60_000.0, dtype=torch.float16)
+    dist.all_reduce(tensor, dist.ReduceOp.AVG)
+    equal(tensor, torch.full((5001,), 60_000.0))
+
+
+@case
+def premultiplied_averaged_strided_and_asynchronous() -> None:
+    rank, size = rank_size()
+    shared_of()
+    total = size * (size + 1) / 2
+    tensor = torch.full((3001,), rank + 1.0)
+    dist.all_reduce(tensor, torch._C._distributed_c10d._make_nccl_premul_sum(0.5))
+    equal(tensor, torch.full((3001,), total / 2))
+    parameter = torch.nn.Parameter(torch.full((3001,), rank + 1.0))
+    dist.all_reduce(parameter)
+    equal(parameter.detach(), torch.full((3001,), total))
+    whole = torch.full((50, 60), rank + 1.0)
+    dist.all_reduce(whole[:, ::2], dist.ReduceOp.AVG)
+    assert whole[:, ::2].eq(total / size).all()
+    assert whole[:, 1::2].eq(rank + 1).all()
+    tensors = [torch.full((n,), rank + 1.0) for n in (5000, 3, 1234)]
+    works = [dist.all_reduce(one, async_op=True) for one in tensors]
+    for work in works:
+        assert work.get_future().wait()[0].eq(total).all()
+
+
+@case
+def groups_in_turn_and_at_once() -> None:
+    """Two lanes queued in different order on different ranks, and groups of other members in between."""
+    rank, size = rank_size()
+    one, other = dist.new_group(list(range(size))), dist.new_group(list(range(size))[::-1], sort_ranks=False)
+    for _ in range(3):
+        order = [one, other] if rank % 2 else [other, one]
+        tensors = [torch.ones(20_011) for _ in range(6)]
+        works = [dist.all_reduce(t, group=order[i % 2], async_op=True) for i, t in enumerate(tensors)]
+        for work in works:
+            work.wait()
+        assert all(tensor.eq(size).all() for tensor in tensors)
+    shared_of(one)
+    shared_of(other)
+    pair = dist.new_group([0, 1])
+    if rank < 2:
+        tensor = torch.full((9999,), rank + 1.0)
+        dist.all_reduce(tensor, group=pair)
+        assert tensor.eq(3).all()
+        dist.destroy_process_group(pair)
+    alone = [dist.new_group([r]) for r in range(size)][rank]
+    tensor = torch.full((9999,), 7.0)
+    dist.all_reduce(tensor, group=alone)
+    assert tensor.eq(7).all()
+    assert alone.endpoint._shared is None
+    dist.destroy_process_group(one)
+    tensor = torch.ones(9999)
+    dist.all_reduce(tensor, group=other)
+    assert tensor.eq(size).all()
+
+
+@case
+def different_calls_raise_on_all_ranks_and_the_group_goes_on() -> None:
+    rank, size = rank_size()
+    shared_of()
+    raises(RuntimeError, "the ranks differ", lambda: dist.all_reduce(torch.ones(9000 if rank else 8000)))
+    raises(
+        RuntimeError,
+        "the ranks differ",
+        lambda: dist.all_reduce(torch.ones(9000, dtype=torch.float64 if rank else torch.float32)),
+    )
+    work = dist.all_reduce(torch.ones(9000), dist.ReduceOp.MAX if rank else dist.ReduceOp.SUM, async_op=True)
+    raises(RuntimeError, "the ranks differ", work.wait)
+    for _ in range(3):
+        tensor = torch.ones(9000)
+        dist.all_reduce(tensor)
+        assert tensor.eq(size).all()
+
+
+@case
+def without_the_memory_the_library_does_it() -> None:
+    """One rank cannot have it, or the user does not want it: no rank uses it, and nothing is left behind."""
+    rank, size = rank_size()
+    before = set(Path("/dev/shm").glob("hpc-accel-*"))
+    directory = shared_memory.DIRECTORY
+    if rank == 0:
+        shared_memory.DIRECTORY = Path("/nowhere")
+    missing = dist.new_group(list(range(size)))
+    tensor = torch.ones(9999)
+    dist.all_reduce(tensor, group=missing)
+    assert tensor.eq(size).all()
+    assert missing.endpoint._shared is None
+    shared_memory.DIRECTORY = directory
+    os.environ[shared_memory.SWITCH] = "0"
+    unwanted = dist.new_group(list(range(size)))
+    dist.all_reduce(tensor, group=unwanted)
+    assert tensor.eq(size * size).all()
+    assert unwanted.endpoint._shared is None
+    del os.environ[shared_memory.SWITCH]
+    dist.barrier()
+    assert set(Path("/dev/shm").glob("hpc-accel-*")) <= before
+
+
+@case
+def nodes_are_told_apart() -> None:
+    _, size = rank_size()
+    shared = shared_of()
+    per_node = int(os.environ.get(PRETENDED, size))
+    assert shared.size == per_node
+    assert (shared.node.across is None) == (per_node == size)
+
+
+@case
+def uneven_nodes_are_left_to_the_library() -> None:
+    _, size = rank_size()
+    kept = os.environ.get(PRETENDED)
+    os.environ[PRETENDED] = str(size - 1)
+    group = dist.new_group(list(range(size)))
+    tensor = torch.ones(9999)
+    dist.all_reduce(tensor, group=group)
+    assert tensor.eq(size).all()
+    assert group.endpoint._shared is None
+    os.environ.pop(PRETENDED)
+    if kept is not None:
+        os.environ[PRETENDED] = kept
+
+
+@case
+def memory_after_a_second_start() -> None:
+    """Last: it replaces the default group."""
+    for _ in range(2):
+        hpc_accel.mpi.shutdown()
+        dist.init_process_group("mpi4py")
+        tensor = torch.ones(9999)
+        dist.all_reduce(tensor)
+        assert tensor.eq(dist.get_world_size()).all()
+        shared_of()
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from hpc_accel.errors import ConfigError
@@ -17,7 +17,7 @@ from hpc_accel.plan.cost import Prediction, Prices, StepModel, predict
 from hpc_accel.plan.hardware import Hardware, checked_hardware
 from hpc_accel.plan.search import Found, Search, memory_refusal
 from hpc_accel.plan.software import torch_amp
-from hpc_accel.study.expand import listed_runs, make_run, recipes, resolve_workload
+from hpc_accel.study.expand import listed_runs, make_run, recipes, repeats, resolve_workload
 from hpc_accel.study.rules import refusals
 from hpc_accel.study.schema import Objective, Recipe, Run
 from hpc_accel.study.study import Study, WorkloadChoice
@@ -40,7 +40,7 @@ class Candidate:
     def to_json(self) -> dict[str, Any]:
         """As plan.json holds it."""
         error = self.refused
-        content = self.run.model_dump(mode="json", include={"run_id", "layout", "recipe", "resources"})
+        content = self.run.model_dump(mode="json", include={"run_id", "repeat", "layout", "recipe", "resources"})
         return content | {
             "workload": self.run.workload.name,
             "chosen": self.chosen,
@@ -75,8 +75,9 @@ class Plan:
     searches: tuple[SearchFacts, ...]
 
     def chosen_runs(self) -> list[Run]:
-        """What will be measured, each once."""
-        return [candidate.run for candidate in self.candidates if candidate.chosen]
+        """What will be measured, in turn: all once, then all again where repeats are asked for (A B A B)."""
+        chosen = [candidate.run for candidate in self.candidates if candidate.chosen]
+        return sorted(chosen, key=lambda run: run.repeat)
 
     def to_json(self) -> dict[str, Any]:
         """The content of plan.json."""
@@ -119,7 +120,9 @@ def make_plan(
             errors += [error for run in runs for error in refusals(run, study.resources, facts[workload.name])]
             planned = [] if errors else [_listed(run, models[run.recipe], prices) for run in runs]
         for candidate in planned:
-            candidates.setdefault(candidate.run.run_id, candidate)
+            same = repeats(study, choice, candidate.run) if candidate.chosen else [candidate.run]
+            for run in same:
+                candidates.setdefault(run.run_id, replace(candidate, run=run))
     if errors:
         raise _first_of(errors)
     return Plan(

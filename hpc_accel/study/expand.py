@@ -176,6 +176,13 @@ def make_run(
     )
 
 
+def repeats(study: Study, choice: WorkloadChoice, run: Run) -> list[Run]:
+    """`run`, and the further measurements of the same configuration that the study asks for."""
+    count = choice.measure.repeats or study.measure.repeats or 1
+    content = run.model_dump(exclude={"run_id"})
+    return [run, *(Run.model_validate({**content, "repeat": number}) for number in range(2, count + 1))]
+
+
 def place(layout: Layout, limits: ResourcesChoice, device: str) -> Resources:
     """As few nodes as hold the layout's ranks."""
     per_node = min(layout.num_ranks, limits.ranks_per_node)
@@ -196,7 +203,8 @@ def _measure(outer: MeasureChoice, inner: MeasureChoice, recipe: Recipe, steps_p
         value = getattr(inner, key)
         return value if value is not None else getattr(outer, key)
 
-    fields = {key: pick(key) for key in ("warmup_steps", "steps", "parity_steps") if pick(key) is not None}
+    keys = ("warmup_steps", "steps", "parity_steps", "max_steps", "idle_s", "target_loss")
+    fields = {key: pick(key) for key in keys if pick(key) is not None}
     if inner.epochs is not None or (outer.epochs is not None and inner.steps is None):
         # Epochs count from the first step, warm-up included: what is trained is what the study says.
         total = (inner.epochs or outer.epochs or 0) * steps_per_epoch

@@ -19,6 +19,7 @@ def refusals(run: Run, limits: ResourcesChoice, facts: ModelFacts | None = None)
     yield from _ranks(run, limits)
     yield from _pipeline(run)
     yield from _device(run)
+    yield from _measure(run)
     if facts is not None:
         yield from _model(run, facts)
 
@@ -102,6 +103,25 @@ def _device(run: Run) -> Iterator[ConfigError]:
             "GPUs must be requested to be used",
             "set resources.gpus_per_node",
         )
+
+
+def _measure(run: Run) -> Iterator[ConfigError]:
+    measure, recipe = run.measure, run.recipe
+    if measure.max_steps is not None and measure.max_steps < measure.steps:
+        yield _error(
+            run,
+            f"measure.max_steps {measure.max_steps} with {measure.steps} steps",
+            "max_steps is how many may be timed where `steps` are too few for the energy sensors",
+            f"set max_steps >= {measure.steps}, or leave it out",
+        )
+    for key in ("gpu_freq_mhz", "power_limit_w"):
+        if getattr(recipe, key) is not None and (run.device == "cpu" or not run.resources.gpus_per_node):
+            yield _error(
+                run,
+                f"recipe {key} {getattr(recipe, key)} without GPUs",
+                f"{key} is set on the GPUs a run has asked for",
+                "set resources.gpus_per_node, or leave it out",
+            )
 
 
 def _model(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:

@@ -103,6 +103,16 @@ class Recipe(Model):
     recompute: Literal["none"] = "none"
     compression: Literal["none"] = "none"
     channels_last: Literal[False] = False
+    gpu_freq_mhz: PositiveInt | None = None
+    cpu_freq_khz: PositiveInt | None = None
+    power_limit_w: PositiveInt | None = None
+    """Of each GPU. What is None stays as the site has it."""
+
+    @property
+    def clocks(self) -> dict[str, int]:
+        """What is set of frequencies and power limits, by key."""
+        keys = ("gpu_freq_mhz", "cpu_freq_khz", "power_limit_w")
+        return {key: value for key in keys if (value := getattr(self, key)) is not None}
 
 
 class Resources(Model):
@@ -126,13 +136,17 @@ class Measure(Model):
     """How a run is measured.
 
     `parity_steps` losses are compared with a serial fp32 run; `parity_tolerance` (relative) is filled
-    from the precision when the study does not set it.
+    from the precision when the study does not set it. Up to `max_steps` are timed where `steps` take less than 100
+    updates of the energy sensors. `idle_s` None measures idle power where a sensor can be read, 0 never.
     """
 
     warmup_steps: Annotated[int, Field(ge=0)] = 5
     steps: PositiveInt = 30
     parity_steps: Annotated[int, Field(ge=0)] = 5
     parity_tolerance: Annotated[float, Field(gt=0)] | None = None
+    max_steps: PositiveInt | None = None
+    idle_s: Annotated[float, Field(ge=0, le=600)] | None = None
+    target_loss: Annotated[float, Field(allow_inf_nan=False)] | None = None
 
 
 class Checkpoint(Model):
@@ -154,6 +168,8 @@ class Run(Model):
     study: str
     site: str
     seed: int = 0
+    repeat: PositiveInt = 1
+    """The how manieth measurement of the same configuration this is."""
     workload: Workload
     layout: Layout
     recipe: Recipe
@@ -177,12 +193,26 @@ class Run(Model):
         return f"{self.layout.label} {self.recipe.precision} x{self.layout.accumulation_steps}"
 
 
+LATER = {
+    "": ("repeat",),
+    "measure": ("max_steps", "idle_s", "target_loss"),
+    "recipe": ("gpu_freq_mhz", "cpu_freq_khz", "power_limit_w"),
+}
+
+
 def run_id(run: Run) -> str:
     """`workload-layout-precision-aN-digest`; the digest covers every field that is measured under."""
     content = run.model_dump(mode="json", exclude={"run_id"})
     # These change how the job is queued, not what is measured: editing them must not re-run anything.
     for key in ("time_limit_min", "memory_mb", "partition"):
         content["resources"].pop(key)
+    # Keys that came later: where they say nothing, a run measured before them is still the same run.
+    for part, keys in LATER.items():
+        for key in keys:
+            inside = content[part] if part else content
+            if inside[key] == {"repeat": 1}.get(key):
+                inside.pop(key)
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
     accumulation = f"a{run.layout.accumulation_steps}"
-    return "-".join([run.workload.name, run.layout.label, run.recipe.precision, accumulation, digest])
+    repeat = [f"r{run.repeat}"] if run.repeat > 1 else []
+    return "-".join([run.workload.name, run.layout.label, run.recipe.precision, accumulation, *repeat, digest])

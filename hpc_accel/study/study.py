@@ -42,6 +42,9 @@ class RecipeChoice(Model):
     """One recipe, or with lists the cross product of several."""
 
     precision: Precision | list[Precision] = "fp32"
+    gpu_freq_mhz: PositiveInt | list[PositiveInt] | None = None
+    cpu_freq_khz: PositiveInt | list[PositiveInt] | None = None
+    power_limit_w: PositiveInt | list[PositiveInt] | None = None
 
 
 class MeasureChoice(Model):
@@ -52,6 +55,10 @@ class MeasureChoice(Model):
     epochs: PositiveInt | None = None
     parity_steps: Annotated[int, Field(ge=0, strict=True)] | None = None
     parity_tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    max_steps: PositiveInt | None = None
+    idle_s: Annotated[float, Field(ge=0, le=600)] | None = None
+    target_loss: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    repeats: PositiveInt | None = None
 
 
 class WorkloadChoice(Model):
@@ -90,6 +97,12 @@ class SearchChoice(Model):
     keep: PositiveInt = 6
 
 
+class EnergyChoice(Model):
+    """What may stand where energy was not measured: nothing, or an estimate from the site's `power_w_per_node`."""
+
+    estimate: Literal["tdp"] | None = None
+
+
 class Study(Model):
     """The whole file. Its name is the file's, so a study and its results can be found from each other."""
 
@@ -101,6 +114,7 @@ class Study(Model):
     objective: Objective = "time"
     search: SearchChoice = SearchChoice()
     measure: MeasureChoice = MeasureChoice()
+    energy: EnergyChoice = EnergyChoice()
     checkpoint: Checkpoint = Checkpoint()
     site: str = "local"
     same_allocation: bool = False

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.study.expand import entry_digest, listed_runs, resolve_workload
+from hpc_accel.study.expand import entry_digest, listed_runs, repeats, resolve_workload
 from hpc_accel.study.rules import refusals
 from hpc_accel.study.schema import Run
 from hpc_accel.study.study import ResourcesChoice, Study
@@ -176,3 +176,38 @@ def test_workloads_need_a_name_or_an_entry():
         with pytest.raises(ConfigError) as caught:
             resolve_workload(study(workload=choice).workloads[0])
         assert expected in str(caught.value)
+
+
+def test_a_key_that_came_later_leaves_the_ids_of_older_runs(tmp_path):
+    [run] = runs_of({"workload": {"name": "digits"}, "layouts": [{"dp": 2}]})
+    content = json.loads(run.model_dump_json())
+    del content["repeat"], content["measure"]["idle_s"], content["recipe"]["power_limit_w"]
+    assert Run.model_validate(content).run_id == run.run_id
+    for part, key, value in [("measure", "idle_s", 0), ("recipe", "power_limit_w", 300), ("measure", "max_steps", 90)]:
+        changed = json.loads(run.model_dump_json(exclude={"run_id"}))
+        changed[part][key] = value
+        assert Run.model_validate(changed).run_id != run.run_id, key
+
+
+def test_repeats_are_the_same_configuration_under_ids_of_their_own():
+    made = study(workload={"name": "digits"}, layouts=[{"dp": 2}], measure={"repeats": 3})
+    [run] = listed_runs(made, made.workloads[0], facts())
+    same = repeats(made, made.workloads[0], run)
+    assert [each.repeat for each in same] == [1, 2, 3]
+    assert same[0] == run
+    assert len({each.run_id for each in same}) == 3
+    assert "-r2-" in same[1].run_id
+    assert same[1].model_copy(update={"repeat": 1, "run_id": run.run_id}) == run
+
+
+def test_more_steps_than_allowed_are_refused():
+    [why] = refused(
+        {"workload": {"name": "digits"}, "layouts": [{}], "measure": {"steps": 50, "max_steps": 20}},
+    )
+    assert "max_steps 20 with 50 steps" in why
+
+
+def test_gpu_clocks_without_gpus_are_refused():
+    content = {"workload": {"name": "digits"}, "layouts": [{}], "recipes": [{"gpu_freq_mhz": 900}]}
+    [why] = refused(content)
+    assert "gpu_freq_mhz 900 without GPUs" in why

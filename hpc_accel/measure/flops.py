@@ -22,7 +22,7 @@ def count_flops(step: Callable[[], object]) -> int | None:
 def utilisation(
     flops_per_step: float | None, step_time_s: float | None, peak_flops_per_s: float | None, num_devices: int
 ) -> float | None:
-    """Share of the devices' probed peak, 0 to 1; None where a part is unknown."""
+    """Share of the probed peak of `num_devices` like one, 0 to 1; None where a part is unknown."""
     if not flops_per_step or not step_time_s or not peak_flops_per_s or num_devices < 1:
         return None
     return flops_per_step / step_time_s / (peak_flops_per_s * num_devices)

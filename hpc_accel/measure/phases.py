@@ -17,27 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-Interval = tuple[int, int]
+from hpc_accel.measure.events import CommEvent, Interval
+
 POINT_TO_POINT = ("send", "recv", "isend", "irecv")
-
-
-class Event(Protocol):
-    """What is asked of one communication event."""
-
-    @property
-    def op(self) -> str: ...
-    @property
-    def enqueued_ns(self) -> int: ...
-    @property
-    def started_ns(self) -> int: ...
-    @property
-    def ended_ns(self) -> int: ...
-    @property
-    def waited_ns(self) -> Sequence[Interval]: ...
-    @property
-    def via_future(self) -> bool: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,25 +58,48 @@ def without_ns(intervals: Sequence[Interval], removed: Sequence[Interval]) -> in
     return length_ns([*intervals, *removed]) - length_ns(removed)
 
 
+def without(intervals: Iterable[Interval], removed: Iterable[Interval]) -> list[Interval]:
+    """`intervals` outside `removed`, disjoint and in order."""
+    found: list[Interval] = []
+    holes, index = union(removed), 0
+    for start, end in union(intervals):
+        while index < len(holes) and holes[index][1] <= start:
+            index += 1
+        begin, at = start, index
+        while at < len(holes) and holes[at][0] < end:
+            if holes[at][0] > begin:
+                found.append((begin, holes[at][0]))
+            begin, at = max(begin, holes[at][1]), at + 1
+        if begin < end:
+            found.append((begin, end))
+    return found
+
+
 def is_point_to_point(op: str) -> bool:
     """Whether an operation has one peer: send, recv and their variants (recv_any_source)."""
     return op.lower().startswith(POINT_TO_POINT)
 
 
-NOTHING = Exposure(collective_ns=0, point_to_point_ns=0, overlapped_ns=0)
-
-
-def _reaches(event: Event, start_ns: int) -> bool:
+def _reaches(event: CommEvent, start_ns: int) -> bool:
     """Whether anything of the event lies after the window's start: most events do not, and are soon done with."""
     return event.ended_ns > start_ns or any(end > start_ns for _, end in event.waited_ns)
 
 
-def exposed_ns(events: Iterable[Event], start_ns: int, end_ns: int) -> Exposure:
-    """Exposed and overlapped communication of one phase."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Waits:
+    """When the thread stood waiting within one window, and when anything was under way; disjoint, in order."""
+
+    collective: list[Interval]
+    point_to_point: list[Interval]
+    active: list[Interval]
+
+
+def waits(events: Iterable[CommEvent], start_ns: int, end_ns: int) -> Waits:
+    """The intervals behind `exposed_ns`; what is both counts as collective."""
     collective: list[Interval] = []
     point_to_point: list[Interval] = []
     active: list[Interval] = []
-    unwaited: list[Event] = []
+    unwaited: list[CommEvent] = []
     for event in events:
         if event.enqueued_ns >= end_ns or not _reaches(event, start_ns):
             continue
@@ -104,14 +110,21 @@ def exposed_ns(events: Iterable[Event], start_ns: int, end_ns: int) -> Exposure:
         collective.extend(event.waited_ns)
         if event.via_future and not event.waited_ns and start_ns <= event.enqueued_ns < end_ns:
             unwaited.append(event)
-    if not active:
-        return NOTHING
     if unwaited:
         collective.append((max(event.enqueued_ns for event in unwaited), max(event.ended_ns for event in unwaited)))
-    collective = clip(collective, start_ns, end_ns)
-    point_to_point = clip(point_to_point, start_ns, end_ns)
+    blocked = union(clip(collective, start_ns, end_ns))
+    return Waits(
+        collective=blocked,
+        point_to_point=without(clip(point_to_point, start_ns, end_ns), blocked),
+        active=union(clip(active, start_ns, end_ns)),
+    )
+
+
+def exposed_ns(events: Iterable[CommEvent], start_ns: int, end_ns: int) -> Exposure:
+    """Exposed and overlapped communication of one phase."""
+    found = waits(events, start_ns, end_ns)
     return Exposure(
-        collective_ns=length_ns(collective),
-        point_to_point_ns=without_ns(point_to_point, collective),
-        overlapped_ns=without_ns(clip(active, start_ns, end_ns), [*collective, *point_to_point]),
+        collective_ns=length_ns(found.collective),
+        point_to_point_ns=length_ns(found.point_to_point),
+        overlapped_ns=without_ns(found.active, [*found.collective, *found.point_to_point]),
     )

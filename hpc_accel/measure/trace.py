@@ -20,10 +20,11 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from hpc_accel.measure.clock import ClockOffset, Timebase
 from hpc_accel.measure.energy.samples import PowerSeries
+from hpc_accel.measure.events import CommEvent, Span
 from hpc_accel.measure.phases import is_point_to_point
 
 MAX_RANKS = 256
@@ -32,36 +33,6 @@ _TAG = 7412
 _PHASES, _COMMUNICATION = 0, 1
 _POWER_PID = 1_000_000
 """Power tracks stand below the ranks: their process numbers begin here."""
-
-
-class Span(Protocol):
-    """A named piece of the training thread's time; spans of one rank nest or follow each other."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def start_ns(self) -> int: ...
-    @property
-    def end_ns(self) -> int: ...
-
-
-class CommEvent(Protocol):
-    """An operation of the process group's timeline."""
-
-    @property
-    def op(self) -> str: ...
-    @property
-    def group(self) -> str: ...
-    @property
-    def num_bytes(self) -> int: ...
-    @property
-    def peer(self) -> int | None: ...
-    @property
-    def enqueued_ns(self) -> int: ...
-    @property
-    def started_ns(self) -> int: ...
-    @property
-    def ended_ns(self) -> int: ...
 
 
 GroupRanks = Mapping[str, Sequence[int]]

@@ -1,11 +1,13 @@
 """Warm-up, timed steps inside energy windows, then parity: what one rank sees of its run. Collective throughout.
 
 Between checkpoints the timed steps are one window; saving happens between windows, so neither time nor energy of the
-steps contains it. A warning signal ends the loop with a checkpoint that the next attempt goes on from.
+steps contains it. The last window goes on until it is long enough for the energy sensors, if the study allows. A
+warning signal ends the loop with a checkpoint that the next attempt goes on from.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,12 +18,14 @@ import torch
 
 from hpc_accel.errors import InputOutputError, RetryableError
 from hpc_accel.measure import clock, memory, stragglers, trace
-from hpc_accel.measure.energy import EnergyMeter
+from hpc_accel.measure.energy import EnergyMeter, Window
 from hpc_accel.measure.energy.joined import joined
+from hpc_accel.measure.energy.split import unknown
+from hpc_accel.measure.events import Interval
 from hpc_accel.mpi import timeline
 from hpc_accel.train import faults
 from hpc_accel.train.clock import Span
-from hpc_accel.train.parity import serial_losses
+from hpc_accel.train.parity import Reference, serial_reference
 from hpc_accel.train.rows import Rows, busy_ms
 from hpc_accel.train.session import Session
 from hpc_accel.train.state import tensors_of, values_of
@@ -39,7 +43,7 @@ class Observations:
 
     rows: list[dict[str, Any]]
     energy: dict[str, Any]
-    reference_losses: list[float] | None
+    reference: Reference | None
     peak_memory_bytes: int | None
     first_step_ms: float
     straggler: dict[str, Any]
@@ -55,11 +59,14 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
     comm, directory = session.comm, session.directory
     base = clock.synchronise(comm)
     with EnergyMeter(comm, sample_hz=SAMPLE_HZ) as meter:
+        meter.measure_idle(session.run.measure.idle_s)
         steps = _Steps(session, meter, progress)
         steps.run()
         peak_memory_bytes = steps.peak_memory_bytes()
         timebase = clock.Timebase(first=base, last=clock.synchronise(comm))
         rows = steps.rows.all()
+        energy = joined(steps.windows)
+        energy |= steps.split(energy)
         notes = {"energy.parquet": meter.write_samples(directory / "energy.parquet", timebase)}
         traced = steps.rows.seen[-NUM_TRACED_STEPS:]
         spans = [span for _, _, result, _ in traced for span in (result.step, *result.phases)]
@@ -67,12 +74,12 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
         events = [event for *_, events in traced for event in events or []]
         notes["trace.json"] = trace.write(directory / "trace.json", comm, spans, events, meter.power_series(), timebase)
     straggler = stragglers.slowest(comm, float(np.median([busy_ms(row) for row in rows])))
-    reference = serial_losses(session.run, session.device) if session.rank == 0 else None
+    reference = serial_reference(session.run, session.device) if session.rank == 0 else None
     quiet_barrier(comm)
     return Observations(
         rows=rows,
-        energy=joined(steps.windows),
-        reference_losses=reference,
+        energy=energy,
+        reference=reference,
         peak_memory_bytes=peak_memory_bytes,
         first_step_ms=steps.rows.seen[0][2].step.duration_ns / 1e6,
         straggler=straggler,
@@ -92,6 +99,9 @@ class _Steps:
         self.rows = Rows(session.run, session.rank, earlier["rows"])
         self.windows: list[dict[str, Any]] = list(earlier["windows"])
         self.saves: list[Span] = []
+        self._intervals: list[Interval] = []
+        measure = session.run.measure
+        self._total: int = earlier["total_steps"] or measure.warmup_steps + measure.steps
         self._stop = StopRequest(session.comm)
         self._earlier_peak_bytes: int | None = earlier["peak_memory_bytes"]
         self._notes = list(earlier["notes"])
@@ -100,9 +110,8 @@ class _Steps:
     def run(self) -> None:
         """All steps that are left."""
         session, measure = self.session, self.session.run.measure
-        total = measure.warmup_steps + measure.steps
         # A new process is cold again. At least one step is left to be timed, or the attempt would measure nothing.
-        warm = max(measure.warmup_steps, min(self._done + measure.warmup_steps, total - 1))
+        warm = max(measure.warmup_steps, min(self._done + measure.warmup_steps, self._total - 1))
         instrumented = session.run.backend == "mpi4py"
         if instrumented:
             timeline.enable()
@@ -110,13 +119,17 @@ class _Steps:
         if self._advance(warm, instrumented, warmup=True):
             self._save(stopping=True)
         self._stop.pace(self._step_s())
-        while self._done < total:
+        while self._done < self._total:
             with self.meter.window("timed") as window:
-                stopping = self._advance(self._next_pause(total), instrumented, warmup=False)
+                stopping = self._advance(self._next_pause(), instrumented, warmup=False)
+                while not stopping and self._done == self._total and (more := self._missing(window)):
+                    self._total += more
+                    stopping = self._advance(self._total, instrumented, warmup=False)
                 if session.device.type == "cuda":
                     torch.cuda.synchronize(session.device)
             self.windows.append(window.result)
-            if self._done < total:
+            self._intervals.append(window.interval_ns)
+            if self._done < self._total:
                 self._save(stopping=stopping)
         self._stop.close()
         if instrumented:
@@ -124,21 +137,41 @@ class _Steps:
 
     def _advance(self, until: int, instrumented: bool, *, warmup: bool) -> bool:
         """Steps up to `until`; true if the ranks agreed to stop before the run's last step."""
-        session, measure = self.session, self.session.run.measure
-        total = measure.warmup_steps + measure.steps
+        session = self.session
         while self._done < until:
             faults.reach("step", session.rank, self._done)
             result = session.stepper.step()
             self.rows.add(self._done, warmup, result, timeline.drain() if instrumented else None)
             self._done += 1
-            self.progress(self._done, total)
-            if self._stop.agreed() and self._done < total:
+            self.progress(self._done, self._total)
+            if self._stop.agreed() and self._done < self._total:
                 return True
         return False
 
-    def _next_pause(self, total: int) -> int:
+    def _next_pause(self) -> int:
         every = self.session.run.checkpoint.every_steps
-        return total if every is None else min(total, (self._done // every + 1) * every)
+        return self._total if every is None else min(self._total, (self._done // every + 1) * every)
+
+    def _missing(self, window: Window) -> int:
+        """Steps still needed for the windows to hold enough updates of the sensors; rank 0's answer holds for all."""
+        measure = self.session.run.measure
+        allowed = measure.warmup_steps + (measure.max_steps or 0) - self._done
+        if allowed <= 0:
+            return 0
+        needed_s = 1.02 * self.meter.min_window_s * (len(self.windows) + 1) - sum(w["window_s"] for w in self.windows)
+        missing_s = needed_s - window.elapsed_s()
+        typical_s = float(np.median([result.step.duration_ns for *_, result, _ in self.rows.seen[-20:]])) / 1e9
+        more = min(allowed, math.ceil(missing_s / typical_s)) if missing_s > 0 else 0
+        return int(self.session.comm.bcast(more, root=0))
+
+    def split(self, energy: dict[str, Any]) -> dict[str, Any]:
+        """Where this run's joules went. Collective."""
+        if self.session.attempt > 1:
+            return unknown("the run was continued: power samples of its earlier attempts are gone")
+        device, key = self.session.device, ""
+        if device.type == "cuda":
+            key = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+        return self.meter.split(energy, self.rows.doing(self._intervals), key)
 
     def _step_s(self) -> float:
         """A typical step so far, for the pace of checks; the first one is too long to count."""
@@ -152,6 +185,7 @@ class _Steps:
             "rows": self.rows.all(),
             "windows": self.windows,
             "peak_memory_bytes": self.peak_memory_bytes(),
+            "total_steps": self._total,
             "attempt": session.attempt,
             "notes": self._notes,
         }

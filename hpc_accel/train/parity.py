@@ -1,24 +1,40 @@
 """Is a layout computing the same thing? Its first losses are compared with a serial fp32 run of the same seed.
 
-The reference runs on rank 0 after the timed steps, so that it disturbs neither their time nor their memory.
+The reference runs on rank 0 after the timed steps, so that it disturbs neither their time nor their memory. It is the
+whole model, unwrapped and uncut, so the FLOPs of a step are counted on it too.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from hpc_accel.measure.flops import count_flops
 from hpc_accel.parallel.mesh import make_place
 from hpc_accel.study.schema import Run
 from hpc_accel.train.build import make_stepper
+from hpc_accel.train.step import Stepper
 from hpc_accel.workloads import entry
 
 
-def serial_losses(run: Run, device: torch.device) -> list[float]:
-    """Losses of the first `parity_steps` steps on one rank in fp32, in micro-batches of the run's size."""
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """The serial run: its first losses, and the FLOPs of one step of the global batch, or why they are unknown."""
+
+    losses: list[float]
+    flops_per_step: int | None
+    flops_reason: str = ""
+
+
+def serial_reference(run: Run, device: torch.device) -> Reference:
+    """The first `parity_steps` steps on one rank in fp32, in micro-batches of the run's size, and a step's FLOPs."""
+    if not run.measure.parity_steps:
+        reason = "FLOPs are counted on the serial run, which parity_steps: 0 leaves out"
+        return Reference(losses=[], flops_per_step=None, flops_reason=reason)
     total = run.workload.global_batch_size
     micro = run.layout.micro_batch_size
     layout = run.layout.model_copy(
@@ -26,7 +42,21 @@ def serial_losses(run: Run, device: torch.device) -> list[float]:
     )
     workload = entry.build(run.workload, run.seed)
     stepper = make_stepper(run, workload, make_place(layout, 0, device.type), device, precision="fp32", split=None)
-    return [value for _ in range(run.measure.parity_steps) if (value := stepper.step().loss) is not None]
+    losses = [value for _ in range(run.measure.parity_steps) if (value := stepper.step().loss) is not None]
+    flops, reason = None, "torch counts no FLOPs in this model: it has no matrix product or convolution"
+    try:
+        flops = count_flops(lambda: _one_micro_batch(stepper, micro))
+    except Exception as error:  # a counter that does not know an operation of the user's model must not end the run
+        reason = f"torch could not count: {type(error).__name__}: {error}"
+    if flops is None:
+        return Reference(losses=losses, flops_per_step=None, flops_reason=reason)
+    return Reference(losses=losses, flops_per_step=flops * (total // micro))
+
+
+def _one_micro_batch(stepper: Stepper, size: int) -> None:
+    inputs, targets = next(stepper.batches)
+    outputs = stepper.model.module(inputs[:size].to(stepper.device))
+    stepper.loss(outputs, targets[:size].to(stepper.device)).backward()
 
 
 def compare(run: Run, losses: Sequence[float], reference: Sequence[float]) -> dict[str, Any]:

@@ -14,10 +14,12 @@ import torch
 
 from hpc_accel.measure import memory, provenance
 from hpc_accel.measure.statistics import median_ci
-from hpc_accel.study.schema import Run
+from hpc_accel.study.schema import Layout, Run
+from hpc_accel.train import checks, efficiency
 from hpc_accel.train.loop import Observations
 from hpc_accel.train.parity import compare
 from hpc_accel.train.session import Session
+from hpc_accel.train.utilisation import flops_facts
 
 PHASES = ("data", "forward", "backward", "comm_exposed", "pipeline_wait", "optimizer")
 STEP_METHOD = "median over the timed steps, each that of the slowest rank; 95 % bootstrap interval"
@@ -40,7 +42,7 @@ def write_record(session: Session, seen: Observations, started_utc: str) -> dict
     if session.rank != 0:
         return None
     steps = pl.DataFrame([row for rows in gathered for row in rows], infer_schema_length=None).cast(
-        {"comm_exposed_ns": pl.Int64, "pipeline_wait_ns": pl.Int64, "loss": pl.Float64}
+        {"comm_exposed_ns": pl.Int64, "pipeline_wait_ns": pl.Int64, "comm_overlapped_ns": pl.Int64, "loss": pl.Float64}
     )
     for stale in session.directory.glob("error.rank*.json"):
         stale.unlink(missing_ok=True)  # of an earlier attempt; this one got here
@@ -58,16 +60,28 @@ def summarise(
     """summary.json as a mapping. Every figure that is null has a reason beside it."""
     run = session.run
     timed = steps.filter(~pl.col("warmup"))
-    slowest_ms = timed.group_by("step", maintain_order=True).agg(pl.col("step_ns").max())["step_ns"] / 1e6
-    median, low, high = median_ci(slowest_ms.to_list(), seed=run.seed)
+    slowest_ms = slowest(timed)
+    median, low, high = median_ci(list(slowest_ms.values()), seed=run.seed)
     losses = mean_losses(steps)
-    parity = compare(run, losses, seen.reference_losses or [])
+    reference = seen.reference
+    parity = compare(run, losses, reference.losses if reference else [])
     finite = all(map(math.isfinite, losses))
     known_peaks = [peak for peak in peaks if peak is not None]
     phases = phase_medians_ms(timed)
     if run.layout.dp == 1 and run.layout.tp == 1:
         phases["comm_exposed"] = None  # there is nothing to expose, which is not the same as nothing exposed
+    if run.layout.num_ranks == 1:
+        phases["comm_overlapped"] = None
     cuda = session.device.type == "cuda"
+    step_facts = _step_facts(session, steps, slowest_ms)
+    num_timed = step_facts["num_timed"]
+    energy = seen.energy | efficiency.energy_figures(
+        seen.energy,
+        num_steps=num_timed,
+        global_batch_size=run.workload.global_batch_size,
+        samples_per_epoch=step_facts["samples_per_epoch"],
+        tokens=step_facts["tokens_per_sample"],
+    )
     return {
         "format": 1,
         "run_id": run.run_id,
@@ -86,31 +100,62 @@ def summarise(
         "ended_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "attempt": session.attempt,
         "job_id": os.environ.get("SLURM_JOB_ID"),
-        "steps": {
-            "num_warmup": run.measure.warmup_steps,
-            "num_timed": timed["step"].n_unique(),
-            "global_batch_size": run.workload.global_batch_size,
-            "samples_dropped_per_epoch": session.samples_dropped_per_epoch,
-        },
+        "steps": step_facts,
         "step_time_ms": {"median": median, "ci_low": low, "ci_high": high, "method": STEP_METHOD},
         "throughput_samples_per_s": run.workload.global_batch_size / median * 1e3 if median else None,
         "phases_ms": phases,
         "phases_reason": _phase_reasons(run, phases),
-        **_bubble(run.layout.pp, timed, phases),
+        **_bubble(run.layout, timed, phases),
         "startup_ms": {**session.startup_ms, "first_step": seen.first_step_ms},
         "peak_memory_bytes": max(known_peaks) if known_peaks else None,
         "peak_memory_scope": f"largest rank, {memory.scope(session.device)}",
-        "energy": seen.energy,
+        "energy": energy,
+        "target": efficiency.target(run, losses, energy, num_timed),
+        "flops": flops_facts(
+            run,
+            session.directory,
+            session.device.type,
+            reference.flops_per_step if reference else None,
+            reference.flops_reason if reference else "",
+            median,
+        ),
+        "warnings": checks.warnings(run, step_facts, energy),
         "straggler": seen.straggler,
         "checkpoints": seen.checkpoints,
         "notes": seen.notes,
         "losses": {
             "first": [_finite(value) for value in losses[: run.measure.parity_steps]],
-            "reference": [_finite(value) for value in seen.reference_losses or []],
+            "reference": [_finite(value) for value in (reference.losses if reference else [])],
             "final": _finite(losses[-1]),
         },
         "parity": parity,
         "provenance": provenance.collect(),
+    }
+
+
+def slowest(steps: pl.DataFrame) -> dict[int, float]:
+    """Milliseconds of each step, that of its slowest rank, in order."""
+    longest = steps.group_by("step").agg(pl.col("step_ns").max()).sort("step")
+    return dict(zip(longest["step"].to_list(), (longest["step_ns"] / 1e6).to_list(), strict=True))
+
+
+def _step_facts(session: Session, steps: pl.DataFrame, timed_ms: dict[int, float]) -> dict[str, Any]:
+    """The `steps` object of summary.json."""
+    measure, workload = session.run.measure, session.run.workload
+    all_ms = list(slowest(steps).values())
+    detected, reason = checks.detected_warmup(all_ms, is_continued=session.attempt > 1)
+    dataset: Any = session.workload.dataset
+    return {
+        "num_warmup": measure.warmup_steps,
+        "num_warmup_detected": detected,
+        "warmup_reason": reason,
+        "num_asked": measure.steps,
+        "num_timed": len(timed_ms),
+        "global_batch_size": workload.global_batch_size,
+        "samples_dropped_per_epoch": session.samples_dropped_per_epoch,
+        "samples_per_epoch": len(dataset) - session.samples_dropped_per_epoch,
+        "tokens_per_sample": efficiency.tokens_per_sample(dataset[0][0]),
+        "outliers": checks.found_outliers(list(timed_ms), list(timed_ms.values())),
     }
 
 
@@ -121,13 +166,18 @@ def mean_losses(steps: pl.DataFrame) -> list[float]:
 
 
 def phase_medians_ms(timed: pl.DataFrame) -> dict[str, float | None]:
-    """Median over steps of the mean over ranks, per phase; `other` is what no phase explains."""
+    """Median over steps of the mean over ranks, per phase; `other` is what no phase explains.
+
+    `comm_overlapped` ran beside the others and is no part of their sum.
+    """
     names = [f"{phase}_ns" for phase in PHASES]
-    by_step = timed.group_by("step").agg(pl.col("step_ns").mean(), *(pl.col(name).mean() for name in names))
+    by_step = timed.group_by("step").agg(
+        pl.col("step_ns").mean(), *(pl.col(name).mean() for name in [*names, "comm_overlapped_ns"])
+    )
     explained = pl.sum_horizontal(pl.col(name).fill_null(0) for name in names)
     by_step = by_step.with_columns((pl.col("step_ns") - explained).clip(lower_bound=0).alias("other_ns"))
     medians: dict[str, float | None] = {}
-    for phase in (*PHASES, "other"):
+    for phase in (*PHASES, "other", "comm_overlapped"):
         value = by_step[f"{phase}_ns"].median()
         medians[phase] = float(value) / 1e6 if isinstance(value, int | float) else None
     return medians
@@ -141,16 +191,22 @@ def _phase_reasons(run: Run, phases: dict[str, float | None]) -> dict[str, str]:
         reasons["comm_exposed"] = "the layout has no collective communication" if alone else blind
     if phases["pipeline_wait"] is None:
         reasons["pipeline_wait"] = "the layout has one stage" if run.layout.pp == 1 else blind
+    if phases["comm_overlapped"] is None:
+        alone = run.layout.num_ranks == 1
+        reasons["comm_overlapped"] = "one rank has nobody to communicate with" if alone else blind
     return reasons
 
 
-def _bubble(pp: int, timed: pl.DataFrame, phases: dict[str, float | None]) -> dict[str, Any]:
-    if pp == 1:
-        return {"bubble_fraction": None, "bubble_reason": "the layout has one stage"}
+def _bubble(layout: Layout, timed: pl.DataFrame, phases: dict[str, float | None]) -> dict[str, Any]:
+    """Measured bubble, and beside it what equal stages and free messages would leave: (p - 1) / (m + p - 1)."""
+    if layout.pp == 1:
+        return {"bubble_fraction": None, "bubble_ideal": None, "bubble_reason": "the layout has one stage"}
+    ideal = (layout.pp - 1) / (layout.accumulation_steps + layout.pp - 1)
     if phases["pipeline_wait"] is None:
-        return {"bubble_fraction": None, "bubble_reason": "waiting between stages was not measured"}
+        reason = "waiting between stages was not measured"
+        return {"bubble_fraction": None, "bubble_ideal": ideal, "bubble_reason": reason}
     waited, total = int(timed["pipeline_wait_ns"].sum()), int(timed["step_ns"].sum())
-    return {"bubble_fraction": waited / total, "bubble_reason": None}
+    return {"bubble_fraction": waited / total, "bubble_ideal": ideal, "bubble_reason": None}
 
 
 def _status(parity: dict[str, Any], finite: bool) -> str:

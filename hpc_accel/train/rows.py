@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from hpc_accel.measure.phases import exposed_ns
+from hpc_accel.measure.events import Interval, Piece
+from hpc_accel.measure.phases import exposed_ns, union, waits, without
 from hpc_accel.study.schema import Run
 from hpc_accel.train.step import StepResult
 
@@ -32,6 +33,25 @@ class Rows:
             self._rows.append(self._row(step, warmup, result, events))
         return self._rows
 
+    def doing(self, windows: list[Interval]) -> list[Piece]:
+        """What this rank did during the timed steps: compute, comm_exposed, pipeline_wait, and idle for the rest.
+
+        `windows` are the intervals the steps were timed in. Without communication events waiting looks like computing.
+        """
+        working: list[Interval] = []
+        blocked: dict[str, list[Interval]] = {"comm_exposed": [], "pipeline_wait": []}
+        for _, warmup, result, events in self.seen:
+            if warmup:
+                continue
+            working += [(span.start_ns, span.end_ns) for span in result.phases]
+            if events:
+                found = waits(events, result.step.start_ns, result.step.end_ns)
+                blocked["comm_exposed"] += found.collective
+                blocked["pipeline_wait"] += found.point_to_point
+        waiting = [interval for each in blocked.values() for interval in each]
+        parts = {"compute": without(working, waiting), **blocked, "idle": without(windows, [*working, *waiting])}
+        return [Piece(name, *interval) for name, intervals in parts.items() for interval in union(intervals)]
+
     def _row(self, step: int, warmup: bool, result: StepResult, events: list[Any] | None) -> dict[str, Any]:
         durations: dict[str, int] = {"data": 0, "forward": 0, "backward": 0, "optimizer": 0}
         exposed = 0
@@ -41,9 +61,11 @@ class Rows:
                 waited = exposed_ns(events, span.start_ns, span.end_ns).collective_ns
             durations[span.name] += span.duration_ns - waited
             exposed += waited
-        pipeline_wait = None
-        if events is not None and self._run.layout.pp > 1:
-            pipeline_wait = exposed_ns(events, result.step.start_ns, result.step.end_ns).point_to_point_ns
+        pipeline_wait = overlapped = None
+        if events is not None:
+            whole = exposed_ns(events, result.step.start_ns, result.step.end_ns)
+            overlapped = whole.overlapped_ns
+            pipeline_wait = whole.point_to_point_ns if self._run.layout.pp > 1 else None
         return {
             "step": step,
             "rank": self._rank,
@@ -52,6 +74,7 @@ class Rows:
             **{f"{name}_ns": value for name, value in durations.items()},
             "comm_exposed_ns": exposed if events is not None else None,
             "pipeline_wait_ns": pipeline_wait,
+            "comm_overlapped_ns": overlapped,
             "loss": result.loss,
         }
 

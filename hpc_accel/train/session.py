@@ -100,8 +100,8 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
 
 def _earlier(found: Checkpoint | None) -> dict[str, Any]:
     if found is None:
-        return {"rows": [], "windows": [], "peak_memory_bytes": None, "notes": []}
-    kept = {key: found.values[key] for key in ("rows", "windows", "peak_memory_bytes")}
+        return {"rows": [], "windows": [], "peak_memory_bytes": None, "total_steps": None, "notes": []}
+    kept = {key: found.values.get(key) for key in ("rows", "windows", "peak_memory_bytes", "total_steps")}
     return kept | {"notes": [*found.values["notes"], *found.notes]}
 
 

@@ -70,7 +70,7 @@ def test_phases_shorter_than_a_sample_share_it_by_time_and_say_so():
 
 
 def test_phases_outside_the_samples_have_no_figure():
-    spans = [Span("early", -SECOND, SECOND), Span("inside", 0, SECOND)]
+    spans = [Span("early", -3 * SECOND, SECOND), Span("inside", 0, SECOND)]
     phases = derived.by_phase([series([0, 100])], spans)
     assert phases["early"]["energy_j"] is None
     assert phases["inside"]["energy_j"] == pytest.approx(100)
@@ -172,3 +172,8 @@ def test_a_failing_sacct_is_a_reason():
     energy = slurm.job_energy("77", is_exclusive=True, sacct=broken)
     assert energy["energy_j"] is None
     assert "sacct" in energy["reason"]
+
+
+def test_a_little_beyond_the_samples_the_power_goes_on():
+    spans = [Span("whole", -SECOND // 2, 3 * SECOND + SECOND // 2)]
+    assert derived.by_phase([series([0, 100, 100, 200])], spans)["whole"]["energy_j"] == pytest.approx(400 + 50 + 100)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import dataclass
 
-from hpc_accel.measure.phases import Exposure, exposed_ns, union
+from hpc_accel.measure.phases import Exposure, exposed_ns, union, without
 
 
 @dataclass(frozen=True)
@@ -81,3 +82,16 @@ def test_the_parts_never_exceed_the_window():
 
 def test_union_merges_touching_intervals():
     assert union([(5, 7), (1, 3), (3, 4), (9, 9)]) == [(1, 4), (5, 7)]
+
+
+def test_removed_intervals_leave_what_is_beside_them():
+    rng = random.Random(5)
+    for _ in range(200):
+        some, holes = (
+            [(start, start + rng.randrange(0, 9)) for start in rng.choices(range(60), k=6)] for _ in range(2)
+        )
+        left = without(some, holes)
+        points = {point for start, end in left for point in range(start, end)}
+        inside = {point for start, end in some for point in range(start, end)}
+        assert points == inside - {point for start, end in holes for point in range(start, end)}
+        assert all(before[1] < after[0] for before, after in itertools.pairwise(left))

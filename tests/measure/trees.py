@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 WIDTH = 24
@@ -101,3 +101,16 @@ def meter(root: Path, number: int, label: str, power_w: float) -> None:
     (directory / "power1_oem_info").write_text(label + "\n")
     (directory / "power1_average").write_text(f"{round(power_w * 1e6)}\n")
     (directory / "power1_average_interval").write_text("100\n")
+
+
+@contextlib.contextmanager
+def pretended_root(root: Path) -> Iterator[None]:
+    """Programs started inside read their sensors below `root`."""
+    before = os.environ.get("HPC_ACCEL_SYSFS")
+    os.environ["HPC_ACCEL_SYSFS"] = str(root)
+    try:
+        yield
+    finally:
+        os.environ.pop("HPC_ACCEL_SYSFS")
+        if before is not None:
+            os.environ["HPC_ACCEL_SYSFS"] = before

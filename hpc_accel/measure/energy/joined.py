@@ -21,6 +21,7 @@ def joined(windows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     reason = _why_not(windows)
     if reason:
         nothing = {"energy_j": None, "scope": None, "method": "none", "energy_above_idle_j": None}
+        nothing |= {"idle_power_w": None, "idle_window_s": None, "idle_reason": reason}
         return whole | nothing | {"reason": reason, "remedy": _first(windows, "remedy")}
     energy_j = sum(window["energy_j"] for window in windows)
     # Each window may miss an update at either end, so several windows need several times the length.

@@ -15,18 +15,19 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from hpc_accel.measure.clock import ClockOffset, Timebase
-from hpc_accel.measure.energy import hwmon, intel, nvml, pm_counters, rapl, samples, scopes, total, zeus_amd
+from hpc_accel.measure.energy import hwmon, intel, nvml, pm_counters, rapl, samples, scopes, split, total, zeus_amd
 from hpc_accel.measure.energy.accumulate import Mark, between
 from hpc_accel.measure.energy.nodes import Nodes, assign
 from hpc_accel.measure.energy.reader import DISCOVER_TIMEOUT_S, Reader
 from hpc_accel.measure.energy.sensor import Sensor, SensorInfo
+from hpc_accel.measure.events import Span
 
 SOURCES: dict[str, tuple[str, Callable[[], list[Sensor]]]] = {
     pm_counters.SOURCE: ("node", pm_counters.discover),
@@ -53,9 +54,15 @@ class Window:
     def __init__(self, meter: EnergyMeter, name: str) -> None:
         self.name = name
         self.result: dict[str, Any] = {}
+        self.interval_ns = (0, 0)
+        """Both ends on this process's clock."""
         self._meter = meter
         self._start_ns = 0
         self._start: dict[str, Mark | str] = {}
+
+    def elapsed_s(self) -> float:
+        """Since it opened."""
+        return (time.perf_counter_ns() - self._start_ns) * 1e-9
 
     def __enter__(self) -> Window:
         self._start_ns, self._start = self._meter.edge()
@@ -67,6 +74,7 @@ class Window:
         if kind is not None:
             return
         end_ns, end = self._meter.edge()
+        self.interval_ns = (self._start_ns, end_ns)
         self.result = self._meter.conclude(self.name, (end_ns - self._start_ns) * 1e-9, self._start, end)
 
 
@@ -117,26 +125,48 @@ class EnergyMeter:
         """A context manager; collective at both ends."""
         return Window(self, name)
 
-    def measure_idle(self, duration_s: float = IDLE_WINDOW_S) -> dict[str, Any]:
-        """Measure the idle nodes now, for `duration_s` during which ranks sleep; reported beside later windows."""
+    @property
+    def can_read(self) -> bool:
+        """Whether any sensor of any node can be read; the same on all ranks."""
+        return any(row["available"] for row in self._described)
+
+    def measure_idle(self, duration_s: float | None = None) -> dict[str, Any]:
+        """Measure the idle nodes now, ranks asleep, for `duration_s`; reported beside later windows. Collective.
+
+        None means 30 s where a sensor can be read and no time at all elsewhere.
+        """
+        duration_s = (IDLE_WINDOW_S if self.can_read else 0.0) if duration_s is None else duration_s
+        if not duration_s:
+            return {}
         with self.window("idle") as window:
             time.sleep(duration_s)
         self._idle = window.result
         return window.result
 
-    def power_series(self) -> list[samples.PowerSeries]:
-        """Power samples of the sensors this rank reads, on its own clock; not collective."""
+    def _devices(self) -> list[split.Device]:
+        """Power samples of the sensors this rank reads, on its own clock."""
         node = self._nodes.node_id.partition("/")[2]
         found = []
         for reader in self._readers:
             for key, (times_ns, powers_w) in reader.power().items():
                 info = self._owned[key]
-                found.append(
-                    samples.PowerSeries(
-                        name=info.name, node=node, scope=info.scope, times_ns=times_ns, powers_w=powers_w
-                    )
+                series = samples.PowerSeries(
+                    name=info.name, node=node, scope=info.scope, times_ns=times_ns, powers_w=powers_w
                 )
+                identity = (node, info.source, key)
+                found.append(split.Device(key=key, identity=identity, scope=info.scope, series=series))
         return found
+
+    def power_series(self) -> list[samples.PowerSeries]:
+        """Power samples of the sensors this rank reads, on its own clock; not collective."""
+        return [device.series for device in self._devices()]
+
+    def split(self, energy: dict[str, Any], spans: Sequence[Span], device_key: str) -> dict[str, Any]:
+        """Where the joules of `energy` went, by phase and device (see split.py). Collective.
+
+        `spans` are this rank's phases on its own clock, which the ranks of a node share.
+        """
+        return split.split(energy, split.gather(self._nodes, self._devices(), spans, device_key))
 
     def write_samples(self, path: Path, offsets: ClockOffset | Timebase | None = None) -> str:
         """energy.parquet of all nodes on rank 0's clock; collective. Returns why it could not be written, else ""."""
@@ -169,7 +199,7 @@ class EnergyMeter:
         record = self._node_record(gathered) if gathered else None
         records = self._nodes.across_nodes(record)
         energy = total.result(records, window_s, name) if records else None
-        if energy is not None and self._idle is not None and name != "idle":
+        if energy is not None and name != "idle":
             energy = total.with_idle(energy, self._idle)
         return dict(self._nodes.to_all(energy))
 

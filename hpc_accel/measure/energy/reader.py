@@ -176,5 +176,6 @@ class Reader:
         for key, account in self._owned.items():
             reason = self._read(key)
             mark = account.mark()
+            self._sample(key)  # so that power, too, is known up to the window's ends
             marks[key] = reason or mark or "no reading"
         return marks

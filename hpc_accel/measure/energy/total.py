@@ -115,6 +115,8 @@ def result(nodes: Sequence[NodeRecord], window_s: float, name: str = "") -> dict
         "resolution_warning": period_s is not None and window_s < UPDATES_WANTED * period_s,
         "resolution_s": period_s,
         "idle_power_w": None,
+        "idle_window_s": None,
+        "idle_reason": "",
         "energy_above_idle_j": None,
         "reason": reason,
         "remedy": remedy,
@@ -190,9 +192,23 @@ def _notes(nodes: Sequence[NodeRecord], by_node: dict[str, list[Measured]], chos
     return list(dict.fromkeys(notes))[:MAX_NOTES]
 
 
-def with_idle(energy: dict[str, Any], idle: dict[str, Any]) -> dict[str, Any]:
+NO_IDLE = "idle power was not measured: measure.idle_s is 0"
+
+
+def with_idle(energy: dict[str, Any], idle: dict[str, Any] | None) -> dict[str, Any]:
     """The same result with the idle baseline beside it, where both have one scope; nothing is subtracted from it."""
-    if energy["energy_j"] is None or idle["energy_j"] is None or energy["scope"] != idle["scope"]:
-        return energy
+    reason = ""
+    if energy["energy_j"] is None:
+        reason = energy["reason"]
+    elif idle is None:
+        reason = NO_IDLE
+    elif idle["energy_j"] is None:
+        reason = f"while idle: {idle['reason']}"
+    elif energy["scope"] != idle["scope"]:
+        reason = f"while idle the sensors covered another scope: {idle['scope']}"
+    if reason or idle is None:
+        return energy | {"idle_reason": reason}
     idle_w = idle["energy_j"] / idle["window_s"]
-    return energy | {"idle_power_w": idle_w, "energy_above_idle_j": energy["energy_j"] - idle_w * energy["window_s"]}
+    above_j = energy["energy_j"] - idle_w * energy["window_s"]
+    beside = {"idle_power_w": idle_w, "idle_window_s": idle["window_s"], "idle_reason": ""}
+    return energy | beside | {"energy_above_idle_j": above_j}

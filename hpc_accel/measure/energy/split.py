@@ -1,0 +1,145 @@
+"""Where the joules went: each device's sampled power, shared among the ranks that use it, by what each was doing.
+
+    device A   ---- 100 W ----------------------    rank 0   compute | comm_exposed | compute | idle
+                                                    rank 1   compute          | pipeline_wait | compute
+
+At every moment a device's power is divided evenly among its ranks, and a rank's share goes to the phase it is in. So
+the phases of a device add up to what it used. A GPU belongs to the ranks that compute on it (none: it was idle);
+everything else belongs to all ranks of its node. Ranks compute their own shares; only sums travel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hpc_accel.measure.energy.derived import by_phase
+from hpc_accel.measure.energy.nodes import Nodes
+from hpc_accel.measure.energy.samples import PowerSeries
+from hpc_accel.measure.events import Piece, Span
+
+GPU_SCOPES = frozenset({"gpu-board", "gpu-card", "gpu-tile"})
+METHOD = "sampled power, divided evenly among the ranks of a device and by what each of them was doing"
+NO_SAMPLES = "no power was sampled: no sensor could be read"
+UNCOVERED = "the power samples do not cover all timed steps"
+COARSE = "phases are shorter than the time between power samples: each shows the mean power"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Device:
+    """One sensor's samples; `key` tells GPUs apart, `identity` finds the sensor's row in an energy figure."""
+
+    key: str
+    identity: tuple[str, str, str]
+    scope: str
+    series: PowerSeries
+
+
+def gather(nodes: Nodes, mine: Sequence[Device], spans: Sequence[Span], device_key: str) -> list[dict[str, Any]]:
+    """One row per sensor of any node: identity, scope, phases; the same on all ranks. Collective.
+
+    `spans` are this rank's phases and `mine` the sensors it reads, both on one clock; `device_key` is the UUID of the
+    GPU it computes on, or empty.
+    """
+    gathered = nodes.within_node((list(mine), device_key))
+    devices, keys = nodes.to_node(([each for found, _ in gathered for each in found], [key for _, key in gathered]))
+    shares = nodes.within_node(_shares(devices, keys, nodes.node_rank, spans))
+    rows = [_row(device, [part[device.identity] for part in shares if device.identity in part]) for device in devices]
+    return list(nodes.to_all([row for found in nodes.across_nodes(rows) for row in found]))
+
+
+def _shares(
+    devices: Iterable[Device], keys: Sequence[str], node_rank: int, spans: Sequence[Span]
+) -> dict[tuple[str, str, str], dict[str, dict[str, Any]]]:
+    """What each device this rank uses did during its phases, not yet divided among the ranks."""
+    found = {}
+    for device in devices:
+        is_gpu = device.scope in GPU_SCOPES
+        if not is_gpu or device.key == keys[node_rank]:
+            found[device.identity] = by_phase([device.series], spans)
+        elif device.key not in keys and node_rank == 0:
+            unused = [Piece("idle", span.start_ns, span.end_ns) for span in spans]
+            found[device.identity] = by_phase([device.series], unused)
+    return found
+
+
+def _row(device: Device, shares: Sequence[dict[str, dict[str, Any]]]) -> dict[str, Any]:
+    """Node leader: the mean over the ranks that use the device."""
+    names = list(dict.fromkeys(name for share in shares for name in share))
+    phases: dict[str, float | None] = {}
+    for name in names:
+        parts = [share[name]["energy_j"] for share in shares if name in share]
+        phases[name] = None if None in parts else sum(parts) / len(shares)
+    resolved = [share[name]["is_resolved"] for share in shares for name in share if name != "idle"]
+    return {
+        "identity": device.identity,
+        "name": device.series.name,
+        "node": device.series.node,
+        "scope": device.scope,
+        "phases_j": phases,
+        "is_resolved": bool(resolved) and all(resolved),
+    }
+
+
+def split(energy: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Fields that stand beside an energy figure: `by_phase_j`, `by_device`, and how well and how they are known.
+
+    Only sensors that are part of the figure's total count towards its phases. Everything is null where one of them has
+    no samples, and the reason says so.
+    """
+    counted = [sensor for sensor in energy["sensors"] if sensor["is_counted"]]
+    known: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for each in rows:
+        known.setdefault(tuple(each["identity"]), []).append(each)
+    # Two nodes of one name have equal identities; both lists are in the order of the nodes.
+    found = [(sensor, _next(known, (sensor["node"], sensor["source"], sensor["key"]))) for sensor in counted]
+    devices = [
+        {
+            "name": sensor["name"],
+            "node": sensor["node"],
+            "scope": sensor["scope"],
+            "energy_j": sensor["energy_j"],
+            "phases_j": row["phases_j"] if row else None,
+        }
+        for sensor, row in found
+    ]
+    reason = ""
+    if energy["energy_j"] is None:
+        reason = energy["reason"]
+    elif not counted or any(row is None or not row["phases_j"] for _, row in found):
+        reason = NO_SAMPLES
+    elif any(value is None for _, row in found if row for value in row["phases_j"].values()):
+        reason = UNCOVERED
+    if reason:
+        return unknown(reason, devices)
+    total: dict[str, float] = {}
+    for _, row in found:
+        for name, value in (row or {})["phases_j"].items():
+            total[name] = total.get(name, 0.0) + value
+    resolved = all(row["is_resolved"] for _, row in found if row)
+    return {
+        "by_phase_j": total,
+        "by_device": devices,
+        "phases_resolved": resolved,
+        "phases_method": METHOD,
+        "phases_note": "" if resolved else COARSE,
+        "phases_reason": "",
+    }
+
+
+def _next(known: dict[tuple[str, ...], list[dict[str, Any]]], identity: tuple[str, ...]) -> dict[str, Any] | None:
+    rows = known.get(identity)
+    return rows.pop(0) if rows else None
+
+
+def unknown(reason: str, devices: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """The same fields where the split is not known."""
+    return {
+        "by_phase_j": None,
+        "by_device": list(devices),
+        "phases_resolved": None,
+        "phases_method": "none",
+        "phases_note": "",
+        "phases_reason": reason,
+    }

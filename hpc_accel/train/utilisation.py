@@ -1,0 +1,80 @@
+"""Model FLOP utilisation: FLOPs counted on the serial model, over the step time, over the peak the probe measured.
+
+The peak is that of what the run computed on. GPUs: the rate of one, times the ranks. CPUs: the rate of one rank while
+as many ranks as the run has per node compute at once, times the ranks, so that it is the peak of the same cores.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hpc_accel.measure.flops import utilisation
+from hpc_accel.study.schema import Run
+
+COUNTED_ON = "matrix products and convolutions of the serial fp32 model, forward and backward, by FlopCounterMode"
+
+
+def flops_facts(
+    run: Run, directory: Path, device: str, flops_per_step: int | None, reason: str, step_time_ms: float | None
+) -> dict[str, Any]:
+    """The `flops` object of summary.json. `directory` is the run's, below the study that has hardware.json."""
+    facts: dict[str, Any] = {
+        "per_step": flops_per_step,
+        "counted_on": COUNTED_ON if flops_per_step else None,
+        "achieved_flops_per_s": flops_per_step / step_time_ms * 1e3 if flops_per_step and step_time_ms else None,
+        "peak_flops_per_s": None,
+        "mfu": None,
+        "mfu_reason": reason,
+    }
+    if flops_per_step is None:
+        return facts
+    peak, reason = probed_peak(run, _hardware(directory), device)
+    mfu = utilisation(flops_per_step, step_time_ms / 1e3 if step_time_ms else None, peak, run.layout.num_ranks)
+    whole = peak * run.layout.num_ranks if peak else None
+    return facts | {"peak_flops_per_s": whole, "mfu": mfu, "mfu_reason": reason or ("" if mfu else "no step time")}
+
+
+def probed_peak(run: Run, hardware: dict[str, Any], device: str) -> tuple[float | None, str]:
+    """FLOP/s of one rank's part of the machine at the run's precision; or None and why."""
+    precision = run.recipe.precision
+    if not hardware:
+        return None, "no hardware.json beside the study's runs: the peak is what `hpc-accel probe` measured"
+    if hardware.get("site") != run.site:
+        return None, f"hardware.json is of site {hardware.get('site')!r}, the run of {run.site!r}"
+    kinds = [kind for kind in hardware.get("node_kinds", []) if kind.get("device") == device]
+    if not kinds:
+        return None, f"the probe measured no {device} node"
+    rates = []
+    for kind in kinds:
+        rate = _rate(kind, device, run.resources.ranks_per_node, precision)
+        if rate is None:
+            why = kind.get("matmul_flops_per_s_reason", {}).get(precision)
+            return None, f"no probed {precision} peak: {why or _no_level(run)}"
+        rates.append(rate)
+    return min(rates), ""
+
+
+def _rate(kind: dict[str, Any], device: str, ranks_per_node: int, precision: str) -> float | None:
+    alone: float | None = kind.get("matmul_flops_per_s", {}).get(precision)
+    if device == "cuda" or ranks_per_node == 1:
+        return alone
+    for level in kind.get("levels", []):
+        if level.get("ranks") == ranks_per_node:
+            rate: float | None = level.get("matmul_flops_per_s", {}).get(precision)
+            return rate
+    return None
+
+
+def _no_level(run: Run) -> str:
+    return f"the probe did not measure {run.resources.ranks_per_node} ranks of a node computing at once"
+
+
+def _hardware(directory: Path) -> dict[str, Any]:
+    """hardware.json of the study; empty where there is none to read."""
+    try:
+        content = json.loads((directory.parent.parent / "hardware.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,150 @@
+"""What follows from a run's figures, and what warns of them: warm-up, outliers, short windows, targets, peaks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from hpc_accel.study.schema import Layout, Measure, Recipe, Resources, Run, Workload
+from hpc_accel.train import checks, efficiency, utilisation
+from hpc_accel.train.clock import Span
+from hpc_accel.train.rows import Rows
+from hpc_accel.train.step import StepResult
+
+
+def make_run(ranks: int = 2, precision: str = "fp32", **measure) -> Run:
+    return Run(
+        study="s",
+        site="local",
+        workload=Workload(name="w", entry="a:b", global_batch_size=8),
+        layout=Layout(dp=ranks, micro_batch_size=8 // ranks, accumulation_steps=1),
+        recipe=Recipe(precision=precision),
+        resources=Resources(ranks_per_node=ranks),
+        measure=Measure(**measure),
+    )
+
+
+def test_warm_up_is_found_beyond_what_was_counted():
+    times = [90.0, 40.0, 30.0, 22.0] + [20.0, 20.1, 19.9, 20.2] * 6
+    detected, reason = checks.detected_warmup(times, is_continued=False)
+    assert (detected, reason) == (4, "")
+    facts = {"num_warmup": 2, "num_warmup_detected": detected, "warmup_reason": ""}
+    [said] = checks.warnings(make_run(), facts, {"energy_j": None})
+    assert "set measure.warmup_steps to 4" in said
+    assert checks.warnings(make_run(), facts | {"num_warmup": 4}, {"energy_j": None}) == []
+
+
+@pytest.mark.parametrize(
+    ("times", "continued", "reason"),
+    [
+        ([1.0] * 5, False, "too few"),
+        ([1.0] * 50, True, "was continued"),
+        ([9, 8, 9, 8, 9, 1, 1, 1, 1, 1], False, "never"),
+    ],
+)
+def test_an_unknown_warm_up_says_why(times, continued, reason):
+    detected, why = checks.detected_warmup(times, is_continued=continued)
+    assert detected is None
+    assert reason in why
+
+
+def test_outliers_are_counted_and_located():
+    times = [10.0, 10.1, 9.9, 10.05, 55.0, 10.0, 9.95]
+    found = checks.found_outliers(list(range(5, 12)), times)
+    assert (found["count"], found["steps"]) == (1, [9])
+
+
+@pytest.mark.parametrize(
+    ("measure", "words"), [({}, "set measure.max_steps"), ({"max_steps": 40}, "but 40 steps were")]
+)
+def test_a_short_window_says_what_to_do(measure, words):
+    facts = {"num_warmup": 0, "num_warmup_detected": 0, "warmup_reason": ""}
+    energy = {"energy_j": 5.0, "window_s": 0.5, "resolution_s": 0.1, "resolution_warning": True}
+    [said] = checks.warnings(make_run(**measure), facts, energy)
+    assert "want 10 s" in said
+    assert words in said
+
+
+def test_unknown_energy_makes_everything_unknown():
+    energy = {"energy_j": None, "window_s": 2.0, "reason": "no sensor"}
+    found = efficiency.energy_figures(energy, num_steps=4, global_batch_size=8, samples_per_epoch=80, tokens=16)
+    assert {key for key, value in found.items() if value is not None} == {"per_token_reason"}
+    assert found["per_token_reason"] == "no sensor"
+
+
+def test_only_sequences_of_ids_have_tokens():
+    assert efficiency.tokens_per_sample(torch.zeros(16, dtype=torch.int64)) == 16
+    assert efficiency.tokens_per_sample(torch.zeros(16)) is None
+    assert efficiency.tokens_per_sample(torch.zeros(3, 8, 8, dtype=torch.int32)) is None
+
+
+def test_the_target_is_the_first_loss_at_or_below_it():
+    energy = {"energy_j": 40.0, "window_s": 2.0, "reason": ""}
+    found = efficiency.target(make_run(target_loss=0.5), [2.0, 0.5, 0.7], energy, num_steps=4)
+    assert (found["num_steps"], found["time_s"], found["energy_j"]) == (2, 1.0, 20.0)
+    missed = efficiency.target(make_run(target_loss=0.1), [2.0, 0.5], energy, num_steps=4)
+    assert missed["energy_j"] is None
+    assert "lowest loss is 0.5" in missed["reason"]
+    assert "names no measure.target_loss" in efficiency.target(make_run(), [1.0], energy, 4)["reason"]
+
+
+def kinds(**more):
+    level = {"ranks": 2, "matmul_flops_per_s": {"fp32": 5e9, "bf16": None}}
+    return {"device": "cpu", "matmul_flops_per_s": {"fp32": 8e9, "bf16": None}, "levels": [level], **more}
+
+
+@pytest.mark.parametrize(
+    ("run", "hardware", "peak", "reason"),
+    [
+        (make_run(2), {"site": "local", "node_kinds": [kinds()]}, 5e9, ""),
+        (make_run(1), {"site": "local", "node_kinds": [kinds()]}, 8e9, ""),
+        (make_run(2), {"site": "local", "node_kinds": [kinds(), kinds(levels=[])]}, None, "2 ranks of a node"),
+        (make_run(2, "bf16"), {"site": "local", "node_kinds": [kinds()]}, None, "no probed bf16 peak"),
+        (make_run(2), {"site": "elsewhere", "node_kinds": [kinds()]}, None, "of site 'elsewhere'"),
+        (make_run(2), {}, None, "no hardware.json"),
+        (make_run(2), {"site": "local", "node_kinds": [kinds(device="cuda")]}, None, "no cpu node"),
+    ],
+)
+def test_the_peak_is_that_of_the_runs_own_part_of_the_machine(run, hardware, peak, reason):
+    found, why = utilisation.probed_peak(run, hardware, "cpu")
+    assert found == peak
+    assert reason in why
+
+
+def test_without_flops_there_is_no_utilisation(tmp_path):
+    found = utilisation.flops_facts(make_run(), tmp_path, "cpu", None, "torch counts none", 5.0)
+    assert (found["per_step"], found["mfu"], found["mfu_reason"]) == (None, None, "torch counts none")
+
+
+def test_hardware_is_looked_for_beside_the_studys_runs(tmp_path: Path):
+    (tmp_path / "hardware.json").write_text(json.dumps({"site": "local", "node_kinds": [kinds()]}))
+    found = utilisation.flops_facts(make_run(), tmp_path / "runs" / "r", "cpu", 10**7, "", 2.0)
+    assert found["mfu"] == pytest.approx(1e7 / 2e-3 / 1e10)
+
+
+class Event:
+    op, group, num_bytes, peer, via_future = "allreduce", "g", 4, None, False
+
+    def __init__(self, start: int, end: int, waited: tuple[tuple[int, int], ...], op: str = "allreduce") -> None:
+        self.op, self.enqueued_ns, self.started_ns, self.ended_ns, self.waited_ns = op, start, start, end, waited
+
+
+def test_every_moment_of_a_window_is_one_thing():
+    rows = Rows(make_run(), 0, [])
+    phases = [Span("forward", 10, 50), Span("backward", 50, 90)]
+    events = [Event(40, 70, ((60, 70),)), Event(20, 30, ((25, 30),), op="recv")]
+    rows.add(0, True, StepResult(step=Span("step", 0, 9), phases=[Span("forward", 0, 9)], loss=None), [])
+    rows.add(1, False, StepResult(step=Span("step", 10, 95), phases=phases, loss=None), events)
+    pieces = {}
+    for piece in rows.doing([(8, 100)]):
+        pieces.setdefault(piece.name, []).append((piece.start_ns, piece.end_ns))
+    assert pieces == {
+        "compute": [(10, 25), (30, 60), (70, 90)],
+        "comm_exposed": [(60, 70)],
+        "pipeline_wait": [(25, 30)],
+        "idle": [(8, 10), (90, 100)],
+    }
+    assert rows.all()[1]["comm_overlapped_ns"] == 20 + 5

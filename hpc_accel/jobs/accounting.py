@@ -35,7 +35,7 @@ def collect(results: Path) -> dict[str, Any]:
 
     Changes nothing when no run was a Slurm job.
     """
-    jobs = {path.parent.name: read_json(path) for path in sorted(results.glob("runs/*/job.json"))}
+    jobs = {path.parent.name: last_job(path.parent) for path in sorted(results.glob("runs/*/.attempt"))}
     ids = {run_id: job["job_id"] for run_id, job in jobs.items() if job.get("job_id")}
     if not ids:
         return {}
@@ -50,6 +50,14 @@ def collect(results: Path) -> dict[str, Any]:
     if read_json(path) != content:
         write_json(path, content)
     return content
+
+
+def last_job(run_dir: Path) -> dict[str, Any]:
+    """What the last attempt's script noted; only the job's id where it was killed before it could note more."""
+    attempt, noted = run_dir / ".attempt", run_dir / "job.json"
+    if noted.is_file() and noted.stat().st_mtime_ns >= attempt.stat().st_mtime_ns:
+        return read_json(noted)
+    return {"job_id": attempt.read_text().strip() or None}
 
 
 def ask(job_ids: list[str]) -> tuple[dict[str, list[dict[str, str]]], str]:
@@ -87,11 +95,13 @@ def facts_of(
         return {"job_id": job.get("job_id"), "state": None, "state_reason": reason}
     head = rows[0]
     submit, start = _unix_s(head["Submit"]), _unix_s(head["Start"])
+    # sacct writes "CANCELLED by 1000".
+    state = head["State"].split()[0]
     return {
         "job_id": head["JobIDRaw"],
-        # sacct writes "CANCELLED by 1000".
-        "state": head["State"].split()[0],
+        "state": state,
         "state_reason": None,
+        "ended": _ended(state, head["ExitCode"]),
         "exit_code": head["ExitCode"],
         "elapsed_s": int(head["ElapsedRaw"]) if head["ElapsedRaw"].isdigit() else None,
         "queued_s": start - submit if start and submit else None,
@@ -114,9 +124,11 @@ def _energy(rows: list[dict[str, str]], job: dict[str, Any], num_runs: int) -> d
     return {"energy_j": None, "method": "none", "scope": None, "window_s": None, "reason": reason, "remedy": ""}
 
 
-def ended_by_slurm(facts: dict[str, Any]) -> dict[str, str] | None:
+def _ended(state: str, exit_code: str) -> dict[str, str] | None:
     """Status, message and remedy when Slurm itself ended the job; None when it ended by itself."""
-    found = ENDED_BY_SLURM.get(facts.get("state") or "")
+    # Without cgroups a job that takes too much memory is killed as a whole, and its state is FAILED, exit code 0:9.
+    killed = state == "FAILED" and exit_code.endswith(":9")
+    found = ENDED_BY_SLURM.get("OUT_OF_MEMORY" if killed else state)
     return dict(zip(("status", "message", "remedy"), found, strict=True)) if found else None
 
 
@@ -125,7 +137,7 @@ def complete_statuses(results: Path) -> list[str]:
     changed = []
     for run_id, facts in collect(results).get("jobs", {}).items():
         path = results / "runs" / run_id / "summary.json"
-        ended, summary = ended_by_slurm(facts), read_json(path)
+        ended, summary = facts.get("ended"), read_json(path)
         if ended is None or not summary or summary.get("status") in {"completed", "wrong", ended["status"]}:
             continue
         error = {"rank": None, "kind": facts["state"].lower(), "message": ended["message"], "remedy": ended["remedy"]}

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.jobs.clocks import slurm_options
 from hpc_accel.jobs.site import Site
-from hpc_accel.study.schema import Resources, Run
+from hpc_accel.study.schema import Recipe, Resources, Run
 from hpc_accel.study.study import Study
 
 
@@ -51,7 +52,9 @@ def pack_resources(runs: Sequence[Run]) -> Resources:
     )
 
 
-def header(resources: Resources, site: Site, *, job_name: str, log: Path) -> dict[str, str]:
+def header(
+    resources: Resources, site: Site, *, job_name: str, log: Path, recipe: Recipe | None = None
+) -> dict[str, str]:
     """The #SBATCH options in their order, values not yet quoted; `log` gets every attempt's output appended."""
     options = {
         "job-name": site.job_prefix + job_name,
@@ -81,7 +84,7 @@ def header(resources: Resources, site: Site, *, job_name: str, log: Path) -> dic
         "constraint": site.constraint,
     }
     options.update({key: value for key, value in chosen.items() if value})
-    return options
+    return options | slurm_options(recipe, site)
 
 
 def switches(site: Site) -> list[str]:
@@ -92,10 +95,10 @@ def switches(site: Site) -> list[str]:
 
 def plugin_resources(run: Run, site: Site) -> dict[str, Any]:
     """The run's request in the words of Snakemake's Slurm plugin."""
-    return plugin_request(run.resources, site)
+    return plugin_request(run.resources, site, run.recipe)
 
 
-def plugin_request(resources: Resources, site: Site) -> dict[str, Any]:
+def plugin_request(resources: Resources, site: Site, recipe: Recipe | None = None) -> dict[str, Any]:
     """A request in the words of Snakemake's Slurm plugin. Keys without a value are left out."""
     if " " in (resources.partition or site.partition):
         value = resources.partition or site.partition
@@ -111,7 +114,11 @@ def plugin_request(resources: Resources, site: Site) -> dict[str, Any]:
         "gres": f"gpu:{gpu_type(resources, site)}{resources.gpus_per_node}" if resources.gpus_per_node else "",
         # The plugin's `tasks_per_node` excludes `tasks` and refuses one.
         "slurm_extra": " ".join(
-            [f"--ntasks-per-node={resources.ranks_per_node}", *(["--exclusive"] if site.exclusive else [])]
+            [
+                f"--ntasks-per-node={resources.ranks_per_node}",
+                *(["--exclusive"] if site.exclusive else []),
+                *(f"--{key}={value}" for key, value in slurm_options(recipe, site).items()),
+            ]
         ),
         "cpus_per_task": resources.cpus_per_rank,
         "mem_mb": resources.memory_mb,

@@ -18,9 +18,10 @@ from typing import Any
 import jinja2
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.jobs import clocks
 from hpc_accel.jobs.request import checked_path, header, pack_resources, plugin_request, probe_resources, switches
 from hpc_accel.jobs.site import Site
-from hpc_accel.study.schema import Resources, Run
+from hpc_accel.study.schema import Recipe, Resources, Run
 from hpc_accel.study.study import Study
 
 
@@ -40,6 +41,7 @@ def render(run: Run, site: Site, *, root: Path, run_dir: Path, environment: Path
         records=run_dir,
         environment=environment,
         study_path=None,
+        recipe=run.recipe,
     )
 
 
@@ -65,7 +67,8 @@ def render_pack(runs: Sequence[Run], site: Site, *, name: str, root: Path, study
     job.sbatch, so it records, fails and is measured as it would alone.
     """
     packed = pack_resources(runs)
-    options = header(packed, site, job_name=name, log=study_dir / "packs" / f"{name}.txt")
+    recipe = clocks.common(runs)
+    options = header(packed, site, job_name=name, log=study_dir / "packs" / f"{name}.txt", recipe=recipe)
     return (
         _environment()
         .get_template("pack.sbatch.j2")
@@ -73,7 +76,7 @@ def render_pack(runs: Sequence[Run], site: Site, *, name: str, root: Path, study
             name=name,
             site=site,
             resources=packed,
-            request=json.dumps(plugin_request(packed, site)),
+            request=json.dumps(plugin_request(packed, site, recipe)),
             sbatch=_sbatch(options, site),
             root=checked_path(root),
             run_dirs=[checked_path(study_dir / "runs" / run.run_id) for run in runs],
@@ -98,11 +101,12 @@ def _render(
     records: Path,
     environment: Path,
     study_path: Path | None,
+    recipe: Recipe | None = None,
 ) -> str:
     environment = Path(site.environment) if site.environment else environment
     _check_staging(site, environment)
     log = records / ("log.txt" if kind == "run" else "probe.txt")
-    options = header(resources, site, job_name=job_name, log=log)
+    options = header(resources, site, job_name=job_name, log=log, recipe=recipe)
     return (
         _environment()
         .get_template("job.sbatch.j2")
@@ -111,7 +115,7 @@ def _render(
             kind=kind,
             site=site,
             resources=resources,
-            request=json.dumps(plugin_request(resources, site), ensure_ascii=True),
+            request=json.dumps(plugin_request(resources, site, recipe), ensure_ascii=True),
             sbatch=_sbatch(options, site),
             root=checked_path(root),
             records=checked_path(records),

@@ -100,6 +100,12 @@ class Site(Model):
     max_restarts: CountOrZero = 0
     """How often a job that ended with exit code 75 (preempted, hung) may put itself back into the queue."""
     currency: Name = "EUR"
+    carbon_g_per_kwh: Positive | None = None
+    """Grams of CO2 equivalent per kWh of the site's electricity, cooling included where that is wanted."""
+    electricity_price_per_kwh: Positive | None = None
+    """In `currency`."""
+    clocks: tuple[Literal["gpu_freq_mhz", "cpu_freq_khz", "power_limit_w"], ...] = ()
+    """What its users may set of frequencies and power limits."""
 
     def partition_of(self, name: str) -> Partition:
         """The facts of partition `name` (empty: the site's own); empty facts when the site file has none."""

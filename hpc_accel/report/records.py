@@ -144,7 +144,12 @@ def _load_run(study_dir: Path, study: str, candidate: dict[str, Any], jobs: dict
                 problems.append(problem)
             run, summary = (content or {}, summary) if name == "run.json" else (run, content or {})
         job = fields.read_json(directory / "job.json")[0] or {}
+    books = fields.mapping(jobs, run_id)
     status, remedy = _status(study, summary, problems)
+    ended = fields.mapping(books, "ended")
+    if not summary and ended:  # killed without a word: Slurm's books know more
+        status, remedy = fields.text(ended, "status") or status, fields.text(ended, "remedy") or remedy
+        problems.append(f"{fields.text(ended, 'message')} (job {fields.text(books, 'job_id')})")
     return RunRecord(
         run_id=run_id,
         workload=fields.text(candidate, "workload") or fields.text(run, "workload", "name") or "?",
@@ -157,7 +162,7 @@ def _load_run(study_dir: Path, study: str, candidate: dict[str, Any], jobs: dict
         run=run,
         summary=summary,
         job=job,
-        accounting=fields.mapping(jobs, run_id),
+        accounting=books,
         problems=tuple(problems),
     )
 

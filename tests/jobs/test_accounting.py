@@ -30,7 +30,8 @@ def results(tmp_path: Path, monkeypatch) -> Path:
     ):
         run = tmp_path / "runs" / run_id
         run.mkdir(parents=True)
-        (run / "job.json").write_text(json.dumps({"job_id": job_id, "launched_unix_s": None}))
+        (run / ".attempt").write_text(f"{job_id or ''}\n")
+        (run / "job.json").write_text(json.dumps({"job_id": job_id}))
         (run / "summary.json").write_text(json.dumps({"status": status, "error": None}))
     return tmp_path
 
@@ -80,11 +81,20 @@ def test_energy_is_a_run_s_only_alone_on_whole_nodes(exclusive, num_runs, energy
     assert reason in facts["energy"]["reason"]
 
 
-@pytest.mark.parametrize("state", accounting.ENDED_BY_SLURM)
+@pytest.mark.parametrize("state", [*accounting.ENDED_BY_SLURM, "FAILED"])
 def test_every_way_to_end_has_a_remedy(state: str):
-    ended = accounting.ended_by_slurm({"state": state})
-    assert ended and ended["remedy"] and ended["status"] in {"timeout", "failed", "preempted", "cancelled"}
-    assert accounting.ended_by_slurm({"state": "COMPLETED"}) is None
+    row = {**accounting.parse(ENERGY)["5"][0], "State": state, "ExitCode": "0:9"}
+    ended = accounting.facts_of([row], "", {})["ended"]
+    assert ended["remedy"] and ended["status"] in {"timeout", "failed", "preempted", "cancelled"}
+    for state, code in (("COMPLETED", "0:0"), ("FAILED", "1:0")):
+        assert accounting.facts_of([row | {"State": state, "ExitCode": code}], "", {})["ended"] is None
+
+
+def test_a_job_killed_without_a_word_is_known_by_its_number(results: Path):
+    (results / "runs/a/job.json").unlink()
+    (results / "runs/a/summary.json").unlink()
+    assert accounting.collect(results)["jobs"]["a"]["state"] == "TIMEOUT"
+    assert accounting.complete_statuses(results) == [], "no record is made up: the run can be started again"
 
 
 def test_without_sacct_the_reason_is_recorded(tmp_path: Path, monkeypatch):

@@ -79,8 +79,10 @@ class Cluster:
 
     def start_now(self, job_id: str) -> None:
         """Slurm lets a requeued job wait for two minutes; a test does not."""
-        self.wait(job_id, states={"PENDING"})
-        self.run("scontrol", "update", f"JobId={job_id}", "StartTime=now")
+        self.wait(job_id, states={"PENDING", "RUNNING", *ENDED})
+        while self.state(job_id) == "PENDING":
+            self.run("scontrol", "update", f"JobId={job_id}", "StartTime=now", check=False)  # it may start meanwhile
+            time.sleep(0.5)
 
     def prepare(self, run: Run, name: str = "run", program: str | None = None, **site: Any) -> Path:
         """The run's directory with run.json and job.sbatch. `program` stands in for `hpc-accel` on every rank."""
@@ -91,7 +93,9 @@ class Cluster:
         text = render(run, here, root=self.directory, run_dir=run_dir, environment=BIN.parent)
         if program is not None:
             # By its full path: on other nodes than the first, mpirun's own directory comes first on PATH.
-            stand_in = self.directory / f"{name.replace('/', '-')} program"
+            stand_in = (
+                self.directory / f"{name.replace('/', '-')}-program"
+            )  # without a space: Slurm misreads such names in /proc
             stand_in.write_text(f"#!{sys.executable} -B\n{program}")
             stand_in.chmod(0o755)
             text = text.replace(" hpc-accel train", f" {shlex.quote(str(stand_in))} train")
@@ -110,8 +114,12 @@ def _cluster_is_up() -> None:
 
 @pytest.fixture
 def cluster(_cluster_is_up: None, tmp_path: Path) -> Cluster:
-    (tmp_path / "slurm").symlink_to(ROOT / "slurm")
-    return Cluster(tmp_path)
+    return cluster_in(tmp_path)
+
+
+def cluster_in(directory: Path) -> Cluster:
+    (directory / "slurm").symlink_to(ROOT / "slurm")
+    return Cluster(directory)
 
 
 def make_run(num_nodes: int = 2, ranks_per_node: int = 1, **resources: Any) -> Run:

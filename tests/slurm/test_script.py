@@ -15,7 +15,7 @@ from hpc_accel.jobs.script import render_pack
 from hpc_accel.jobs.site import load_site
 from hpc_accel.study.schema import Measure, Run, Workload
 
-from .conftest import BIN, CONF, ENDED, ROOT, Cluster, make_run, read
+from .conftest import BIN, CONF, ENDED, ROOT, Cluster, cluster_in, make_run, read
 
 SAME_IN_ALL_WAYS = ("run_id", "study", "site", "status", "device", "num_nodes", "num_ranks", "hosts", "steps", "losses")
 # Slow as long as the file `slow` is there, so that the warning finds the run under way and the rest of it is quick.
@@ -44,6 +44,15 @@ if hosts:
 SLEEPS = "import time\nfrom mpi4py import MPI\ntime.sleep(100)\n"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def overdue(_cluster_is_up: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Cluster, str]:
+    """A job that ignores its warning; its minute passes while other tests run."""
+    cluster = cluster_in(tmp_path_factory.mktemp("overdue"))
+    program = "import signal\nsignal.signal(signal.SIGUSR1, signal.SIG_IGN)\n" + SLEEPS
+    run_dir = cluster.prepare(make_run(1, 1, time_limit_min=1, partition="small"), program=program)
+    return cluster, cluster.submit(run_dir / "job.sbatch")
+
+
 def test_by_hand_and_inside_an_allocation_give_the_same_record(cluster: Cluster):
     run_dir = cluster.prepare(make_run(2, 1))
     first = cluster.submit(run_dir / "job.sbatch", cwd=Path("/"))
@@ -60,7 +69,11 @@ def test_by_hand_and_inside_an_allocation_give_the_same_record(cluster: Cluster)
     for key in SAME_IN_ALL_WAYS:
         assert by_hand[key] == without_environment[key] == allocated[key], key
     facts = accounting_of(cluster, run_dir)
-    assert facts["state"] in {"COMPLETED", "RUNNING"} and facts["energy"]["energy_j"] is None and "shares its nodes" in facts["energy"]["reason"]
+    assert (
+        facts["state"] in {"COMPLETED", "RUNNING"}
+        and facts["energy"]["energy_j"] is None
+        and "shares its nodes" in facts["energy"]["reason"]
+    )
 
 
 def accounting_of(cluster: Cluster, run_dir: Path) -> dict:
@@ -173,6 +186,17 @@ def test_warning_checkpoint_requeue_and_exact_resume(cluster: Cluster):
     assert read(whole)["checkpoints"]["resumed_from_step"] is None
 
 
+HOGS = "import time\nfrom mpi4py import MPI\nhog = b'a' * 900_000_000\ntime.sleep(60)\n"
+
+
+def test_job_that_takes_too_much_memory_is_known_without_its_word(cluster: Cluster):
+    run_dir = cluster.prepare(make_run(1, 1, memory_mb=300), program=HOGS)
+    assert cluster.wait(cluster.submit(run_dir / "job.sbatch"))["JobState"] == "FAILED"
+    assert not (run_dir / "summary.json").exists()
+    facts = accounting_of(cluster, run_dir)
+    assert facts["ended"]["status"] == "failed" and "memory_mb" in facts["ended"]["remedy"]
+
+
 def losses(run_dir: Path) -> list[tuple[int, int, float]]:
     return pl.read_parquet(run_dir / "steps.parquet").select("step", "rank", "loss").sort("step", "rank").rows()
 
@@ -194,7 +218,7 @@ def test_cancelled_job_is_recorded_as_such(cluster: Cluster):
     cluster.wait(job_id)
     assert read(run_dir)["status"] == "cancelled" and read(run_dir)["error"]["remedy"]
     facts = accounting_of(cluster, run_dir)
-    assert facts["state"] == "CANCELLED" and accounting.ended_by_slurm(facts)["status"] == "cancelled"
+    assert facts["state"] == "CANCELLED" and facts["ended"]["status"] == "cancelled"
 
 
 def test_preempted_job_is_recorded_and_comes_back(cluster: Cluster):
@@ -259,3 +283,12 @@ def test_site_file_fits_and_a_draft_fits_too(cluster: Cluster, monkeypatch):
     assert compare_site(load_site(path)) == []
     misfits = compare_site(load_site(ROOT / "slurm/sites/example-nvidia.yaml"))
     assert {"partition 'gpu'", "account 'myproject'"} <= {misfit.value for misfit in misfits}
+
+
+def test_time_limit_is_recorded_as_such(overdue: tuple[Cluster, str]):
+    cluster, job_id = overdue
+    cluster.wait(job_id)
+    run_dir = cluster.directory / "run"
+    assert read(run_dir)["status"] == "timeout" and "time_limit_min" in read(run_dir)["error"]["remedy"]
+    facts = accounting_of(cluster, run_dir)
+    assert (facts["state"], facts["ended"]["status"]) == ("TIMEOUT", "timeout")

@@ -47,6 +47,13 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
     prices = Prices(per_node_hour=price, unit=site.currency) if price else None
     plan = make_plan(study, hardware, facts, prices=prices)
     content = {**plan.to_json(), "cost_unit": site.currency if price else None}
+    content["factors"] = {
+        "currency": site.currency,
+        "carbon_g_per_kwh": site.carbon_g_per_kwh,
+        "electricity_price_per_kwh": site.electricity_price_per_kwh,
+        "power_w_per_node": site.partition_of(study.resources.partition).power_w_per_node,
+        "estimate": study.energy.estimate,
+    }
     runs = {run.run_id: run for run in plan.chosen_runs()}
     for candidate in content["candidates"]:
         if candidate["chosen"]:
@@ -66,7 +73,7 @@ def _write_pack(runs: list[Run], site: Site, directory: Path) -> dict[str, Any]:
     name, paths = pack_name(runs), {"root": Path.cwd(), "environment": Path(sys.prefix)}
     text = render_pack(runs, site, name=name, study_dir=directory.resolve(), **paths)
     write_if_changed(directory / "packs" / f"{name}.sbatch", text)
-    return {"run_id": name, "request": plugin_request(pack_resources(runs), site)}
+    return {"run_id": name, "request": plugin_request(pack_resources(runs), site, runs[0].recipe)}
 
 
 def write_run_scripts(path: Path, out: Path | None) -> list[Path]:

@@ -205,6 +205,8 @@ def predict(
     model = model or StepModel(facts, hardware, run.recipe.precision, software)
     memory = model.peak_memory_bytes(run.layout)
     reason = model.unpredictable(run.layout, run.resources, run.device)
+    if reason is None and run.recipe.clocks:
+        reason = f"the probe measured without {', '.join(run.recipe.clocks)}"
     if reason is not None:
         return Prediction(
             step_time_ms=None,

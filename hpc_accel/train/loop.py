@@ -25,6 +25,7 @@ from hpc_accel.measure.events import Interval
 from hpc_accel.mpi import timeline
 from hpc_accel.train import faults
 from hpc_accel.train.clock import Span
+from hpc_accel.train.frequency import applied
 from hpc_accel.train.parity import Reference, serial_reference
 from hpc_accel.train.rows import Rows, busy_ms
 from hpc_accel.train.session import Session
@@ -58,7 +59,7 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
     """
     comm, directory = session.comm, session.directory
     base = clock.synchronise(comm)
-    with EnergyMeter(comm, sample_hz=SAMPLE_HZ) as meter:
+    with applied(session.run.recipe, session.device), EnergyMeter(comm, sample_hz=SAMPLE_HZ) as meter:
         meter.measure_idle(session.run.measure.idle_s)
         steps = _Steps(session, meter, progress)
         steps.run()

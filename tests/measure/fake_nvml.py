@@ -69,3 +69,29 @@ def nvmlDeviceGetTotalEnergyConsumption(handle):
 
 def nvmlDeviceGetPowerUsage(handle):
     return round(POWER_W * 1000)
+
+
+LIMITS_MW = {}
+CLOCKS_MHZ = {}
+
+
+def nvmlDeviceGetPowerManagementLimitConstraints(handle):
+    return 100_000, 400_000
+
+
+def nvmlDeviceGetPowerManagementLimit(handle):
+    return LIMITS_MW.get(handle, 400_000)
+
+
+def nvmlDeviceSetPowerManagementLimit(handle, limit_mw):
+    if FAULT == "no-permission":
+        raise NVMLError("Insufficient Permissions")
+    LIMITS_MW[handle] = limit_mw
+
+
+def nvmlDeviceSetGpuLockedClocks(handle, low_mhz, high_mhz):
+    CLOCKS_MHZ[handle] = (low_mhz, high_mhz)
+
+
+def nvmlDeviceResetGpuLockedClocks(handle):
+    del CLOCKS_MHZ[handle]

@@ -44,7 +44,7 @@ conformance: env
 
 # The backend beside gloo, in one run; ratios in benchmarks/results/.
 bench: env
-	PATH="$(CURDIR)/$(BIN):$$PATH" mpirun --map-by :OVERSUBSCRIBE -n 2 $(BIN)/python -m mpi4py benchmarks/backend.py --json benchmarks/results/backend-cpu-$$(date +%F).json
+	$(BIN)/hpc-accel bench backend --json benchmarks/results/backend-cpu-$$(date +%F).json
 
 clean:
 	rm -rf results logs .snakemake

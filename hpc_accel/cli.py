@@ -17,6 +17,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+bench = typer.Typer(help="Compare what this package brings with what torch has.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file, for example studies/quickstart.yaml.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run.json that `hpc-accel plan` wrote.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, for programs.")]
@@ -136,6 +138,19 @@ def report(
     typer.echo(answer.text)
     for command in answer.submit:
         typer.echo(f"run it: {command}")
+
+
+@bench.command()
+def backend(
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
+    only: Annotated[str, typer.Option(help="Comma-separated rows, for example all_reduce,ddp_mlp.")] = "",
+    ranks: Annotated[int, typer.Option(min=1, help="Ranks to start here; under a launcher, its own count.")] = 2,
+    quick: Annotated[bool, typer.Option("--quick", help="See that it works; the figures mean nothing.")] = False,
+) -> None:
+    """The mpi4py backend beside gloo: all-reduce, DDP, pipeline and FSDP2 steps, interleaved, as ratios."""
+    from hpc_accel.mpi.bench import bench_backend
+
+    raise typer.Exit(bench_backend(only, json_path, ranks, quick))
 
 
 def main() -> None:

@@ -1,0 +1,57 @@
+"""`hpc-accel bench backend`: it starts its own ranks, or takes those it is started on, and writes what it prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hpc_accel.mpi.launch import SIZE_VARIABLES
+from tests.mpirun import ENVIRONMENT, check, mpirun
+
+QUICK = ("--quick", "--only", "all_reduce,ddp_cnn")
+COMMAND = "from hpc_accel.cli import main; main()"
+
+
+def alone(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command as a user types it, outside of any launcher."""
+    environment = {k: v for k, v in {**os.environ, **ENVIRONMENT}.items() if k not in dict(SIZE_VARIABLES)}
+    command = [sys.executable, "-c", COMMAND, "bench", "backend", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150, check=False)
+
+
+def assert_whole(document: dict, num_ranks: int) -> None:
+    assert [entry["name"] for entry in document["entries"]] == ["all_reduce"] * 3 + ["ddp_cnn"]
+    assert document["versions"]["num_ranks"] == num_ranks
+    assert document["quick"] is True
+    for entry in document["entries"]:
+        assert all(seconds > 0 for seconds in entry["times_s"].values())
+        assert set(entry["times_s"]) == {"mpi4py", "gloo", "bare" if entry["name"] == "all_reduce" else "none"}
+        assert entry["ratio_gloo"] == pytest.approx(entry["times_s"]["gloo"] / entry["times_s"]["mpi4py"])
+
+
+@pytest.mark.mpi
+def test_it_starts_its_own_ranks(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "figures.json"
+    result = alone(*QUICK, "--json", str(path))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count("gloo/mpi4py") == 4
+    assert_whole(json.loads(path.read_text()), num_ranks=2)
+
+
+@pytest.mark.mpi
+def test_it_takes_the_ranks_it_is_started_on(tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
+    output = check(mpirun(3, ["-c", COMMAND, "bench", "backend", *QUICK, "--json", path], 150))
+    assert output.count("gloo/mpi4py") == 4, "rank 0 alone prints"
+    assert_whole(json.loads(path.read_text()), num_ranks=3)
+
+
+def test_an_unknown_row_is_refused() -> None:
+    result = alone("--only", "all_reduce,nothing")
+    assert result.returncode == 78
+    assert "known are all_reduce, ddp_mlp" in result.stderr

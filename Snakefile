@@ -191,13 +191,14 @@ rule script:
 
 # A run that fails is tried once more; then, or at once when its configuration is wrong (78), its record of the
 # failure is the result, so that the others and the report go on. One that was stopped (143) has no result.
+# Snakemake empties a rule's log at every attempt; log.txt keeps them all.
 rule run:
     input:
         script=ancient(rules.script.output[0]),
     output:
         f"{RESULTS}/runs/{{run_id}}/summary.json",
     log:
-        f"{RESULTS}/runs/{{run_id}}/log.txt",
+        f"logs/{RESULTS}/run/{{run_id}}.log",
     retries: RETRIES
     conda:
         "envs/conda.yaml"
@@ -217,8 +218,11 @@ rule run:
         slurm_account=asked("slurm_account"),
         qos=asked("qos"),
         constraint=asked("constraint"),
+    params:
+        log=f"{RESULTS}/runs/{{run_id}}/log.txt",
     shell:
-        "bash {input.script:q} >> {log:q} 2>&1 || {{ code=$?;"
+        "echo attempt {resources.attempt}: see {params.log:q} > {log:q};"
+        " bash {input.script:q} >> {params.log:q} 2>&1 || {{ code=$?;"
         " [[ $code -eq 78 || ($code -ne 143 && {resources.attempt} -gt 1) ]] || rm -f {output:q};"
         " [[ -s {output:q} ]]; }}"
 
@@ -233,7 +237,9 @@ use rule run as pack with:
     output:
         f"{RESULTS}/packs/{{run_id}}.json",
     log:
-        f"{RESULTS}/packs/{{run_id}}.txt",
+        f"logs/{RESULTS}/pack/{{run_id}}.log",
+    params:
+        log=f"{RESULTS}/packs/{{run_id}}.txt",
 
 
 rule report:

@@ -73,7 +73,7 @@ def _write_pack(runs: list[Run], site: Site, directory: Path) -> dict[str, Any]:
     name, paths = pack_name(runs), {"root": Path.cwd(), "environment": Path(sys.prefix)}
     text = render_pack(runs, site, name=name, study_dir=directory.resolve(), **paths)
     write_if_changed(directory / "packs" / f"{name}.sbatch", text)
-    return {"run_id": name, "request": plugin_request(pack_resources(runs), site, runs[0].recipe)}
+    return {"run_id": name, "request": plugin_request(pack_resources(runs, site), site, runs[0].recipe)}
 
 
 def write_run_scripts(path: Path, out: Path | None) -> list[Path]:

@@ -6,6 +6,7 @@ A test compares the two forms by the plugin's own code.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,12 @@ def probe_resources(study: Study) -> Resources:
     )
 
 
-def pack_resources(runs: Sequence[Run]) -> Resources:
-    """One allocation that holds each of `runs` in turn: the largest of each size, the sum of the times."""
+def pack_resources(runs: Sequence[Run], site: Site) -> Resources:
+    """One allocation that holds each of `runs` in turn: the largest of each size, the sum of the times.
+
+    Not more time than the partition gives: runs rarely need all they may take, and what a first job leaves undone is
+    taken up by the next.
+    """
     asked = [run.resources for run in runs]
     partitions = {each.partition for each in asked}
     if len(partitions) != 1:
@@ -47,15 +52,39 @@ def pack_resources(runs: Sequence[Run]) -> Resources:
         gpus_per_node=max(each.gpus_per_node for each in asked),
         cpus_per_rank=max(each.cpus_per_rank for each in asked),
         memory_mb=max(each.memory_mb for each in asked),
-        time_limit_min=sum(each.time_limit_min for each in asked),
+        time_limit_min=min(
+            sum(each.time_limit_min for each in asked),
+            site.partition_of(asked[0].partition).max_time_min or sys.maxsize,
+        ),
         partition=partitions.pop(),
     )
+
+
+def check_fits(resources: Resources, site: Site) -> None:
+    """Refuse what the partition can never give: Slurm would let the job wait for ever. Raises ConfigError."""
+    facts = site.partition_of(resources.partition)
+    limits = {
+        "num_nodes": (resources.num_nodes, facts.num_nodes),
+        "ranks_per_node x cpus_per_rank": (resources.ranks_per_node * resources.cpus_per_rank, facts.cpus_per_node),
+        "memory_mb": (resources.memory_mb, facts.memory_mb_per_node),
+        "gpus_per_node": (resources.gpus_per_node, facts.gpus_per_node),
+        "time_limit_min": (resources.time_limit_min, facts.max_time_min),
+    }
+    for name, (asked, limit) in limits.items():
+        if limit is not None and asked > limit:
+            partition = resources.partition or site.partition
+            raise ConfigError(
+                f"{name}: {asked}",
+                f"partition {partition!r} of site {site.name} has {limit}",
+                f"ask for at most {limit}, or for another partition (slurm/sites/{site.name}.yaml)",
+            )
 
 
 def header(
     resources: Resources, site: Site, *, job_name: str, log: Path, recipe: Recipe | None = None
 ) -> dict[str, str]:
     """The #SBATCH options in their order, values not yet quoted; `log` gets every attempt's output appended."""
+    check_fits(resources, site)
     options = {
         "job-name": site.job_prefix + job_name,
         "nodes": str(resources.num_nodes),
@@ -100,6 +129,7 @@ def plugin_resources(run: Run, site: Site) -> dict[str, Any]:
 
 def plugin_request(resources: Resources, site: Site, recipe: Recipe | None = None) -> dict[str, Any]:
     """A request in the words of Snakemake's Slurm plugin. Keys without a value are left out."""
+    check_fits(resources, site)
     if " " in (resources.partition or site.partition):
         value = resources.partition or site.partition
         raise ConfigError(f"partition {value!r}", "Slurm's names have no spaces", "correct the site file")

@@ -66,7 +66,7 @@ def render_pack(runs: Sequence[Run], site: Site, *, name: str, root: Path, study
     The allocation has the largest of each size and the sum of the time limits. Each run is started by its own
     job.sbatch, so it records, fails and is measured as it would alone.
     """
-    packed = pack_resources(runs)
+    packed = pack_resources(runs, site)
     recipe = clocks.common(runs)
     options = header(packed, site, job_name=name, log=study_dir / "packs" / f"{name}.txt", recipe=recipe)
     return (

@@ -12,11 +12,11 @@ from snakemake_executor_plugin_slurm.utils import set_gres_string
 from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.jobs.request import header, plugin_resources, probe_resources, switches
-from hpc_accel.jobs.site import Site
+from hpc_accel.jobs.request import header, pack_resources, plugin_resources, probe_resources, switches
+from hpc_accel.jobs.site import Site, load_site
 from hpc_accel.study.study import Study
 
-from .conftest import Path, make_run
+from .conftest import ROOT, Path, make_run
 
 COMPARED = {"nodes", "ntasks", "ntasks-per-node", "cpus-per-task", "mem", "time", "gres", "qos", "constraint"}
 NEVER = {"gpus", "ntasks-per-gpu", "cpus-per-gpu", "gpus-per-task"}
@@ -95,3 +95,28 @@ def test_probe_takes_all_that_the_study_may_use():
 def test_partition_with_a_space_is_refused():
     with pytest.raises(ConfigError, match="no spaces"):
         plugin_resources(make_run(partition="a b"), SITES["plain"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"num_nodes": 5}, "num_nodes: 5"),
+        ({"ranks_per_node": 9}, "ranks_per_node x cpus_per_rank: 9"),
+        ({"memory_mb": 9001}, "memory_mb: 9001"),
+        ({"gpus_per_node": 3}, "gpus_per_node: 3"),
+        ({"time_limit_min": 121}, "time_limit_min: 121"),
+    ],
+)
+def test_what_the_partition_cannot_give_is_refused(asked, words):
+    """Slurm takes such a job and lets it wait for ever."""
+    site = load_site(ROOT / "slurm/sites/throwaway.yaml")
+    with pytest.raises(ConfigError, match=words) as refused:
+        plugin_resources(make_run(**asked), site)
+    assert "partition 'main' of site throwaway has" in refused.value.rule
+
+
+def test_a_pack_takes_no_more_time_than_the_partition_gives():
+    site = load_site(ROOT / "slurm/sites/throwaway.yaml")
+    runs = [make_run(time_limit_min=50)] * 3
+    assert pack_resources(runs[:2], site).time_limit_min == 100
+    assert pack_resources(runs, site).time_limit_min == 120

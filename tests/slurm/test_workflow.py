@@ -56,7 +56,8 @@ def test_study_on_two_nodes_with_a_failing_run(cluster: Cluster):
         "digits-dp2": "completed",
         "broken-serial": "failed",
     }, output
-    assert "broken on the node" in (runs["broken-serial"] / "log.txt").read_text()
+    log = (runs["broken-serial"] / "log.txt").read_text()
+    assert log.count("broken on the node") == 2, "both attempts are in the log"
     assert output.count("Trying to restart job") == 1, "it was tried once more"
     assert len(set(read(runs["digits-dp2"])["hosts"])) == 2
     assert read(runs["digits-dp2"])["parity"]["max_rel_err"] <= 1e-4

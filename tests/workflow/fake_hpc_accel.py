@@ -48,7 +48,7 @@ def plan(path: Path, out: Path) -> None:
     pack = None
     if study.same_allocation:
         name = pack_name(runs)
-        pack = {"run_id": name, "request": plugin_request(pack_resources(runs), site)}
+        pack = {"run_id": name, "request": plugin_request(pack_resources(runs, site), site)}
         paths = {"root": HERE, "study_dir": out.resolve().parent, "environment": HERE / "env"}
         write(out.parent / "packs" / f"{name}.sbatch", render_pack(runs, site, name=name, **paths))
     out.write_text(json.dumps({"candidates": candidates, "pack": pack}))

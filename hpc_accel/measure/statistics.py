@@ -14,6 +14,8 @@ import numpy as np
 
 MIN_VALUES = 3
 RESAMPLES = 2000
+MAX_DRAWN = 1000
+"""Values drawn of one repeat: more would only cost time, and fewer make the interval wider, never narrower."""
 _CHUNK_ELEMENTS = 1 << 20
 """Largest block of resampled values held at once: 8 MiB, so that a run of a million steps costs no memory."""
 
@@ -48,6 +50,35 @@ def median_ci(values: Sequence[float] | np.ndarray, seed: int = 0) -> Interval:
         return median, None, None
     low, high = np.quantile(_bootstrap_medians(array, np.random.default_rng(seed), RESAMPLES), [0.025, 0.975])
     return median, float(low), float(high)
+
+
+def median_of_repeats_ci(repeats: Sequence[Sequence[float]], seed: int = 0) -> Interval:
+    """(median, low, high) over the values of several repeats, by a bootstrap in two levels: repeats, then their values.
+
+    Repeats of one thing differ by more than their steps do; resampling them makes that part of the interval.
+    """
+    arrays = [_checked(values) for values in repeats]
+    arrays = [array for array in arrays if array.size]
+    if not arrays:
+        return None, None, None
+    everything = np.concatenate(arrays)
+    if len(arrays) == 1 or everything.size < MIN_VALUES:
+        return median_ci(everything, seed)
+    rng, num = np.random.default_rng(seed), len(arrays)
+    sizes = np.array([array.size for array in arrays])
+    table = np.zeros((num, sizes.max()))
+    for row, array in zip(table, arrays, strict=True):
+        row[: array.size] = array
+    drawn = min(int(sizes.max()), MAX_DRAWN)
+    chunk = max(1, _CHUNK_ELEMENTS // (num * drawn))
+    medians = np.empty(RESAMPLES)
+    for begin in range(0, RESAMPLES, chunk):
+        count = min(chunk, RESAMPLES - begin)
+        chosen = rng.integers(0, num, (count, num, 1))
+        positions = (rng.random((count, num, drawn)) * sizes[chosen]).astype(np.int64)
+        medians[begin : begin + count] = np.median(table[chosen, positions].reshape(count, -1), axis=1)
+    low, high = np.quantile(medians, [0.025, 0.975])
+    return float(np.median(everything)), float(low), float(high)
 
 
 def ratio_ci(numerator: Sequence[float], denominator: Sequence[float], seed: int = 0) -> Interval:

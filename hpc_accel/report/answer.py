@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hpc_accel.report import ranking, reasons, wording
+from hpc_accel.report import fields, footprint, ranking, reasons, wording
 from hpc_accel.report.ranking import Best
 from hpc_accel.report.records import RunRecord, StudyRecords
 
@@ -139,17 +139,45 @@ def _energy(records: StudyRecords, workload: str, runs: list[RunRecord]) -> str:
     groups = ranking.thriftiest(runs)
     found = [
         f"{best.run.label}, {wording.short(best.value.value)} J/sample ({scope}, {method}){tie_words(best)}"
+        f"{_carbon_words(records, best)}"
         for (scope, method), best in groups.items()
     ]
-    return ", not comparable with ".join(found) or _gap(records, runs, "energy")
+    return ", not comparable with ".join(found) or _gap(records, runs, "energy") + _estimate_words(records, runs)
+
+
+def _carbon_words(records: StudyRecords, best: Best) -> str:
+    grams = footprint.per_million_samples(footprint.carbon_g(best.run, records.factors), best.run)
+    return f", {wording.short(grams)} g CO2 a million samples" if grams is not None else ""
+
+
+def _estimate_words(records: StudyRecords, runs: list[RunRecord]) -> str:
+    """Only where the study asked, and never in the place of a measurement: named an estimate."""
+    best = ranking.fastest(runs)
+    estimate = footprint.estimate_j(best.run, records.factors) if best else None
+    if best is None or estimate is None or estimate.value is None:
+        return ""
+    joules = (footprint.per_million_samples(estimate, best.run) or 0) / 1e6
+    method = footprint.estimate_method(records.factors)
+    return f" [{best.run.label}: {wording.short(joules)} J/sample {method}]"
 
 
 def _cost(records: StudyRecords, workload: str, runs: list[RunRecord]) -> str:
     best = ranking.cheapest(runs)
     if best is None:
-        return _gap(records, runs, "cost")
+        return _gap(records, runs, "cost") + _electricity_words(records, ranking.fastest(runs), named=True)
     price = f"{wording.short(best.value.value * 1e6)} {records.cost_unit}".strip()
-    return f"{best.run.label}, {price} per million samples{tie_words(best)}"
+    return f"{best.run.label}, {price} per million samples{tie_words(best)}{_electricity_words(records, best)}"
+
+
+def _electricity_words(records: StudyRecords, best: Best | None, *, named: bool = False) -> str:
+    """Of a million samples of the best run; `named` where the line does not say which that is."""
+    found = footprint.electricity_cost(best.run, records.factors) if best else None
+    money = footprint.per_million_samples(found, best.run) if best and found else None
+    if best is None or money is None:
+        return ""
+    currency = fields.text(records.factors, "currency") or ""
+    name = f" of a million samples of {best.run.label}" if named else ""
+    return f", electricity{name} {wording.short(money)} {currency}"
 
 
 def _speed_up(records: StudyRecords, workload: str, runs: list[RunRecord]) -> str:

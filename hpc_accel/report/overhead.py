@@ -32,7 +32,7 @@ def workflow_s(run: RunRecord) -> float | None:
 def rows(records: StudyRecords) -> list[dict[str, Any]]:
     """A row a run that left a record of its job: the job, its state, queue and workflow seconds, attempts."""
     found = []
-    for run in records.runs:
+    for run in records.measurements:
         if not run.job:
             continue
         facts = run.accounting
@@ -52,8 +52,8 @@ def rows(records: StudyRecords) -> list[dict[str, Any]]:
 
 def words(records: StudyRecords) -> str:
     """The medians over all runs in one sentence; "" where nothing is known."""
-    own = [value for run in records.runs if (value := workflow_s(run)) is not None]
-    queue = [value for run in records.runs if (value := fields.number(run.accounting, "queued_s")) is not None]
+    own = [value for run in records.measurements if (value := workflow_s(run)) is not None]
+    queue = [value for run in records.measurements if (value := fields.number(run.accounting, "queued_s")) is not None]
     parts = [f"{_seconds(median(own))} from job start to first rank"] if own else []
     parts += [f"{_seconds(median(queue))} in Slurm's queue"] if queue else []
     return f"Median per run: {', '.join(parts)}." if parts else ""

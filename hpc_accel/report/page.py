@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from hpc_accel.report import figures, hardware_view, overhead, view, wording
+from hpc_accel.report import checks_view, energy_view, figures, hardware_view, overhead, view, wording
 from hpc_accel.report.answer import Answer
 from hpc_accel.report.records import StudyRecords
 
@@ -58,6 +58,11 @@ def render(records: StudyRecords, answer: Answer) -> str:
         hardware=hardware_view.rows(records.hardware),
         sensors=hardware_view.sensors(records.hardware),
         provenance=view.provenance(records),
+        energies=energy_view.rows(records),
+        energy_titles=energy_view.TITLES,
+        estimates=energy_view.estimates(records),
+        checks=checks_view.rows(records),
+        warnings=checks_view.warnings(records),
         jobs=overhead.rows(records),
         overhead=overhead.words(records),
         not_measured=wording.NOT_MEASURED,

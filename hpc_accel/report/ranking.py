@@ -7,7 +7,7 @@ compared only inside one scope and method, and only where every device was cover
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hpc_accel.report import fields
 from hpc_accel.report.records import RunRecord
@@ -24,13 +24,14 @@ class Best:
 
 
 def step_time_ms(run: RunRecord) -> Interval | None:
-    """Median step time with its interval; an interval that is missing or inverted collapses to the median."""
+    """Median step time with its interval; one that is missing or inverted is not known."""
     median = fields.positive(run.summary, "step_time_ms", "median")
     if median is None:
         return None
     low = fields.positive(run.summary, "step_time_ms", "ci_low")
     high = fields.positive(run.summary, "step_time_ms", "ci_high")
-    low, high = (low if low and low <= median else median), (high if high and high >= median else median)
+    if low is None or high is None or not low <= median <= high:
+        return Interval(value=median, low=median, high=median, is_known=False)
     return Interval(value=median, low=low, high=high)
 
 
@@ -90,7 +91,13 @@ def thriftiest(runs: Iterable[RunRecord]) -> dict[tuple[str, str], Best]:
         value = energy_per_sample_j(run)
         # One window has no interval of its own; the power being what it is, the time's relative interval is a floor.
         time = step_time_ms(run)
-        return time.scaled(value / time.value) if value is not None and time else None
+        if value is None or time is None:
+            return None
+        floor, ends = time.scaled(value / time.value), fields.at(run.summary, "energy", "per_sample_range_j")
+        if not isinstance(ends, list) or len(ends) != 2 or not all(isinstance(end, int | float) for end in ends):
+            return floor
+        # Of repeats, the least and the most any of them used.
+        return replace(floor, low=min(floor.low, *ends), high=max(floor.high, *ends))
 
     found = {basis: _lowest(group, energy) for basis, group in groups.items()}
     return {basis: best for basis, best in found.items() if best}

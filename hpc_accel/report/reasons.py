@@ -74,6 +74,27 @@ def memory_reason(run: RunRecord) -> str | None:
     return fields.text(run.summary, "peak_memory_reason") or "the run left no memory record"
 
 
+def overlap_reason(run: RunRecord) -> str | None:
+    """Why communication beside computation is unknown; None where it was measured."""
+    if fields.number(run.summary, "phases_ms", "comm_overlapped") is not None:
+        return None
+    return fields.text(run.summary, "phases_reason", "comm_overlapped") or "the run left no time for it"
+
+
+def mfu_reason(run: RunRecord) -> str | None:
+    """Why the FLOP utilisation is unknown; None where it is known."""
+    if fields.positive(run.summary, "flops", "mfu"):
+        return None
+    return fields.text(run.summary, "flops", "mfu_reason") or "the run counted no FLOPs"
+
+
+def energy_phases_reason(run: RunRecord) -> str | None:
+    """Why the energy is not split by phase; None where it is."""
+    if fields.mapping(run.summary, "energy", "by_phase_j"):
+        return None
+    return energy_reason(run) or fields.text(run.summary, "energy", "phases_reason") or "the run left no phases"
+
+
 def energy_remedy(run: RunRecord) -> str:
     """What the sensors' own words say can be done, else where to look."""
     default = "run on nodes with counters (NVML, RAPL, pm_counters); `hpc-accel doctor` says what is missing here"
@@ -102,15 +123,42 @@ _QUANTITIES = (
         reason_of=lambda run: bubble_reason(run) if run.has_pipeline else None,
         remedy_of=lambda run: "use backend mpi4py, whose waits are timed",
     ),
+    _Quantity(
+        name="FLOP utilisation",
+        reason_of=mfu_reason,
+        remedy_of=lambda run: "probe the site again, with as many ranks per node as the runs have",
+    ),
+    _Quantity(
+        name="energy by phase",
+        reason_of=lambda run: energy_phases_reason(run) if energy_reason(run) is None else None,
+        remedy_of=lambda run: "measure longer: raise measure.steps",
+    ),
     _Quantity(name="peak memory", reason_of=memory_reason, remedy_of=lambda run: f"read runs/{run.run_id}/log.txt"),
 )
+
+
+def _by_factor(records: StudyRecords) -> list[_Quantity]:
+    """CO2 and electricity, where there is an energy that a factor of the site could be applied to."""
+    found = []
+    for name, key in (("CO2", "carbon_g_per_kwh"), ("price of electricity", "electricity_price_per_kwh")):
+        if fields.positive(records.factors, key) is None:
+            found.append(
+                _Quantity(
+                    name=name,
+                    reason_of=lambda run, key=key: (  # type: ignore[misc]
+                        f"the site gives no {key}" if energy_reason(run) is None else None
+                    ),
+                    remedy_of=lambda run, key=key: f"write {key} into the site file",  # type: ignore[misc]
+                )
+            )
+    return found
 
 
 def gaps(records: StudyRecords, runs: list[RunRecord] | None = None) -> list[Gap]:
     """Quantities that runs which count did not measure, the largest gap of each quantity first."""
     counting = [run for run in (records.runs if runs is None else runs) if run.counts]
     found: list[Gap] = []
-    for quantity in _QUANTITIES:
+    for quantity in (*_QUANTITIES, *_by_factor(records)):
         without = [(reason, run) for run in counting if (reason := quantity.reason_of(run)) is not None]
         first = dict(reversed(without))
         found += [

@@ -40,6 +40,7 @@ class RunRecord:
     job: dict[str, Any]  # what its last attempt's script noted
     accounting: dict[str, Any]  # what Slurm's books say of its job
     problems: tuple[str, ...] = ()
+    repeats: tuple[RunRecord, ...] = ()  # where this record stands for several of one configuration: each of them
 
     @property
     def counts(self) -> bool:
@@ -75,6 +76,7 @@ class StudyRecords:
     site: str
     objective: str
     cost_unit: str  # empty where the site names no price
+    factors: dict[str, Any]  # the site's: carbon, electricity, power of a node; and what the study lets estimate
     directory: Path
     runs: tuple[RunRecord, ...]
     refused: tuple[dict[str, Any], ...]  # candidates that break a rule
@@ -82,6 +84,11 @@ class StudyRecords:
     searches: tuple[dict[str, Any], ...]  # of each workload whose layouts were searched, what was gone through
     hardware: dict[str, Any]
     problems: tuple[str, ...]
+
+    @property
+    def measurements(self) -> tuple[RunRecord, ...]:
+        """Every run that was started, repeats one by one."""
+        return tuple(each for run in self.runs for each in (run.repeats or (run,)))
 
     @property
     def workloads(self) -> tuple[str, ...]:
@@ -109,13 +116,16 @@ def load(study_dir: Path) -> StudyRecords:
     books, _ = fields.read_json(study_dir / "accounting.json")
     jobs = fields.mapping(books, "jobs")
     loaded = {run.run_id: run for run in (_load_run(study_dir, study, item, jobs) for item in chosen)}
+    from hpc_accel.report.repeats import pooled
+
     return StudyRecords(
         study=study,
         site=fields.text(plan, "site") or "?",
         objective=fields.text(plan, "objective") or "time",
         cost_unit=fields.text(plan, "cost_unit") or "",
         directory=study_dir,
-        runs=_unique_labels(list(loaded.values())),
+        factors=fields.mapping(plan, "factors"),
+        runs=_unique_labels(pooled(list(loaded.values()))),
         refused=tuple(item for item in candidates if item.get("refused")),
         left_out=tuple(item for item in candidates if not item.get("refused") and item.get("chosen") is not True),
         searches=tuple(fields.items(plan, "searches")),
@@ -207,7 +217,13 @@ def layout_label(layout: dict[str, Any]) -> str:
 
 def _label(layout: str, candidate: dict[str, Any]) -> str:
     precision = fields.text(candidate, "recipe", "precision") or "?"
-    return f"{layout} {precision} x{fields.number(candidate, 'layout', 'accumulation_steps') or 1:g}"
+    label = f"{layout} {precision} x{fields.number(candidate, 'layout', 'accumulation_steps') or 1:g}"
+    clocks = [
+        f"{value:g} {unit}"
+        for key, unit in (("gpu_freq_mhz", "MHz"), ("cpu_freq_khz", "kHz"), ("power_limit_w", "W"))
+        if (value := fields.positive(candidate, "recipe", key))
+    ]
+    return " ".join([label, *clocks])
 
 
 def _kind(layout: dict[str, Any]) -> str:

@@ -12,23 +12,28 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """A median with its 95 % interval; low and high equal the value where none was measured."""
+    """A median with its 95 % interval; without one (`is_known` False) low and high equal the value."""
 
     value: float
     low: float
     high: float
+    is_known: bool = True
 
     def overlaps(self, other: Interval) -> bool:
-        """Whether the two cannot be told apart."""
+        """Whether the two cannot be told apart: without intervals nobody can say that they differ."""
+        if not (self.is_known and other.is_known):
+            return True
         return self.low <= other.high and other.low <= self.high
 
     def scaled(self, factor: float) -> Interval:
         """The interval in another unit; `factor` is above 0."""
-        return Interval(value=self.value * factor, low=self.low * factor, high=self.high * factor)
+        ends = {"low": self.low * factor, "high": self.high * factor}
+        return Interval(value=self.value * factor, is_known=self.is_known, **ends)
 
     def inverse(self, numerator: float = 1.0) -> Interval:
         """numerator / x, whose low end comes from the high end: a throughput from a time."""
-        return Interval(value=numerator / self.value, low=numerator / self.high, high=numerator / self.low)
+        ends = {"low": numerator / self.high, "high": numerator / self.low}
+        return Interval(value=numerator / self.value, is_known=self.is_known, **ends)
 
 
 def ratio(above: Interval, below: Interval) -> Interval:
@@ -40,7 +45,8 @@ def ratio(above: Interval, below: Interval) -> Interval:
     value = above.value / below.value
     down = math.hypot(math.log(above.value / above.low), math.log(below.high / below.value))
     up = math.hypot(math.log(above.high / above.value), math.log(below.value / below.low))
-    return Interval(value=value, low=value * math.exp(-down), high=value * math.exp(up))
+    known = above.is_known and below.is_known
+    return Interval(value=value, low=value * math.exp(-down), high=value * math.exp(up), is_known=known)
 
 
 def mean_absolute_percentage_error(predicted: Sequence[float], measured: Sequence[float]) -> float | None:

@@ -10,7 +10,7 @@ import csv
 import io
 from typing import Any
 
-from hpc_accel.report import fields, ranking, reasons
+from hpc_accel.report import fields, more_columns, ranking, reasons
 from hpc_accel.report.records import RunRecord, StudyRecords
 
 COLUMNS = (
@@ -32,18 +32,19 @@ def render(records: StudyRecords) -> str:
     """The whole file."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    columns = [*COLUMNS, *MORE_COLUMNS]
+    columns = [*COLUMNS, *MORE_COLUMNS, *more_columns.COLUMNS]
     writer.writerow(columns)
     serial = ranking.baselines(records.runs)
     for run in records.runs:
-        values = row(run, serial)
+        values = row(run, serial, records.factors)
         writer.writerow([_cell(values[column]) for column in columns])
     return out.getvalue()
 
 
-def row(run: RunRecord, serial: ranking.Baselines) -> dict[str, Any]:
+def row(run: RunRecord, serial: ranking.Baselines, factors: dict[str, Any]) -> dict[str, Any]:
     """All columns of one run; None where not measured."""
-    return {**_identity(run), **_measured(run), **_predicted(run), **_more(run, serial)}
+    more = more_columns.columns(run, factors)
+    return {**_identity(run), **_measured(run), **_predicted(run), **_more(run, serial), **more}
 
 
 def prediction_error(run: RunRecord) -> float | None:

@@ -34,7 +34,9 @@ COLUMNS = (
     Column(key="speed_up", title="Speed\u2011up", words=lambda value: f"{value:.2f}"),
     Column(key="efficiency", title="Efficiency", words=wording.percent),
     Column(key="comm_exposed_ms", title="Exposed comm. ms", words=wording.short, reason_key="comm_exposed_reason"),
+    Column(key="comm_overlapped_ms", title="Hidden comm. ms", words=wording.short, reason_key="comm_overlapped_reason"),
     Column(key="bubble_fraction", title="Bubble", words=wording.percent, reason_key="bubble_reason"),
+    Column(key="mfu", title="FLOP utilisation", words=wording.percent, reason_key="mfu_reason"),
     Column(key="peak_memory_bytes", title="Peak memory", words=wording.memory),
     Column(key="energy_per_sample_j", title="J/sample", words=wording.short, reason_key="energy_reason"),
     Column(key="cost", title="Cost of timed steps", words=wording.short, reason_key="cost_reason"),
@@ -43,6 +45,9 @@ COLUMNS = (
     Column(key="predicted_step_time_ms", title="Predicted ms", words=wording.short, reason_key="prediction_reason"),
     Column(key="prediction_error", title="Error", words=wording.signed_percent, reason_key="prediction_reason"),
 )  # fmt: skip
+
+
+_BUBBLE = [column.key for column in COLUMNS].index("bubble_fraction")
 
 
 def cards(records: StudyRecords) -> list[dict[str, Any]]:
@@ -113,7 +118,7 @@ def table(records: StudyRecords) -> list[dict[str, Any]]:
     rows = []
     serial = ranking.baselines(records.runs)
     for run in records.runs:
-        values = summary_csv.row(run, serial)
+        values = summary_csv.row(run, serial, records.factors)
         cells = []
         for column in COLUMNS:
             value = values[column.key]
@@ -129,6 +134,9 @@ def table(records: StudyRecords) -> list[dict[str, Any]]:
                     "note": "",
                 }
             )
+        ideal = values["bubble_ideal"]
+        if ideal is not None and values["bubble_fraction"] is not None:
+            cells[_BUBBLE]["note"] = f"ideal {wording.percent(ideal)}"
         low, high = values["step_time_ci_low_ms"], values["step_time_ci_high_ms"]
         if low and high:
             cells[1]["note"] = f"{wording.short(low)} to {wording.short(high)}"

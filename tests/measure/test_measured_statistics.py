@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hpc_accel.measure.statistics import differ, median_ci, num_warmup, outliers, ratio_ci
+from hpc_accel.measure.statistics import differ, median_ci, median_of_repeats_ci, num_warmup, outliers, ratio_ci
 
 
 def test_too_few_values_have_no_interval():
@@ -68,3 +68,17 @@ def test_warm_up_ends_where_steps_look_like_the_second_half():
     assert num_warmup(steady, minimum=2) == 2
     assert num_warmup([1.0, 1.0]) is None
     assert num_warmup([30.0, 28.0, 26.0, 24.0, 22.0, 1.0, 1.0, 1.0, 1.0]) is None
+
+
+def test_repeats_that_differ_widen_the_interval():
+
+    rng = np.random.default_rng(1)
+    alike = [list(rng.normal(10, 0.1, 30)) for _ in range(4)]
+    apart = [list(rng.normal(mean, 0.1, 30)) for mean in (8, 9, 11, 12)]
+    _, low, high = median_of_repeats_ci(alike)
+    assert high - low < 0.2
+    _, low, high = median_of_repeats_ci(apart)
+    assert low < 9
+    assert high > 11
+    assert median_of_repeats_ci([[1.0, 2.0, 3.0, 4.0]]) == median_ci([1.0, 2.0, 3.0, 4.0])
+    assert median_of_repeats_ci([[], []]) == (None, None, None)

@@ -106,22 +106,34 @@ def summary(run: Run, step_ms: float, rng: random.Random, energy: str | None = N
     exact = layout.num_ranks == 1 and run.recipe.precision == "fp32"
     error = 0.0 if exact else rng.uniform(2e-8, 4e-7) if run.recipe.precision == "fp32" else rng.uniform(1e-3, 6e-3)
     window_s = 30 * step_ms / 1e3
+    energy_j = 95.0 * window_s * (0.8 + 0.2 * layout.num_ranks) if energy else None
     return {
         "format": 1, "run_id": run.run_id, "study": run.study, "site": run.site, "status": "completed", "error": None,
         "device": "cpu", "device_name": "AMD EPYC 9B14", "num_nodes": 1, "num_ranks": layout.num_ranks,
         "hosts": ["node01"], "started_utc": "2026-01-05T10:00:00Z", "ended_utc": "2026-01-05T10:00:09Z", "attempt": 1,
         "job_id": None,
-        "steps": {"num_warmup": 5, "num_timed": 30, "global_batch_size": batch, "samples_dropped_per_epoch": 5},
+        "steps": {"num_warmup": 5, "num_warmup_detected": 3, "warmup_reason": "", "num_asked": 30, "num_timed": 30,
+                  "global_batch_size": batch, "samples_dropped_per_epoch": 5, "samples_per_epoch": 1000,
+                  "tokens_per_sample": 64 if run.workload.name == "lm" else None,
+                  "outliers": {"count": 1, "steps": [11], "rule": "far"} if layout.pp > 1 else
+                              {"count": 0, "steps": [], "rule": "far"}},
         "step_time_ms": {"median": step_ms, "ci_low": step_ms * (1 - rng.uniform(0.004, 0.03)),
                          "ci_high": step_ms * (1 + rng.uniform(0.004, 0.04)), "method": "median; 95 % bootstrap"},
         "throughput_samples_per_s": batch / step_ms * 1e3,
-        "phases_ms": {key: share * scale for key, share in shares.items()},
-        "phases_reason": {},
+        "phases_ms": {key: share * scale for key, share in shares.items()}
+        | {"comm_overlapped": 0.05 * step_ms if parallel else None},
+        "phases_reason": {} if parallel else {"comm_overlapped": "one rank has nobody to communicate with"},
+        "bubble_ideal": (layout.pp - 1) / (layout.accumulation_steps + layout.pp - 1) if staged else None,
+        "flops": {"per_step": 10**9, "mfu": 0.6 / layout.num_ranks**0.5, "mfu_reason": ""},
+        "straggler": {"rank": 1, "host": "node01", "excess": 0.031} if parallel else {"rank": 0, "excess": None},
+        "checkpoints": {"num_saved": 1, "save_ms": [140.0]} if staged else {"num_saved": 0, "save_ms": []},
+        "target": {"loss": None, "energy_j": None, "reason": "the study names no measure.target_loss"},
+        "warnings": [],
         "bubble_fraction": 0.14 if staged else None, "bubble_reason": None if staged else "no pipeline",
         "startup_ms": {"import": 2100.0, "mpi_init": 210.0, "model_build": 30.0, "first_step": 85.0},
         "peak_memory_bytes": 310_000_000 - 20_000_000 * layout.num_ranks,
         "peak_memory_scope": "largest rank, resident set",
-        "energy": {"energy_j": 95.0 * window_s * (0.8 + 0.2 * layout.num_ranks) if energy else None,
+        "energy": {"energy_j": energy_j, **energy_details(run, energy_j, window_s, shares),
                    "window_s": window_s,
                    "scope": energy, "method": "counter" if energy else "none", "sensors": [], "coverage": {},
                    "resolution_warning": bool(energy) and window_s < 1.0, "idle_power_w": 41.0 if energy else None,
@@ -131,6 +143,26 @@ def summary(run: Run, step_ms: float, rng: random.Random, energy: str | None = N
         "parity": {"max_rel_err": error, "tolerance": run.measure.parity_tolerance, "steps": 5,
                    "reference": "serial fp32, same seed", "passed": True, "reason": None},
         "provenance": {"hpc_accel": "0.1.0", "torch": "2.13.0", "mpi4py": "4.1.2", "python": "3.11.2"},
+    }  # fmt: skip
+
+
+def energy_details(run: Run, energy_j: float | None, window_s: float, shares: dict[str, float]) -> dict[str, Any]:
+    """What stands beside the joules: shares by phase as those of time, and figures per something."""
+    if energy_j is None:
+        return {"by_phase_j": None, "phases_reason": NO_SENSOR, "idle_reason": NO_SENSOR}
+    per_sample = energy_j / (30 * run.workload.global_batch_size)
+    waited = {key: shares[key] / sum(shares.values()) for key in ("comm_exposed", "pipeline_wait") if shares[key]}
+    parts = {**waited, "idle": 0.02}
+    return {
+        "by_phase_j": {
+            "compute": energy_j * (1 - sum(parts.values())),
+            **{key: share * energy_j for key, share in parts.items()},
+        },
+        "phases_resolved": False, "phases_reason": "", "idle_reason": "", "per_sample_j": per_sample,
+        "per_token_j": per_sample / 64 if run.workload.name == "lm" else None,
+        "per_token_reason": "" if run.workload.name == "lm" else "the samples are no sequences of token ids",
+        "per_epoch_j": per_sample * 1000, "per_step_j": energy_j / 30,
+        "energy_delay_product_js": energy_j / 30 * window_s / 30,
     }  # fmt: skip
 
 
@@ -172,6 +204,8 @@ def make_study(study_dir: Path, *, energy: bool = False, faults: bool = True, pr
     candidates += refused_candidates()
     write_json(study_dir / "plan.json", {
         "format": 1, "study": study_dir.name, "objective": "time", "site": "local", "hardware_sha256": "0" * 64,
+        "factors": {"currency": "EUR", "carbon_g_per_kwh": 380.0 if price else None, "estimate": None,
+                    "electricity_price_per_kwh": 0.25 if price else None, "power_w_per_node": None},
         "candidates": candidates})  # fmt: skip
     write_json(study_dir / "hardware.json", HARDWARE)
     return study_dir

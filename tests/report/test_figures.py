@@ -13,7 +13,10 @@ from hpc_accel.report.figures import loss, style
 from hpc_accel.report.records import load
 from tests.report.editing import edit, edit_all, edit_summary, run_of, set_time
 
-FAMILIES = ["throughput", "phases", "speedup", "efficiency", "energy", "predicted", "loss", "parity"]
+FAMILIES = [
+    "throughput", "phases", "speedup", "efficiency", "energy", "energy-phases", "predicted", "loss", "parity",
+    "startup",
+]  # fmt: skip
 
 
 def charts(study_dir, workload="digits"):

@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hpc_accel.report.figures import energy, loss, parity, phases, predicted, speedup, throughput
+from hpc_accel.report.figures import (
+    energy,
+    energy_phases,
+    loss,
+    parity,
+    phases,
+    predicted,
+    speedup,
+    startup,
+    throughput,
+)
 from hpc_accel.report.figures.style import Figure
 from hpc_accel.report.records import RunRecord
 
@@ -17,9 +27,11 @@ FAMILIES: tuple[Callable[[list[RunRecord]], list[Figure]], ...] = (
     phases.figures,
     speedup.figures,
     energy.figures,
+    energy_phases.figures,
     predicted.figures,
     loss.figures,
     parity.figures,
+    startup.figures,
 )
 
 

@@ -47,9 +47,12 @@ def scripts(_wildcards):
 def measured(_wildcards):
     """Every run's summary; with `same_allocation: true` the pack that stands for them all."""
     runs, packs = chosen()
-    return [f"{RESULTS}/packs/{name}.json" for name in packs] or [
-        f"{RESULTS}/runs/{run}/summary.json" for run in runs
-    ]
+    summaries = [f"{RESULTS}/runs/{run}/summary.json" for run in runs]
+    if packs and not all(Path(path).exists() for path in summaries):
+        # One was deleted: that all are there, as a finished pack says, is not true any more.
+        for name in packs:
+            Path(f"{RESULTS}/packs/{name}.json").unlink(missing_ok=True)
+    return [f"{RESULTS}/packs/{name}.json" for name in packs] or summaries
 
 
 def asked(key):
@@ -227,7 +230,7 @@ rule run:
         " [[ -s {output:q} ]]; }}"
 
 
-# All runs in turn in one allocation, each by its own script. Deleting packs/ measures what has no summary.json again.
+# All runs in turn in one allocation, each by its own script. What has a summary.json is not measured again.
 use rule run as pack with:
     input:
         script=f"{RESULTS}/packs/{{run_id}}.sbatch",

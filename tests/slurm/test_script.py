@@ -292,3 +292,12 @@ def test_time_limit_is_recorded_as_such(overdue: tuple[Cluster, str]):
     assert read(run_dir)["status"] == "timeout" and "time_limit_min" in read(run_dir)["error"]["remedy"]
     facts = accounting_of(cluster, run_dir)
     assert (facts["state"], facts["ended"]["status"]) == ("TIMEOUT", "timeout")
+
+
+def test_srun_launches_the_ranks_too(cluster: Cluster):
+    """A site may prefer Slurm's own launcher: the ranks find each other through PMIx."""
+    run_dir = cluster.prepare(make_run(2, 2), launcher="srun --mpi=pmix")
+    job_id = cluster.submit(run_dir / "job.sbatch")
+    assert cluster.wait(job_id)["JobState"] == "COMPLETED", (run_dir / "log.txt").read_text()
+    summary = read(run_dir)
+    assert (summary["status"], summary["num_ranks"], len(set(summary["hosts"]))) == ("completed", 4, 2)

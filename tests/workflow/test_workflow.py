@@ -95,6 +95,10 @@ def test_runs_take_turns_in_one_allocation(workflow: Workflow):
     workflow.write_study("same_allocation: true\n" + STUDY + "  - {dp: 2, accumulation_steps: 4}\n")
     workflow.snakemake("--cores", "2")
     assert workflow.calls() == ["plan", "train dp2", "report"], "what is measured stays measured"
+    next(workflow.directory.glob("results/s/runs/*-tp2-*/summary.json")).unlink()
+    workflow.snakemake("--cores", "2")
+    assert workflow.calls() == ["train tp2", "report"], "a deleted summary is measured again, and no other"
+    assert "Nothing to be done" in workflow.snakemake("--cores", "2")
 
 
 def test_interrupted_workflow_continues(workflow: Workflow):

@@ -104,3 +104,16 @@ def test_each_run_left_its_whole_record():
 def test_the_answer_has_five_lines():
     answer = (Path(RESULTS) / "answer.txt").read_text()
     assert len(answer.strip().splitlines()) == 5
+
+
+def test_jobs_of_a_cluster_are_in_its_books():
+    books = Path(RESULTS) / "accounting.json"
+    if json.loads((Path(RESULTS) / "plan.json").read_text())["site"] == "local":
+        assert not books.exists()
+        return
+    jobs = json.loads(books.read_text())["jobs"]
+    for row in rows():
+        assert jobs[row["run_id"]]["state"] == "COMPLETED"
+        assert int(row["num_nodes"]) == (2 if int(row["num_ranks"]) == 4 else 1)
+        summary = json.loads((Path(RESULTS) / "runs" / row["run_id"] / "summary.json").read_text())
+        assert len(set(summary["hosts"])) == int(row["num_nodes"])

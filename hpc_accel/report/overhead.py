@@ -43,7 +43,7 @@ def rows(records: StudyRecords) -> list[dict[str, Any]]:
                 "state": fields.text(facts, "state") or fields.text(facts, "state_reason") or run.status,
                 "queued": _seconds(fields.number(facts, "queued_s")),
                 "workflow": _seconds(workflow_s(run)),
-                "elapsed": _seconds(fields.positive(facts, "elapsed_s")),
+                "elapsed": _elapsed(facts),
                 "attempts": f"{fields.positive(run.summary, 'attempt') or 1:g}",
             }
         )
@@ -57,6 +57,12 @@ def words(records: StudyRecords) -> str:
     parts = [f"{_seconds(median(own))} from job start to first rank"] if own else []
     parts += [f"{_seconds(median(queue))} in Slurm's queue"] if queue else []
     return f"Median per run: {', '.join(parts)}." if parts else ""
+
+
+def _elapsed(facts: dict[str, Any]) -> str:
+    num_runs = int(fields.positive(facts, "num_runs") or 1)
+    words = _seconds(fields.positive(facts, "elapsed_s"))
+    return f"{words} for {num_runs} runs" if num_runs > 1 else words
 
 
 def _seconds(value: float | None) -> str:

@@ -97,7 +97,8 @@ def _launch(n: int, backend: str, names: list[str], outcomes: Outcomes) -> str |
             break
         if not line.startswith(MARK):
             continue
-        fields = json.loads(line[len(MARK) :])
+        # Where two ranks fail at once, some launchers put both reports on one line: the first counts.
+        fields, _ = json.JSONDecoder().raw_decode(line[len(MARK) :])
         if fields["outcome"] == "started":
             current = fields["name"]
         elif outcomes.get(fields["name"], ("", ""))[0] != "failed":

@@ -1,14 +1,13 @@
 """What measuring costs: training steps with all measurement on against off, alternating in one run.
 
-    mpirun -n 2 python -m mpi4py benchmarks/overhead.py [--blocks 40] [--steps 25] [--width 512]
+    mpirun -n 2 python -m mpi4py benchmarks/overhead.py [--rounds 30] [--steps 100] [--json FILE]
 
-On means what a timed step has: the communication timeline and the exposure computed from it, phase times, and
-sensors sampled at 10 Hz. Where the machine has no sensor a tree of eight files stands in, whose reading
-costs what reading counters costs. Blocks alternate (off, on, on, off, ...), so that what the machine does
-besides hits both alike. Prints one JSON object per rank: the ratio of the median steps with its 95 % interval,
-of all steps and of pairs of blocks. On a busy machine that interval is wide; beside it stands what was spent
-on measuring itself, which other work hardly changes: the time after each step, and the processor time of the
-sensors' threads, together as a share of the step.
+On is what a timed step has, by the same code: phases on the clock, the communication timeline, a record kept of every
+step, and sensors sampled at 10 Hz. Where the machine has no sensor a tree of eight files stands in, whose reading costs
+what reading counters costs. A round is four blocks, off on on off, so that drift hits both alike; its ratio is one
+value, and the figure is the median of the rounds with its 95 % interval. Beside it stands what was spent on measuring
+itself, which other work on the machine hardly changes: time after each step and processor time of the sensors'
+threads, as a share of the step. Also: the time to import the sensors, and the memory that measuring takes.
 """
 
 from __future__ import annotations
@@ -17,12 +16,20 @@ import argparse
 import json
 import os
 import statistics as plain
+import subprocess
+import sys
 import tempfile
 import threading
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+TARGETS = {"ratio": 1.01, "import_s": 0.3, "memory_bytes_per_node": 30e6}
+IMPORT = "import time; t = time.perf_counter(); import hpc_accel.measure.energy; print(time.perf_counter() - t)"
+MEMORY_STEPS = 1000
 
 
 def stand_in_sensors(directory: Path) -> None:
@@ -41,11 +48,28 @@ def stand_in_sensors(directory: Path) -> None:
 def options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--blocks", type=int, default=40, help="blocks of steps, half of them measured")
-    parser.add_argument("--steps", type=int, default=25, help="steps per block")
+    parser.add_argument("--rounds", type=int, default=30, help="rounds of four blocks")
+    parser.add_argument("--steps", type=int, default=100, help="steps per block")
     parser.add_argument("--width", type=int, default=512, help="width of the perceptron")
     parser.add_argument("--batch", type=int, default=64, help="samples per rank and step")
+    parser.add_argument("--json", type=Path, help="write the result there, too")
     return parser.parse_args()
+
+
+class NoClock:
+    """A clock that looks at nothing."""
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Nothing."""
+        yield
+
+    def begin(self) -> None:
+        """Nothing."""
+
+    def finish(self) -> tuple[None, None]:
+        """Nothing."""
+        return None, None
 
 
 class Trainer:
@@ -64,19 +88,17 @@ class Trainer:
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3)
         self.batch = torch.randn(batch, width)
 
-    def step(self, spans: list[tuple[str, int, int]] | None) -> int:
-        """One step; its nanoseconds."""
-        begin = time.perf_counter_ns()
-        loss = self.model(self.batch).square().mean()
-        forward = time.perf_counter_ns()
-        loss.backward()
-        backward = time.perf_counter_ns()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        end = time.perf_counter_ns()
-        if spans is not None:
-            spans += [("forward", begin, forward), ("backward", forward, backward), ("optimizer", backward, end)]
-        return end - begin
+    def step(self, clock: Any) -> tuple[Any, Any]:
+        """One step; what the clock saw of it."""
+        clock.begin()
+        with clock.phase("forward"):
+            loss = self.model(self.batch).square().mean()
+        with clock.phase("backward"):
+            loss.backward()
+        with clock.phase("optimizer"):
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+        return clock.finish()
 
 
 def sensors_processor_ns() -> int:
@@ -86,95 +108,147 @@ def sensors_processor_ns() -> int:
     return sum(int(path.read_text().split()[0]) for path in paths if path.exists())
 
 
-def measured_block(trainer: Trainer, meter: Any, num_steps: int, direct: dict[str, list[float]]) -> list[int]:
-    """Steps with everything on, what follows each step included."""
-    from hpc_accel.measure.phases import exposed_ns
-    from hpc_accel.mpi import timeline
+def resident_bytes() -> int:
+    """Resident set of this process now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    durations = []
-    block_ns, sensors_ns = time.perf_counter_ns(), sensors_processor_ns()
-    timeline.enable()
-    with meter.window("block"):
-        for _ in range(num_steps):
-            spans: list[tuple[str, int, int]] = []
+
+class Bench:
+    """Blocks of steps with measurement on and off."""
+
+    def __init__(self, arguments: argparse.Namespace, comm: Any) -> None:
+        self.trainer = Trainer(arguments.width, arguments.batch)
+        self.comm = comm
+        self.num_steps = arguments.steps
+        self.after_us: list[float] = []
+        self.sensors_share: list[float] = []
+
+    def off(self) -> float:
+        """Median milliseconds of a step without any measurement."""
+        clock, durations = NoClock(), []
+        self.comm.Barrier()
+        for _ in range(self.num_steps):
             begin = time.perf_counter_ns()
-            trainer.step(spans)
+            self.trainer.step(clock)
+            durations.append(time.perf_counter_ns() - begin)
+        return plain.median(durations) / 1e6
+
+    def on(self) -> float:
+        """Median milliseconds of a step and of what is kept of it, the sensors' threads running."""
+        from hpc_accel.measure.energy import EnergyMeter
+
+        # The threads exist only while a measured block runs: off is off.
+        with EnergyMeter(self.comm, sample_hz=10) as meter, meter.window("block"):
+            begin_ns, sensors_ns = time.perf_counter_ns(), sensors_processor_ns()
+            durations = self.record(self.num_steps)[1]
+            spent_ns = sensors_processor_ns() - sensors_ns
+            self.sensors_share.append(spent_ns / (time.perf_counter_ns() - begin_ns))
+        return plain.median(durations) / 1e6
+
+    def record(self, num_steps: int) -> tuple[Any, list[int]]:
+        """Steps as the training loop measures them: the rows kept, and nanoseconds of each step with its record."""
+        from hpc_accel.mpi import timeline
+        from hpc_accel.train.clock import HostClock
+        from hpc_accel.train.rows import Rows
+        from hpc_accel.train.step import StepResult
+
+        clock, rows, durations = HostClock(), Rows(_run(), 0, []), []
+        timeline.enable()
+        self.comm.Barrier()
+        for number in range(num_steps):
+            begin = time.perf_counter_ns()
+            step, phases = self.trainer.step(clock)
             after = time.perf_counter_ns()
-            events = timeline.drain()
-            for _name, start_ns, end_ns in spans:
-                exposed_ns(events, start_ns, end_ns)
+            rows.add(number, False, StepResult(step=step, phases=phases, loss=1.0), timeline.drain())
             end = time.perf_counter_ns()
             durations.append(end - begin)
-            direct["after_step_us"].append((end - after) / 1e3)
-    timeline.disable()
-    sensors_share = (sensors_processor_ns() - sensors_ns) / (time.perf_counter_ns() - block_ns)
-    direct["sensors_share"].append(sensors_share)
-    return durations
+            self.after_us.append((end - after) / 1e3)
+        timeline.disable()
+        return rows, durations
+
+    def memory_bytes(self) -> int:
+        """Growth of this rank's resident set by a meter and the records of many steps."""
+        from hpc_accel.measure.energy import EnergyMeter
+
+        before = resident_bytes()
+        with EnergyMeter(self.comm, sample_hz=10) as meter, meter.window("memory"):
+            rows, _ = self.record(MEMORY_STEPS)
+        growth = resident_bytes() - before
+        assert len(rows.seen) == MEMORY_STEPS
+        return growth
 
 
-def run(arguments: argparse.Namespace, world: Any, comm: Any) -> dict[str, Any]:
-    """Alternate the blocks and compare; all ranks."""
-    from hpc_accel.measure import memory
-    from hpc_accel.measure.energy import EnergyMeter
-    from hpc_accel.measure.statistics import median_ci, ratio_ci
+def _run() -> Any:
+    from hpc_accel.study.schema import Layout, Measure, Recipe, Resources, Run, Workload
 
-    trainer = Trainer(arguments.width, arguments.batch)
-    for _ in range(20):
-        trainer.step(None)
-    memory.reset_peak()
-    before_bytes = memory.peak_bytes()
-    found: dict[bool, list[int]] = {False: [], True: []}
-    pairs: dict[bool, list[float]] = {False: [], True: []}
-    direct: dict[str, list[float]] = {"after_step_us": [], "sensors_share": []}
-    for block in range(arguments.blocks):
-        is_on = block % 4 in (1, 2)
-        # The sensors' threads exist only while a measured block runs: off is off.
-        with EnergyMeterScope(EnergyMeter, comm) if is_on else nullcontext() as meter:
-            comm.Barrier()
-            if is_on:
-                durations = measured_block(trainer, meter, arguments.steps, direct)
-            else:
-                durations = [trainer.step(None) for _ in range(arguments.steps)]
-        found[is_on] += durations
-        pairs[is_on].append(plain.median(durations))
-    ratio, low, high = ratio_ci(found[True], found[False])
-    peak_bytes = memory.peak_bytes()
-    after_us, sensors_share = plain.median(direct["after_step_us"]), plain.median(direct["sensors_share"])
+    return Run(
+        study="overhead",
+        site="local",
+        workload=Workload(name="perceptron", entry="a:b", global_batch_size=2),
+        layout=Layout(dp=2, micro_batch_size=1, accumulation_steps=1),
+        recipe=Recipe(),
+        resources=Resources(ranks_per_node=2),
+        measure=Measure(),
+    )
+
+
+def import_seconds() -> float:
+    """Median of five fresh interpreters that import the sensors."""
+    times = [
+        float(subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True).stdout)
+        for _ in range(5)
+    ]
+    return plain.median(times)
+
+
+def compare(arguments: argparse.Namespace, comm: Any) -> dict[str, Any] | None:
+    """All rounds; the figures on rank 0. A step is as slow as its slowest rank, so medians are of the slowest."""
+    from mpi4py import MPI
+
+    from hpc_accel.measure.statistics import median_ci
+
+    bench = Bench(arguments, comm)
+    bench.off()
+    memory = comm.allreduce(bench.memory_bytes())  # while nothing has been measured: later, memory is reused
+    bench.on()
+    bench.after_us.clear()
+    off_ms, ratios = [], []
+    for _ in range(arguments.rounds):
+        times = [comm.allreduce(block(), op=MPI.MAX) for block in (bench.off, bench.on, bench.on, bench.off)]
+        off_ms.append((times[0] + times[3]) / 2)
+        ratios.append((times[1] + times[2]) / (times[0] + times[3]))
+    after_us, share = plain.median(bench.after_us), plain.median(bench.sensors_share)
+    gathered = comm.gather((after_us, share))
+    if gathered is None:
+        return None
+    ratio, low, high = median_ci(ratios)
+    after_us, share = max(each for each, _ in gathered), max(each for _, each in gathered)
     return {
-        "rank": world.rank,
-        "num_ranks": world.size,
-        "steps_each": len(found[True]),
-        "step_time_off_ms": [value / 1e6 for value in median_ci(found[False]) if value is not None],
-        "step_time_on_ms": [value / 1e6 for value in median_ci(found[True]) if value is not None],
-        "ratio": ratio,
+        "rounds": arguments.rounds,
+        "steps_per_block": arguments.steps,
+        "step_time_off_ms": plain.median(off_ms),
+        "ratio_on_over_off": ratio,
         "ratio_ci": [low, high],
-        "ratio_of_block_pairs": median_ci([on / off for on, off in zip(pairs[True], pairs[False], strict=True)]),
-        "after_step_us": after_us,
-        "sensors_processor_share": sensors_share,
-        "spent_share_of_step": after_us * 1e3 / plain.median(found[False]) + sensors_share,
-        "peak_growth_bytes": peak_bytes - before_bytes if peak_bytes and before_bytes else None,
+        "ratios": ratios,
+        "record_us_per_step": after_us,
+        "sensors_processor_share": share,
+        "spent_share_of_step": after_us / 1e3 / plain.median(off_ms) + share,
+        "memory_bytes_per_node": memory,
+        "memory_steps": MEMORY_STEPS,
     }
-
-
-class EnergyMeterScope:
-    """A meter for one block."""
-
-    def __init__(self, make: Any, comm: Any) -> None:
-        self._meter = make(comm, sample_hz=10)
-
-    def __enter__(self) -> Any:
-        return self._meter
-
-    def __exit__(self, *_: object) -> None:
-        self._meter.close()
 
 
 def main() -> None:
     """All ranks; rank 0 prints."""
     arguments = options()
+    load_before = os.getloadavg()
+    import_s = (
+        import_seconds() if int(os.environ.get("OMPI_COMM_WORLD_RANK") or os.environ.get("PMI_RANK") or "0") == 0 else 0
+    )
     from mpi4py import MPI
 
     import hpc_accel.mpi
+    from hpc_accel.measure import provenance
 
     world = hpc_accel.mpi.init("mpi4py")
     comm = MPI.COMM_WORLD
@@ -182,10 +256,24 @@ def main() -> None:
         if not Path("/sys/class/powercap/intel-rapl:0").exists():
             stand_in_sensors(Path(directory))
             os.environ["HPC_ACCEL_SYSFS"] = directory
-        figures = comm.gather(run(arguments, world, comm))
+        figures = compare(arguments, comm)
         comm.Barrier()
-    if world.rank == 0:
-        print(json.dumps(figures, indent=1))
+    if figures is not None:
+        content = {
+            "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+            "num_ranks": world.size,
+            "num_cpus": os.cpu_count(),
+            "load_1min_before": load_before[0],
+            "load_1min_after": os.getloadavg()[0],
+            "targets": TARGETS,
+            "import_s": import_s,
+            **figures,
+            "provenance": provenance.collect(),
+        }
+        text = json.dumps(content, indent=1)
+        print(text)
+        if arguments.json:
+            arguments.json.write_text(text + "\n")
     hpc_accel.mpi.shutdown()
 
 

@@ -69,7 +69,7 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
         energy = joined(steps.windows)
         energy |= steps.split(energy)
         notes = {"energy.parquet": meter.write_samples(directory / "energy.parquet", timebase)}
-        traced = steps.rows.seen[-NUM_TRACED_STEPS:]
+        traced = list(steps.rows.seen.recent)[-NUM_TRACED_STEPS:]
         spans = [span for _, _, result, _ in traced for span in (result.step, *result.phases)]
         spans += [span for span in steps.saves if span.start_ns >= spans[0].start_ns]
         events = [event for *_, events in traced for event in events or []]
@@ -82,7 +82,7 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
         energy=energy,
         reference=reference,
         peak_memory_bytes=peak_memory_bytes,
-        first_step_ms=steps.rows.seen[0][2].step.duration_ns / 1e6,
+        first_step_ms=next(iter(steps.rows.seen))[2].step.duration_ns / 1e6,
         straggler=straggler,
         checkpoints=steps.told(),
         notes={name: why for name, why in notes.items() if why},
@@ -161,7 +161,7 @@ class _Steps:
             return 0
         needed_s = 1.02 * self.meter.min_window_s * (len(self.windows) + 1) - sum(w["window_s"] for w in self.windows)
         missing_s = needed_s - window.elapsed_s()
-        typical_s = float(np.median([result.step.duration_ns for *_, result, _ in self.rows.seen[-20:]])) / 1e9
+        typical_s = float(np.median([result.step.duration_ns for *_, result, _ in self.rows.seen.recent])) / 1e9
         more = min(allowed, math.ceil(missing_s / typical_s)) if missing_s > 0 else 0
         return int(self.session.comm.bcast(more, root=0))
 
@@ -176,8 +176,8 @@ class _Steps:
 
     def _step_s(self) -> float:
         """A typical step so far, for the pace of checks; the first one is too long to count."""
-        seen = self.rows.seen
-        return seen[-1][2].step.duration_ns / 1e9 if len(seen) > 1 else 1.0
+        recent = self.rows.seen.recent
+        return recent[-1][2].step.duration_ns / 1e9 if len(recent) > 1 else 1.0
 
     def _save(self, *, stopping: bool) -> None:
         session, began = self.session, time.perf_counter_ns()

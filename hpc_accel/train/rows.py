@@ -5,11 +5,13 @@ A step is only kept as it happens and looked at when rows are asked for, which n
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from hpc_accel.measure.events import Interval, Piece
 from hpc_accel.measure.phases import exposed_ns, union, waits, without
 from hpc_accel.study.schema import Run
+from hpc_accel.train.kept import Kept
 from hpc_accel.train.step import StepResult
 
 
@@ -21,15 +23,17 @@ class Rows:
         self._rank = rank
         self._rows = list(earlier)
         self._num_earlier = len(earlier)
-        self.seen: list[tuple[int, bool, StepResult, list[Any] | None]] = []
+        self.seen = Kept()
+        """The steps of this attempt."""
 
     def add(self, step: int, warmup: bool, result: StepResult, events: list[Any] | None) -> None:
         """Keep a step. `events` are its communication events, None where the backend reports none."""
-        self.seen.append((step, warmup, result, events))
+        self.seen.add(step, warmup, result, events)
 
     def all(self) -> list[dict[str, Any]]:
         """Every row so far."""
-        for step, warmup, result, events in self.seen[len(self._rows) - self._num_earlier :]:
+        done = len(self._rows) - self._num_earlier
+        for step, warmup, result, events in itertools.islice(self.seen, done, None):
             self._rows.append(self._row(step, warmup, result, events))
         return self._rows
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
+from hpc_accel.mpi.timeline import CommEvent
 from hpc_accel.study.schema import Layout, Measure, Recipe, Resources, Run, Workload
 from hpc_accel.train import checks, efficiency, utilisation
 from hpc_accel.train.clock import Span
+from hpc_accel.train.kept import Kept
 from hpc_accel.train.rows import Rows
 from hpc_accel.train.step import StepResult
 
@@ -148,3 +151,31 @@ def test_every_moment_of_a_window_is_one_thing():
         "idle": [(8, 10), (90, 100)],
     }
     assert rows.all()[1]["comm_overlapped_ns"] == 20 + 5
+
+
+def test_kept_steps_come_back_as_they_were():
+    waited = CommEvent("allreduce", "dp", 4096, None, 12, 13, 50, ((20, 30), (40, 50)), False)
+    sent = CommEvent("send", "pp", 7, 1, 60, 61, 70, (), True)
+    phases = [Span("forward", 10, 40), Span("backward", 41, 90)]
+    steps = [
+        (0, True, StepResult(step=Span("step", 10, 95), phases=phases, loss=None), [waited, sent]),
+        (1, False, StepResult(step=Span("step", 100, 195), phases=[], loss=2.5), []),
+        (2, False, StepResult(step=Span("step", 200, 295), phases=phases, loss=0.0), None),
+    ]
+    kept = Kept()
+    for step in steps:
+        kept.add(*step)
+    assert list(kept) == steps
+    assert list(kept.recent) == steps
+    kept.add(3, False, StepResult(step=Span("step", 300, 301), phases=[], loss=math.nan), [])
+    assert math.isnan(list(kept)[3][2].loss)
+    assert len(kept) == 4
+
+
+def test_a_kept_step_is_small():
+    events = [CommEvent("allreduce", "dp", 4096, None, 12, 13, 50, ((20, 30),), True)] * 3
+    phases = [Span(name, 10, 40) for name in ("data", "forward", "backward", "optimizer")]
+    kept = Kept()
+    for number in range(1000):
+        kept.add(number, False, StepResult(step=Span("step", 10, 95), phases=phases, loss=1.0), events)
+    assert len(kept._numbers) * kept._numbers.itemsize + len(kept._losses) * 8 < 500_000

@@ -60,7 +60,8 @@ def test_the_phases_add_up_to_the_energy(found):
     for summary, _ in found:
         energy = summary["energy"]
         assert energy["energy_j"] == pytest.approx(POWER_W * energy["window_s"], rel=0.01)
-        assert sum(energy["by_phase_j"].values()) == pytest.approx(energy["energy_j"], rel=0.01)
+        # On a busy machine ranks leave a barrier some milliseconds apart.
+        assert sum(energy["by_phase_j"].values()) == pytest.approx(energy["energy_j"], rel=0.01, abs=0.01 * POWER_W)
         assert [device["scope"] for device in energy["by_device"]] == ["node"]
         assert energy["by_device"][0]["phases_j"] == pytest.approx(energy["by_phase_j"])
     (dp, _), (pp, _), (gloo, _) = (pair for pair in found)

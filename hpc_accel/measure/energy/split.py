@@ -14,7 +14,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hpc_accel.measure.energy.derived import by_phase
 from hpc_accel.measure.energy.nodes import Nodes
 from hpc_accel.measure.energy.samples import PowerSeries
 from hpc_accel.measure.events import Piece, Span
@@ -53,6 +52,8 @@ def _shares(
     devices: Iterable[Device], keys: Sequence[str], node_rank: int, spans: Sequence[Span]
 ) -> dict[tuple[str, str, str], dict[str, dict[str, Any]]]:
     """What each device this rank uses did during its phases, not yet divided among the ranks."""
+    from hpc_accel.measure.energy.derived import by_phase  # numpy: not for who only reads sensors
+
     found = {}
     for device in devices:
         is_gpu = device.scope in GPU_SCOPES

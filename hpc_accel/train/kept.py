@@ -1,0 +1,99 @@
+"""Steps kept small: what one rank saw of each, as integers in one array, about 0.3 KB a step, until somebody looks.
+
+    step:    number, is warm-up, start, end, number of phases, number of events (-1: the backend reports none)
+    phase:   name, start, end
+    event:   operation, group, bytes, peer (-1: none), enqueued, started, ended, via future, number of waits
+    wait:    start, end
+    last:    whether the step has a loss on this rank
+
+Python objects would take four times as much, and a run of many steps on many ranks must not fill its node. Names are
+numbers into a list; the latest steps are also kept as they came.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from hpc_accel.mpi.timeline import CommEvent
+from hpc_accel.train.clock import Span
+from hpc_accel.train.step import StepResult
+
+NUM_RECENT = 20
+Seen = tuple[int, bool, StepResult, list[Any] | None]
+"""Number of the step, whether it is warm-up, its spans and loss, and its communication events."""
+
+
+class Kept:
+    """All steps of one attempt, in order."""
+
+    def __init__(self) -> None:
+        self._numbers = array("q")
+        self._losses = array("d")
+        self._names: list[str] = []
+        self._ids: dict[str, int] = {}
+        self.recent: deque[Seen] = deque(maxlen=NUM_RECENT)
+
+    def __len__(self) -> int:
+        return len(self._losses)
+
+    def _id(self, name: str) -> int:
+        found = self._ids.get(name)
+        if found is None:
+            found = self._ids[name] = len(self._names)
+            self._names.append(name)
+        return found
+
+    def add(self, step: int, warmup: bool, result: StepResult, events: list[Any] | None) -> None:
+        """Keep a step; between two timed steps, so it is quick."""
+        self.recent.append((step, warmup, result, events))
+        name, span = self._id, result.step
+        found = [step, warmup, span.start_ns, span.end_ns, len(result.phases), -1 if events is None else len(events)]
+        for phase in result.phases:
+            found += (name(phase.name), phase.start_ns, phase.end_ns)
+        for event in events or ():
+            peer = -1 if event.peer is None else event.peer
+            found += (name(event.op), name(event.group), event.num_bytes, peer)
+            found += (event.enqueued_ns, event.started_ns, event.ended_ns, event.via_future, len(event.waited_ns))
+            for wait in event.waited_ns:
+                found += wait
+        # A loss may be NaN in earnest, so that there is none is a number of its own.
+        found.append(result.loss is not None)
+        self._numbers.extend(found)
+        self._losses.append(math.nan if result.loss is None else result.loss)
+
+    def __iter__(self) -> Iterator[Seen]:
+        numbers, at, names = self._numbers, 0, self._names
+        for loss in self._losses:
+            step, warmup, start, end, num_phases, num_events = numbers[at : at + 6]
+            at += 6
+            phases = []
+            for _ in range(num_phases):
+                phases.append(Span(names[numbers[at]], numbers[at + 1], numbers[at + 2]))
+                at += 3
+            events: list[CommEvent] | None = None if num_events < 0 else []
+            for _ in range(max(0, num_events)):
+                op, group, num_bytes, peer, enqueued, started, ended, via_future, num_waits = numbers[at : at + 9]
+                at += 9
+                waits = tuple((numbers[at + 2 * n], numbers[at + 2 * n + 1]) for n in range(num_waits))
+                at += 2 * num_waits
+                assert events is not None
+                events.append(
+                    CommEvent(
+                        op=names[op],
+                        group=names[group],
+                        num_bytes=num_bytes,
+                        peer=None if peer < 0 else peer,
+                        enqueued_ns=enqueued,
+                        started_ns=started,
+                        ended_ns=ended,
+                        waited_ns=waits,
+                        via_future=bool(via_future),
+                    )
+                )
+            known, at = bool(numbers[at]), at + 1
+            result = StepResult(step=Span("step", start, end), phases=phases, loss=loss if known else None)
+            yield step, bool(warmup), result, events

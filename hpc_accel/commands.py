@@ -49,6 +49,7 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
     content = {**plan.to_json(), "cost_unit": site.currency if price else None}
     content["factors"] = {
         "currency": site.currency,
+        "price_per_node_hour": price,
         "carbon_g_per_kwh": site.carbon_g_per_kwh,
         "electricity_price_per_kwh": site.electricity_price_per_kwh,
         "power_w_per_node": site.partition_of(study.resources.partition).power_w_per_node,

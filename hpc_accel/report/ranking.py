@@ -109,7 +109,11 @@ def cheapest(runs: Iterable[RunRecord]) -> Best | None:
 
 
 def cost(run: RunRecord) -> Interval | None:
-    """What the timed steps cost: the price planned for them, for the time that was measured."""
+    """What the timed steps cost: the price of the nodes (else the one planned) for the time that was measured."""
+    price, measured = fields.positive(run.candidate, "price_per_node_hour"), step_time_ms(run)
+    if price and measured:
+        nodes = fields.positive(run.part("resources"), "num_nodes") or 1
+        return measured.scaled(price * nodes * _priced_steps(run) / 3.6e6)
     planned = fields.positive(run.candidate, "prediction", "cost")
     predicted_ms = fields.positive(run.candidate, "prediction", "step_time_ms")
     time = step_time_ms(run)
@@ -119,8 +123,13 @@ def cost(run: RunRecord) -> Interval | None:
 def cost_per_sample(run: RunRecord) -> Interval | None:
     """What one sample costs: the plan prices as many steps as the run was to time."""
     price = cost(run)
-    steps = fields.positive(run.run, "measure", "steps") or fields.positive(run.summary, "steps", "num_timed")
-    return price.scaled(1 / (steps * global_batch_size(run))) if price and steps else None
+    return price.scaled(1 / (_priced_steps(run) * global_batch_size(run))) if price else None
+
+
+def _priced_steps(run: RunRecord) -> float:
+    """Steps the plan priced: those the study asked for."""
+    asked = fields.positive(run.run, "measure", "steps")
+    return asked or fields.positive(run.summary, "steps", "num_timed") or 1
 
 
 Baselines = dict[tuple[str, str], RunRecord]

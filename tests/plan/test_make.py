@@ -148,3 +148,23 @@ def test_4608_gpus_are_searched_with_few_simulations():
     assert search.num_simulated < 10 * NUM_SHOWN
     assert plan.chosen_runs()[0].layout.num_ranks > 1000
     assert elapsed_s < 60  # a few seconds on an idle core; wide, because tests run beside each other
+
+
+@pytest.mark.parametrize("layouts", [[{}, {"dp": 2}], "auto"])
+def test_repeats_are_taken_in_turn(layouts):
+    plan = make_plan(study(layouts, ranks=2, measure={"repeats": 3}), machine(), {"lm": model()})
+    runs = plan.chosen_runs()
+    configurations = [run.model_copy(update={"repeat": 1, "run_id": ""}) for run in runs]
+    once = configurations[: len(runs) // 3]
+    assert len(once) >= 2
+    assert configurations == once * 3  # A B A B A B
+    assert [run.repeat for run in runs] == sorted(run.repeat for run in runs)
+    assert len({run.run_id for run in runs}) == len(runs)
+
+
+def test_clocks_that_were_not_probed_leave_the_prediction_empty():
+    plan = make_plan(study([{}], recipes=[{"power_limit_w": [200, 300]}]), machine(), {"lm": model()})
+    assert [candidate.run.recipe.power_limit_w for candidate in plan.candidates] == [200, 300]
+    for candidate in plan.candidates:
+        assert candidate.prediction.step_time_ms is None
+        assert "without power_limit_w" in candidate.prediction.step_time_reason

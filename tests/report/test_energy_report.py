@@ -143,3 +143,17 @@ def test_what_runs_warn_of_stands_on_the_page_once(energy_study):
     write(energy_study)
     assert (energy_study / "report.html").read_text().count("energy: timed for 0.2 s") == 1
     assert row(energy_study)["warnings"] == "energy: timed for 0.2 s"
+
+
+def test_a_run_that_could_not_be_predicted_still_has_a_cost(energy_study):
+    set_factors(energy_study, price_per_node_hour=3.6)
+
+    def unpredicted(plan):
+        for each in plan["candidates"]:
+            if each["chosen"]:
+                each["prediction"] = {"step_time_ms": None, "cost": None}
+
+    edit(energy_study / "plan.json", unpredicted)
+    seconds = run_of(energy_study, *DP2).summary["step_time_ms"]["median"] * 30 / 1e3
+    assert float(row(energy_study)["cost"]) == pytest.approx(seconds / 1000)
+    assert row(energy_study)["cost_reason"] == ""

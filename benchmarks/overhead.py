@@ -113,6 +113,12 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def machine_busy_s() -> float:
+    """Processor seconds of everything on this machine since it started, and of nothing while it idles."""
+    user, nice, system, _idle, _iowait, irq, softirq, *_ = map(int, Path("/proc/stat").read_text().split()[1:9])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
 class Bench:
     """Blocks of steps with measurement on and off."""
 
@@ -213,10 +219,13 @@ def compare(arguments: argparse.Namespace, comm: Any) -> dict[str, Any] | None:
     bench.on()
     bench.after_us.clear()
     off_ms, ratios = [], []
+    began_s, busy_s, own_s = time.perf_counter(), machine_busy_s(), time.process_time()
     for _ in range(arguments.rounds):
         times = [comm.allreduce(block(), op=MPI.MAX) for block in (bench.off, bench.on, bench.on, bench.off)]
         off_ms.append((times[0] + times[3]) / 2)
         ratios.append((times[1] + times[2]) / (times[0] + times[3]))
+    own_s = comm.allreduce(time.process_time() - own_s)
+    others = (machine_busy_s() - busy_s - own_s) / (time.perf_counter() - began_s) / (os.cpu_count() or 1)
     after_us, share = plain.median(bench.after_us), plain.median(bench.sensors_share)
     gathered = comm.gather((after_us, share))
     if gathered is None:
@@ -226,6 +235,7 @@ def compare(arguments: argparse.Namespace, comm: Any) -> dict[str, Any] | None:
     return {
         "rounds": arguments.rounds,
         "steps_per_block": arguments.steps,
+        "other_processes_share_of_machine": others,
         "step_time_off_ms": plain.median(off_ms),
         "ratio_on_over_off": ratio,
         "ratio_ci": [low, high],

@@ -116,10 +116,17 @@ def _measured(run: RunRecord) -> dict[str, Any]:
 def _predicted(run: RunRecord) -> dict[str, Any]:
     return {
         "predicted_step_time_ms": fields.positive(run.candidate, "prediction", "step_time_ms"),
-        "predicted_energy_j": fields.positive(run.candidate, "prediction", "energy_j"),
+        "predicted_energy_j": _predicted_energy_j(run),
         "prediction_error": prediction_error(run),
         "prediction_reason": reasons.prediction_reason(run),
     }
+
+
+def _predicted_energy_j(run: RunRecord) -> float | None:
+    """For as many steps as were timed: the plan predicts the steps asked for, and a run may be extended or repeated."""
+    planned = fields.positive(run.candidate, "prediction", "energy_j")
+    asked, timed = fields.positive(run.run, "measure", "steps"), fields.positive(run.summary, "steps", "num_timed")
+    return planned * timed / asked if planned and asked and timed else planned
 
 
 def _more(run: RunRecord, serial: ranking.Baselines) -> dict[str, Any]:

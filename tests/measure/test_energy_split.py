@@ -66,6 +66,13 @@ def test_a_gpu_belongs_to_its_rank_and_one_without_rank_was_idle():
     assert rows[2]["phases_j"] == {"idle": pytest.approx(3000)}
 
 
+def test_gpus_whose_names_torch_does_not_know_are_everybodys():
+    devices = [device(300.0, "0000:c1:00.0", "gpu-board")]
+    other = shares(devices, ["GPU-a", "GPU-b"], 1, HALF)
+    [row] = split.gather(Node(0, [([], "GPU-b"), other]), devices, COMPUTES, "GPU-a")
+    assert row["phases_j"] == {"compute": pytest.approx(2250), "comm_exposed": pytest.approx(750)}
+
+
 def energy(*keys: str, **more):
     sensors = [
         {"node": "n", "source": "source", "key": key, "name": key, "scope": "s", "energy_j": 1000.0, "is_counted": True}

@@ -157,3 +157,17 @@ def test_a_run_that_could_not_be_predicted_still_has_a_cost(energy_study):
     seconds = run_of(energy_study, *DP2).summary["step_time_ms"]["median"] * 30 / 1e3
     assert float(row(energy_study)["cost"]) == pytest.approx(seconds / 1000)
     assert row(energy_study)["cost_reason"] == ""
+
+
+def test_the_predicted_energy_is_of_as_many_steps_as_were_timed(energy_study):
+    run = run_of(energy_study, *DP2)
+
+    def predict(plan):
+        for each in plan["candidates"]:
+            if each["run_id"] == run.run_id:
+                each["prediction"]["energy_j"] = 30.0
+
+    edit(energy_study / "plan.json", predict)
+    assert float(row(energy_study)["predicted_energy_j"]) == pytest.approx(30.0)
+    edit_summary(energy_study, *DP2, lambda s: s["steps"].update(num_timed=90))
+    assert float(row(energy_study)["predicted_energy_j"]) == pytest.approx(90.0)

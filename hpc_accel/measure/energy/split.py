@@ -5,12 +5,13 @@
 
 At every moment a device's power is divided evenly among its ranks, and a rank's share goes to the phase it is in. So
 the phases of a device add up to what it used. A GPU belongs to the ranks that compute on it (none: it was idle);
-everything else belongs to all ranks of its node. Ranks compute their own shares; only sums travel.
+everything else, and GPUs that cannot be told to be anybody's, belong to all ranks of the node. Ranks compute their own
+shares; only sums travel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,14 +50,16 @@ def gather(nodes: Nodes, mine: Sequence[Device], spans: Sequence[Span], device_k
 
 
 def _shares(
-    devices: Iterable[Device], keys: Sequence[str], node_rank: int, spans: Sequence[Span]
+    devices: Sequence[Device], keys: Sequence[str], node_rank: int, spans: Sequence[Span]
 ) -> dict[tuple[str, str, str], dict[str, dict[str, Any]]]:
     """What each device this rank uses did during its phases, not yet divided among the ranks."""
     from hpc_accel.measure.energy.derived import by_phase  # numpy: not for who only reads sensors
 
     found = {}
+    # Not every source names GPUs as torch does: where no name is known, whose they are is not known either.
+    named = any(device.scope in GPU_SCOPES and device.key in keys for device in devices)
     for device in devices:
-        is_gpu = device.scope in GPU_SCOPES
+        is_gpu = named and device.scope in GPU_SCOPES
         if not is_gpu or device.key == keys[node_rank]:
             found[device.identity] = by_phase([device.series], spans)
         elif device.key not in keys and node_rank == 0:

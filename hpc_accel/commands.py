@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpc_accel.errors import ConfigError, UsageError
+from hpc_accel.files import write_atomically
 
 if TYPE_CHECKING:
     from hpc_accel.jobs.site import Site
@@ -159,10 +160,7 @@ def write_if_changed(path: Path, text: str, *, touch: bool = False) -> None:
         if touch:
             path.touch()
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part.{os.getpid()}")
-    part.write_text(text)
-    part.replace(path)
+    write_atomically(path, text)
 
 
 def _write_script(path: Path, text: str) -> Path:

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpc_accel.errors import HpcAccelError
+from hpc_accel.files import write_atomically
 from hpc_accel.jobs.failure import Failure, diagnose, summary_of_failure
 from hpc_accel.study.schema import Run
 
@@ -90,10 +92,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Atomically, because a job can run twice at the same time."""
-    part = path.with_name(f"{path.name}.part.{os.environ.get('SLURM_JOB_ID', os.getpid())}")
-    part.write_text(json.dumps(data, indent=2) + "\n")
-    part.replace(path)
+    """Whole or not at all. Raises what `write_atomically` raises."""
+    write_atomically(path, json.dumps(data, indent=2) + "\n")
 
 
 def job_facts(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -165,4 +165,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except HpcAccelError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)

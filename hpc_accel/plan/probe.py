@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import socket
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hpc_accel.errors import CannotCreateError
+from hpc_accel.files import write_atomically
 from hpc_accel.measure import provenance
 from hpc_accel.plan import probe_network
 from hpc_accel.plan.hardware import checked_hardware
@@ -36,7 +35,7 @@ def run(out: Path, *, site: str, quick: bool = True, cpus_per_rank: int = 1) -> 
 
     `quick` takes about ten seconds on two cores; otherwise more shapes and sizes are measured for longer.
     `cpus_per_rank` is the study's, which a Slurm job's ranks compute with; elsewhere they share the cores evenly.
-    Raises CannotCreateError when the file cannot be written.
+    Raises what `write_atomically` raises when the file cannot be written.
     """
     from mpi4py import MPI
 
@@ -63,7 +62,7 @@ def run(out: Path, *, site: str, quick: bool = True, cpus_per_rank: int = 1) -> 
         "provenance": provenance.collect(),
     }
     checked_hardware(content, where="the probe's result")
-    _write(out, content)
+    write_atomically(out, json.dumps(content, indent=1) + "\n")
     return content
 
 
@@ -174,16 +173,3 @@ def _network(world: Any, node: Any, *, quick: bool) -> dict[str, Any] | None:
     else:
         network["inter_node_reason"] = "one node probed"
     return network if world.rank == 0 else None
-
-
-def _write(out: Path, content: dict[str, Any]) -> None:
-    """Whole or not at all: a job can be killed, and can run twice."""
-    part = out.with_name(f"{out.name}.part.{os.environ.get('SLURM_JOB_ID') or os.getpid()}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(content, indent=1) + "\n")
-        part.replace(out)
-    except OSError as error:
-        raise CannotCreateError(
-            f"{out}: {error.strerror}", "the probe writes what it measured there", "choose another path with --out"
-        ) from None

@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpc_accel.files import write_atomically
+
 if TYPE_CHECKING:
     from hpc_accel.report.answer import Answer
 
@@ -16,15 +18,15 @@ if TYPE_CHECKING:
 def write(study_dir: Path) -> Answer:
     """Write the three files of a study and return its answer.
 
-    Raises DataError without a readable plan.json, CannotCreateError when a file cannot be written.
+    Raises DataError without a readable plan.json, and what `write_atomically` raises when a file cannot be written.
     """
     # Imported here, so that `import hpc_accel.report` costs nothing to a command that writes no report.
-    from hpc_accel.report import answer, files, page, records, summary_csv
+    from hpc_accel.report import answer, page, records, summary_csv
 
     study = records.load(study_dir)
     found = answer.answer(study)
-    files.write_text(study_dir / "summary.csv", summary_csv.render(study))
-    files.write_text(study_dir / "report.html", page.render(study, found))
+    write_atomically(study_dir / "summary.csv", summary_csv.render(study))
+    write_atomically(study_dir / "report.html", page.render(study, found))
     # The answer last: whoever waits for it finds the page it speaks of.
-    files.write_text(study_dir / "answer.txt", found.text)
+    write_atomically(study_dir / "answer.txt", found.text)
     return found

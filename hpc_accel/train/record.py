@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 import torch
 
+from hpc_accel.files import write_atomically
 from hpc_accel.measure import memory, provenance
 from hpc_accel.measure.statistics import median_ci
 from hpc_accel.study.schema import Layout, Run
@@ -25,16 +26,6 @@ PHASES = ("data", "forward", "backward", "comm_exposed", "pipeline_wait", "optim
 STEP_METHOD = "median over the timed steps, each that of the slowest rank; 95 % bootstrap interval"
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all; a job that runs twice cannot interleave with itself."""
-    part = path.with_name(f"{path.name}.part.{os.environ.get('SLURM_JOB_ID', 'local')}.{os.getpid()}")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-
-
 def write_record(session: Session, seen: Observations, started_utc: str) -> dict[str, Any] | None:
     """Gather what all ranks saw and write the record from rank 0, which gets the summary back. Collective."""
     gathered = session.comm.gather(seen.rows, root=0)
@@ -46,11 +37,11 @@ def write_record(session: Session, seen: Observations, started_utc: str) -> dict
     )
     for stale in session.directory.glob("error.rank*.json"):
         stale.unlink(missing_ok=True)  # of an earlier attempt; this one got here
-    part = session.directory / f"steps.parquet.part.{os.getpid()}"
-    steps.write_parquet(part)
-    part.replace(session.directory / "steps.parquet")
+    table = io.BytesIO()
+    steps.write_parquet(table)
+    write_atomically(session.directory / "steps.parquet", table.getvalue())
     summary = summarise(session, seen, steps, peaks, started_utc)
-    write_atomically(session.directory / "summary.json", json.dumps(summary, indent=1, allow_nan=False).encode())
+    write_atomically(session.directory / "summary.json", json.dumps(summary, indent=1, allow_nan=False))
     return summary
 
 

@@ -1,0 +1,41 @@
+"""Writing a file whole or not at all: into a `.part` file of this process, forced to disk, renamed over the target.
+
+A job can be killed at any time, can run twice at the same time, and can meet a full disk; the old file stays until the
+new one is complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from pathlib import Path
+
+from hpc_accel.errors import CannotCreateError, InputOutputError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace `path`; its directory is made when it is missing.
+
+    Raises InputOutputError when the disk is full or broken, CannotCreateError when writing is not allowed there.
+    """
+    # The job id keeps two tries of one job apart, the process id two processes of one job.
+    part = path.with_name(f"{path.name}.part.{os.environ.get('SLURM_JOB_ID', 'local')}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            file.write(content if isinstance(content, bytes) else content.encode("utf-8", "replace"))
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):  # the error on its way says why
+            part.unlink(missing_ok=True)
+        kind = InputOutputError if error.errno in NO_ROOM else CannotCreateError
+        raise kind(
+            f"{path}: {error.strerror or error}",
+            "a file is written whole or not at all",
+            f"make room in {path.parent}, or make it writable, and start again: what is done is kept",
+        ) from error

@@ -97,7 +97,8 @@ class _Steps:
         self.meter = meter
         self.progress = progress
         earlier = session.earlier
-        self.rows = Rows(session.run, session.rank, earlier["rows"])
+        self._instrumented = session.run.backend == "mpi4py"
+        self.rows = Rows(session.run, session.rank, earlier["rows"], timeline.drain if self._instrumented else None)
         self.windows: list[dict[str, Any]] = list(earlier["windows"])
         self.saves: list[Span] = []
         self._intervals: list[Interval] = []
@@ -113,19 +114,18 @@ class _Steps:
         session, measure = self.session, self.session.run.measure
         # A new process is cold again. At least one step is left to be timed, or the attempt would measure nothing.
         warm = max(measure.warmup_steps, min(self._done + measure.warmup_steps, self._total - 1))
-        instrumented = session.run.backend == "mpi4py"
-        if instrumented:
+        if self._instrumented:
             timeline.enable()
         memory.reset_peak(session.device)
-        if self._advance(warm, instrumented, warmup=True):
+        if self._advance(warm, warmup=True):
             self._save(stopping=True)
         self._stop.pace(self._step_s())
         while self._done < self._total:
             with self.meter.window("timed") as window:
-                stopping = self._advance(self._next_pause(), instrumented, warmup=False)
+                stopping = self._advance(self._next_pause(), warmup=False)
                 while not stopping and self._done == self._total and (more := self._missing(window)):
                     self._total += more
-                    stopping = self._advance(self._total, instrumented, warmup=False)
+                    stopping = self._advance(self._total, warmup=False)
                 if session.device.type == "cuda":
                     torch.cuda.synchronize(session.device)
             self.windows.append(window.result)
@@ -133,16 +133,16 @@ class _Steps:
             if self._done < self._total:
                 self._save(stopping=stopping)
         self._stop.close()
-        if instrumented:
+        if self._instrumented:
             timeline.disable()
 
-    def _advance(self, until: int, instrumented: bool, *, warmup: bool) -> bool:
+    def _advance(self, until: int, *, warmup: bool) -> bool:
         """Steps up to `until`; true if the ranks agreed to stop before the run's last step."""
         session = self.session
         while self._done < until:
             faults.reach("step", session.rank, self._done)
             result = session.stepper.step()
-            self.rows.add(self._done, warmup, result, timeline.drain() if instrumented else None)
+            self.rows.add(self._done, warmup, result)
             self._done += 1
             self.progress(self._done, self._total)
             if self._stop.agreed() and self._done < self._total:

@@ -6,29 +6,70 @@ A step is only kept as it happens and looked at when rows are asked for, which n
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hpc_accel.measure.events import Interval, Piece
 from hpc_accel.measure.phases import exposed_ns, union, waits, without
+from hpc_accel.mpi.timeline import CommEvent
 from hpc_accel.study.schema import Run
 from hpc_accel.train.kept import Kept
 from hpc_accel.train.step import StepResult
 
+NUM_TOGETHER = 64
+"""Steps after which their records are put in order, some tenths of a millisecond for all of them."""
+
 
 class Rows:
-    """The rows of one rank, those of earlier attempts first."""
+    """The rows of one rank, those of earlier attempts first.
 
-    def __init__(self, run: Run, rank: int, earlier: list[dict[str, Any]]) -> None:
+    `drain` gives the communication events since the last call, None where the backend reports none. It is asked for
+    many steps at once, because between two steps everything is slow: the step has taken the processor's caches.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        rank: int,
+        earlier: list[dict[str, Any]],
+        drain: Callable[[], Sequence[CommEvent]] | None = None,
+    ) -> None:
         self._run = run
         self._rank = rank
         self._rows = list(earlier)
         self._num_earlier = len(earlier)
-        self.seen = Kept()
-        """The steps of this attempt."""
+        self._drain = drain
+        self._pending: list[tuple[int, bool, StepResult]] = []
+        self._kept = Kept()
 
-    def add(self, step: int, warmup: bool, result: StepResult, events: list[Any] | None) -> None:
-        """Keep a step. `events` are its communication events, None where the backend reports none."""
-        self.seen.add(step, warmup, result, events)
+    def add(self, step: int, warmup: bool, result: StepResult) -> None:
+        """Keep a step; it is looked at when many have come together."""
+        self._pending.append((step, warmup, result))
+        if len(self._pending) >= NUM_TOGETHER:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Give each pending step its events: those enqueued before the next step began."""
+        pending, self._pending = self._pending, []
+        if not pending:
+            return
+        events = self._drain() if self._drain is not None else None
+        begins = [result.step.start_ns for _, _, result in pending[1:]]
+        at = 0
+        for index, (step, warmup, result) in enumerate(pending):
+            mine: list[CommEvent] | None = None
+            if events is not None:
+                first = at
+                while at < len(events) and (index >= len(begins) or events[at].enqueued_ns < begins[index]):
+                    at += 1
+                mine = list(events[first:at])
+            self._kept.add(step, warmup, result, mine)
+
+    @property
+    def seen(self) -> Kept:
+        """The steps of this attempt."""
+        self._flush()
+        return self._kept
 
     def all(self) -> list[dict[str, Any]]:
         """Every row so far."""

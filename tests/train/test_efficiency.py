@@ -136,11 +136,12 @@ class Event:
 
 
 def test_every_moment_of_a_window_is_one_thing():
-    rows = Rows(make_run(), 0, [])
+    early = Event(3, 8, ((4, 8),))
+    rows = Rows(make_run(), 0, [], lambda: [early, *events])
     phases = [Span("forward", 10, 50), Span("backward", 50, 90)]
     events = [Event(40, 70, ((60, 70),)), Event(20, 30, ((25, 30),), op="recv")]
-    rows.add(0, True, StepResult(step=Span("step", 0, 9), phases=[Span("forward", 0, 9)], loss=None), [])
-    rows.add(1, False, StepResult(step=Span("step", 10, 95), phases=phases, loss=None), events)
+    rows.add(0, True, StepResult(step=Span("step", 0, 9), phases=[Span("forward", 0, 9)], loss=None))
+    rows.add(1, False, StepResult(step=Span("step", 10, 95), phases=phases, loss=None))
     pieces = {}
     for piece in rows.doing([(8, 100)]):
         pieces.setdefault(piece.name, []).append((piece.start_ns, piece.end_ns))
@@ -150,7 +151,17 @@ def test_every_moment_of_a_window_is_one_thing():
         "pipeline_wait": [(25, 30)],
         "idle": [(8, 10), (90, 100)],
     }
-    assert rows.all()[1]["comm_overlapped_ns"] == 20 + 5
+    # Each step has the events that were enqueued before the next one began.
+    assert [row["comm_overlapped_ns"] for row in rows.all()] == [1, 20 + 5]
+    assert [row["comm_exposed_ns"] for row in rows.all()] == [4, 10]
+
+
+def test_without_a_timeline_nothing_is_known_of_communication():
+    rows = Rows(make_run(), 0, [])
+    for step in range(200):  # more than are put in order together
+        rows.add(step, False, StepResult(step=Span("step", step, step + 1), phases=[], loss=None))
+    assert [row["step"] for row in rows.all()] == list(range(200))
+    assert {row["comm_exposed_ns"] for row in rows.all()} == {None}
 
 
 def test_kept_steps_come_back_as_they_were():

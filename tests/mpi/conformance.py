@@ -26,6 +26,8 @@ HERE = Path(__file__).parent
 SCRIPT = HERE / "conformance_rank.py"
 EXCLUDED = HERE / "conformance_excluded.txt"
 CASE_TIMEOUT_S = 120.0
+LAST_IN_ITS_LAUNCH = frozenset({"test_barrier_timeout_group"})
+"""Leaves a rank in a barrier that nobody else will enter: the watchdog ends that job seconds later, by design."""
 Outcomes = dict[str, tuple[str, str]]
 
 
@@ -105,6 +107,8 @@ def _launch(n: int, backend: str, names: list[str], outcomes: Outcomes) -> str |
             outcomes[fields["name"]] = (fields["outcome"], fields.get("reason", ""))
             print(f"  {backend} {n} {fields['name']}: {fields['outcome']}", flush=True)
             current = None if fields["outcome"] != "failed" else current
+            if backend == "mpi4py" and fields["name"] in LAST_IN_ITS_LAUNCH and fields["outcome"] == "passed":
+                break
     _end(process)
     reader.join(10)
     return current

@@ -7,7 +7,10 @@ from pathlib import Path
 
 from mpi4py import MPI
 
+from hpc_accel.train import stop
 from hpc_accel.train.main import run_training
+
+stop.CHECK_EVERY_S = 0.0  # after every step, however quick it is here
 
 for path in map(Path, sys.argv[1:]):
     os.environ.pop("HPC_ACCEL_FAULT", None)

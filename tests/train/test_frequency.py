@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -98,8 +99,9 @@ def test_a_run_whose_frequency_is_not_there_ends_before_its_first_step(tmp_path)
     content["recipe"]["cpu_freq_khz"] = 2_000_000
     path.write_text(json.dumps(content | {"run_id": ""}))
     environment = os.environ | {"HPC_ACCEL_SYSFS": str(tmp_path / "sys")}
+    command = Path(sys.executable).with_name("hpc-accel")
     done = subprocess.run(
-        ["hpc-accel", "train", path], env=environment, capture_output=True, text=True, timeout=100, check=False
+        [command, "train", path], env=environment, capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 78, done.stderr
     assert "cpu_freq_khz 2000000" in done.stderr

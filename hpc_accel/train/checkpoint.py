@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,6 @@ from hpc_accel.train.state import Tensors
 NAME = re.compile(r"step-(\d{6,})")
 MANIFEST = "manifest.json"
 LATEST = "latest"
-START_OVER = "delete {directory} to start the run from its beginning"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,28 +57,34 @@ class Checkpoints:
         self._writes_part = place.dp_rank == 0
         self._values = f"rank-{self.rank}.json"
 
-    def save(self, step: int, tensors: Tensors, values: dict[str, Any]) -> str:
+    def save(self, step: int, tensors: Callable[[], Tensors], values: dict[str, Any]) -> str:
         """Write the state after `step` steps. Returns why that failed, on all ranks alike; "" when it is saved.
 
-        What was there before stays valid until the new one is complete. `tensors` are written by the first rank of
-        each data-parallel group only, the others hold the same.
+        What was there before stays valid until the new one is complete. `tensors` is asked on the first rank of each
+        data-parallel group only: the others hold the same, and need not copy it.
         """
         name = f"step-{step:06d}"
         partial, final = self.directory / f"{name}.partial", self.directory / name
-        reason = self._on_root(lambda: _make_empty(partial)) or self._write(partial, step, tensors, values)
+        files: dict[str, dict[str, Any]] = {}
+        reason = self._on_root(lambda: _make_empty(partial))
         if not reason:
-            reason = self._on_root(lambda: self._publish(partial, final, step))
+            reason, files = self._write(partial, step, tensors, values)
+        if not reason:
+            reason = self._on_root(lambda: self._publish(partial, final, step, files))
         if reason:
             self._on_root(lambda: shutil.rmtree(partial, ignore_errors=True))
         return reason
 
-    def _write(self, partial: Path, step: int, tensors: Tensors, values: dict[str, Any]) -> str:
+    def _write(
+        self, partial: Path, step: int, tensors: Callable[[], Tensors], values: dict[str, Any]
+    ) -> tuple[str, dict[str, dict[str, Any]]]:
+        """Every rank its own files. Why any rank could not, and the facts of all files for the manifest."""
         written: dict[str, dict[str, Any]] = {}
         problem = ""
         try:
             faults.reach("save:write", self.rank, step)
             if self._writes_part:
-                save_file(tensors, partial / self._part)
+                save_file(tensors(), partial / self._part)
                 written[self._part] = _seal(partial / self._part)
             (partial / self._values).write_text(json.dumps({"step": step, **values}))
             faults.reach("save:fsync", self.rank, step)
@@ -86,11 +92,11 @@ class Checkpoints:
         except (OSError, SafetensorError) as error:
             problem = f"rank {self.rank}: {error}"
         gathered: list[tuple[str, dict[str, Any]]] = self.comm.allgather((problem, written))
-        self._files = {name: facts for _, files in gathered for name, facts in files.items()}
-        return next((problem for problem, _ in gathered if problem), "")
+        everything = {name: facts for _, files in gathered for name, facts in files.items()}
+        return next((problem for problem, _ in gathered if problem), ""), everything
 
-    def _publish(self, partial: Path, final: Path, step: int) -> None:
-        manifest = {"format": 1, "run_id": self.run.run_id, "step": step, "files": self._files}
+    def _publish(self, partial: Path, final: Path, step: int, files: dict[str, dict[str, Any]]) -> None:
+        manifest = {"format": 1, "run_id": self.run.run_id, "step": step, "files": files}
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
         _seal(partial / MANIFEST)
         faults.reach("save:rename", self.rank, step)
@@ -120,7 +126,8 @@ class Checkpoints:
                 return Checkpoint(step=step, tensors=tensors, values=values, notes=notes)
             notes.append(f"checkpoint {name} refused: {reason}")
         if names:
-            raise DataError("; ".join(notes), "a run continues only from a whole checkpoint", self._start_over())
+            remedy = f"delete {self.directory} to start the run from its beginning"
+            raise DataError("; ".join(notes), "a run continues only from a whole checkpoint", remedy)
         return None
 
     def _candidates(self) -> tuple[list[str], list[str]]:
@@ -162,9 +169,6 @@ class Checkpoints:
     def discard(self) -> None:
         """The run is done: nothing is to be continued."""
         self._on_root(lambda: shutil.rmtree(self.directory, ignore_errors=True))
-
-    def _start_over(self) -> str:
-        return START_OVER.format(directory=self.directory)
 
     def _on_root(self, action: Any) -> str:
         """Rank 0 acts; all ranks learn why it failed, or ""."""

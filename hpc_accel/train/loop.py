@@ -190,7 +190,7 @@ class _Steps:
             "attempt": session.attempt,
             "notes": self._notes,
         }
-        reason = session.checkpoints.save(self._done, tensors_of(session.stepper), values)
+        reason = session.checkpoints.save(self._done, lambda: tensors_of(session.stepper), values)
         self.saves.append(Span("checkpoint", began, time.perf_counter_ns()))
         if reason:
             self._notes.append(f"no checkpoint after step {self._done}: {reason}")

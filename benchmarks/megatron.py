@@ -11,7 +11,8 @@ from typing import Any
 from hpc_accel.plan.cost import StepModel
 from hpc_accel.plan.hardware import Hardware, checked_hardware
 from hpc_accel.plan.software import Software
-from hpc_accel.study.schema import Layout, Resources
+from hpc_accel.study.layout import Layout
+from hpc_accel.study.schema import Resources
 from hpc_accel.workloads.facts import LayerFacts, ModelFacts
 
 VOCABULARY = 51_200

@@ -194,7 +194,9 @@ class Bench:
 
 
 def _run() -> Any:
-    from hpc_accel.study.schema import Layout, Measure, Recipe, Resources, Run, Workload
+    from hpc_accel.study.layout import Layout
+    from hpc_accel.study.recipe import Recipe
+    from hpc_accel.study.schema import Measure, Resources, Run, Workload
 
     return Run(
         study="overhead",

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.jobs.site import Site
-from hpc_accel.study.schema import Recipe, Run
+from hpc_accel.study.recipe import Recipe
+from hpc_accel.study.schema import Run
 
 OPTIONS = {"cpu_freq_khz": "cpu-freq", "gpu_freq_mhz": "gpu-freq"}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hpc_accel.errors import CannotCreateError, ConfigError, UsageError
 from hpc_accel.jobs.site import SITES_DIR, Partition, Site
-from hpc_accel.study.schema import NAME
+from hpc_accel.study.model import NAME
 
 TIMEOUT_S = 20
 GPU = re.compile(r"gpu:(?:(?P<type>[A-Za-z]\w*(?:[-.]\w+)*):)?(?P<count>\d+)")

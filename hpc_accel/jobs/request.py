@@ -14,7 +14,8 @@ from typing import Any
 from hpc_accel.errors import ConfigError
 from hpc_accel.jobs.clocks import slurm_options
 from hpc_accel.jobs.site import Site
-from hpc_accel.study.schema import Recipe, Resources, Run
+from hpc_accel.study.recipe import Recipe
+from hpc_accel.study.schema import Resources, Run
 from hpc_accel.study.study import Study
 
 

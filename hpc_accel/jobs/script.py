@@ -21,7 +21,8 @@ from hpc_accel.errors import ConfigError
 from hpc_accel.jobs import clocks
 from hpc_accel.jobs.request import checked_path, header, pack_resources, plugin_request, probe_resources, switches
 from hpc_accel.jobs.site import Site
-from hpc_accel.study.schema import Recipe, Resources, Run
+from hpc_accel.study.recipe import Recipe
+from hpc_accel.study.schema import Resources, Run
 from hpc_accel.study.study import Study
 
 

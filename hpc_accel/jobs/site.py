@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.study.schema import Model, checked_name
+from hpc_accel.study.model import Model, checked_name
 from hpc_accel.study.yaml import read_yaml, validated
 
 MAX_TEXT = 256

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from hpc_accel.study.schema import Layout
+from hpc_accel.study.layout import Layout
 
 DIMENSIONS = ("pp", "dp", "tp")
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from hpc_accel.plan.hardware import Level, MatmulRate
 from hpc_accel.plan.software import Software
-from hpc_accel.study.schema import Precision
+from hpc_accel.study.recipe import Precision
 from hpc_accel.workloads.facts import LayerFacts
 
 

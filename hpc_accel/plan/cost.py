@@ -17,7 +17,9 @@ from hpc_accel.plan.network import Group, allreduce_s, send_s
 from hpc_accel.plan.pipeline_simulation import step_time_s
 from hpc_accel.plan.software import Software, torch_amp
 from hpc_accel.plan.stages import Stage, Stages, StageTimes
-from hpc_accel.study.schema import Layout, Precision, Resources, Run
+from hpc_accel.study.layout import Layout
+from hpc_accel.study.recipe import Precision
+from hpc_accel.study.schema import Resources, Run
 from hpc_accel.workloads.facts import ModelFacts
 
 OVERLAP_SLOWDOWN = 0.126

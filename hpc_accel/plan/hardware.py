@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.study.recipe import Precision
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0, strict=True)]
-Rates = dict[Literal["fp32", "bf16", "fp16"], Positive | None]
+Rates = dict[Precision, Positive | None]
 
 
 class Facts(BaseModel):
@@ -27,7 +28,7 @@ class Facts(BaseModel):
 class MatmulRate(Facts):
     """Rate of one [m, k] x [k, n] product on one rank."""
 
-    precision: Literal["fp32", "bf16", "fp16"]
+    precision: Precision
     m: Count
     n: Count
     k: Count

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from functools import lru_cache
 
-from hpc_accel.study.schema import Layout, Schedule
+from hpc_accel.study.layout import Layout, Schedule
 from hpc_accel.study.study import ResourcesChoice
 
 

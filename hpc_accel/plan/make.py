@@ -18,8 +18,9 @@ from hpc_accel.plan.hardware import Hardware, checked_hardware
 from hpc_accel.plan.search import Found, Search, memory_refusal
 from hpc_accel.plan.software import torch_amp
 from hpc_accel.study.expand import listed_runs, make_run, recipes, repeats, resolve_workload
+from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.rules import refusals
-from hpc_accel.study.schema import Objective, Recipe, Run
+from hpc_accel.study.schema import Objective, Run
 from hpc_accel.study.study import Study, WorkloadChoice
 from hpc_accel.workloads.facts import ModelFacts
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hpc_accel.plan.compute import divided_parameters, kept_elements
 from hpc_accel.plan.pipeline_simulation import in_flight
 from hpc_accel.plan.software import Software
-from hpc_accel.study.schema import Layout
+from hpc_accel.study.layout import Layout
 from hpc_accel.workloads.facts import LayerFacts, ModelFacts
 
 

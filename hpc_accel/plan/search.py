@@ -16,8 +16,10 @@ from hpc_accel.errors import ConfigError
 from hpc_accel.plan.cost import StepModel
 from hpc_accel.plan.layouts import factors, variants
 from hpc_accel.study.expand import place, resolve_layout
+from hpc_accel.study.layout import Layout
+from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.rules import refusals
-from hpc_accel.study.schema import Layout, Objective, Recipe, Resources, Run, Workload
+from hpc_accel.study.schema import Objective, Resources, Run, Workload
 from hpc_accel.study.study import ResourcesChoice
 
 MakeRun = Callable[[Layout, Recipe], Run]

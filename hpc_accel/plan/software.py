@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hpc_accel.study.schema import Backend, Optimizer, Precision, Recipe
+from hpc_accel.study.recipe import Precision, Recipe
+from hpc_accel.study.schema import Backend, Optimizer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,9 @@ from hpc_accel.plan.compute import PassTime, divided_parameters, layer_backward,
 from hpc_accel.plan.hardware import Hardware, Level
 from hpc_accel.plan.network import Group, allreduce_s
 from hpc_accel.plan.software import Software
-from hpc_accel.study.schema import Layout, Precision, Resources
+from hpc_accel.study.layout import Layout
+from hpc_accel.study.recipe import Precision
+from hpc_accel.study.schema import Resources
 from hpc_accel.workloads.facts import LayerFacts, ModelFacts
 
 Content = tuple[tuple[int, int], ...]
@@ -89,12 +91,12 @@ class StageTimes:
 
     def split(self, layout: Layout) -> tuple[int, ...]:
         """Layers per stage; "auto" is what training would do."""
-        if layout.split != "auto":
+        if isinstance(layout.split, tuple):
             return layout.split
-        if layout.pp not in self._splits:
-            whole = (len(self.facts.layers),)
-            self._splits[layout.pp] = automatic_split(self.facts, layout.pp) if layout.pp > 1 else whole
-        return self._splits[layout.pp]
+        count = layout.num_stages
+        if count not in self._splits:
+            self._splits[count] = automatic_split(self.facts, count) if count > 1 else (len(self.facts.layers),)
+        return self._splits[count]
 
     def of(self, layout: Layout, resources: Resources, *, crowded: bool = False) -> Stages:
         """The stages of `layout`.
@@ -105,7 +107,7 @@ class StageTimes:
         at_once = resources.ranks_per_node
         if self.kind.device == "cpu" and layout.pp > 1 and not crowded:
             at_once = min(at_once, self.kind.num_cpus)
-        shape = (layout.dp > 1, layout.pp, layout.tp, layout.split)
+        shape = (layout.dp > 1, layout.num_stages, layout.tp, layout.split)
         key = (*shape, layout.micro_batch_size, resources.ranks_per_node, at_once)
         if key not in self._stages:
             self._stages[key] = self._make(layout, resources.ranks_per_node, at_once)

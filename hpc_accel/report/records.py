@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from hpc_accel.errors import DataError
 from hpc_accel.report import fields
-from hpc_accel.study.schema import Layout
+from hpc_accel.study.layout import Layout
 
 STATUSES = ("completed", "wrong", "failed", "preempted", "hung", "timeout", "cancelled")
 """What summary.json may say; the report adds `missing` and `unchecked`."""

@@ -11,16 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.study.schema import (
-    PARITY_TOLERANCE,
-    Layout,
-    Measure,
-    Optimizer,
-    Recipe,
-    Resources,
-    Run,
-    Workload,
-)
+from hpc_accel.study.layout import SINGLE, Layout, micro_batch_rule
+from hpc_accel.study.recipe import Recipe
+from hpc_accel.study.schema import Measure, Optimizer, Resources, Run, Workload
 from hpc_accel.study.study import (
     LayoutChoice,
     MeasureChoice,
@@ -49,6 +42,7 @@ def resolve_workload(choice: WorkloadChoice) -> Workload:
             args=choice.args,
             global_batch_size=choice.global_batch_size or builtin.global_batch_size,
             optimizer=choice.optimizer or builtin.optimizer,
+            last_batch=choice.last_batch,
         )
     if choice.global_batch_size is None:
         raise ConfigError(
@@ -63,6 +57,7 @@ def resolve_workload(choice: WorkloadChoice) -> Workload:
         global_batch_size=choice.global_batch_size,
         optimizer=choice.optimizer or Optimizer(),
         entry_sha256=entry_digest(choice.entry),
+        last_batch=choice.last_batch,
     )
 
 
@@ -124,12 +119,14 @@ def resolve_layout(workload: Workload, fields: dict[str, Any]) -> Layout:
     keeps the ideal bubble under a fifth. Raises ConfigError when the batch cannot be divided.
     """
     dp, pp, total = fields["dp"], fields["pp"], workload.global_batch_size
-    micro, accumulation = fields["micro_batch_size"], fields["accumulation_steps"]
-    share, rest = divmod(total, dp)
+    micro, accumulation, schedule = fields["micro_batch_size"], fields["accumulation_steps"], fields["schedule"]
+    chunks = fields["stages_per_rank"] or (1 if pp == 1 or schedule in (None, *SINGLE) else 2)
+    shares = fields["shares"]
+    share, rest = (max(shares), 0) if shares else divmod(total, dp)
     if rest:
         raise _indivisible(workload, f"dp {dp}", total, f"dp among the divisors of {total}")
     if micro is None and accumulation is None:
-        accumulation = max(m for m in range(1, 4 * pp + 1) if share % m == 0) if pp > 1 else 1
+        accumulation = _micro_batches(schedule, pp, chunks, shares or (share,)) if pp > 1 else 1
     if micro is None:
         micro, rest = divmod(share, accumulation)
         if rest or not micro:
@@ -138,9 +135,15 @@ def resolve_layout(workload: Workload, fields: dict[str, Any]) -> Layout:
         accumulation, rest = divmod(share, micro)
         if rest or not accumulation:
             raise _indivisible(workload, f"micro_batch_size {micro}", share, f"a divisor of {share}")
-    schedule = fields["schedule"] or ("1f1b" if pp > 1 and accumulation >= pp else "gpipe" if pp > 1 else None)
+    schedule = schedule or ("1f1b" if pp > 1 and accumulation >= pp else "gpipe" if pp > 1 else None)
     resolved = {"micro_batch_size": micro, "accumulation_steps": accumulation, "schedule": schedule}
-    return Layout(**{**fields, **resolved})
+    return Layout(**{**fields, **resolved, "stages_per_rank": chunks})
+
+
+def _micro_batches(schedule: str | None, pp: int, chunks: int, shares: tuple[int, ...]) -> int:
+    """As many as the schedule takes, up to four per stage; 1, which a rule may refuse, if it takes none of them."""
+    fitting = [m for m in range(1, 4 * pp * chunks + 1) if all(share % m == 0 for share in shares)]
+    return max((m for m in fitting if not (schedule and micro_batch_rule(schedule, pp, chunks, m))), default=1)
 
 
 def _indivisible(workload: Workload, value: str, share: int, remedy: str) -> ConfigError:
@@ -211,5 +214,5 @@ def _measure(outer: MeasureChoice, inner: MeasureChoice, recipe: Recipe, steps_p
         warmup = min(fields.get("warmup_steps", Measure().warmup_steps), total - 1)
         fields.update(warmup_steps=warmup, steps=total - warmup)
     tolerance = pick("parity_tolerance")
-    fields["parity_tolerance"] = PARITY_TOLERANCE[recipe.precision] if tolerance is None else tolerance
+    fields["parity_tolerance"] = recipe.parity_tolerance if tolerance is None else tolerance
     return Measure(**fields)

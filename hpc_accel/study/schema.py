@@ -12,28 +12,15 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-Schedule = Literal["gpipe", "1f1b"]
-Precision = Literal["fp32", "bf16", "fp16"]
+from hpc_accel.study.layout import Layout
+from hpc_accel.study.model import Model, PositiveInt, checked_name
+from hpc_accel.study.recipe import Recipe
+
 Backend = Literal["mpi4py", "gloo", "nccl"]
 Objective = Literal["time", "energy", "cost"]
-PositiveInt = Annotated[int, Field(gt=0, strict=True)]
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 ENTRY = re.compile(r"[A-Za-z_][\w]*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-
-
-class Model(BaseModel):
-    """Frozen, and strict about unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def checked_name(value: str) -> str:
-    """A name that may become part of a path, a job name and a table cell."""
-    if not NAME.fullmatch(value):
-        raise ValueError("a name has 1 to 64 of letters, digits and _ . + - and begins with a letter or digit")
-    return value
 
 
 class Optimizer(Model):
@@ -54,6 +41,8 @@ class Workload(Model):
     global_batch_size: PositiveInt
     optimizer: Optimizer = Optimizer()
     entry_sha256: str | None = None
+    last_batch: Literal["drop", "keep"] = "drop"
+    """An epoch's last, incomplete global batch: left out, or trained on with fewer samples."""
 
     _name = field_validator("name")(checked_name)
 
@@ -63,56 +52,6 @@ class Workload(Model):
         if not ENTRY.fullmatch(value):
             raise ValueError('an entry is written "package.module:function"')
         return value
-
-
-class Layout(Model):
-    """How a run is spread over ranks. global batch = dp x micro_batch_size x accumulation_steps.
-
-    With pp > 1 the `accumulation_steps` micro-batches are the ones the schedule pipelines. `split` is
-    "auto" or the number of layers of each stage.
-    """
-
-    dp: PositiveInt = 1
-    pp: PositiveInt = 1
-    tp: PositiveInt = 1
-    shard: Literal["none"] = "none"
-    schedule: Schedule | None = None
-    micro_batch_size: PositiveInt
-    accumulation_steps: PositiveInt
-    split: Literal["auto"] | tuple[PositiveInt, ...] = "auto"
-
-    @property
-    def num_ranks(self) -> int:
-        """Ranks this layout occupies."""
-        return self.dp * self.pp * self.tp
-
-    @property
-    def label(self) -> str:
-        """Short name in tables: `serial`, `dp2`, `dp2.pp2.1f1b`."""
-        parts = [f"{key}{getattr(self, key)}" for key in ("dp", "pp", "tp") if getattr(self, key) > 1]
-        if self.pp > 1:
-            parts.append(self.schedule or "")
-        return ".".join(parts) or "serial"
-
-
-class Recipe(Model):
-    """Software options that change speed, memory or numbers but not what is computed."""
-
-    precision: Precision = "fp32"
-    compile: Literal[False] = False
-    recompute: Literal["none"] = "none"
-    compression: Literal["none"] = "none"
-    channels_last: Literal[False] = False
-    gpu_freq_mhz: PositiveInt | None = None
-    cpu_freq_khz: PositiveInt | None = None
-    power_limit_w: PositiveInt | None = None
-    """Of each GPU. What is None stays as the site has it."""
-
-    @property
-    def clocks(self) -> dict[str, int]:
-        """What is set of frequencies and power limits, by key."""
-        keys = ("gpu_freq_mhz", "cpu_freq_khz", "power_limit_w")
-        return {key: value for key in keys if (value := getattr(self, key)) is not None}
 
 
 class Resources(Model):
@@ -156,10 +95,6 @@ class Checkpoint(Model):
     keep: Annotated[int, Field(ge=1, strict=True)] = 2
 
 
-PARITY_TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 2e-2}
-"""Largest relative loss difference from the serial fp32 run that still counts as the same computation."""
-
-
 class Run(Model):
     """One run, resolved. `run_id` is a name and a digest of all of this content."""
 
@@ -189,15 +124,20 @@ class Run(Model):
 
     @property
     def label(self) -> str:
-        """What the run is called in charts: layout, precision, accumulation."""
-        return f"{self.layout.label} {self.recipe.precision} x{self.layout.accumulation_steps}"
+        """What the run is called in charts: layout, precision, accumulation, and options that are set."""
+        name = f"{self.layout.label} {self.recipe.precision} x{self.layout.accumulation_steps}"
+        return " ".join([name, *self.recipe.options])
 
 
-LATER = {
-    "": ("repeat",),
-    "measure": ("max_steps", "idle_s", "target_loss"),
-    "recipe": ("gpu_freq_mhz", "cpu_freq_khz", "power_limit_w"),
+_PARTS = ("workload", "layout", "recipe", "measure")
+FIRST = {
+    "": (*_PARTS, "format", "study", "site", "seed", "checkpoint", "resources", "backend", "device"),
+    "workload": ("name", "entry", "args", "global_batch_size", "optimizer", "entry_sha256"),
+    "layout": ("dp", "pp", "tp", "shard", "schedule", "micro_batch_size", "accumulation_steps", "split"),
+    "recipe": ("precision", "compile", "recompute", "compression", "channels_last"),
+    "measure": ("warmup_steps", "steps", "parity_steps", "parity_tolerance"),
 }
+"""Keys that every run has had from the beginning."""
 
 
 def run_id(run: Run) -> str:
@@ -207,10 +147,10 @@ def run_id(run: Run) -> str:
     for key in ("time_limit_min", "memory_mb", "partition"):
         content["resources"].pop(key)
     # Keys that came later: where they say nothing, a run measured before them is still the same run.
-    for part, keys in LATER.items():
-        for key in keys:
-            inside = content[part] if part else content
-            if inside[key] == {"repeat": 1}.get(key):
+    for part, model in (("", run), *((part, getattr(run, part)) for part in FIRST if part)):
+        inside = content[part] if part else content
+        for key, field in type(model).model_fields.items():
+            if key in inside and key not in FIRST[part] and getattr(model, key) == field.default:
                 inside.pop(key)
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
     accumulation = f"a{run.layout.accumulation_steps}"

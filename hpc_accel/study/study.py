@@ -8,18 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.study.schema import (
-    NAME,
-    Backend,
-    Checkpoint,
-    Model,
-    Objective,
-    Optimizer,
-    PositiveInt,
-    Precision,
-    Schedule,
-    checked_name,
-)
+from hpc_accel.study.layout import Order, Schedule, Shard
+from hpc_accel.study.model import NAME, Model, PositiveInt, checked_name
+from hpc_accel.study.recipe import Bind, Compression, Count, Fraction, Offload, Precision, Prune, Quantize, Recompute
+from hpc_accel.study.schema import Backend, Checkpoint, Objective, Optimizer
 from hpc_accel.study.yaml import read_yaml, validated
 
 
@@ -32,16 +24,38 @@ class LayoutChoice(Model):
     dp: PositiveInt | list[PositiveInt] = 1
     pp: PositiveInt | list[PositiveInt] = 1
     tp: PositiveInt | list[PositiveInt] = 1
+    shard: Shard | list[Shard] = "none"
     schedule: Schedule | list[Schedule] | None = None
+    stages_per_rank: PositiveInt | list[PositiveInt] | None = None
     micro_batch_size: PositiveInt | list[PositiveInt] | None = None
     accumulation_steps: PositiveInt | list[PositiveInt] | None = None
-    split: Literal["auto"] | tuple[PositiveInt, ...] = "auto"
+    split: Literal["auto", "measured"] | tuple[PositiveInt, ...] = "auto"
+    sequence_parallel: bool | list[bool] = False
+    order: Order | list[Order] = "pp.dp.tp"
+    shares: tuple[PositiveInt, ...] | None = None
 
 
 class RecipeChoice(Model):
     """One recipe, or with lists the cross product of several."""
 
     precision: Precision | list[Precision] = "fp32"
+    compile: bool | list[bool] = False
+    recompute: Recompute | list[Recompute] = "none"
+    compression: Compression | list[Compression] = "none"
+    channels_last: bool | list[bool] = False
+    fused_optimizer: bool | list[bool] = False
+    bucket_mb: PositiveInt | list[PositiveInt] | None = None
+    overlap: bool | list[bool] = True
+    static_graph: bool | list[bool] = False
+    average_every: PositiveInt | list[PositiveInt] = 1
+    data_workers: Count | list[Count] = 0
+    pin_memory: bool | list[bool] = False
+    offload: Offload | list[Offload] = "none"
+    threads_per_rank: PositiveInt | list[PositiveInt] | None = None
+    cpu_bind: Bind | list[Bind] | None = None
+    quantize: Quantize | list[Quantize] = "none"
+    prune: Prune | list[Prune] = "none"
+    prune_fraction: Fraction | list[Fraction] = 0.5
     gpu_freq_mhz: PositiveInt | list[PositiveInt] | None = None
     cpu_freq_khz: PositiveInt | list[PositiveInt] | None = None
     power_limit_w: PositiveInt | list[PositiveInt] | None = None
@@ -69,6 +83,7 @@ class WorkloadChoice(Model):
     args: dict[str, bool | int | float | str] = {}
     global_batch_size: PositiveInt | None = None
     optimizer: Optimizer | None = None
+    last_batch: Literal["drop", "keep"] = "drop"
     layouts: list[LayoutChoice] | Literal["auto"] | None = None
     recipes: list[RecipeChoice] | None = None
     measure: MeasureChoice = MeasureChoice()

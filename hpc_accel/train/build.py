@@ -8,7 +8,8 @@ import torch
 
 from hpc_accel.parallel.apply import parallelize
 from hpc_accel.parallel.mesh import Place
-from hpc_accel.study.schema import Precision, Run
+from hpc_accel.study.recipe import Precision
+from hpc_accel.study.schema import Run
 from hpc_accel.train.batches import ShareSampler, share_loader
 from hpc_accel.train.clock import make_clock
 from hpc_accel.train.optimizer import make_optimizer

@@ -20,7 +20,7 @@ from hpc_accel.errors import ConfigError
 from hpc_accel.measure import host
 from hpc_accel.measure.energy import sysfs
 from hpc_accel.measure.energy.sensor import SensorError
-from hpc_accel.study.schema import Recipe
+from hpc_accel.study.recipe import Recipe
 
 TOLERANCE = 0.02
 """Drivers round to the steps they have."""

@@ -15,7 +15,8 @@ import torch
 from hpc_accel.files import write_atomically
 from hpc_accel.measure import memory, provenance
 from hpc_accel.measure.statistics import median_ci
-from hpc_accel.study.schema import Layout, Run
+from hpc_accel.study.layout import Layout
+from hpc_accel.study.schema import Run
 from hpc_accel.train import checks, efficiency
 from hpc_accel.train.loop import Observations
 from hpc_accel.train.parity import compare

@@ -109,11 +109,11 @@ def stage_sizes(run: Run, workload: Workload) -> tuple[int, ...] | None:
     """Layers of each pipeline stage, None without stages. The same on every rank."""
     if run.layout.pp == 1:
         return None
-    if run.layout.split != "auto":
+    if isinstance(run.layout.split, tuple):
         return run.layout.split
     from hpc_accel.workloads.inspect import describe  # imports torch's compiler, a second that others need not spend
 
-    return automatic_split(describe(workload), run.layout.pp)
+    return automatic_split(describe(workload), run.layout.num_stages)
 
 
 def choose_device(run: Run, local_rank: int, comm: Any) -> torch.device:

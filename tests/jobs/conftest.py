@@ -10,7 +10,9 @@ import pytest
 
 from hpc_accel.jobs.script import render
 from hpc_accel.jobs.site import Site
-from hpc_accel.study.schema import Layout, Measure, Recipe, Resources, Run, Workload
+from hpc_accel.study.layout import Layout
+from hpc_accel.study.recipe import Recipe
+from hpc_accel.study.schema import Measure, Resources, Run, Workload
 
 if TYPE_CHECKING:
     from .bench import Bench

@@ -8,7 +8,7 @@ from hpc_accel.errors import ConfigError
 from hpc_accel.jobs import clocks
 from hpc_accel.jobs.request import header, plugin_resources
 from hpc_accel.jobs.site import Site
-from hpc_accel.study.schema import Recipe
+from hpc_accel.study.recipe import Recipe
 
 from .conftest import Path, make_run, script
 from .test_request import submitted

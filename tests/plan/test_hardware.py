@@ -23,7 +23,7 @@ def test_a_file_is_read_back(tmp_path):
         ({"num_cpus": 0}, "num_cpus"),
         ({"kernel_overhead_s": 0}, "kernel_overhead_s"),
         ({"kernel_overhead_ms": 1.0}, "kernel_overhead_ms"),
-        ({"matmul_flops_per_s": {"fp8": 1.0}}, "matmul_flops_per_s"),
+        ({"matmul_flops_per_s": {"fp4": 1.0}}, "matmul_flops_per_s"),
     ],
 )
 def test_a_wrong_key_is_named(tmp_path, change, key):

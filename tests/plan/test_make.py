@@ -14,7 +14,8 @@ from hpc_accel.plan.layouts import factors, variants
 from hpc_accel.plan.make import NUM_SHOWN, make_plan
 from hpc_accel.plan.software import torch_amp
 from hpc_accel.study.expand import place
-from hpc_accel.study.schema import Optimizer, Recipe
+from hpc_accel.study.recipe import Recipe
+from hpc_accel.study.schema import Optimizer
 from hpc_accel.study.study import Study
 from tests.plan.examples import machine, machine_json, model
 

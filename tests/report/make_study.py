@@ -15,7 +15,9 @@ from typing import Any
 
 import polars as pl
 
-from hpc_accel.study.schema import PARITY_TOLERANCE, Layout, Measure, Recipe, Resources, Run, Workload
+from hpc_accel.study.layout import Layout
+from hpc_accel.study.recipe import PARITY_TOLERANCE, Recipe
+from hpc_accel.study.schema import Measure, Resources, Run, Workload
 
 NO_SENSOR = "no readable sensor: RAPL is not exposed in this virtual machine, no GPU"
 NO_SENSOR_REMEDY = "run on nodes with NVML, RAPL or pm_counters"

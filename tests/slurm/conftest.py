@@ -16,7 +16,9 @@ import pytest
 
 from hpc_accel.jobs.script import render
 from hpc_accel.jobs.site import Site, load_site
-from hpc_accel.study.schema import Layout, Measure, Recipe, Resources, Run, Workload
+from hpc_accel.study.layout import Layout
+from hpc_accel.study.recipe import Recipe
+from hpc_accel.study.schema import Measure, Resources, Run, Workload
 
 ROOT = Path(__file__).parents[2]
 CONF = Path(os.environ.get("CLUSTER_DIR", ROOT / ".cluster")) / "etc" / "slurm.conf"

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from hpc_accel.mpi.timeline import CommEvent
-from hpc_accel.study.schema import Layout, Measure, Recipe, Resources, Run, Workload
+from hpc_accel.study.layout import Layout
+from hpc_accel.study.recipe import Recipe
+from hpc_accel.study.schema import Measure, Resources, Run, Workload
 from hpc_accel.train import checks, efficiency, utilisation
 from hpc_accel.train.clock import Span
 from hpc_accel.train.kept import Kept

@@ -1,0 +1,112 @@
+"""Which recipes cannot work, alone or with a layout: torch's own limits and the device's, known before start."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+from hpc_accel.errors import ConfigError
+from hpc_accel.study.layout import SPLIT_BACKWARD
+from hpc_accel.study.refusal import refusal
+from hpc_accel.study.schema import Run
+
+
+def recipe_refusals(run: Run) -> Iterator[ConfigError]:
+    """Every rule that the recipe of `run` breaks."""
+    yield from _device(run)
+    yield from _data_parallel(run)
+    yield from _compile(run)
+    yield from _host(run)
+
+
+def _device(run: Run) -> Iterator[ConfigError]:
+    recipe = run.recipe
+    if run.device != "cpu" and run.resources.gpus_per_node:
+        return
+    wants_gpu = [
+        (f"precision {recipe.precision}", recipe.precision in ("tf32", "fp8"), "this arithmetic is in GPUs only"),
+        (f"offload {recipe.offload}", recipe.offload != "none", "offloading moves from a GPU's memory to the host's"),
+        ("pin_memory", recipe.pin_memory, "pinned memory is what a GPU copies from"),
+    ]
+    for key in ("gpu_freq_mhz", "power_limit_w"):
+        value = getattr(recipe, key)
+        wants_gpu.append((f"recipe {key} {value}", value is not None, f"{key} is set on the GPUs a run has asked for"))
+    for value, wanted, rule in wants_gpu:
+        if wanted:
+            yield refusal(run, f"{value} without GPUs", rule, "set resources.gpus_per_node, or leave it out")
+
+
+def _data_parallel(run: Run) -> Iterator[ConfigError]:
+    layout, recipe = run.layout, run.recipe
+    if recipe.compression != "none" and layout.dp == 1:
+        rule = "what is compressed are the gradients that replicas exchange"
+        yield refusal(run, f"compression {recipe.compression} with dp 1", rule, "set dp >= 2")
+    elif recipe.compression == "powersgd" and (layout.shard == "full" or layout.pp > 1 or not recipe.overlap):
+        yield refusal(
+            run,
+            f"compression powersgd with shard {layout.shard}, pp {layout.pp}, overlap {recipe.overlap}",
+            "PowerSGD is a hook of DistributedDataParallel on the whole model",
+            "set shard: none or optimizer and pp: 1, or compression: bf16",
+        )
+    for key in ("bucket_mb", "static_graph", "overlap"):
+        value = getattr(recipe, key)
+        if value != type(recipe).model_fields[key].default and (layout.dp == 1 or layout.shard == "full"):
+            yield refusal(
+                run,
+                f"recipe {key} {value} with dp {layout.dp}, shard {layout.shard}",
+                f"{key} is an option of data parallelism that all-reduces gradients",
+                f"set dp >= 2 and shard: none or optimizer, or leave {key} out",
+            )
+    if recipe.static_graph and (layout.pp > 1 or recipe.average_every > 1 or not recipe.overlap):
+        yield refusal(
+            run,
+            f"static_graph with pp {layout.pp}, average_every {recipe.average_every}, overlap {recipe.overlap}",
+            "static_graph tells DistributedDataParallel about its one backward pass",
+            "leave static_graph out",
+        )
+    if recipe.offload == "parameters" and layout.shard != "full":
+        rule = "parameters are offloaded by what shards them"
+        yield refusal(run, f"offload parameters with shard {layout.shard}", rule, "set shard: full")
+
+
+def _compile(run: Run) -> Iterator[ConfigError]:
+    layout, recipe = run.layout, run.recipe
+    if not recipe.compile:
+        return
+    if layout.schedule in SPLIT_BACKWARD:
+        yield refusal(
+            run,
+            f"compile with schedule {layout.schedule}",
+            "schedules that split backward cannot run compiled stages (torch.distributed.pipelining)",
+            "use gpipe, 1f1b, interleaved_1f1b or looped_bfs, or leave compile out",
+        )
+    if layout.tp > 1:
+        yield refusal(
+            run,
+            f"compile with tp {layout.tp}",
+            "torch.compile does not trace the shards that tensor parallelism hides in parametrizations",
+            "leave compile or tp out",
+        )
+    local = run.site == "local" and (run.device == "cpu" or not run.resources.gpus_per_node)
+    if local and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        yield refusal(
+            run,
+            "compile without a C++ compiler",
+            "on a CPU torch.compile writes C++ and compiles it where the run is",
+            "install g++ (Debian: apt install g++), or leave compile out",
+        )
+
+
+def _host(run: Run) -> Iterator[ConfigError]:
+    recipe = run.recipe
+    if recipe.threads_per_rank is not None and recipe.threads_per_rank > run.resources.cpus_per_rank:
+        yield refusal(
+            run,
+            f"threads_per_rank {recipe.threads_per_rank} on {run.resources.cpus_per_rank} CPU(s) per rank",
+            "threads need a core each",
+            "raise resources.cpus_per_rank",
+        )
+    for key, value in (("quantize", recipe.quantize), ("prune", recipe.prune)):
+        if value != "none":
+            rule = f"{key} changes a trained model; it is for inference"
+            yield refusal(run, f"{key} {value} in training", rule, f"leave {key} out")

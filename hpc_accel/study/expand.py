@@ -120,8 +120,8 @@ def resolve_layout(workload: Workload, fields: dict[str, Any]) -> Layout:
     """
     dp, pp, total = fields["dp"], fields["pp"], workload.global_batch_size
     micro, accumulation, schedule = fields["micro_batch_size"], fields["accumulation_steps"], fields["schedule"]
-    chunks = fields["stages_per_rank"] or (1 if pp == 1 or schedule in (None, *SINGLE) else 2)
-    shares = fields["shares"]
+    chunks = fields.get("stages_per_rank") or (1 if pp == 1 or schedule in (None, *SINGLE) else 2)
+    shares = fields.get("shares")
     share, rest = (max(shares), 0) if shares else divmod(total, dp)
     if rest:
         raise _indivisible(workload, f"dp {dp}", total, f"dp among the divisors of {total}")

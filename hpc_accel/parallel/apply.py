@@ -1,36 +1,60 @@
-"""A layout applied to a model: this rank's stage, its tensor shards, and the data-parallel wrapper around them.
+"""A layout and a recipe applied to a model: this rank's stages, each cut, recomputed, compiled and replicated.
 
-Pipelining and DTensor are imported only by the layouts that use them: each costs a second of start-up on every rank.
+What a layout does not use is not imported: pipelining, DTensor, FSDP and the compiler each cost up to a second of
+start-up on every rank.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MethodType
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from hpc_accel.parallel.data import averages_later, make_average, replicate, shard
+from hpc_accel.parallel.gradients import ReplicaAverage
+from hpc_accel.parallel.memory import offload_activations, set_channels_last
 from hpc_accel.parallel.mesh import Place
+from hpc_accel.study.recipe import Recipe
 from hpc_accel.workloads.tensor_plan import planned_linears
 from hpc_accel.workloads.workload import Loss, Workload
 
 if TYPE_CHECKING:
-    from torch.distributed.pipelining.schedules import PipelineScheduleSingle
+    from hpc_accel.parallel.pipeline import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelModel:
-    """What one rank runs: `module` directly, or through `schedule` when the layout has stages."""
+    """What one rank runs: its only module directly, or its stages through `schedule`.
 
-    module: nn.Module
-    schedule: PipelineScheduleSingle | None
+    `average` averages gradients after backward, or parameters under local SGD; None where DDP or FSDP do.
+    """
+
+    modules: dict[int, nn.Module]
+    schedule: Schedule | None
+    average: ReplicaAverage | None
+
+    @property
+    def module(self) -> nn.Module:
+        """The only module of a rank without stages."""
+        (module,) = self.modules.values()
+        return module
 
     @property
     def parameters(self) -> list[nn.Parameter]:
         """This rank's trainable parameters."""
-        return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+        return [each for module in self.modules.values() for each in module.parameters() if each.requires_grad]
+
+    def synchronise_gradients(self, wanted: bool) -> None:
+        """Whether the next backward exchanges gradients, which only the last micro-batch of a step does."""
+        for module in self.modules.values():
+            if isinstance(module, DistributedDataParallel):
+                module.require_backward_grad_sync = wanted
+            elif isinstance(sync := getattr(module, "set_requires_gradient_sync", None), MethodType):  # FSDP2, not imported
+                sync(wanted)
 
 
 def parallelize(
@@ -40,52 +64,64 @@ def parallelize(
     device: torch.device,
     *,
     loss: Loss,
+    recipe: Recipe,
     autocast_dtype: torch.dtype | None,
 ) -> ParallelModel:
-    """Apply `place.layout` to the workload's model. Collective over all ranks.
+    """Apply `place.layout` and `recipe` to the workload's model. Collective over all ranks.
 
     `split` is the number of layers of each stage, None for a layout without stages. The whole model is built with the
     same seed on every rank, so each keeps its part of the same weights.
     `loss` is the loss of one micro-batch, divided by their number.
     """
-    layout, model = place.layout, workload.model
-    stages = _cut_into_stages(workload, split, place, autocast_dtype) if split else None
-    module: nn.Module = stages.module if stages else model
+    average = make_average(place, recipe)
+    if split is None:
+        module = _prepared(workload.model, workload, place, device, recipe, autocast_dtype)
+        return ParallelModel(modules={0: module}, schedule=None, average=average)
+    from hpc_accel.parallel.pipeline import cut, make_schedule
+
+    stages = cut(workload, split, place, autocast_dtype)
+    modules = {
+        index: _prepared(stages.modules[index], workload, place, device, recipe, autocast_dtype)
+        for index in place.stages
+    }
+    schedule = make_schedule(modules, stages, place, device, loss)
+    return ParallelModel(modules=modules, schedule=schedule, average=average)
+
+
+def _prepared(
+    module: nn.Module,
+    workload: Workload,
+    place: Place,
+    device: torch.device,
+    recipe: Recipe,
+    autocast_dtype: torch.dtype | None,
+) -> nn.Module:
+    """One stage, or the whole model, ready to run: each step works on what the one before left."""
     module.to(device)
+    if recipe.channels_last:
+        set_channels_last(module)
+    if recipe.precision == "fp8":
+        from hpc_accel.parallel.float8 import use_float8
+
+        use_float8(module, device)
     tp_mesh = place.submesh("tp")
     if tp_mesh is not None:
         from hpc_accel.parallel.tensor import cut_linears
 
-        cut_linears(module, planned_linears(model, workload.tensor_plan), tp_mesh)
+        cut_linears(module, planned_linears(workload.model, workload.tensor_plan), tp_mesh)
+    if recipe.recompute != "none":
+        from hpc_accel.parallel.recompute import recompute_blocks
+
+        recompute_blocks(module, recipe.recompute)
     if autocast_dtype is not None:
         # On forward only: a schedule runs backward in between, which must not see autocast.
         module.forward = torch.autocast(device.type, dtype=autocast_dtype)(module.forward)
-    if layout.dp > 1:
-        device_ids = [device.index] if device.type == "cuda" else None
-        module = DistributedDataParallel(
-            module, process_group=place.group("dp"), device_ids=device_ids, gradient_as_bucket_view=True
-        )
-    if stages is None:
-        return ParallelModel(module=module, schedule=None)
-    from hpc_accel.parallel.pipeline import make_schedule
-
-    schedule = make_schedule(module, place, device, loss, stages.boundaries)
-    return ParallelModel(module=module, schedule=schedule)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Stages:
-    module: nn.Module
-    boundaries: list[torch.Tensor]
-
-
-def _cut_into_stages(
-    workload: Workload, split: tuple[int, ...], place: Place, autocast_dtype: torch.dtype | None
-) -> _Stages:
-    from hpc_accel.parallel.pipeline import boundary_tensors, stage_layers
-
-    layout, model = place.layout, workload.model
-    assert isinstance(model, nn.Sequential)  # the layout rules refused anything else
-    micro_batch = torch.stack([workload.dataset[0][0]] * layout.micro_batch_size)
-    boundaries = boundary_tensors(model, split, micro_batch, autocast_dtype)
-    return _Stages(module=stage_layers(model, split, place.pp_rank), boundaries=boundaries)
+    if recipe.offload == "activations":
+        offload_activations(module)
+    if recipe.compile:
+        module.compile()
+    if place.layout.shard == "full":
+        return shard(module, place, recipe, autocast_dtype)
+    if place.layout.dp > 1 and not averages_later(place, recipe) and recipe.average_every == 1:
+        return replicate(module, place, recipe, device)
+    return module

@@ -1,19 +1,65 @@
-"""Pipeline stages: contiguous children of a Sequential, run by a schedule of torch.distributed.pipelining."""
+"""Pipeline stages: contiguous children of a Sequential, run by a schedule of torch.distributed.pipelining.
+
+gpipe                     Huang et al., arXiv 1811.06965
+1f1b, interleaved_1f1b    Narayanan et al., arXiv 2104.04473
+looped_bfs                Lamy-Poirier, arXiv 2211.05953
+interleaved_zero_bubble, zbv_zero_bubble    Qi et al., arXiv 2401.10241
+dualpipev                 DeepSeek-AI, arXiv 2412.19437, in its V form
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
-from torch.distributed.pipelining.schedules import PipelineScheduleSingle
+from torch.distributed.pipelining import (
+    PipelineStage,
+    Schedule1F1B,
+    ScheduleDualPipeV,
+    ScheduleGPipe,
+    ScheduleInterleaved1F1B,
+    ScheduleInterleavedZeroBubble,
+    ScheduleLoopedBFS,
+    ScheduleZBVZeroBubble,
+)
+from torch.distributed.pipelining.schedules import PipelineScheduleMulti, PipelineScheduleSingle
 
 from hpc_accel.parallel.mesh import Place
-from hpc_accel.workloads.workload import Loss
+from hpc_accel.study.layout import SINGLE
+from hpc_accel.workloads.workload import Loss, Workload
 
-SCHEDULES: dict[str, type[PipelineScheduleSingle]] = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
+Schedule = PipelineScheduleSingle | PipelineScheduleMulti
+SCHEDULES: dict[str, Any] = {
+    "gpipe": ScheduleGPipe,
+    "1f1b": Schedule1F1B,
+    "interleaved_1f1b": ScheduleInterleaved1F1B,
+    "looped_bfs": ScheduleLoopedBFS,
+    "interleaved_zero_bubble": ScheduleInterleavedZeroBubble,
+    "zbv_zero_bubble": ScheduleZBVZeroBubble,
+    "dualpipev": ScheduleDualPipeV,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stages:
+    """This rank's stages by number, and what enters each stage of the model and leaves the last: no values."""
+
+    modules: dict[int, nn.Module]
+    boundaries: list[Any]
+
+
+def cut(workload: Workload, split: tuple[int, ...], place: Place, autocast_dtype: torch.dtype | None) -> Stages:
+    """The model in stages of `split` layers; this rank keeps its own."""
+    model = workload.model
+    assert isinstance(model, nn.Sequential)  # the layout rules refused anything else
+    inputs = workload.dataset[0][0]
+    micro_batch = torch.stack([inputs] * place.micro_batch_size)
+    boundaries = boundary_tensors(model, split, micro_batch, autocast_dtype)
+    return Stages(modules={index: stage_layers(model, split, index) for index in place.stages}, boundaries=boundaries)
 
 
 def stage_layers(model: nn.Sequential, sizes: tuple[int, ...], stage: int) -> nn.Sequential:
@@ -49,22 +95,25 @@ def boundary_tensors(
 
 
 def make_schedule(
-    module: nn.Module, place: Place, device: torch.device, loss: Loss, boundaries: list[torch.Tensor]
-) -> PipelineScheduleSingle:
-    """The schedule that runs this rank's stage.
+    modules: dict[int, nn.Module], stages: Stages, place: Place, device: torch.device, loss: Loss
+) -> Schedule:
+    """The schedule that runs this rank's stages.
 
     `loss` must already be divided by the number of micro-batches, so gradients are not scaled again.
     """
-    layout, index = place.layout, place.pp_rank
-    stage = PipelineStage(
-        module,
-        index,
-        layout.pp,
-        device,
-        input_args=boundaries[index],
-        output_args=boundaries[index + 1],
-        group=place.group("pp"),
-    )
-    return SCHEDULES[layout.schedule or "1f1b"](
-        stage, n_microbatches=layout.accumulation_steps, loss_fn=loss, scale_grads=False
-    )
+    layout = place.layout
+    parts = [
+        PipelineStage(
+            module,
+            index,
+            layout.num_stages,
+            device,
+            input_args=stages.boundaries[index],
+            output_args=stages.boundaries[index + 1],
+            group=place.group("pp"),
+        )
+        for index, module in modules.items()
+    ]
+    name = layout.schedule or "1f1b"
+    what = parts[0] if name in SINGLE else parts
+    return SCHEDULES[name](what, n_microbatches=layout.accumulation_steps, loss_fn=loss, scale_grads=False)

@@ -27,6 +27,7 @@ from hpc_accel.train import faults
 from hpc_accel.train.clock import Span
 from hpc_accel.train.frequency import applied
 from hpc_accel.train.parity import Reference, serial_reference
+from hpc_accel.train.precision import arithmetic
 from hpc_accel.train.rows import Rows, busy_ms
 from hpc_accel.train.session import Session
 from hpc_accel.train.state import tensors_of, values_of
@@ -59,7 +60,8 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
     """
     comm, directory = session.comm, session.directory
     base = clock.synchronise(comm)
-    with applied(session.run.recipe, session.device), EnergyMeter(comm, sample_hz=SAMPLE_HZ) as meter:
+    recipe = session.run.recipe
+    with arithmetic(recipe.precision), applied(recipe, session.device), EnergyMeter(comm, sample_hz=SAMPLE_HZ) as meter:
         meter.measure_idle(session.run.measure.idle_s)
         steps = _Steps(session, meter, progress)
         steps.run()
@@ -190,7 +192,7 @@ class _Steps:
             "attempt": session.attempt,
             "notes": self._notes,
         }
-        reason = session.checkpoints.save(self._done, lambda: tensors_of(session.stepper), values)
+        reason = session.checkpoints.save(self._done, lambda part: tensors_of(session.stepper, part), values)
         self.saves.append(Span("checkpoint", began, time.perf_counter_ns()))
         if reason:
             self._notes.append(f"no checkpoint after step {self._done}: {reason}")

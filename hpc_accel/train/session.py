@@ -14,7 +14,7 @@ from hpc_accel.errors import ConfigError
 from hpc_accel.parallel.mesh import Place, make_place
 from hpc_accel.parallel.split import automatic_split
 from hpc_accel.study.schema import Run
-from hpc_accel.train.build import make_sampler, make_stepper
+from hpc_accel.train.build import make_stepper
 from hpc_accel.train.checkpoint import Checkpoint, Checkpoints
 from hpc_accel.train.state import restore
 from hpc_accel.train.step import Stepper
@@ -58,7 +58,7 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
     world = hpc_accel.mpi.init(run.backend, expected_size=run.layout.num_ranks)
     from mpi4py import MPI
 
-    num_threads = threads_per_rank(world.local_size, run.resources.cpus_per_rank)
+    num_threads = run.recipe.threads_per_rank or threads_per_rank(world.local_size, run.resources.cpus_per_rank)
     torch.set_num_threads(num_threads)
     device = choose_device(run, world.local_rank, MPI.COMM_WORLD)
     mpi_done = time.perf_counter()
@@ -68,8 +68,7 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
     checkpoints = Checkpoints(run, directory, MPI.COMM_WORLD, place)
     found = checkpoints.load()
     first_step = found.step if found else 0
-    precision = run.recipe.precision
-    stepper = make_stepper(run, workload, place, device, precision=precision, split=split, first_step=first_step)
+    stepper = make_stepper(run, workload, place, device, recipe=run.recipe, split=split, first_step=first_step)
     if found:
         restore(stepper, found.tensors, found.values)
     built = time.perf_counter()
@@ -89,7 +88,7 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
         first_step=first_step,
         attempt=found.values["attempt"] + 1 if found else 1,
         earlier=_earlier(found),
-        samples_dropped_per_epoch=make_sampler(run, workload, 1, 0).samples_dropped_per_epoch,
+        samples_dropped_per_epoch=stepper.sampler.samples_dropped_per_epoch,
         startup_ms={
             "import": import_ms,
             "mpi_init": (mpi_done - began) * 1e3,

@@ -57,12 +57,14 @@ def _data_parallel(run: Run) -> Iterator[ConfigError]:
                 f"{key} is an option of data parallelism that all-reduces gradients",
                 f"set dp >= 2 and shard: none or optimizer, or leave {key} out",
             )
-    if recipe.static_graph and (layout.pp > 1 or recipe.average_every > 1 or not recipe.overlap):
+    several = layout.pp > 1 or layout.accumulation_steps > 1
+    if recipe.static_graph and (several or recipe.average_every > 1 or not recipe.overlap):
         yield refusal(
             run,
-            f"static_graph with pp {layout.pp}, average_every {recipe.average_every}, overlap {recipe.overlap}",
-            "static_graph tells DistributedDataParallel about its one backward pass",
-            "leave static_graph out",
+            f"static_graph with pp {layout.pp}, accumulation_steps {layout.accumulation_steps}, "
+            f"average_every {recipe.average_every}, overlap {recipe.overlap}",
+            "DistributedDataParallel learns a static graph from one backward pass per step that exchanges gradients",
+            "set pp and accumulation_steps to 1, or leave static_graph out",
         )
     if recipe.offload == "parameters" and layout.shard != "full":
         rule = "parameters are offloaded by what shards them"

@@ -11,19 +11,21 @@ from types import MethodType
 from typing import TYPE_CHECKING
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hpc_accel.parallel.data import averages_later, make_average, replicate, shard
-from hpc_accel.parallel.gradients import ReplicaAverage
+from hpc_accel.parallel.gradients import ReplicaAverage, add_up, gradients_of
 from hpc_accel.parallel.memory import offload_activations, set_channels_last
 from hpc_accel.parallel.mesh import Place
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.workloads.tensor_plan import planned_linears
+from hpc_accel.workloads.tensor_plan import planned
 from hpc_accel.workloads.workload import Loss, Workload
 
 if TYPE_CHECKING:
     from hpc_accel.parallel.pipeline import Schedule
+    from hpc_accel.parallel.tensor import TensorCut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +33,14 @@ class ParallelModel:
     """What one rank runs: its only module directly, or its stages through `schedule`.
 
     `average` averages gradients after backward, or parameters under local SGD; None where DDP or FSDP do.
+    `partial` are parameters whose gradients the tensor-parallel ranks of `tp_group` must add up.
     """
 
     modules: dict[int, nn.Module]
     schedule: Schedule | None
     average: ReplicaAverage | None
+    partial: list[nn.Parameter]
+    tp_group: dist.ProcessGroup | None
 
     @property
     def module(self) -> nn.Module:
@@ -53,8 +58,15 @@ class ParallelModel:
         for module in self.modules.values():
             if isinstance(module, DistributedDataParallel):
                 module.require_backward_grad_sync = wanted
-            elif isinstance(sync := getattr(module, "set_requires_gradient_sync", None), MethodType):  # FSDP2, not imported
-                sync(wanted)
+            elif isinstance(sync := getattr(module, "set_requires_gradient_sync", None), MethodType):
+                sync(wanted)  # FSDP2, whose class is not imported for others
+
+    def finish_gradients(self, *, averages: bool) -> None:
+        """What is left to exchange after the last backward: sums over parts of the sequence, and means if asked."""
+        if self.partial and self.tp_group is not None:
+            add_up(gradients_of(self.partial), self.tp_group)
+        if self.average is not None and averages:
+            self.average(gradients_of(self.parameters))
 
 
 def parallelize(
@@ -73,55 +85,84 @@ def parallelize(
     same seed on every rank, so each keeps its part of the same weights.
     `loss` is the loss of one micro-batch, divided by their number.
     """
-    average = make_average(place, recipe)
+    tensor_cut = _tensor_cut(workload, place)
+    prepare = _Prepare(place, device, recipe, autocast_dtype, tensor_cut)
     if split is None:
-        module = _prepared(workload.model, workload, place, device, recipe, autocast_dtype)
-        return ParallelModel(modules={0: module}, schedule=None, average=average)
-    from hpc_accel.parallel.pipeline import cut, make_schedule
+        modules, schedule = {0: prepare(workload.model)}, None
+    else:
+        from hpc_accel.parallel.pipeline import cut, make_schedule
 
-    stages = cut(workload, split, place, autocast_dtype)
-    modules = {
-        index: _prepared(stages.modules[index], workload, place, device, recipe, autocast_dtype)
-        for index in place.stages
-    }
-    schedule = make_schedule(modules, stages, place, device, loss)
-    return ParallelModel(modules=modules, schedule=schedule, average=average)
+        stages = cut(workload, split, place, autocast_dtype)
+        modules = {index: prepare(module) for index, module in stages.modules.items()}
+        schedule = make_schedule(modules, stages, place, device, loss)
+    return ParallelModel(
+        modules=modules,
+        schedule=schedule,
+        average=make_average(place, recipe),
+        partial=prepare.partial,
+        tp_group=place.group("tp"),
+    )
 
 
-def _prepared(
-    module: nn.Module,
-    workload: Workload,
-    place: Place,
-    device: torch.device,
-    recipe: Recipe,
-    autocast_dtype: torch.dtype | None,
-) -> nn.Module:
-    """One stage, or the whole model, ready to run: each step works on what the one before left."""
-    module.to(device)
-    if recipe.channels_last:
-        set_channels_last(module)
-    if recipe.precision == "fp8":
-        from hpc_accel.parallel.float8 import use_float8
+def _tensor_cut(workload: Workload, place: Place) -> TensorCut | None:
+    group = place.group("tp")
+    if group is None:
+        return None
+    from hpc_accel.parallel.tensor import TensorCut
 
-        use_float8(module, device)
-    tp_mesh = place.submesh("tp")
-    if tp_mesh is not None:
-        from hpc_accel.parallel.tensor import cut_linears
+    plan = planned(workload.model, workload.tensor_plan)
+    return TensorCut(plan, group, sequence_parallel=place.layout.sequence_parallel)
 
-        cut_linears(module, planned_linears(workload.model, workload.tensor_plan), tp_mesh)
-    if recipe.recompute != "none":
-        from hpc_accel.parallel.recompute import recompute_blocks
 
-        recompute_blocks(module, recipe.recompute)
-    if autocast_dtype is not None:
-        # On forward only: a schedule runs backward in between, which must not see autocast.
-        module.forward = torch.autocast(device.type, dtype=autocast_dtype)(module.forward)
-    if recipe.offload == "activations":
-        offload_activations(module)
-    if recipe.compile:
-        module.compile()
-    if place.layout.shard == "full":
-        return shard(module, place, recipe, autocast_dtype)
-    if place.layout.dp > 1 and not averages_later(place, recipe) and recipe.average_every == 1:
-        return replicate(module, place, recipe, device)
-    return module
+class _Prepare:
+    """Makes a stage, or the whole model, ready to run: each step works on what the one before left."""
+
+    def __init__(
+        self,
+        place: Place,
+        device: torch.device,
+        recipe: Recipe,
+        autocast_dtype: torch.dtype | None,
+        tensor_cut: TensorCut | None,
+    ) -> None:
+        self.place = place
+        self.device = device
+        self.recipe = recipe
+        self.autocast_dtype = autocast_dtype
+        self.tensor_cut = tensor_cut
+        self.partial: list[nn.Parameter] = []
+
+    def __call__(self, module: nn.Module) -> nn.Module:
+        recipe = self.recipe
+        module.to(self.device)
+        if recipe.channels_last:
+            set_channels_last(module)
+        if recipe.precision == "fp8":
+            from hpc_accel.parallel.float8 import use_float8
+
+            use_float8(module, self.device)
+        if self.tensor_cut is not None:
+            self.tensor_cut.apply(module)
+        if recipe.recompute != "none":
+            from hpc_accel.parallel.recompute import recompute_blocks
+
+            recompute_blocks(module, recipe.recompute)
+        if self.autocast_dtype is not None:
+            # On forward only: a schedule runs backward in between, which must not see autocast.
+            module.forward = torch.autocast(self.device.type, dtype=self.autocast_dtype)(module.forward)
+        if recipe.offload == "activations":
+            offload_activations(module)
+        if recipe.compile:
+            module.compile()
+        wrapped = self._replicated(module)
+        if self.tensor_cut is not None:
+            self.partial += self.tensor_cut.partial_parameters(module)
+        return wrapped
+
+    def _replicated(self, module: nn.Module) -> nn.Module:
+        place, recipe = self.place, self.recipe
+        if place.layout.shard == "full":
+            return shard(module, place, recipe, self.autocast_dtype)
+        if place.layout.dp > 1 and not averages_later(place, recipe) and recipe.average_every == 1:
+            return replicate(module, place, recipe, self.device)
+        return module

@@ -55,3 +55,13 @@ def gradients_of(parameters: Sequence[torch.nn.Parameter]) -> list[torch.Tensor]
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
+def add_up(tensors: Sequence[torch.Tensor], group: dist.ProcessGroup) -> None:
+    """Replace each tensor by its sum over the group, all in one message. Of an FSDP shard, the shard."""
+    own = [tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors]
+    with torch.no_grad():
+        flat = torch.cat([tensor.flatten() for tensor in own])
+        dist.all_reduce(flat, group=group)
+        for tensor, whole in zip(own, flat.split([tensor.numel() for tensor in own]), strict=True):
+            tensor.copy_(whole.view_as(tensor))

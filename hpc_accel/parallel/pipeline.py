@@ -10,6 +10,7 @@ dualpipev                 DeepSeek-AI, arXiv 2412.19437, in its V form
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,9 @@ from torch.distributed.pipelining import (
 from torch.distributed.pipelining.schedules import PipelineScheduleMulti, PipelineScheduleSingle
 
 from hpc_accel.parallel.mesh import Place
+from hpc_accel.parallel.tensor import SEQUENCE
 from hpc_accel.study.layout import SINGLE
+from hpc_accel.workloads.tensor_plan import Cut, planned
 from hpc_accel.workloads.workload import Loss, Workload
 
 Schedule = PipelineScheduleSingle | PipelineScheduleMulti
@@ -59,6 +62,9 @@ def cut(workload: Workload, split: tuple[int, ...], place: Place, autocast_dtype
     inputs = workload.dataset[0][0]
     micro_batch = torch.stack([inputs] * place.micro_batch_size)
     boundaries = boundary_tensors(model, split, micro_batch, autocast_dtype)
+    if place.layout.sequence_parallel:
+        for index in divided_boundaries(model, split, planned(model, workload.tensor_plan)):
+            boundaries[index] = boundaries[index].chunk(place.layout.tp, dim=SEQUENCE)[0].detach().requires_grad_()
     return Stages(modules={index: stage_layers(model, split, index) for index in place.stages}, boundaries=boundaries)
 
 
@@ -92,6 +98,14 @@ def boundary_tensors(
         )
         for index, states in enumerate(boundaries)
     ]
+
+
+def divided_boundaries(model: nn.Sequential, sizes: tuple[int, ...], plan: Mapping[str, Cut]) -> list[int]:
+    """Boundaries that lie where sequence parallelism divides the states: after the split, up to where it ends."""
+    position = {name: index for index, (name, _) in enumerate(model.named_children())}
+    begin = min(position[name.split(".")[0]] for name, way in plan.items() if way == "split")
+    end = max(position[name.split(".")[0]] for name, way in plan.items() if way == "gather")
+    return [stage for stage in range(1, len(sizes)) if begin < sum(sizes[:stage]) <= end]
 
 
 def make_schedule(

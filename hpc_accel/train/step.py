@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from hpc_accel.parallel.apply import ParallelModel
-from hpc_accel.parallel.gradients import gradients_of
 from hpc_accel.parallel.memory import channels_last
 from hpc_accel.parallel.mesh import Place
 from hpc_accel.study.recipe import Recipe
@@ -99,7 +98,7 @@ class Stepper:
             with self.clock.phase("backward"):
                 loss.backward()
             losses.append(loss.detach())
-        self._average_gradients()
+        self._finish_gradients()
 
     def _pipeline(self, inputs: tuple[torch.Tensor, ...], targets: torch.Tensor, losses: list[torch.Tensor]) -> None:
         assert self.model.schedule is not None
@@ -107,12 +106,12 @@ class Stepper:
         target = targets if self.place.is_last_stage else None
         self.model.schedule.step(*arguments, target=target, losses=losses, return_outputs=False)
         losses[:] = [loss.detach() for loss in losses]
-        self._average_gradients()
+        self._finish_gradients()
 
-    def _average_gradients(self) -> None:
-        if self.model.average is not None and self.recipe.average_every == 1:
+    def _finish_gradients(self) -> None:
+        if self.model.partial or self.model.average is not None:
             with self.clock.phase("backward"):
-                self.model.average(gradients_of(self.model.parameters))
+                self.model.finish_gradients(averages=self.recipe.average_every == 1)
 
     def _update(self) -> None:
         scaler = self.loss.scaler

@@ -1,20 +1,25 @@
 """Count what a model costs, layer by layer, by running two samples through it: FLOPs, parameters, activations.
 
-FLOPs come from torch's FlopCounterMode, kept activations from autograd's saved-tensor hooks.
+FLOPs come from torch's FlopCounterMode, kept activations from autograd's saved-tensor hooks. A model built on tensors
+without values (torch's FakeTensorMode, see planned.py) counts the same, but its backward pass is not tried.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.workloads.chain import as_inputs
 from hpc_accel.workloads.facts import LayerFacts, ModelFacts
 from hpc_accel.workloads.tensor_plan import planned_linears
 from hpc_accel.workloads.workload import Workload
@@ -34,15 +39,23 @@ class OperationCounter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
-        self.num_operations += 1
+        self.num_operations += func.namespace != "prim"  # a tensor without values is asked for its device that way
         self.num_matmuls += any(part in name for part in MATMULS)
         return func(*args, **(kwargs or {}))
 
 
 def describe(workload: Workload) -> ModelFacts:
     """Facts of the model in the order data flows. Raises ConfigError if model, data and loss do not fit together."""
+    parameters = workload.model.parameters()
+    fake = next((parameter.fake_mode for parameter in parameters if isinstance(parameter, FakeTensor)), None)
+    with fake or nullcontext():
+        return _describe(workload, with_values=fake is None)
+
+
+def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
     samples = [workload.dataset[index % len(workload.dataset)] for index in range(NUM_SAMPLES)]  # type: ignore[arg-type]
-    inputs, targets = default_collate(samples)
+    batch, targets = default_collate(samples)
+    inputs = as_inputs(batch)
     plan = planned_linears(workload.model, workload.tensor_plan)
     sequential = isinstance(workload.model, nn.Sequential)
     layers = list(workload.model.named_children()) if sequential else [("model", workload.model)]
@@ -52,39 +65,49 @@ def describe(workload: Workload) -> ModelFacts:
         prefix = f"{name}." if sequential else ""
         mine = {part: way for part, way in plan.items() if not sequential or part == name or part.startswith(prefix)}
         try:
-            states, layer_facts = _run_layer(workload.model, name, layer, states, mine)
+            output, layer_facts = _run_layer(workload.model, name, layer, states, mine)
         except Exception as error:
             raise _misfit(f"layer {name} ({type(layer).__name__}) refuses its input", states, error) from error
+        states = (output,)
         facts.append(layer_facts)
-    try:
-        loss = workload.loss(states, targets)
-        loss.backward()
-    except Exception as error:
-        raise _misfit("the loss refuses outputs and targets", states, error) from error
-    if loss.numel() != 1:
-        raise ConfigError(f"a loss of shape {list(loss.shape)}", "the loss is one number", "take the mean")
-    workload.model.zero_grad(set_to_none=True)
+    _try_loss(workload, states[0], targets, with_values=with_values)
     return ModelFacts(
         layers=tuple(facts),
         num_samples=len(workload.dataset),  # type: ignore[arg-type]
-        sample_bytes=inputs[0].numel() * inputs.element_size(),
+        sample_bytes=sum(part[0].numel() * part.element_size() for part in inputs),
         sequential=sequential,
         tp_units=_tp_units(workload.model, plan),
     )
 
 
+def _try_loss(workload: Workload, outputs: torch.Tensor, targets: torch.Tensor, *, with_values: bool) -> None:
+    try:
+        loss = workload.loss(outputs, targets)
+        if with_values:
+            loss.backward()
+            workload.model.zero_grad(set_to_none=True)
+    except Exception as error:
+        raise _misfit("the loss refuses outputs and targets", (outputs,), error) from error
+    if loss.numel() != 1:
+        raise ConfigError(f"a loss of shape {list(loss.shape)}", "the loss is one number", "take the mean")
+
+
 def _run_layer(
-    model: nn.Module, name: str, layer: nn.Module, states: torch.Tensor, plan: dict[str, Literal["columns", "rows"]]
+    model: nn.Module,
+    name: str,
+    layer: nn.Module,
+    states: Sequence[torch.Tensor],
+    plan: dict[str, Literal["columns", "rows"]],
 ) -> tuple[torch.Tensor, LayerFacts]:
     saved = 0
-    parameters = {parameter.data_ptr() for parameter in layer.parameters()}
+    parameters = {_storage(parameter) for parameter in layer.parameters()}
     cut_flops = 0.0
     allreduced = 0
     allreduces = sum(way == "rows" for way in plan.values())
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         nonlocal saved
-        if tensor.data_ptr() not in parameters:
+        if _storage(tensor) not in parameters:
             saved += tensor.numel()
         return tensor
 
@@ -100,7 +123,7 @@ def _run_layer(
     handles = [modules[part].register_forward_hook(count(way)) for part, way in plan.items()]
     counter, operations = FlopCounterMode(display=False), OperationCounter()
     with counter, operations, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = layer(states)
+        output = layer(*states)
     for handle in handles:
         handle.remove()
     if not isinstance(output, torch.Tensor):
@@ -135,10 +158,16 @@ def _tp_units(model: nn.Module, plan: dict[str, Literal["columns", "rows"]]) -> 
     return math.gcd(*units)
 
 
-def _misfit(value: str, states: torch.Tensor, error: Exception) -> ConfigError:
+def _storage(tensor: torch.Tensor) -> int:
+    """What tensors that share memory have in common, also where there is none behind them."""
+    return tensor.untyped_storage()._cdata
+
+
+def _misfit(value: str, states: Sequence[torch.Tensor], error: Exception) -> ConfigError:
     first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    shapes = " and ".join(str(list(part.shape)) for part in states)
     return ConfigError(
-        f"{value} of shape {list(states.shape)}: {first}",
+        f"{value} of shape {shapes}: {first}",
         "the model takes a batch of dataset inputs, the loss takes its outputs and the batch of targets",
         "run two samples through model and loss by hand",
     )

@@ -55,7 +55,7 @@ def _compress(wrapped: DistributedDataParallel, compression: str, group: dist.Pr
         return
     compressed = default_hooks.bf16_compress_hook if compression == "bf16" else default_hooks.fp16_compress_hook
     # Under a name of its own, and without annotations: torch allows its bf16 hook on NCCL and XCCL only.
-    wrapped.register_comm_hook(group, lambda state, bucket: compressed(state, bucket))
+    wrapped.register_comm_hook(group, lambda state, bucket: compressed(state, bucket))  # noqa: PLW0108
 
 
 def make_average(place: Place, recipe: Recipe) -> ReplicaAverage | None:

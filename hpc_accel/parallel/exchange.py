@@ -19,6 +19,9 @@ import torch
 import torch.distributed as dist
 
 Group = dist.ProcessGroup
+# torch 2.13 renamed both.
+_all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+_reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
 
 
 def copy(states: torch.Tensor, group: Group) -> torch.Tensor:
@@ -60,7 +63,7 @@ def _all_gathered(states: torch.Tensor, group: Group, dim: int) -> torch.Tensor:
     size = dist.get_world_size(group)
     states = states.contiguous()
     result = states.new_empty((size * states.shape[0], *states.shape[1:]))
-    dist.all_gather_into_tensor(result, states, group=group)
+    _all_gather(result, states, group=group)
     return torch.cat(result.chunk(size), dim=dim) if dim % states.dim() else result
 
 
@@ -68,7 +71,7 @@ def _reduce_scattered(states: torch.Tensor, group: Group, dim: int) -> torch.Ten
     size = dist.get_world_size(group)
     ordered = torch.cat(states.chunk(size, dim=dim)) if dim % states.dim() else states.contiguous()
     result = ordered.new_empty((ordered.shape[0] // size, *ordered.shape[1:]))
-    dist.reduce_scatter_tensor(result, ordered, group=group)
+    _reduce_scatter(result, ordered, group=group)
     return result
 
 

@@ -10,7 +10,7 @@ dualpipev                 DeepSeek-AI, arXiv 2412.19437, in its V form
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,10 +28,12 @@ from torch.distributed.pipelining import (
     ScheduleZBVZeroBubble,
 )
 from torch.distributed.pipelining.schedules import PipelineScheduleMulti, PipelineScheduleSingle
+from torch.utils.data import default_collate
 
 from hpc_accel.parallel.mesh import Place
 from hpc_accel.parallel.tensor import SEQUENCE
 from hpc_accel.study.layout import SINGLE
+from hpc_accel.workloads.chain import Chain, as_inputs
 from hpc_accel.workloads.tensor_plan import Cut, planned
 from hpc_accel.workloads.workload import Loss, Workload
 
@@ -52,19 +54,19 @@ class Stages:
     """This rank's stages by number, and what enters each stage of the model and leaves the last: no values."""
 
     modules: dict[int, nn.Module]
-    boundaries: list[Any]
+    boundaries: list[tuple[torch.Tensor, ...]]
 
 
 def cut(workload: Workload, split: tuple[int, ...], place: Place, autocast_dtype: torch.dtype | None) -> Stages:
     """The model in stages of `split` layers; this rank keeps its own."""
     model = workload.model
     assert isinstance(model, nn.Sequential)  # the layout rules refused anything else
-    inputs = workload.dataset[0][0]
-    micro_batch = torch.stack([inputs] * place.micro_batch_size)
+    micro_batch = as_inputs(default_collate([workload.dataset[0][0]] * place.micro_batch_size))
     boundaries = boundary_tensors(model, split, micro_batch, autocast_dtype)
     if place.layout.sequence_parallel:
         for index in divided_boundaries(model, split, planned(model, workload.tensor_plan)):
-            boundaries[index] = boundaries[index].chunk(place.layout.tp, dim=SEQUENCE)[0].detach().requires_grad_()
+            (whole,) = boundaries[index]
+            boundaries[index] = (whole.detach().chunk(place.layout.tp, dim=SEQUENCE)[0].requires_grad_(),)
     return Stages(modules={index: stage_layers(model, split, index) for index in place.stages}, boundaries=boundaries)
 
 
@@ -72,29 +74,29 @@ def stage_layers(model: nn.Sequential, sizes: tuple[int, ...], stage: int) -> nn
     """The children of `model` that stage `stage` runs, under their own names."""
     start = sum(sizes[:stage])
     children = list(model.named_children())[start : start + sizes[stage]]
-    return nn.Sequential(OrderedDict(children))
+    return (Chain if isinstance(model, Chain) and stage == 0 else nn.Sequential)(OrderedDict(children))
 
 
 def boundary_tensors(
-    model: nn.Sequential, sizes: tuple[int, ...], inputs: torch.Tensor, autocast_dtype: torch.dtype | None
-) -> list[torch.Tensor]:
+    model: nn.Sequential, sizes: tuple[int, ...], inputs: Sequence[torch.Tensor], autocast_dtype: torch.dtype | None
+) -> list[tuple[torch.Tensor, ...]]:
     """What enters each stage and what leaves the last one, for a micro-batch `inputs`: shapes and dtypes, no values.
 
     Known beforehand, the schedule need not run the first step twice to find out, which DDP around a stage forbids.
     """
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-        states = mode.from_tensor(inputs)
+        states = tuple(map(mode.from_tensor, inputs))
         boundaries = [states]
-        with torch.autocast(inputs.device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
+        with torch.autocast("cpu", dtype=autocast_dtype, enabled=autocast_dtype is not None):
             for stage in range(len(sizes)):
-                states = stage_layers(model, sizes, stage)(states)
+                states = (stage_layers(model, sizes, stage)(*states),)
                 boundaries.append(states)
     return [
-        torch.empty(
-            states.shape,
-            dtype=states.dtype,
-            device="meta",
-            requires_grad=index > 0 and states.is_floating_point(),
+        tuple(
+            torch.empty(
+                state.shape, dtype=state.dtype, device="meta", requires_grad=index > 0 and state.is_floating_point()
+            )
+            for state in states
         )
         for index, states in enumerate(boundaries)
     ]

@@ -106,6 +106,8 @@ def _model(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
         )
     if isinstance(layout.split, tuple) and facts.sequential and len(layout.split) == layout.num_stages:
         yield from _split(run, layout.split, facts)
+    if layout.sequence_parallel and layout.tp > 1:
+        yield from _sequence(run, facts)
     if layout.tp > 1 and facts.tp_units is None:
         yield refusal(
             run,
@@ -119,6 +121,23 @@ def _model(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
             f"tp {layout.tp} on layers that divide into {facts.tp_units} equal shares",
             "tp must divide every dimension of the tensor plan (attention heads included)",
             f"choose tp among the divisors of {facts.tp_units}",
+        )
+
+
+def _sequence(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
+    if facts.sequence_length is None:
+        yield refusal(
+            run,
+            "sequence_parallel on a model whose tensor plan names no sequence",
+            "the plan says where the sequence is split, which modules work on a part of it, and where it is gathered",
+            "name modules 'split', 'sequence' and 'gather' in the tensor_plan",
+        )
+    elif facts.sequence_length % run.layout.tp:
+        yield refusal(
+            run,
+            f"a sequence of {facts.sequence_length} positions over tp {run.layout.tp}",
+            "ranks hold equal parts of the sequence",
+            "choose tp among the divisors of the sequence length",
         )
 
 

@@ -66,6 +66,9 @@ def _data_parallel(run: Run) -> Iterator[ConfigError]:
             "DistributedDataParallel learns a static graph from one backward pass per step that exchanges gradients",
             "set pp and accumulation_steps to 1, or leave static_graph out",
         )
+    if recipe.precision == "fp8" and layout.tp > 1:
+        rule = "float8 layers are torchao's own, which tensor parallelism here does not divide"
+        yield refusal(run, f"fp8 with tp {layout.tp}", rule, "use bf16, or set tp: 1")
     if recipe.offload == "parameters" and layout.shard != "full":
         rule = "parameters are offloaded by what shards them"
         yield refusal(run, f"offload parameters with shard {layout.shard}", rule, "set shard: full")
@@ -86,7 +89,7 @@ def _compile(run: Run) -> Iterator[ConfigError]:
         yield refusal(
             run,
             f"compile with tp {layout.tp}",
-            "torch.compile does not trace the shards that tensor parallelism hides in parametrizations",
+            "compiled code would be cut at every exchange between tensor-parallel ranks",
             "leave compile or tp out",
         )
     local = run.site == "local" and (run.device == "cpu" or not run.resources.gpus_per_node)

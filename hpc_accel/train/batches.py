@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hpc_accel.errors import DataError
+from hpc_accel.workloads.chain import as_inputs
 
 
 class ShareSampler(Sampler[list[int]]):
@@ -105,4 +106,4 @@ def share_loader(
         options |= {"multiprocessing_context": "forkserver", "persistent_workers": True}
     loader: DataLoader[Any] = DataLoader(dataset, batch_sampler=sampler, **options)
     for inputs, targets in loader:
-        yield inputs if isinstance(inputs, tuple) else tuple(inputs) if isinstance(inputs, list) else (inputs,), targets
+        yield as_inputs(inputs), targets

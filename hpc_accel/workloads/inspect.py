@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hpc_accel.errors import ConfigError
 from hpc_accel.workloads.chain import as_inputs
 from hpc_accel.workloads.facts import LayerFacts, ModelFacts
-from hpc_accel.workloads.tensor_plan import planned_linears
+from hpc_accel.workloads.tensor_plan import Cut, planned, planned_linears
 from hpc_accel.workloads.workload import Workload
 
 NUM_SAMPLES = 2
@@ -56,16 +56,20 @@ def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
     samples = [workload.dataset[index % len(workload.dataset)] for index in range(NUM_SAMPLES)]  # type: ignore[arg-type]
     batch, targets = default_collate(samples)
     inputs = as_inputs(batch)
+    cuts = planned(workload.model, workload.tensor_plan)
     plan = planned_linears(workload.model, workload.tensor_plan)
+    lengths = _sequence_lengths(workload.model, cuts)
     sequential = isinstance(workload.model, nn.Sequential)
     layers = list(workload.model.named_children()) if sequential else [("model", workload.model)]
     facts = []
     states = inputs
     for name, layer in layers:
         prefix = f"{name}." if sequential else ""
-        mine = {part: way for part, way in plan.items() if not sequential or part == name or part.startswith(prefix)}
+        inside = [part for part in cuts if not sequential or part == name or part.startswith(prefix)]
+        mine = {part: plan[part] for part in inside if part in plan}
+        divided = [part for part in inside if cuts[part] not in ("split", "sequence")]
         try:
-            output, layer_facts = _run_layer(workload.model, name, layer, states, mine)
+            output, layer_facts = _run_layer(workload.model, name, layer, states, mine, divided)
         except Exception as error:
             raise _misfit(f"layer {name} ({type(layer).__name__}) refuses its input", states, error) from error
         states = (output,)
@@ -77,7 +81,21 @@ def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
         sample_bytes=sum(part[0].numel() * part.element_size() for part in inputs),
         sequential=sequential,
         tp_units=_tp_units(workload.model, plan),
+        sequence_length=lengths[0] if lengths and "gather" in cuts.values() else None,
     )
+
+
+def _sequence_lengths(model: nn.Module, cuts: dict[str, Cut]) -> list[int]:
+    """Filled, when the model runs, with the positions that leave the module where a sequence is split."""
+    lengths: list[int] = []
+
+    def keep(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+        lengths.append(output.shape[1])
+
+    for name, way in cuts.items():
+        if way == "split":
+            model.get_submodule(name).register_forward_hook(keep)
+    return lengths
 
 
 def _try_loss(workload: Workload, outputs: torch.Tensor, targets: torch.Tensor, *, with_values: bool) -> None:
@@ -98,6 +116,7 @@ def _run_layer(
     layer: nn.Module,
     states: Sequence[torch.Tensor],
     plan: dict[str, Literal["columns", "rows"]],
+    divided: Sequence[str],
 ) -> tuple[torch.Tensor, LayerFacts]:
     saved = 0
     parameters = {_storage(parameter) for parameter in layer.parameters()}
@@ -134,7 +153,7 @@ def _run_layer(
         forward_flops_per_sample=counter.get_total_flops() / NUM_SAMPLES,
         output_elements_per_sample=output.numel() // NUM_SAMPLES,
         saved_elements_per_sample=saved // NUM_SAMPLES,
-        tp_parameters=sum(modules[part].weight.numel() for part in plan),
+        tp_parameters=sum(modules[part].weight.numel() for part in divided),
         tp_flops_per_sample=cut_flops / NUM_SAMPLES,
         tp_allreduce_elements_per_sample=allreduced // NUM_SAMPLES,
         num_operations=operations.num_operations,

@@ -23,8 +23,8 @@ from hpc_accel.errors import ConfigError
 Cut = Literal["columns", "rows", "gather", "vocabulary", "split", "sequence"]
 Plan = Mapping[str, Cut] | Literal["transformer"]
 KINDS: dict[str, Any] = {"columns": nn.Linear, "rows": nn.Linear, "gather": nn.Linear, "vocabulary": nn.Embedding}
-COLUMNS = "q_proj k_proj v_proj query key value wq wk wv q_lin k_lin v_lin up_proj gate_proj up gate fc1 linear1 lin1 w1 w3"
-ROWS = "o_proj out_proj out wo out_lin down_proj down fc2 linear2 lin2 w2"
+COLUMNS = "q_proj k_proj v_proj query key value wq wk wv q_lin k_lin v_lin up_proj gate_proj up gate fc1 linear1 lin1"
+ROWS = "o_proj out_proj out wo out_lin down_proj down fc2 linear2 lin2"
 """Last parts of the names of linear layers in transformer blocks, by torch and by Hugging Face's models."""
 
 
@@ -77,7 +77,7 @@ def transformer_plan(model: nn.Module) -> dict[str, Cut]:
     if not whole:
         raise ConfigError(
             "tensor_plan 'transformer' on a model without transformer blocks of common names",
-            f"a block has linear layers named like {COLUMNS.split()[0]} and {ROWS.split()[0]}",
+            f"a block has linear layers named like {COLUMNS.split(maxsplit=1)[0]} and {ROWS.split(maxsplit=1)[0]}",
             f"name them: the model's linear layers are {', '.join(linears) or 'none'}",
         )
     return whole

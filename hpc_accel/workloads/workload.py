@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset
+
+from hpc_accel.workloads.tensor_plan import Plan
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Score = Callable[[torch.Tensor, torch.Tensor], float]
@@ -41,13 +43,13 @@ class Workload:
     dataset: map-style; `dataset[i]` is (input, target), of the same shapes for every i. The input is one tensor, or a
         tuple of tensors for a model called as `model(*inputs)` (a `Chain` can be cut into stages); the target is any
         tensor.
-    tensor_plan: which linear layers tensor parallelism cuts, by module name; `*` matches any part of it.
-        "columns" divides the output features, "rows" the input features and sums the partial results.
+    tensor_plan: which layers tensor parallelism cuts, by module name; `*` matches any part of it. The cuts are those
+        of `tensor_plan.py`; "transformer" finds the layers of blocks with common names.
     metric: what the trained model is judged by; None where nothing can be learnt.
     """
 
     model: torch.nn.Module
     loss: Loss
     dataset: Dataset[Any]
-    tensor_plan: Mapping[str, Literal["columns", "rows"]] = field(default_factory=dict)
+    tensor_plan: Plan = field(default_factory=dict)
     metric: Metric | None = None

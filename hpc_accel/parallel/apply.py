@@ -38,6 +38,8 @@ class ParallelModel:
 
     modules: dict[int, nn.Module]
     schedule: Schedule | None
+    boundaries: list[tuple[torch.Tensor, ...]]
+    """Without values: what enters each stage and leaves the last; empty without stages."""
     average: ReplicaAverage | None
     partial: list[nn.Parameter]
     tp_group: dist.ProcessGroup | None
@@ -88,16 +90,17 @@ def parallelize(
     tensor_cut = _tensor_cut(workload, place)
     prepare = _Prepare(place, device, recipe, autocast_dtype, tensor_cut)
     if split is None:
-        modules, schedule = {0: prepare(workload.model)}, None
+        modules, schedule, boundaries = {0: prepare(workload.model)}, None, []
     else:
         from hpc_accel.parallel.pipeline import cut, make_schedule
 
         stages = cut(workload, split, place, autocast_dtype)
         modules = {index: prepare(module) for index, module in stages.modules.items()}
-        schedule = make_schedule(modules, stages, place, device, loss)
+        schedule, boundaries = make_schedule(modules, stages, place, device, loss), stages.boundaries
     return ParallelModel(
         modules=modules,
         schedule=schedule,
+        boundaries=boundaries,
         average=make_average(place, recipe),
         partial=prepare.partial,
         tp_group=place.group("tp"),

@@ -71,7 +71,7 @@ def shard(module: nn.Module, place: Place, recipe: Recipe, autocast_dtype: torch
     """Parameters, gradients and optimizer state divided over the data-parallel ranks by FSDP2, block by block."""
     from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
-    from hpc_accel.parallel.blocks import blocks_of
+    from hpc_accel.workloads.blocks import blocks_of
 
     options: dict[str, Any] = {
         "mesh": place.submesh("dp"),

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from hpc_accel.parallel.blocks import blocks_of
+from hpc_accel.workloads.blocks import blocks_of
 
 _aten = torch.ops.aten
 KEPT = frozenset(

@@ -25,6 +25,7 @@ from hpc_accel.measure.events import Interval
 from hpc_accel.mpi import timeline
 from hpc_accel.train import faults
 from hpc_accel.train.clock import Span
+from hpc_accel.train.evaluate import evaluate
 from hpc_accel.train.frequency import applied
 from hpc_accel.train.parity import Reference, serial_reference
 from hpc_accel.train.precision import arithmetic
@@ -50,6 +51,7 @@ class Observations:
     first_step_ms: float
     straggler: dict[str, Any]
     checkpoints: dict[str, Any]
+    metric: dict[str, Any] | None
     notes: dict[str, str]
 
 
@@ -77,6 +79,8 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
         events = [event for *_, events in traced for event in events or []]
         notes["trace.json"] = trace.write(directory / "trace.json", comm, spans, events, meter.power_series(), timebase)
     straggler = stragglers.slowest(comm, float(np.median([busy_ms(row) for row in rows])))
+    with arithmetic(recipe.precision):
+        metric = evaluate(session.stepper, session.workload, comm)
     reference = serial_reference(session.run, session.device) if session.rank == 0 else None
     quiet_barrier(comm)
     return Observations(
@@ -87,6 +91,7 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
         first_step_ms=next(iter(steps.rows.seen))[2].step.duration_ns / 1e6,
         straggler=straggler,
         checkpoints=steps.told(),
+        metric=metric,
         notes={name: why for name, why in notes.items() if why},
     )
 

@@ -121,6 +121,7 @@ def summarise(
             "final": _finite(losses[-1]),
         },
         "parity": parity,
+        "metric": seen.metric,
         "provenance": provenance.collect(),
     }
 

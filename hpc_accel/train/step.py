@@ -82,11 +82,12 @@ class Stepper:
         layout, step = self.place.layout, self.num_steps
         counts = counts_of(self.sampler.valid(step), layout.accumulation_steps, self.place.micro_batch_size)
         self.loss.begin(counts, self.sampler.num_samples_of(step))
-        move = self.recipe.pin_memory
-        moved = tuple(each.to(self.device, non_blocking=move) for each in inputs)
-        if self.recipe.channels_last:
-            moved = tuple(channels_last(each) for each in moved)
-        return moved, targets.to(self.device, non_blocking=move)
+        return self.moved(inputs), targets.to(self.device, non_blocking=self.recipe.pin_memory)
+
+    def moved(self, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """Inputs on the device, stored as the recipe wants them."""
+        found = tuple(each.to(self.device, non_blocking=self.recipe.pin_memory) for each in inputs)
+        return tuple(map(channels_last, found)) if self.recipe.channels_last else found
 
     def _accumulate(self, inputs: tuple[torch.Tensor, ...], targets: torch.Tensor, losses: list[torch.Tensor]) -> None:
         size, last = self.place.micro_batch_size, self.place.layout.accumulation_steps - 1

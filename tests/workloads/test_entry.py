@@ -102,7 +102,7 @@ def test_a_tensor_plan_must_name_linear_layers(load):
         "return Workload(model=model, loss=nn.functional.mse_loss,"
         " dataset=TensorDataset(torch.randn(8, 2), torch.randn(8, 1)), tensor_plan={'9': 'columns'})",
     )
-    with pytest.raises(ConfigError, match="linear layers are: 0, 2"):
+    with pytest.raises(ConfigError, match="modules that fit: 0, 2"):
         describe(load(source))
 
 

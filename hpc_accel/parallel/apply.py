@@ -39,7 +39,7 @@ class ParallelModel:
     modules: dict[int, nn.Module]
     schedule: Schedule | None
     boundaries: list[tuple[torch.Tensor, ...]]
-    """Without values: what enters each stage and leaves the last; empty without stages."""
+    """Without values: what enters each stage and leaves the last; empty without stages, and where a tracer cut them."""
     average: ReplicaAverage | None
     partial: list[nn.Parameter]
     tp_group: dist.ProcessGroup | None
@@ -89,14 +89,16 @@ def parallelize(
     """
     tensor_cut = _tensor_cut(workload, place)
     prepare = _Prepare(place, device, recipe, autocast_dtype, tensor_cut)
+    boundaries: list[tuple[torch.Tensor, ...]] = []
     if split is None:
-        modules, schedule, boundaries = {0: prepare(workload.model)}, None, []
+        modules, schedule = {0: prepare(workload.model)}, None
     else:
         from hpc_accel.parallel.pipeline import cut, make_schedule
 
         stages = cut(workload, split, place, autocast_dtype)
         modules = {index: prepare(module) for index, module in stages.modules.items()}
-        schedule, boundaries = make_schedule(modules, stages, place, device, loss), stages.boundaries
+        schedule = make_schedule(modules, stages, place, device, loss)
+        boundaries = getattr(stages, "boundaries", [])
     return ParallelModel(
         modules=modules,
         schedule=schedule,

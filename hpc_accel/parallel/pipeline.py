@@ -32,6 +32,7 @@ from torch.utils.data import default_collate
 
 from hpc_accel.parallel.mesh import Place
 from hpc_accel.parallel.tensor import SEQUENCE
+from hpc_accel.parallel.traced import TracedStages, trace
 from hpc_accel.study.layout import SINGLE
 from hpc_accel.workloads.chain import Chain, as_inputs
 from hpc_accel.workloads.tensor_plan import Cut, planned
@@ -56,11 +57,29 @@ class Stages:
     modules: dict[int, nn.Module]
     boundaries: list[tuple[torch.Tensor, ...]]
 
+    def stages(self, modules: dict[int, nn.Module], place: Place, device: torch.device) -> list[PipelineStage]:
+        """Torch's stages around `modules`, which are those of this record, wrapped."""
+        return [
+            PipelineStage(
+                module,
+                index,
+                place.layout.num_stages,
+                device,
+                input_args=self.boundaries[index],
+                output_args=self.boundaries[index + 1],
+                group=place.group("pp"),
+            )
+            for index, module in modules.items()
+        ]
 
-def cut(workload: Workload, split: tuple[int, ...], place: Place, autocast_dtype: torch.dtype | None) -> Stages:
+
+def cut(
+    workload: Workload, split: tuple[int, ...], place: Place, autocast_dtype: torch.dtype | None
+) -> Stages | TracedStages:
     """The model in stages of `split` layers; this rank keeps its own."""
     model = workload.model
-    assert isinstance(model, nn.Sequential)  # the layout rules refused anything else
+    if not isinstance(model, nn.Sequential):
+        return trace(workload, split, place, autocast_dtype)
     micro_batch = as_inputs(default_collate([workload.dataset[0][0]] * place.micro_batch_size))
     boundaries = boundary_tensors(model, split, micro_batch, autocast_dtype)
     if place.layout.sequence_parallel:
@@ -111,25 +130,13 @@ def divided_boundaries(model: nn.Sequential, sizes: tuple[int, ...], plan: Mappi
 
 
 def make_schedule(
-    modules: dict[int, nn.Module], stages: Stages, place: Place, device: torch.device, loss: Loss
+    modules: dict[int, nn.Module], stages: Stages | TracedStages, place: Place, device: torch.device, loss: Loss
 ) -> Schedule:
     """The schedule that runs this rank's stages.
 
     `loss` must already be divided by the number of micro-batches, so gradients are not scaled again.
     """
-    layout = place.layout
-    parts = [
-        PipelineStage(
-            module,
-            index,
-            layout.num_stages,
-            device,
-            input_args=stages.boundaries[index],
-            output_args=stages.boundaries[index + 1],
-            group=place.group("pp"),
-        )
-        for index, module in modules.items()
-    ]
+    layout, parts = place.layout, stages.stages(modules, place, device)
     name = layout.schedule or "1f1b"
     what = parts[0] if name in SINGLE else parts
     return SCHEDULES[name](what, n_microbatches=layout.accumulation_steps, loss_fn=loss, scale_grads=False)

@@ -55,11 +55,8 @@ def _outputs(stepper: Stepper, metric: Metric) -> list[tuple[int, torch.Tensor, 
             count = max(0, min(share, total - begin))
             samples = [dataset[min(begin + index, total - 1)] for index in range(share)]
             inputs, targets = default_collate(samples)
-            parts = zip(*(each.split(place.micro_batch_size) for each in stepper.moved(as_inputs(inputs))), strict=True)
-            results = [forward(stepper.model, place, part, stepper.device) for part in parts]
-            known = [each for each in results if each is not None]
-            if known and place.tp_rank == 0 and count:
-                outputs = torch.cat(known)
+            outputs = forward(stepper.model, place, stepper.moved(as_inputs(inputs)), stepper.device)
+            if outputs is not None and place.tp_rank == 0 and count:
                 outputs = outputs.float() if outputs.is_floating_point() else outputs
                 found.append((begin, outputs[:count].cpu(), targets[:count]))
     return found

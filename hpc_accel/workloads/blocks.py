@@ -19,3 +19,19 @@ def blocks_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
         if isinstance(module, nn.ModuleList | nn.Sequential) and len(module) and name and not inside:
             found += [(f"{name}.{key}", child) for key, child in module.named_children()]
     return found or list(model.named_children()) or [("", model)]
+
+
+def parameters_of_blocks(model: nn.Module) -> list[dict[str, nn.Parameter]]:
+    """The trainable parameters of each block; those outside all blocks count to the one registered before them.
+
+    What is registered before the first block (a stem, an embedding) counts to the first.
+    """
+    blocks = blocks_of(model)
+    found: list[dict[str, nn.Parameter]] = [{} for _ in blocks]
+    current = 0
+    for name, parameter in model.named_parameters():
+        inside = [index for index, (block, _) in enumerate(blocks) if name.startswith(f"{block}.") or not block]
+        current = inside[0] if inside else current
+        if parameter.requires_grad:
+            found[current][name] = parameter
+    return found

@@ -195,6 +195,7 @@ class _Steps:
             "peak_memory_bytes": self.peak_memory_bytes(),
             "total_steps": self._total,
             "attempt": session.attempt,
+            "split": session.split,
             "notes": self._notes,
         }
         reason = session.checkpoints.save(self._done, lambda part: tensors_of(session.stepper, part), values)

@@ -16,6 +16,7 @@ from hpc_accel.parallel.split import automatic_split
 from hpc_accel.study.schema import Run
 from hpc_accel.train.build import make_stepper
 from hpc_accel.train.checkpoint import Checkpoint, Checkpoints
+from hpc_accel.train.precision import AUTOCAST
 from hpc_accel.train.state import restore
 from hpc_accel.train.step import Stepper
 from hpc_accel.train.threads import threads_per_rank
@@ -63,10 +64,14 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
     device = choose_device(run, world.local_rank, MPI.COMM_WORLD)
     mpi_done = time.perf_counter()
     workload = entry.build(run.workload, run.seed)
-    split = stage_sizes(run, workload)
     place = make_place(run.layout, world.rank, device.type)
     checkpoints = Checkpoints(run, directory, MPI.COMM_WORLD, place)
     found = checkpoints.load()
+    split: tuple[int, ...] | None
+    if found and run.layout.split == "measured":
+        split = tuple(found.values["split"])  # measured again it might be another, and its weights lie elsewhere
+    else:
+        split = stage_sizes(run, workload, device, MPI.COMM_WORLD)
     first_step = found.step if found else 0
     stepper = make_stepper(run, workload, place, device, recipe=run.recipe, split=split, first_step=first_step)
     if found:
@@ -104,15 +109,24 @@ def _earlier(found: Checkpoint | None) -> dict[str, Any]:
     return kept | {"notes": [*found.values["notes"], *found.notes]}
 
 
-def stage_sizes(run: Run, workload: Workload) -> tuple[int, ...] | None:
-    """Layers of each pipeline stage, None without stages. The same on every rank."""
+def stage_sizes(run: Run, workload: Workload, device: torch.device, comm: Any) -> tuple[int, ...] | None:
+    """Layers of each pipeline stage, None without stages. The same on every rank; collective if they are measured."""
     if run.layout.pp == 1:
         return None
     if isinstance(run.layout.split, tuple):
         return run.layout.split
     from hpc_accel.workloads.inspect import describe  # imports torch's compiler, a second that others need not spend
 
-    return automatic_split(describe(workload), run.layout.num_stages)
+    facts = describe(workload)
+    if run.layout.split == "auto":
+        return automatic_split(facts, run.layout.num_stages)
+    times_s = None
+    if comm.Get_rank() == 0:
+        from hpc_accel.parallel.layer_times import layer_times_s
+
+        times_s = layer_times_s(workload, run.layout.micro_batch_size, device, AUTOCAST[run.recipe.precision])
+        workload.model.cpu()
+    return automatic_split(facts, run.layout.num_stages, comm.bcast(times_s))
 
 
 def choose_device(run: Run, local_rank: int, comm: Any) -> torch.device:

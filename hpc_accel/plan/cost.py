@@ -14,7 +14,7 @@ from typing import Any
 from hpc_accel.plan.hardware import Hardware
 from hpc_accel.plan.memory import StageSize, peak_memory_bytes, stage_sizes
 from hpc_accel.plan.network import Group, allreduce_s, send_s
-from hpc_accel.plan.pipeline_simulation import step_time_s
+from hpc_accel.plan.pipeline_simulation import SCHEDULES, step_time_s
 from hpc_accel.plan.software import Software, torch_amp
 from hpc_accel.plan.stages import Stage, Stages, StageTimes
 from hpc_accel.study.layout import Layout
@@ -75,6 +75,8 @@ class StepModel:
         if self.kind.matmul_flops_per_s.get(self.precision) is None:
             why = self.kind.matmul_flops_per_s_reason.get(self.precision, "not probed")
             return f"no {self.precision} matrix-product rate: {why}"
+        if layout.pp > 1 and layout.schedule not in SCHEDULES:
+            return f"schedule {layout.schedule} is not simulated"
         network = self.hardware.network
         if resources.num_nodes > 1 and network.inter_node is None:
             return f"no network between nodes: {network.inter_node_reason}"
@@ -114,7 +116,7 @@ class StepModel:
         process = 0
         if self.kind.device == "cpu":
             process = (self.kind.process_memory_bytes or 0) + int(self.software.process_bytes)
-        key = (layout.pp, layout.tp, layout.split)
+        key = (layout.num_stages, layout.tp, layout.split)
         if key not in self._sizes:
             self._sizes[key] = stage_sizes(self.facts, self.stage_times.split(layout), layout.tp)
         sample_bytes = self.facts.sample_bytes
@@ -209,6 +211,8 @@ def predict(
     reason = model.unpredictable(run.layout, run.resources, run.device)
     if reason is None and run.recipe.clocks:
         reason = f"the probe measured without {', '.join(run.recipe.clocks)}"
+    if reason is None and (run.recipe.options or run.layout.shard != "none" or run.layout.sequence_parallel):
+        reason = f"not modelled: {run.label}"
     if reason is not None:
         return Prediction(
             step_time_ms=None,

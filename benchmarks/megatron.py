@@ -142,7 +142,7 @@ MEGATRON = Software(
     activation_bytes=2,
     wire_bytes=2,
     boundary_bytes=2,
-    recompute=True,
+    recompute="full",
     # Gradients are all-reduced after the last backward pass, as one buffer.
     overlaps_gradients=False,
     gradient_bucket_bytes=1e12,

@@ -38,33 +38,56 @@ class PassTime:
         return max(self.host_s, self.device_s) if device == "cuda" else self.host_s + self.device_s
 
 
-def layer_forward(
-    layer: LayerFacts, *, micro_batch_size: int, tp: int, level: Level, precision: Precision, software: Software
-) -> PassTime:
-    """One micro-batch through `layer`, without communication."""
-    flops = micro_batch_size * divided_flops(layer, tp)
+@dataclass(frozen=True, kw_only=True)
+class LayerTime:
+    """Passes of one micro-batch through a layer, without communication. `weights` is a part of `backward`."""
+
+    forward: PassTime
+    backward: PassTime
+    weights: PassTime
+
+
+def layer_time(
+    layer: LayerFacts,
+    *,
+    micro_batch_size: int,
+    tp: int,
+    level: Level,
+    precision: Precision,
+    software: Software,
+    sequence_parallel: bool = False,
+) -> LayerTime:
+    """One micro-batch through `layer` and back.
+
+    Backward is twice forward's products and traffic, and again what is not kept. Gradients of weights are half of its
+    products (Qi et al., arXiv 2401.10241), one operation each.
+    """
     casts = software.cast_bytes_per_parameter / 2 * divided_parameters(layer, tp)
-    kept = micro_batch_size * kept_elements(layer, tp)
+    kept = micro_batch_size * worked_elements(layer, tp, sequence_parallel)
     bandwidth = level.memory_bandwidth_bytes_per_s
     kept_s = max(2 * software.activation_bytes / bandwidth, level.elementwise_s_per_element or 0.0) * kept
     operations: float = layer.num_operations + (2 * layer.num_matmuls if casts else 0)
     if tp > 1 and layer.tp_flops_per_sample:
         operations += software.tensor_parallel_operations * layer.num_matmuls
     rate = matmul_rate(layer, micro_batch_size=micro_batch_size, tp=tp, level=level, precision=precision)
-    return PassTime(
+    products_s = micro_batch_size * divided_flops(layer, tp) / rate
+    forward = PassTime(
         host_s=operations * level.kernel_overhead_s,
-        device_s=flops / rate + kept_s + casts / bandwidth,
+        device_s=products_s + kept_s + casts / bandwidth,
     )
-
-
-def layer_backward(forward: PassTime, *, level: Level, software: Software) -> PassTime:
-    """Gradients of inputs and weights: twice forward's products and traffic, and forward again if recomputed."""
     overhead = level.backward_overhead_s or 2 * level.kernel_overhead_s
     backward = PassTime(
         host_s=forward.host_s * overhead / level.kernel_overhead_s,
         device_s=2 * forward.device_s,
     )
-    return backward + forward if software.recompute else backward
+    share = layer.num_matmuls / max(layer.num_operations, layer.num_matmuls) if layer.num_parameters else 0.0
+    weights = PassTime(host_s=backward.host_s * share / 2, device_s=products_s if layer.num_parameters else 0.0)
+    if software.recompute == "full":
+        backward += forward
+    elif software.recompute == "selective":
+        rest = max(0.0, 1 - layer.num_matmuls / max(1, layer.num_operations))
+        backward += PassTime(host_s=forward.host_s * rest, device_s=forward.device_s - products_s)
+    return LayerTime(forward=forward, backward=backward, weights=weights)
 
 
 def divided_flops(layer: LayerFacts, tp: int) -> float:
@@ -77,17 +100,38 @@ def divided_parameters(layer: LayerFacts, tp: int) -> float:
     return layer.num_parameters - layer.tp_parameters * (1 - 1 / tp)
 
 
-def kept_elements(layer: LayerFacts, tp: int) -> float:
+def kept_elements(layer: LayerFacts, tp: int, sequence_parallel: bool = False) -> float:
     """Elements per sample one of `tp` ranks keeps for backward.
 
     What enters and leaves a divided layer is whole on every rank, about five times its output
-    (Korthikanti et al., arXiv 2205.05198: 10 of 34 bytes); the rest is divided.
+    (Korthikanti et al., arXiv 2205.05198: 10 of 34 bytes); the rest is divided. With sequence parallelism only what
+    was gathered for a product is whole: as much as is sent.
     """
     saved = float(layer.saved_elements_per_sample)
     if tp == 1 or not layer.tp_flops_per_sample:
         return saved
-    whole = min(saved, 5.0 * layer.output_elements_per_sample)
+    gathered = layer.tp_allreduce_elements_per_sample if sequence_parallel else 5.0 * layer.output_elements_per_sample
+    whole = min(saved, float(gathered))
     return whole + (saved - whole) / tp
+
+
+def worked_elements(layer: LayerFacts, tp: int, sequence_parallel: bool) -> float:
+    """Elements per sample one of `tp` ranks reads and writes outside products: with a divided sequence its own part."""
+    if sequence_parallel and layer.tp_flops_per_sample:
+        return layer.saved_elements_per_sample / tp
+    return kept_elements(layer, tp)
+
+
+def product_elements(layer: LayerFacts, tp: int) -> float:
+    """Elements per sample that leave the layer's matrix products on one of `tp` ranks, and so are not computed again.
+
+    From FLOPs and parameters as if all weights were equal squares, and at most all that is kept.
+    """
+    if not layer.num_parameters:
+        return 0.0
+    rows = layer.forward_flops_per_sample / (2 * layer.num_parameters)
+    leaving = rows * math.sqrt(layer.num_parameters * layer.num_matmuls)
+    return min(kept_elements(layer, tp), leaving / (tp if layer.tp_flops_per_sample else 1))
 
 
 def matmul_rate(layer: LayerFacts, *, micro_batch_size: int, tp: int, level: Level, precision: Precision) -> float:

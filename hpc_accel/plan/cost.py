@@ -1,31 +1,31 @@
 """What one run would cost: time of a step by part, peak memory, and energy and price where power and prices are known.
 
-    step = pipeline(forward + backward + tensor-parallel all-reduces) + exposed data-parallel all-reduce + optimizer
+    step = pipeline(forward + backward + messages within them) + exposed messages between replicas + optimizer
 
 Arithmetic on facts of the model and of the machine; imports no torch. What it cannot know is None, with the reason.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from typing import Any
 
-from hpc_accel.plan.hardware import Hardware
-from hpc_accel.plan.memory import StageSize, peak_memory_bytes, stage_sizes
-from hpc_accel.plan.network import Group, allreduce_s, send_s
+from hpc_accel.plan.data_parallel import Replicas
+from hpc_accel.plan.hardware import Hardware, NodeKind
+from hpc_accel.plan.memory import RankSize, peak_memory_bytes, rank_sizes
+from hpc_accel.plan.network import group_of, send_s
 from hpc_accel.plan.pipeline_simulation import step_time_s
 from hpc_accel.plan.software import Software, torch_amp
-from hpc_accel.plan.stages import Stage, Stages, StageTimes
-from hpc_accel.study.layout import Layout
-from hpc_accel.study.recipe import Precision
+from hpc_accel.plan.stage import Stages
+from hpc_accel.plan.stages import StageTimes
+from hpc_accel.study.layout import SPLIT_BACKWARD, V_SHAPED, Layout
+from hpc_accel.study.recipe import Precision, Recipe
 from hpc_accel.study.schema import Resources, Run
 from hpc_accel.workloads.facts import ModelFacts
 
-OVERLAP_SLOWDOWN = 0.126
-"""Compute slows by this share while a GPU also communicates (Galvatron, measured on A100)."""
-TENSORS_PER_LAUNCH = 50
-"""On a GPU torch's optimizers update about this many tensors in one kernel."""
+UNKNOWN = ("compile", "channels_last", "static_graph", "pin_memory", "offload", "cpu_bind", "quantize", "prune")
+"""Options whose effect on speed is not predicted. Their memory is, where it differs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,8 @@ class StepModel:
         self.stage_times = StageTimes(facts, hardware, precision, software)
         self.num_simulations = 0
         self._makespans: dict[tuple[Layout, Resources], float] = {}
-        self._sizes: dict[tuple[object, ...], dict[StageSize, int]] = {}
+        self._sizes: dict[tuple[object, ...], dict[RankSize, int]] = {}
+        self._cuts: dict[tuple[int, ...], int] = {}
 
     def unpredictable(self, layout: Layout, resources: Resources, device: str) -> str | None:
         """Why no time can be predicted, or None."""
@@ -75,6 +76,8 @@ class StepModel:
         if self.kind.matmul_flops_per_s.get(self.precision) is None:
             why = self.kind.matmul_flops_per_s_reason.get(self.precision, "not probed")
             return f"no {self.precision} matrix-product rate: {why}"
+        if layout.shares is not None and len(self.hardware.node_kinds) > 1:
+            return "unequal shares on nodes of several kinds: which replica is on which is not known before the run"
         network = self.hardware.network
         if resources.num_nodes > 1 and network.inter_node is None:
             return f"no network between nodes: {network.inter_node_reason}"
@@ -83,18 +86,19 @@ class StepModel:
         return None
 
     def bound_s(self, layout: Layout, resources: Resources) -> float:
-        """At most what `parts_s` adds up to, without simulating the pipeline; equal to it with one stage."""
+        """At most what `parts_s` adds up to, without simulating the pipeline; equal to it without stages."""
         stages = self.stage_times.of(layout, resources)
         rest = self._after_pipeline(layout, resources, stages)
-        return self._pipeline_bound_s(layout, stages) + sum(rest.values())
+        return self._pipeline_bound_s(layout, resources, stages) + sum(rest.values())
 
     def parts_s(self, layout: Layout, resources: Resources) -> dict[str, float]:
         """The step by part; they add up to the step."""
         stages = self.stage_times.of(layout, resources)
-        num = layout.accumulation_steps
-        forward = num * sum(stage.forward_s for stage in stages.all) / layout.pp
-        backward = num * sum(stage.backward_s for stage in stages.all) / layout.pp
-        tensor = num * sum(stage.forward_comm_s + stage.backward_comm_s for stage in stages.all) / layout.pp
+        each = layout.accumulation_steps / layout.pp
+        split = layout.schedule in SPLIT_BACKWARD and layout.schedule != "dualpipev"
+        forward = each * sum(stage.forward_s for stage in stages.all)
+        backward = each * sum(stage.input_s + stage.weight_s if split else stage.backward_s for stage in stages.all)
+        tensor = each * sum(stage.forward_comm_s + stage.backward_comm_s for stage in stages.all)
         bubble = 0.0
         if layout.pp > 1:
             makespan = max(self._makespan_s(layout, resources, stages), self._crowded_s(layout, resources))
@@ -114,9 +118,10 @@ class StepModel:
         process = 0
         if self.kind.device == "cpu":
             process = (self.kind.process_memory_bytes or 0) + int(self.software.process_bytes)
-        key = (layout.pp, layout.tp, layout.split)
+        placed = "v" if layout.schedule in V_SHAPED else layout.stages_per_rank
+        key = (layout.pp, placed, layout.tp, layout.sequence_parallel, layout.split)
         if key not in self._sizes:
-            self._sizes[key] = stage_sizes(self.facts, self.stage_times.split(layout), layout.tp)
+            self._sizes[key] = rank_sizes(self.facts, self.stage_times.split(layout), layout, self.software.recompute)
         sample_bytes = self.facts.sample_bytes
         return peak_memory_bytes(
             self._sizes[key], layout, self.software, sample_bytes=sample_bytes, process_bytes=process
@@ -126,71 +131,72 @@ class StepModel:
         """Simulated once: a search compares layouts first and reports the best ones after."""
         if (layout, resources) not in self._makespans:
             self.num_simulations += 1
-            self._makespans[layout, resources] = step_time_s(
-                layout.schedule or "gpipe",
-                layout.accumulation_steps,
-                [stage.forward_s + stage.forward_comm_s for stage in stages.all],
-                [stage.backward_s + stage.backward_comm_s for stage in stages.all],
-                self._boundary_s(layout, resources),
-            )
+            schedule, num = layout.schedule or "gpipe", layout.accumulation_steps
+            send = self._boundary_s(layout, resources)
+            simulated = step_time_s(schedule, layout.pp, num, stages.times, send)
+            self._makespans[layout, resources] = simulated * self._slowdown(layout)
         return self._makespans[layout, resources]
 
-    def _pipeline_bound_s(self, layout: Layout, stages: Stages) -> float:
-        """A stage's own work, and one micro-batch's way to it and back through the stages before it."""
-        num = layout.accumulation_steps
-        return max(before + num * stage.total_s for stage, before in stages.different.items())
+    def _slowdown(self, layout: Layout) -> float:
+        return self.software.schedule_slowdown.get(layout.schedule or "", 1.0)
+
+    def _pipeline_bound_s(self, layout: Layout, resources: Resources, stages: Stages) -> float:
+        send = self._boundary_s(layout, resources) if layout.pp > 1 else 0.0
+        least = stages.least_s(layout.schedule or "gpipe", layout.accumulation_steps, send)
+        return least * self._slowdown(layout)
 
     def _crowded_s(self, layout: Layout, resources: Resources) -> float:
         """A CPU with more ranks than cores: the busiest rank's work while all of them compute at once."""
         crowded = self.stage_times.of(layout, resources, crowded=True)
-        return layout.accumulation_steps * max(stage.total_s for stage in crowded.different)
+        return layout.accumulation_steps * max(rank.total_s for rank in crowded.ranks)
 
     def _boundary_s(self, layout: Layout, resources: Resources) -> float:
         """Message between neighbouring stages: the largest cut decides the beat."""
-        group = Group(size=layout.pp, stride=layout.dp * layout.tp, ranks_per_node=resources.ranks_per_node)
-        ends = [sum(self.stage_times.split(layout)[: i + 1]) for i in range(layout.pp - 1)]
-        elements = max(self.facts.layers[end - 1].output_elements_per_sample for end in ends)
-        num_bytes = elements * layout.micro_batch_size * self.software.boundary_bytes
+        split = self.stage_times.split(layout)
+        if split not in self._cuts:
+            ends = list(accumulate(split))[:-1]
+            self._cuts[split] = max(self.facts.layers[end - 1].output_elements_per_sample for end in ends)
+        num_bytes = self._cuts[split] * layout.micro_batch_size * self.software.boundary_bytes
+        group = group_of(layout, "pp", resources.ranks_per_node)
         return send_s(self.hardware.network, group, num_bytes) or 0.0
 
     def _after_pipeline(self, layout: Layout, resources: Resources, stages: Stages) -> dict[str, float]:
-        overhead = stages.all[0].overhead_s
-        samples = layout.micro_batch_size * layout.accumulation_steps
+        first = stages.ranks[0]
+        replicas = Replicas(
+            layout,
+            group_of(layout, "dp", resources.ranks_per_node),
+            self.hardware.network,
+            self.software,
+            device=self.kind.device,
+            overlaps=self.stage_times.can_overlap(resources.ranks_per_node, first.threads),
+        )
         return {
-            "communication": max(self._gradients_s(layout, resources, stage) for stage in stages.different),
-            "optimizer": max(self._optimizer_s(stage) for stage in stages.different),
-            "other": (self.software.step_operations + self.software.sample_operations * samples) * overhead,
+            "communication": max(replicas.communication_s(rank) for rank in stages.ranks),
+            "optimizer": max(replicas.optimizer_s(rank) for rank in stages.ranks),
+            "other": self._other_s(layout, resources, stages),
         }
 
-    def _optimizer_s(self, stage: Stage) -> float:
-        tensors = stage.num_tensors
-        launches = math.ceil(tensors / TENSORS_PER_LAUNCH) if self.kind.device == "cuda" else tensors
-        overhead = launches * self.software.optimizer_operations_per_tensor * stage.overhead_s
-        traffic = stage.num_parameters * self.software.optimizer_traffic_bytes / stage.memory_bandwidth_bytes_per_s
-        return max(overhead, traffic) if self.kind.device == "cuda" else overhead + traffic
+    def _other_s(self, layout: Layout, resources: Resources, stages: Stages) -> float:
+        """Samples fetched and collated, and what a step costs by itself.
 
-    def _gradients_s(self, layout: Layout, resources: Resources, stage: Stage) -> float:
-        """All-reduce of a stage's gradients, less what backward of the last micro-batch hides."""
-        num_bytes = stage.num_parameters * self.software.gradient_bytes
-        if layout.dp == 1 or not num_bytes:
-            return 0.0
-        group = Group(size=layout.dp, stride=layout.tp, ranks_per_node=resources.ranks_per_node)
-        overhead = self.software.collective_operations * stage.overhead_s
+        Workers fetch while ranks compute if they have cores to do so; then only what they are slower by is left.
+        """
+        own, first = self.software, stages.ranks[0]
+        samples = layout.micro_batch_size * layout.accumulation_steps
+        fetching = own.sample_operations * samples * first.overhead_s
+        cores = resources.ranks_per_node * (first.threads + own.data_workers)
+        if own.data_workers and cores <= self.kind.num_cpus:
+            computing = layout.accumulation_steps * min(rank.total_s for rank in stages.ranks)
+            fetching = max(0.0, fetching / own.data_workers - computing)
+        return own.step_operations * first.overhead_s + fetching
 
-        def reduce_s(size: float) -> float:
-            return (allreduce_s(self.hardware.network, group, size) or 0.0) + overhead
 
-        bucket = self.software.gradient_bucket_bytes
-        full, tail = divmod(num_bytes, bucket)
-        total = full * reduce_s(bucket) + (reduce_s(tail) if tail else 0.0)
-        spare_core = resources.ranks_per_node * stage.threads < self.kind.num_cpus
-        if not self.software.overlaps_gradients or (self.kind.device == "cpu" and not spare_core):
-            # Without a core of its own, the communicating thread takes its time from the computing one.
-            return total
-        last = reduce_s(min(num_bytes, bucket))
-        exposed = max(last, total - stage.backward_s)
-        slowdown = OVERLAP_SLOWDOWN if self.kind.device == "cuda" else 0.0
-        return exposed + slowdown * (total - exposed)
+def not_probed(recipe: Recipe, kind: NodeKind, resources: Resources) -> str | None:
+    """What `recipe` changes about speed in a way that no formula here knows, or None."""
+    unknown = [name for name in UNKNOWN if getattr(recipe, name) != Recipe.model_fields[name].default]
+    if recipe.threads_per_rank not in (None, kind.level(resources.ranks_per_node).threads):
+        unknown.append("threads_per_rank")
+    return f"the probe measured without {', '.join([*recipe.clocks, *unknown])}" if recipe.clocks or unknown else None
 
 
 def predict(
@@ -207,8 +213,7 @@ def predict(
     model = model or StepModel(facts, hardware, run.recipe.precision, software)
     memory = model.peak_memory_bytes(run.layout)
     reason = model.unpredictable(run.layout, run.resources, run.device)
-    if reason is None and run.recipe.clocks:
-        reason = f"the probe measured without {', '.join(run.recipe.clocks)}"
+    reason = reason or not_probed(run.recipe, model.kind, run.resources)
     if reason is not None:
         return Prediction(
             step_time_ms=None,

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hpc_accel.plan.hardware import AllreducePoint, Link, Network
+from hpc_accel.study.layout import Layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,12 @@ class Group:
         return max(1, self.ranks_per_node // self.per_node) if self.spans_nodes else 1
 
 
+def group_of(layout: Layout, dimension: str, ranks_per_node: int) -> Group:
+    """The ranks that differ only in `dimension`, as far apart as the dimensions inside it in `order` are large."""
+    stride = math.prod(getattr(layout, name) for name in layout.order.partition(dimension)[2].split(".") if name)
+    return Group(size=getattr(layout, dimension), stride=stride, ranks_per_node=ranks_per_node)
+
+
 def link_of(network: Network, group: Group) -> Link | None:
     """The link that limits `group`; None if it was not probed."""
     return network.inter_node if group.spans_nodes else network.intra_node
@@ -63,6 +70,15 @@ def allreduce_s(network: Network, group: Group, num_bytes: float) -> float | Non
     alone = _allreduce_alone_s(link, group.size, num_bytes)
     crossing = 2 * (group.size - 1) / group.size * num_bytes
     return alone + (group.sharing - 1) * crossing / link.bandwidth_bytes_per_s
+
+
+def gather_s(network: Network, group: Group, num_bytes: float) -> float | None:
+    """Time of an all-gather or a reduce-scatter of `num_bytes` in all; None if that link was not probed.
+
+    Either is one half of an all-reduce, whether it is done in a ring or in a tree.
+    """
+    whole = allreduce_s(network, group, num_bytes)
+    return None if whole is None else whole / 2
 
 
 def ring_allreduce_s(link: Link, ranks: int, num_bytes: float) -> float:

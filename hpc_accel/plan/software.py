@@ -8,10 +8,24 @@ training program describes that program by another `Software`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
-from hpc_accel.study.recipe import Precision, Recipe
+from hpc_accel.study.recipe import Offload, Precision, Recipe, Recompute
 from hpc_accel.study.schema import Backend, Optimizer
+
+INTERLEAVING = 1.133 / 1.063
+"""Measured over simulated time of interleaved 1F1B and of 1F1B, A100 (Qi et al., arXiv 2401.10241, recomputed)."""
+SPLITTING = 1.077 / 1.063
+"""The same of ZB-1p, which splits backward: synchronisation at the end of a step, and what a pass more costs."""
+MEASURED_SLOWDOWN = {
+    "interleaved_1f1b": INTERLEAVING,
+    # Not measured by themselves: they too have several stages a rank, and the last three split backward.
+    "looped_bfs": INTERLEAVING,
+    "interleaved_zero_bubble": INTERLEAVING * SPLITTING,
+    "zbv_zero_bubble": INTERLEAVING * SPLITTING,
+    "dualpipev": INTERLEAVING * SPLITTING,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +47,22 @@ class Software:
     """Per element sent between stages. Under amp a residual stream is still fp32."""
     cast_bytes_per_parameter: float = 0
     """Moved per parameter and micro-batch to cast weights to 16 bits and their gradients back."""
-    recompute: bool = False
-    """Whether backward runs the forward pass again, keeping only each layer's input."""
+    recompute: Recompute = "none"
+    """What backward computes again: nothing, all but matrix products, or all of each layer but its input."""
+    offload: Offload = "none"
+    """What a GPU leaves in the host's memory."""
     overlaps_gradients: bool = True
     """Whether buckets of gradients are all-reduced while backward still runs."""
+    gradient_wire_bytes: float | None = None
+    """Per gradient where it is sent in another precision than kept, which costs reading and writing it twice."""
+    powersgd_rank: int | None = None
+    """Rank of the two matrices that stand for a gradient on the wire (Vogels et al., arXiv 1905.13727)."""
+    average_every: int = 1
+    """Steps between averages of the replicas' parameters; above 1 gradients are not exchanged."""
+    fused_optimizer: bool = False
+    """Whether an optimizer step is one operation."""
+    data_workers: int = 0
+    """Processes that fetch samples beside training."""
     queues_collectives: bool = False
     """Whether collectives are queued on the GPU like kernels (nccl), so that the host need not wait for them."""
     gradient_bucket_bytes: float = 25 * 2**20
@@ -55,6 +81,8 @@ class Software:
     """Operations' worth of time to fetch and collate one sample."""
     step_operations: float = 30
     """Operations' worth of time per step outside all that."""
+    schedule_slowdown: Mapping[str, float] = field(default_factory=lambda: MEASURED_SLOWDOWN)
+    """Pipeline time over simulated time, relative to 1F1B's; schedules not named have none."""
     process_bytes: float = 0
     """Resident memory of a training process beyond what the probe's had: modules, allocator."""
 
@@ -65,10 +93,10 @@ _OPERATIONS = {"sgd": 1, "sgd+momentum": 3, "adamw": 10}
 
 
 def torch_amp(optimizer: Optimizer, recipe: Recipe, backend: Backend = "mpi4py") -> Software:
-    """hpc_accel's own training: `train.optimizer`, `train.precision` and DistributedDataParallel's defaults."""
+    """hpc_accel's own training: `train.optimizer`, `train.precision`, and what the recipe asks of data parallelism."""
     name = "sgd+momentum" if optimizer.name == "sgd" and optimizer.momentum else optimizer.name
-    half = recipe.precision != "fp32"
-    return Software(
+    half = recipe.precision in HALF
+    software = Software(
         optimizer_state_bytes=_STATE_BYTES[name],
         optimizer_traffic_bytes=_TRAFFIC_BYTES[name],
         optimizer_operations_per_tensor=_OPERATIONS[name],
@@ -76,11 +104,33 @@ def torch_amp(optimizer: Optimizer, recipe: Recipe, backend: Backend = "mpi4py")
         activation_bytes=3 if half else 4,
         wire_bytes=wire_bytes(recipe.precision),
         queues_collectives=backend == "nccl",
-        cast_bytes_per_parameter=12 if half else 0,
+        cast_bytes_per_parameter=_CAST_BYTES.get(recipe.precision, 0),
         process_bytes=140e6,
+        recompute=recipe.recompute,
+        offload=recipe.offload,
+        overlaps_gradients=recipe.overlap,
+        gradient_wire_bytes=2 if recipe.compression in ("bf16", "fp16") else None,
+        powersgd_rank=1 if recipe.compression == "powersgd" else None,
+        average_every=recipe.average_every,
+        fused_optimizer=recipe.fused_optimizer,
+        data_workers=recipe.data_workers,
     )
+    if recipe.bucket_mb is None:
+        return software
+    size = recipe.bucket_mb * 2**20
+    return replace(software, gradient_bucket_bytes=size, first_bucket_bytes=min(size, software.first_bucket_bytes))
+
+
+HALF = ("bf16", "fp16", "fp8")
+"""Precisions whose activations are kept in 16 bits. fp8 is that of matrix products alone."""
+_CAST_BYTES = {
+    "bf16": 12,
+    "fp16": 12,
+    # On top of the 16 bits: weights are read for their largest value, read again and written in 8 bits, both ways.
+    "fp8": 12 + 2 * (2 + 2 + 1),
+}
 
 
 def wire_bytes(precision: Precision) -> float:
     """Bytes of one element of a matrix product's result."""
-    return 4 if precision == "fp32" else 2
+    return 2 if precision in HALF else 4

@@ -1,4 +1,4 @@
-"""Stages of a layout and what each takes: layers added up, tensor-parallel messages and schedule overhead included."""
+"""What each stage of a layout takes: layers added up, messages within passes and schedule overhead included."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 from hpc_accel.parallel.split import automatic_split
-from hpc_accel.plan.compute import PassTime, divided_parameters, layer_backward, layer_forward
+from hpc_accel.plan.compute import LayerTime, PassTime, divided_parameters, layer_time
 from hpc_accel.plan.hardware import Hardware, Level
-from hpc_accel.plan.network import Group, allreduce_s
+from hpc_accel.plan.network import allreduce_s, gather_s, group_of
 from hpc_accel.plan.software import Software
-from hpc_accel.study.layout import Layout
+from hpc_accel.plan.stage import Stage, Stages, exposed_s
+from hpc_accel.study.layout import V_SHAPED, Layout
 from hpc_accel.study.recipe import Precision
 from hpc_accel.study.schema import Resources
 from hpc_accel.workloads.facts import LayerFacts, ModelFacts
@@ -21,55 +22,13 @@ Content = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One micro-batch on one rank of a stage, and what of the model the rank holds."""
-
-    forward_s: float
-    backward_s: float
-    forward_comm_s: float
-    backward_comm_s: float
-    num_parameters: float
-    num_tensors: int
-    overhead_s: float
-    """Of one operation."""
-    memory_bandwidth_bytes_per_s: float
-    threads: int
-
-    @property
-    def total_s(self) -> float:
-        """Forward and backward of one micro-batch."""
-        return self.forward_s + self.backward_s + self.forward_comm_s + self.backward_comm_s
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stages:
-    """All stages of a layout, and of equal ones each once, with the time one micro-batch needs before the last of them.
-
-    A deep model on many stages has few different ones, and a search asks for their maximum thousands of times.
-    """
-
-    all: tuple[Stage, ...]
-    different: dict[Stage, float]
-
-    @staticmethod
-    def of(stages: list[Stage]) -> Stages:
-        """With `different` worked out."""
-        different: dict[Stage, float] = {}
-        before = 0.0
-        for stage in stages:
-            different[stage] = before
-            before += stage.total_s
-        return Stages(all=tuple(stages), different=different)
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Layer:
-    """One layer's passes: compute, and messages of tensor parallelism."""
+    """One layer's passes: compute, and messages of tensor parallelism and of sharded parameters."""
 
-    forward: PassTime
-    backward: PassTime
+    time: LayerTime
     message_s: float
     parameters: float
+    gather_s: float
 
 
 class StageTimes:
@@ -84,19 +43,31 @@ class StageTimes:
         # Most layers of a deep model are equal but for their name; each is known by the first like it.
         alike = [replace(layer, name="") for layer in facts.layers]
         self._first = [alike.index(layer) for layer in alike]
-        self._layers: dict[tuple[int, int, int, int], dict[int, _Layer]] = {}
+        self._layers: dict[tuple[object, ...], dict[int, _Layer]] = {}
         self._stages: dict[tuple[object, ...], Stages] = {}
-        self._splits: dict[int, tuple[int, ...]] = {}
+        self._splits: dict[tuple[int, str], tuple[int, ...]] = {}
         self._contents: dict[tuple[int, ...], list[Content]] = {}
 
     def split(self, layout: Layout) -> tuple[int, ...]:
-        """Layers per stage; "auto" is what training would do."""
+        """Layers per stage; "auto" and "measured" are what training would do."""
         if isinstance(layout.split, tuple):
             return layout.split
-        count = layout.num_stages
-        if count not in self._splits:
-            self._splits[count] = automatic_split(self.facts, count) if count > 1 else (len(self.facts.layers),)
-        return self._splits[count]
+        key = (layout.num_stages, layout.split)
+        if key not in self._splits:
+            facts = self.facts if layout.split == "auto" else self._timed(layout)
+            count = layout.num_stages
+            self._splits[key] = automatic_split(facts, count) if count > 1 else (len(facts.layers),)
+        return self._splits[key]
+
+    def _timed(self, layout: Layout) -> ModelFacts:
+        """The model with each layer's predicted nanoseconds in place of its FLOPs: what will be measured."""
+        layers = self._layers_of(layout, ranks_per_node=1, at_once=1)
+        timed = []
+        for layer, first in zip(self.facts.layers, self._first, strict=True):
+            both = layers[first].time.forward + layers[first].time.backward
+            nanoseconds = 1e9 * both.elapsed_s(self.kind.device)
+            timed.append(replace(layer, forward_flops_per_sample=nanoseconds, saved_elements_per_sample=0))
+        return replace(self.facts, layers=tuple(timed))
 
     def of(self, layout: Layout, resources: Resources, *, crowded: bool = False) -> Stages:
         """The stages of `layout`.
@@ -107,23 +78,40 @@ class StageTimes:
         at_once = resources.ranks_per_node
         if self.kind.device == "cpu" and layout.pp > 1 and not crowded:
             at_once = min(at_once, self.kind.num_cpus)
-        shape = (layout.dp > 1, layout.num_stages, layout.tp, layout.split)
-        key = (*shape, layout.micro_batch_size, resources.ranks_per_node, at_once)
+        placed = "v" if layout.schedule in V_SHAPED else layout.stages_per_rank
+        shape = (layout.dp > 1, layout.pp, placed, layout.split)
+        key = (*shape, *self._layer_key(layout, resources.ranks_per_node, at_once))
         if key not in self._stages:
             self._stages[key] = self._make(layout, resources.ranks_per_node, at_once)
         return self._stages[key]
 
-    def _make(self, layout: Layout, ranks_per_node: int, at_once: int) -> Stages:
-        level = self.kind.level(at_once)
-        key = (layout.tp, layout.micro_batch_size, ranks_per_node, at_once)
+    def _layer_key(self, layout: Layout, ranks_per_node: int, at_once: int) -> tuple[object, ...]:
+        """All that the passes of a layer depend on."""
+        tensor = group_of(layout, "tp", ranks_per_node) if layout.tp > 1 else None
+        data = group_of(layout, "dp", ranks_per_node) if layout.shard == "full" else None
+        return layout.micro_batch_size, at_once, tensor, layout.sequence_parallel, data
+
+    def _layers_of(self, layout: Layout, ranks_per_node: int, at_once: int) -> dict[int, _Layer]:
+        key = self._layer_key(layout, ranks_per_node, at_once)
         if key not in self._layers:
+            level = self.kind.level(at_once)
             self._layers[key] = {
                 first: self._layer(self.facts.layers[first], layout, ranks_per_node, level)
                 for first in set(self._first)
             }
+        return self._layers[key]
+
+    def _make(self, layout: Layout, ranks_per_node: int, at_once: int) -> Stages:
+        level = self.kind.level(at_once)
+        layers = self._layers_of(layout, ranks_per_node, at_once)
         contents = self._contents_of(self.split(layout))
-        known = {content: self._stage(content, self._layers[key], layout, level) for content in set(contents)}
-        return Stages.of([known[content] for content in contents])
+        overlaps = self.can_overlap(ranks_per_node, level.threads)
+        known = {content: self._stage(content, layers, layout, level, overlaps) for content in set(contents)}
+        return Stages([known[content] for content in contents], layout.stages)
+
+    def can_overlap(self, ranks_per_node: int, threads: int) -> bool:
+        """Whether something communicates while a rank computes: on a CPU that takes a core of its own."""
+        return self.kind.device == "cuda" or ranks_per_node * threads < self.kind.num_cpus
 
     def _contents_of(self, split: tuple[int, ...]) -> list[Content]:
         """Per stage, which layers it has how often."""
@@ -133,32 +121,52 @@ class StageTimes:
             self._contents[split] = [tuple(sorted(Counter(mine).items())) for mine in slices]
         return self._contents[split]
 
-    def _stage(self, content: Content, layers: dict[int, _Layer], layout: Layout, level: Level) -> Stage:
+    def _stage(
+        self, content: Content, layers: dict[int, _Layer], layout: Layout, level: Level, overlaps: bool
+    ) -> Stage:
+        own, device, overhead_s = self.software, self.kind.device, level.kernel_overhead_s
         # Two messages per pass between stages: one is received, one is sent.
-        schedule = self.software.pipeline_operations + 2 * self.software.collective_operations if layout.pp > 1 else 0.0
-        forward = PassTime(host_s=schedule * level.kernel_overhead_s, device_s=0.0)
-        messages = parameters = 0.0
-        num_tensors = 0
-        backward = forward
+        alone = own.pipeline_operations if layout.pp > 1 else 0.0
+        schedule = alone + 2 * own.collective_operations if layout.pp > 1 else 0.0
+        forward = backward = PassTime(host_s=schedule * overhead_s, device_s=0.0)
+        weights = PassTime(host_s=0.0, device_s=0.0)
+        messages = gathers = parameters = largest = 0.0
+        num_tensors = num_layers = num_matmuls = 0
         for first, count in content:
-            layer = layers[first]
-            forward += layer.forward * count
-            backward += layer.backward * count
+            layer, facts = layers[first], self.facts.layers[first]
+            forward += layer.time.forward * count
+            backward += layer.time.backward * count
+            weights += layer.time.weights * count
             messages += layer.message_s * count
+            gathers += layer.gather_s * count
             parameters += layer.parameters * count
-            num_tensors += self.facts.layers[first].num_parameter_tensors * count
-        hooks = self.software.data_parallel_operations * num_tensors if layout.dp > 1 else 0.0
-        hooks += self.software.micro_batch_operations
-        backward += PassTime(host_s=hooks * level.kernel_overhead_s, device_s=0.0)
-        backward_messages = messages * (2 if self.software.recompute else 1)
+            largest = max(largest, layer.parameters)
+            num_tensors += facts.num_parameter_tensors * count
+            if facts.num_parameters:
+                num_layers += count
+                num_matmuls += facts.num_matmuls * count
+        hooks = own.data_parallel_operations * num_tensors if layout.dp > 1 else 0.0
+        hooks += own.micro_batch_operations
+        backward += PassTime(host_s=hooks * overhead_s, device_s=0.0)
+        inputs = PassTime(host_s=backward.host_s - weights.host_s, device_s=backward.device_s - weights.device_s)
+        weights += PassTime(host_s=alone * overhead_s, device_s=0.0)
+        first_gather = max(layers[first].gather_s for first, _ in content)
+        again = messages * (2 if own.recompute == "full" else 1)
         return Stage(
-            forward_s=forward.elapsed_s(self.kind.device),
-            backward_s=backward.elapsed_s(self.kind.device),
-            forward_comm_s=self._exposed_s(forward, messages),
-            backward_comm_s=self._exposed_s(backward, backward_messages),
+            forward_s=forward.elapsed_s(device),
+            backward_s=backward.elapsed_s(device),
+            weight_s=weights.elapsed_s(device),
+            input_s=inputs.elapsed_s(device),
+            forward_comm_s=self._exposed_s(forward, messages)
+            + exposed_s(gathers, first_gather, forward.elapsed_s(device), overlaps, device),
+            backward_comm_s=self._exposed_s(backward, again)
+            + exposed_s(gathers, first_gather, backward.elapsed_s(device), overlaps, device),
             num_parameters=parameters,
+            largest_parameters=largest,
             num_tensors=num_tensors,
-            overhead_s=level.kernel_overhead_s,
+            num_layers=num_layers,
+            num_matmuls=num_matmuls,
+            overhead_s=overhead_s,
             memory_bandwidth_bytes_per_s=level.memory_bandwidth_bytes_per_s,
             threads=level.threads,
         )
@@ -171,28 +179,32 @@ class StageTimes:
         return with_messages.elapsed_s("cuda") - compute.elapsed_s("cuda")
 
     def _layer(self, layer: LayerFacts, layout: Layout, ranks_per_node: int, level: Level) -> _Layer:
-        forward = layer_forward(
+        parameters = divided_parameters(layer, layout.tp)
+        time = layer_time(
             layer,
             micro_batch_size=layout.micro_batch_size,
             tp=layout.tp,
             level=level,
             precision=self.precision,
             software=self.software,
+            sequence_parallel=layout.sequence_parallel,
         )
-        return _Layer(
-            forward=forward,
-            backward=layer_backward(forward, level=level, software=self.software),
-            message_s=self._message_s(layer, layout, ranks_per_node, level),
-            parameters=divided_parameters(layer, layout.tp),
-        )
+        gather = 0.0
+        if layout.shard == "full" and parameters:
+            group = group_of(layout, "dp", ranks_per_node)
+            gather = gather_s(self.network, group, parameters * self.software.parameter_bytes) or 0.0
+            gather += self.software.collective_operations * level.kernel_overhead_s
+        message = self._message_s(layer, layout, ranks_per_node, level)
+        return _Layer(time=time, message_s=message, parameters=parameters, gather_s=gather)
 
     def _message_s(self, layer: LayerFacts, layout: Layout, ranks_per_node: int, level: Level) -> float:
-        """A layer's tensor-parallel all-reduces, forward."""
+        """A layer's tensor-parallel all-reduces, forward; with a divided sequence each is a gather and a scatter."""
         elements = layer.tp_allreduce_elements_per_sample
         if layout.tp == 1 or not elements:
             return 0.0
         num = layer.tp_num_allreduces or max(1, round(elements / max(1, layer.output_elements_per_sample)))
         num_bytes = elements / num * layout.micro_batch_size * self.software.wire_bytes
-        group = Group(size=layout.tp, stride=1, ranks_per_node=ranks_per_node)
-        overhead = self.software.collective_operations * level.kernel_overhead_s
+        group = group_of(layout, "tp", ranks_per_node)
+        entered = 2 if layout.sequence_parallel else 1
+        overhead = entered * self.software.collective_operations * level.kernel_overhead_s
         return num * ((allreduce_s(self.network, group, num_bytes) or 0.0) + overhead)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpc_accel.plan.memory import peak_memory_bytes, stage_sizes
+from hpc_accel.plan.memory import peak_memory_bytes, rank_sizes
 from hpc_accel.plan.software import torch_amp
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.recipe import Recipe
@@ -15,7 +15,7 @@ ADAM = torch_amp(Optimizer(name="adamw"), Recipe())
 
 
 def peak(layout: Layout, split=(8,), software=ADAM, **changes) -> int:
-    sizes = stage_sizes(model(**changes), split, layout.tp)
+    sizes = rank_sizes(model(**changes), split, layout, software.recompute)
     return peak_memory_bytes(sizes, layout, software, sample_bytes=1_000)
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.plan.cost import StepModel
-from hpc_accel.plan.layouts import factors, variants
+from hpc_accel.plan.layouts import factors, ladders
 from hpc_accel.plan.make import NUM_SHOWN, make_plan
+from hpc_accel.plan.search import memory_refusal
 from hpc_accel.plan.software import torch_amp
 from hpc_accel.study.expand import place
 from hpc_accel.study.recipe import Recipe
@@ -64,20 +65,37 @@ def test_auto_keeps_the_best_and_the_serial_baseline():
     assert len(chosen) == 4 and len(serial) == 1 and serial[0].why.startswith("baseline")
 
 
-def test_the_kept_layouts_are_those_of_an_exhaustive_search():
-    wanted, facts = study(search={"keep": 5}), model()
-    steps = StepModel(facts, machine(), "fp32", torch_amp(Optimizer(name="adamw", learning_rate=3e-4), Recipe()))
-    every = []
+@pytest.mark.parametrize("recipe", [{}, {"recompute": "full"}, {"compression": "bf16"}, {"overlap": False}])
+@pytest.mark.parametrize(
+    "machine_fields",
+    [{}, {"device": "cpu", "num_cpus": 4}, {"kernel_overhead_s": 1e-2}, {"device_memory_bytes": 10**8}],
+)
+def test_the_kept_layouts_are_those_of_an_exhaustive_search(machine_fields, recipe):
+    gpus = 0 if machine_fields.get("device") == "cpu" else 4
+    wanted, facts = study(search={"keep": 25}, recipes=[recipe], gpus=gpus), model()
+    hardware, own = machine(**machine_fields), Recipe(**recipe)
+    optimizer = Optimizer(name="adamw", learning_rate=3e-4)
+    steps = StepModel(facts, hardware, "fp32", torch_amp(optimizer, own))
+    every, num_layouts = [], 0
     for dp, pp, tp in factors(wanted.resources):
-        for layout in variants(dp, pp, tp, 64):
-            resources = place(layout, wanted.resources, "auto")
-            exact = sum(steps.parts_s(layout, resources).values())
-            assert steps.bound_s(layout, resources) <= exact * (1 + 1e-9)
-            every.append(exact * 1e3)
-    plan = make_plan(wanted, machine_json(), {"lm": facts})
-    kept = [c.prediction.step_time_ms for c in plan.candidates if c.chosen][:5]
-    assert kept == pytest.approx(sorted(every)[:5])
-    assert plan.searches[0].num_enumerated == len(every)
+        if dp == 1 and own.options and own.recompute == "none":
+            continue  # options of data parallelism
+        for ladder in ladders(dp, pp, tp, 64, num_cuttable_layers=8, has_sequence=True):
+            for layout in ladder.layouts():
+                num_layouts += 1
+                resources = place(layout, wanted.resources, "auto")
+                exact = sum(steps.parts_s(layout, resources).values())
+                bound = steps.bound_s(layout, resources)
+                assert steps.quick_bound_s(ladder, resources) <= bound * (1 + 1e-9) <= exact * (1 + 2e-9), layout
+                broken = own.overlap is False and layout.shard == "full"
+                if not broken and memory_refusal("lm", layout, resources, steps) is None:
+                    every.append(exact * 1e3)
+    plan = make_plan(wanted, hardware, {"lm": facts})
+    kept = [c.prediction.step_time_ms for c in plan.candidates if c.chosen][:25]
+    assert kept == pytest.approx(sorted(every)[: len(kept)])
+    assert len(kept) == min(25, len(every))
+    if not own.options:
+        assert plan.searches[0].num_enumerated == num_layouts
 
 
 def test_refusals_stay_in_the_plan_with_their_number():
@@ -141,14 +159,14 @@ def test_the_plan_is_json_with_the_contracts_keys():
 def test_4608_gpus_are_searched_with_few_simulations():
     deep = replace(model(num_layers=96, num_parameters=150_000_000, tp_parameters=150_000_000), tp_units=96)
     hardware = machine_json(num_nodes=2, ranks_per_node=8, device_memory_bytes=80 * 10**9)
-    start = time.perf_counter()
+    start = time.process_time()
     plan = make_plan(study(batch=4608, ranks=8, nodes=576), hardware, {"lm": deep})
-    elapsed_s = time.perf_counter() - start
+    elapsed_s = time.process_time() - start
     search = plan.searches[0]
-    assert 10_000 < search.num_enumerated < 60_000
+    assert 500_000 < search.num_enumerated < 1_000_000
     assert search.num_simulated < 10 * NUM_SHOWN
     assert plan.chosen_runs()[0].layout.num_ranks > 1000
-    assert elapsed_s < 60  # a few seconds on an idle core; wide, because tests run beside each other
+    assert elapsed_s < 60  # some seconds on an idle core; wide, because tests run beside each other
 
 
 @pytest.mark.parametrize("layouts", [[{}, {"dp": 2}], "auto"])

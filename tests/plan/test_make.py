@@ -12,9 +12,11 @@ from hpc_accel.errors import ConfigError
 from hpc_accel.plan.cost import StepModel
 from hpc_accel.plan.layouts import factors, ladders
 from hpc_accel.plan.make import NUM_SHOWN, make_plan
+from hpc_accel.plan.schedules import SCHEDULES
 from hpc_accel.plan.search import memory_refusal
 from hpc_accel.plan.software import torch_amp
 from hpc_accel.study.expand import place
+from hpc_accel.study.layout import SPLIT_BACKWARD
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.schema import Optimizer
 from hpc_accel.study.study import Study
@@ -187,3 +189,69 @@ def test_clocks_that_were_not_probed_leave_the_prediction_empty():
     for candidate in plan.candidates:
         assert candidate.prediction.step_time_ms is None
         assert "without power_limit_w" in candidate.prediction.step_time_reason
+
+
+def test_what_cannot_be_predicted_is_ranked_as_if_without_it_and_says_so():
+    plan = make_plan(study(recipes=[{"compile": True}], search={"keep": 3}), machine(), {"lm": model()})
+    chosen = [candidate for candidate in plan.candidates if candidate.chosen]
+    assert len(chosen) >= 3 and all(candidate.prediction.step_time_ms is None for candidate in chosen)
+    assert "as if without what was not probed" in chosen[0].why
+    # torch compiles neither tensor shards nor a split backward: those layouts are not proposed.
+    layouts = [candidate.run.layout for candidate in chosen]
+    assert all(layout.tp == 1 and layout.schedule not in SPLIT_BACKWARD for layout in layouts)
+
+
+def test_options_of_data_parallelism_do_not_hide_other_recipes_layouts():
+    recipes = [{"compression": "bf16"}, {}]
+    plan = make_plan(study(recipes=recipes, search={"keep": 40}), machine(), {"lm": model()})
+    by_recipe = {}
+    for candidate in plan.candidates:
+        if candidate.chosen:
+            by_recipe.setdefault(candidate.run.recipe.compression, []).append(candidate.run.layout)
+    assert all(layout.dp > 1 for layout in by_recipe["bf16"])
+    assert any(layout.dp == 1 and layout.num_ranks > 1 for layout in by_recipe["none"])
+
+
+def test_sharding_is_proposed_where_whole_replicas_do_not_fit():
+    # 8 layers of 150 million parameters: 19.2 GB a replica, on GPUs of 16 GB.
+    big = model(num_parameters=150_000_000, tp_parameters=150_000_000)
+    uncut = replace(big, tp_units=None, sequential=False)
+    plan = make_plan(study(search={"keep": 2}), machine(), {"lm": uncut})
+    assert {candidate.run.layout.shard for candidate in plan.candidates if candidate.chosen} <= {"optimizer", "full"}
+
+
+def test_a_model_without_a_sequence_is_offered_none_to_divide():
+    flat = model(tp_flops_per_sample=2e6, forward_flops_per_sample=2e6)  # one row a sample
+    plan = make_plan(study(search={"keep": 200}), machine(), {"lm": flat})
+    assert not any(candidate.run.layout.sequence_parallel for candidate in plan.candidates)
+    with_rows = make_plan(study(search={"keep": 200}), machine(), {"lm": model()})
+    assert any(candidate.run.layout.sequence_parallel for candidate in with_rows.candidates)
+
+
+def test_every_listed_layout_and_recipe_gets_a_prediction_or_a_reason():
+    listed = [
+        {"pp": 2, "accumulation_steps": 8, "schedule": list(SCHEDULES)},
+        {"dp": 2, "shard": ["none", "optimizer", "full"]},
+        {"tp": 2, "sequence_parallel": True},
+        {"dp": 2, "tp": 2, "order": ["tp.dp.pp", "dp.tp.pp"]},
+        {"dp": 2, "shares": (40, 24)},
+        {"pp": 2, "split": "measured"},
+    ]
+    plan = make_plan(study(listed), machine(), {"lm": model()})
+    assert len(plan.candidates) == 15
+    assert all(candidate.prediction.step_time_ms > 0 for candidate in plan.candidates)
+    recipes = [
+        {"precision": ["tf32", "fp8"]},
+        {"recompute": ["selective", "full"]},
+        {"compression": ["bf16", "fp16", "powersgd"]},
+        {"compile": True},
+        {"offload": "activations"},
+        {"bucket_mb": 5},
+        {"overlap": False},
+        {"average_every": 4},
+    ]
+    plan = make_plan(study([{"dp": 2}], recipes=recipes), machine(), {"lm": model()})
+    assert len(plan.candidates) == 12
+    for candidate in plan.candidates:
+        prediction = candidate.prediction
+        assert (prediction.step_time_ms is None) == bool(prediction.step_time_reason), candidate.run.label

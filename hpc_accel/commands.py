@@ -40,10 +40,9 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
         )
     hardware = load_hardware(hardware_path)
 
-    from hpc_accel.workloads import entry
-    from hpc_accel.workloads.inspect import describe
+    from hpc_accel.workloads.planned import facts_of
 
-    facts = {workload.name: describe(entry.build(workload, study.seed)) for workload in workloads}
+    facts = {workload.name: facts_of(workload, study.seed) for workload in workloads}
     price = site.partition_of(study.resources.partition).price_per_node_hour
     prices = Prices(per_node_hour=price, unit=site.currency) if price else None
     plan = make_plan(study, hardware, facts, prices=prices)

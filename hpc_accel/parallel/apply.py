@@ -1,36 +1,74 @@
-"""A layout applied to a model: this rank's stage, its tensor shards, and the data-parallel wrapper around them.
+"""A layout and a recipe applied to a model: this rank's stages, each cut, recomputed, compiled and replicated.
 
-Pipelining and DTensor are imported only by the layouts that use them: each costs a second of start-up on every rank.
+What a layout does not use is not imported: pipelining, DTensor, FSDP and the compiler each cost up to a second of
+start-up on every rank.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MethodType
 from typing import TYPE_CHECKING
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from hpc_accel.parallel.data import averages_later, make_average, replicate, shard
+from hpc_accel.parallel.gradients import ReplicaAverage, add_up, gradients_of
+from hpc_accel.parallel.memory import offload_activations, set_channels_last
 from hpc_accel.parallel.mesh import Place
-from hpc_accel.workloads.tensor_plan import planned_linears
+from hpc_accel.study.recipe import Recipe
+from hpc_accel.workloads.tensor_plan import planned
 from hpc_accel.workloads.workload import Loss, Workload
 
 if TYPE_CHECKING:
-    from torch.distributed.pipelining.schedules import PipelineScheduleSingle
+    from hpc_accel.parallel.pipeline import Schedule
+    from hpc_accel.parallel.tensor import TensorCut
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelModel:
-    """What one rank runs: `module` directly, or through `schedule` when the layout has stages."""
+    """What one rank runs: its only module directly, or its stages through `schedule`.
 
-    module: nn.Module
-    schedule: PipelineScheduleSingle | None
+    `average` averages gradients after backward, or parameters under local SGD; None where DDP or FSDP do.
+    `partial` are parameters whose gradients the tensor-parallel ranks of `tp_group` must add up.
+    """
+
+    modules: dict[int, nn.Module]
+    schedule: Schedule | None
+    boundaries: list[tuple[torch.Tensor, ...]]
+    """Without values: what enters each stage and leaves the last; empty without stages, and where a tracer cut them."""
+    average: ReplicaAverage | None
+    partial: list[nn.Parameter]
+    tp_group: dist.ProcessGroup | None
+
+    @property
+    def module(self) -> nn.Module:
+        """The only module of a rank without stages."""
+        (module,) = self.modules.values()
+        return module
 
     @property
     def parameters(self) -> list[nn.Parameter]:
         """This rank's trainable parameters."""
-        return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+        return [each for module in self.modules.values() for each in module.parameters() if each.requires_grad]
+
+    def synchronise_gradients(self, wanted: bool) -> None:
+        """Whether the next backward exchanges gradients, which only the last micro-batch of a step does."""
+        for module in self.modules.values():
+            if isinstance(module, DistributedDataParallel):
+                module.require_backward_grad_sync = wanted
+            elif isinstance(sync := getattr(module, "set_requires_gradient_sync", None), MethodType):
+                sync(wanted)  # FSDP2, whose class is not imported for others
+
+    def finish_gradients(self, *, averages: bool) -> None:
+        """What is left to exchange after the last backward: sums over parts of the sequence, and means if asked."""
+        if self.partial and self.tp_group is not None:
+            add_up(gradients_of(self.partial), self.tp_group)
+        if self.average is not None and averages:
+            self.average(gradients_of(self.parameters))
 
 
 def parallelize(
@@ -40,52 +78,96 @@ def parallelize(
     device: torch.device,
     *,
     loss: Loss,
+    recipe: Recipe,
     autocast_dtype: torch.dtype | None,
 ) -> ParallelModel:
-    """Apply `place.layout` to the workload's model. Collective over all ranks.
+    """Apply `place.layout` and `recipe` to the workload's model. Collective over all ranks.
 
     `split` is the number of layers of each stage, None for a layout without stages. The whole model is built with the
     same seed on every rank, so each keeps its part of the same weights.
     `loss` is the loss of one micro-batch, divided by their number.
     """
-    layout, model = place.layout, workload.model
-    stages = _cut_into_stages(workload, split, place, autocast_dtype) if split else None
-    module: nn.Module = stages.module if stages else model
-    module.to(device)
-    tp_mesh = place.submesh("tp")
-    if tp_mesh is not None:
-        from hpc_accel.parallel.tensor import cut_linears
+    tensor_cut = _tensor_cut(workload, place)
+    prepare = _Prepare(place, device, recipe, autocast_dtype, tensor_cut)
+    boundaries: list[tuple[torch.Tensor, ...]] = []
+    if split is None:
+        modules, schedule = {0: prepare(workload.model)}, None
+    else:
+        from hpc_accel.parallel.pipeline import cut, make_schedule
 
-        cut_linears(module, planned_linears(model, workload.tensor_plan), tp_mesh)
-    if autocast_dtype is not None:
-        # On forward only: a schedule runs backward in between, which must not see autocast.
-        module.forward = torch.autocast(device.type, dtype=autocast_dtype)(module.forward)
-    if layout.dp > 1:
-        device_ids = [device.index] if device.type == "cuda" else None
-        module = DistributedDataParallel(
-            module, process_group=place.group("dp"), device_ids=device_ids, gradient_as_bucket_view=True
-        )
-    if stages is None:
-        return ParallelModel(module=module, schedule=None)
-    from hpc_accel.parallel.pipeline import make_schedule
-
-    schedule = make_schedule(module, place, device, loss, stages.boundaries)
-    return ParallelModel(module=module, schedule=schedule)
+        stages = cut(workload, split, place, autocast_dtype)
+        modules = {index: prepare(module) for index, module in stages.modules.items()}
+        schedule = make_schedule(modules, stages, place, device, loss)
+        boundaries = getattr(stages, "boundaries", [])
+    return ParallelModel(
+        modules=modules,
+        schedule=schedule,
+        boundaries=boundaries,
+        average=make_average(place, recipe),
+        partial=prepare.partial,
+        tp_group=place.group("tp"),
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Stages:
-    module: nn.Module
-    boundaries: list[torch.Tensor]
+def _tensor_cut(workload: Workload, place: Place) -> TensorCut | None:
+    group = place.group("tp")
+    if group is None:
+        return None
+    from hpc_accel.parallel.tensor import TensorCut
+
+    plan = planned(workload.model, workload.tensor_plan)
+    return TensorCut(plan, group, sequence_parallel=place.layout.sequence_parallel)
 
 
-def _cut_into_stages(
-    workload: Workload, split: tuple[int, ...], place: Place, autocast_dtype: torch.dtype | None
-) -> _Stages:
-    from hpc_accel.parallel.pipeline import boundary_tensors, stage_layers
+class _Prepare:
+    """Makes a stage, or the whole model, ready to run: each step works on what the one before left."""
 
-    layout, model = place.layout, workload.model
-    assert isinstance(model, nn.Sequential)  # the layout rules refused anything else
-    micro_batch = torch.stack([workload.dataset[0][0]] * layout.micro_batch_size)
-    boundaries = boundary_tensors(model, split, micro_batch, autocast_dtype)
-    return _Stages(module=stage_layers(model, split, place.pp_rank), boundaries=boundaries)
+    def __init__(
+        self,
+        place: Place,
+        device: torch.device,
+        recipe: Recipe,
+        autocast_dtype: torch.dtype | None,
+        tensor_cut: TensorCut | None,
+    ) -> None:
+        self.place = place
+        self.device = device
+        self.recipe = recipe
+        self.autocast_dtype = autocast_dtype
+        self.tensor_cut = tensor_cut
+        self.partial: list[nn.Parameter] = []
+
+    def __call__(self, module: nn.Module) -> nn.Module:
+        recipe = self.recipe
+        module.to(self.device)
+        if recipe.channels_last:
+            set_channels_last(module)
+        if recipe.precision == "fp8":
+            from hpc_accel.parallel.float8 import use_float8
+
+            use_float8(module, self.device)
+        if self.tensor_cut is not None:
+            self.tensor_cut.apply(module)
+        if recipe.recompute != "none":
+            from hpc_accel.parallel.recompute import recompute_blocks
+
+            recompute_blocks(module, recipe.recompute)
+        if self.autocast_dtype is not None:
+            # On forward only: a schedule runs backward in between, which must not see autocast.
+            module.forward = torch.autocast(self.device.type, dtype=self.autocast_dtype)(module.forward)
+        if recipe.offload == "activations":
+            offload_activations(module)
+        if recipe.compile:
+            module.compile()
+        wrapped = self._replicated(module)
+        if self.tensor_cut is not None:
+            self.partial += self.tensor_cut.partial_parameters(module)
+        return wrapped
+
+    def _replicated(self, module: nn.Module) -> nn.Module:
+        place, recipe = self.place, self.recipe
+        if place.layout.shard == "full":
+            return shard(module, place, recipe, self.autocast_dtype)
+        if place.layout.dp > 1 and not averages_later(place, recipe) and recipe.average_every == 1:
+            return replicate(module, place, recipe, self.device)
+        return module

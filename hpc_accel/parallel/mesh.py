@@ -1,7 +1,7 @@
-"""Where each rank stands in the layout: a DeviceMesh of (pp, dp, tp), tensor-parallel ranks adjacent.
+"""Where each rank stands in the layout: a DeviceMesh of pp, dp and tp in the order the layout names.
 
-tp is innermost because it communicates most and neighbouring ranks share a node; pp is outermost because
-it communicates least.
+By default tp is innermost because it communicates most and neighbouring ranks share a node; pp is outermost because it
+communicates least.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from hpc_accel.study.layout import Layout
-
-DIMENSIONS = ("pp", "dp", "tp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,14 +28,32 @@ class Place:
     tp_rank: int
 
     @property
+    def stages(self) -> list[int]:
+        """The stages this rank holds."""
+        return self.layout.stages[self.pp_rank]
+
+    @property
     def is_first_stage(self) -> bool:
         """Whether the inputs enter here."""
-        return self.pp_rank == 0
+        return 0 in self.stages
 
     @property
     def is_last_stage(self) -> bool:
         """Whether the loss is computed here."""
-        return self.pp_rank == self.layout.pp - 1
+        return self.layout.num_stages - 1 in self.stages
+
+    @property
+    def share(self) -> int:
+        """Samples of the global batch that this rank's replica trains on."""
+        layout = self.layout
+        if layout.shares is not None:
+            return layout.shares[self.dp_rank]
+        return layout.micro_batch_size * layout.accumulation_steps
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Samples of one forward pass on this rank."""
+        return self.share // self.layout.accumulation_steps
 
     def group(self, dimension: str) -> dist.ProcessGroup | None:
         """The group of ranks that differ only in `dimension`; None if this layout does not use it."""
@@ -54,10 +70,18 @@ class Place:
 
 def make_place(layout: Layout, rank: int, device_type: str) -> Place:
     """This rank's place. Collective over all ranks: the sub-groups are created in the same order everywhere."""
-    shape = tuple(getattr(layout, dimension) for dimension in DIMENSIONS)
+    order = tuple(layout.order.split("."))
+    sizes = {dimension: getattr(layout, dimension) for dimension in order}
     mesh = None
-    if layout.tp > 1 or sum(size > 1 for size in shape) > 1:
-        mesh = init_device_mesh(device_type, shape, mesh_dim_names=DIMENSIONS)
-    pp_rank, rest = divmod(rank, layout.dp * layout.tp)
-    dp_rank, tp_rank = divmod(rest, layout.tp)
-    return Place(layout=layout, mesh=mesh, pp_rank=pp_rank, dp_rank=dp_rank, tp_rank=tp_rank)
+    if layout.tp > 1 or layout.shard == "full" or sum(size > 1 for size in sizes.values()) > 1:
+        mesh = init_device_mesh(device_type, tuple(sizes.values()), mesh_dim_names=order)
+    coordinates, rest = {}, rank
+    for dimension in reversed(order):
+        rest, coordinates[dimension] = divmod(rest, sizes[dimension])
+    return Place(
+        layout=layout,
+        mesh=mesh,
+        pp_rank=coordinates["pp"],
+        dp_rank=coordinates["dp"],
+        tp_rank=coordinates["tp"],
+    )

@@ -1,70 +1,142 @@
-"""Pipeline stages: contiguous children of a Sequential, run by a schedule of torch.distributed.pipelining."""
+"""Pipeline stages: contiguous children of a Sequential, run by a schedule of torch.distributed.pipelining.
+
+gpipe                     Huang et al., arXiv 1811.06965
+1f1b, interleaved_1f1b    Narayanan et al., arXiv 2104.04473
+looped_bfs                Lamy-Poirier, arXiv 2211.05953
+interleaved_zero_bubble, zbv_zero_bubble    Qi et al., arXiv 2401.10241
+dualpipev                 DeepSeek-AI, arXiv 2412.19437, in its V form
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
-from torch.distributed.pipelining.schedules import PipelineScheduleSingle
+from torch.distributed.pipelining import (
+    PipelineStage,
+    Schedule1F1B,
+    ScheduleDualPipeV,
+    ScheduleGPipe,
+    ScheduleInterleaved1F1B,
+    ScheduleInterleavedZeroBubble,
+    ScheduleLoopedBFS,
+    ScheduleZBVZeroBubble,
+)
+from torch.distributed.pipelining.schedules import PipelineScheduleMulti, PipelineScheduleSingle
+from torch.utils.data import default_collate
 
 from hpc_accel.parallel.mesh import Place
-from hpc_accel.workloads.workload import Loss
+from hpc_accel.parallel.tensor import SEQUENCE
+from hpc_accel.parallel.traced import TracedStages, trace
+from hpc_accel.study.layout import SINGLE
+from hpc_accel.workloads.chain import Chain, as_inputs
+from hpc_accel.workloads.tensor_plan import Cut, planned
+from hpc_accel.workloads.workload import Loss, Workload
 
-SCHEDULES: dict[str, type[PipelineScheduleSingle]] = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
+Schedule = PipelineScheduleSingle | PipelineScheduleMulti
+SCHEDULES: dict[str, Any] = {
+    "gpipe": ScheduleGPipe,
+    "1f1b": Schedule1F1B,
+    "interleaved_1f1b": ScheduleInterleaved1F1B,
+    "looped_bfs": ScheduleLoopedBFS,
+    "interleaved_zero_bubble": ScheduleInterleavedZeroBubble,
+    "zbv_zero_bubble": ScheduleZBVZeroBubble,
+    "dualpipev": ScheduleDualPipeV,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stages:
+    """This rank's stages by number, and what enters each stage of the model and leaves the last: no values."""
+
+    modules: dict[int, nn.Module]
+    boundaries: list[tuple[torch.Tensor, ...]]
+
+    def stages(self, modules: dict[int, nn.Module], place: Place, device: torch.device) -> list[PipelineStage]:
+        """Torch's stages around `modules`, which are those of this record, wrapped."""
+        return [
+            PipelineStage(
+                module,
+                index,
+                place.layout.num_stages,
+                device,
+                input_args=self.boundaries[index],
+                output_args=self.boundaries[index + 1],
+                group=place.group("pp"),
+            )
+            for index, module in modules.items()
+        ]
+
+
+def cut(
+    workload: Workload, split: tuple[int, ...], place: Place, autocast_dtype: torch.dtype | None
+) -> Stages | TracedStages:
+    """The model in stages of `split` layers; this rank keeps its own."""
+    model = workload.model
+    if not isinstance(model, nn.Sequential):
+        return trace(workload, split, place, autocast_dtype)
+    micro_batch = as_inputs(default_collate([workload.dataset[0][0]] * place.micro_batch_size))
+    boundaries = boundary_tensors(model, split, micro_batch, autocast_dtype)
+    if place.layout.sequence_parallel:
+        for index in divided_boundaries(model, split, planned(model, workload.tensor_plan)):
+            (whole,) = boundaries[index]
+            boundaries[index] = (whole.detach().chunk(place.layout.tp, dim=SEQUENCE)[0].requires_grad_(),)
+    return Stages(modules={index: stage_layers(model, split, index) for index in place.stages}, boundaries=boundaries)
 
 
 def stage_layers(model: nn.Sequential, sizes: tuple[int, ...], stage: int) -> nn.Sequential:
     """The children of `model` that stage `stage` runs, under their own names."""
     start = sum(sizes[:stage])
     children = list(model.named_children())[start : start + sizes[stage]]
-    return nn.Sequential(OrderedDict(children))
+    return (Chain if isinstance(model, Chain) and stage == 0 else nn.Sequential)(OrderedDict(children))
 
 
 def boundary_tensors(
-    model: nn.Sequential, sizes: tuple[int, ...], inputs: torch.Tensor, autocast_dtype: torch.dtype | None
-) -> list[torch.Tensor]:
+    model: nn.Sequential, sizes: tuple[int, ...], inputs: Sequence[torch.Tensor], autocast_dtype: torch.dtype | None
+) -> list[tuple[torch.Tensor, ...]]:
     """What enters each stage and what leaves the last one, for a micro-batch `inputs`: shapes and dtypes, no values.
 
     Known beforehand, the schedule need not run the first step twice to find out, which DDP around a stage forbids.
     """
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-        states = mode.from_tensor(inputs)
+        states = tuple(map(mode.from_tensor, inputs))
         boundaries = [states]
-        with torch.autocast(inputs.device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
+        with torch.autocast("cpu", dtype=autocast_dtype, enabled=autocast_dtype is not None):
             for stage in range(len(sizes)):
-                states = stage_layers(model, sizes, stage)(states)
+                states = (stage_layers(model, sizes, stage)(*states),)
                 boundaries.append(states)
     return [
-        torch.empty(
-            states.shape,
-            dtype=states.dtype,
-            device="meta",
-            requires_grad=index > 0 and states.is_floating_point(),
+        tuple(
+            torch.empty(
+                state.shape, dtype=state.dtype, device="meta", requires_grad=index > 0 and state.is_floating_point()
+            )
+            for state in states
         )
         for index, states in enumerate(boundaries)
     ]
 
 
+def divided_boundaries(model: nn.Sequential, sizes: tuple[int, ...], plan: Mapping[str, Cut]) -> list[int]:
+    """Boundaries that lie where sequence parallelism divides the states: after the split, up to where it ends."""
+    position = {name: index for index, (name, _) in enumerate(model.named_children())}
+    begin = min(position[name.split(".")[0]] for name, way in plan.items() if way == "split")
+    end = max(position[name.split(".")[0]] for name, way in plan.items() if way == "gather")
+    return [stage for stage in range(1, len(sizes)) if begin < sum(sizes[:stage]) <= end]
+
+
 def make_schedule(
-    module: nn.Module, place: Place, device: torch.device, loss: Loss, boundaries: list[torch.Tensor]
-) -> PipelineScheduleSingle:
-    """The schedule that runs this rank's stage.
+    modules: dict[int, nn.Module], stages: Stages | TracedStages, place: Place, device: torch.device, loss: Loss
+) -> Schedule:
+    """The schedule that runs this rank's stages.
 
     `loss` must already be divided by the number of micro-batches, so gradients are not scaled again.
     """
-    layout, index = place.layout, place.pp_rank
-    stage = PipelineStage(
-        module,
-        index,
-        layout.pp,
-        device,
-        input_args=boundaries[index],
-        output_args=boundaries[index + 1],
-        group=place.group("pp"),
-    )
-    return SCHEDULES[layout.schedule or "1f1b"](
-        stage, n_microbatches=layout.accumulation_steps, loss_fn=loss, scale_grads=False
-    )
+    layout, parts = place.layout, stages.stages(modules, place, device)
+    name = layout.schedule or "1f1b"
+    what = parts[0] if name in SINGLE else parts
+    return SCHEDULES[name](what, n_microbatches=layout.accumulation_steps, loss_fn=loss, scale_grads=False)

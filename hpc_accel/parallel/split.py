@@ -7,24 +7,38 @@ from itertools import accumulate
 
 from hpc_accel.workloads.facts import ModelFacts
 
+STATE_ELEMENTS = 4
+"""Kept per parameter: its value, its gradient, and two of Adam."""
+SLACK = 0.05
+"""Splits whose slowest stage is this little slower than the best count as equally fast."""
+Memory = tuple[float, float]
+"""Elements a layer keeps whatever the batch, and for each micro-batch in flight."""
 
-def automatic_split(facts: ModelFacts, num_stages: int) -> tuple[int, ...]:
+
+def automatic_split(facts: ModelFacts, num_stages: int, times_s: Sequence[float] | None = None) -> tuple[int, ...]:
     """Layers per stage, balanced by FLOPs; kept activations stand in for layers whose operations are not counted.
 
+    `times_s`, one per layer, balances by them instead, and of splits about as fast takes the one of least memory.
     A layer without parameters goes with its predecessor, because a stage that has nothing to train only costs.
     Raises ValueError when there are fewer layers with parameters than stages.
     """
     blocks: list[list[float]] = []
+    memory: list[Memory] = []
     trainable: list[bool] = []
-    for layer in facts.layers:
+    for index, layer in enumerate(facts.layers):
         cost = layer.forward_flops_per_sample + layer.saved_elements_per_sample
+        cost = cost if times_s is None else times_s[index]
         if blocks and (layer.num_parameters == 0 or not any(trainable[-1:])):
             blocks[-1].append(cost)
             trainable[-1] = trainable[-1] or layer.num_parameters > 0
+            state, saved = memory[-1]
+            memory[-1] = (state + layer.num_parameters * STATE_ELEMENTS, saved + layer.saved_elements_per_sample)
         else:
             blocks.append([cost])
             trainable.append(layer.num_parameters > 0)
-    sizes = balanced_split([sum(block) for block in blocks], num_stages)
+            memory.append((layer.num_parameters * STATE_ELEMENTS, layer.saved_elements_per_sample))
+    costs = [sum(block) for block in blocks]
+    sizes = balanced_split(costs, num_stages) if times_s is None else lightest_split(costs, memory, num_stages)
     result, start = [], 0
     for size in sizes:
         result.append(sum(len(block) for block in blocks[start : start + size]))
@@ -56,6 +70,38 @@ def balanced_split(costs: Sequence[float], num_stages: int) -> tuple[int, ...]:
         best.append(row)
     sizes: list[int] = []
     end = num_layers
+    for stage in range(num_stages, 0, -1):
+        start = best[stage][end][2]
+        sizes.append(end - start)
+        end = start
+    return tuple(reversed(sizes))
+
+
+def lightest_split(costs: Sequence[float], memory: Sequence[Memory], num_stages: int) -> tuple[int, ...]:
+    """Of the splits whose slowest stage is within SLACK of the best, the one whose fullest stage holds least.
+
+    Stage i of p has p - i micro-batches in flight, as under 1F1B. The same dynamic programming as `balanced_split`.
+    """
+    prefix = [0.0, *accumulate(costs)]
+    states = [0.0, *accumulate(state for state, _ in memory)]
+    kept = [0.0, *accumulate(saved for _, saved in memory)]
+    ends = list(accumulate(balanced_split(costs, num_stages)))
+    limit = max(prefix[end] - prefix[start] for start, end in zip([0, *ends], ends, strict=False)) * (1 + SLACK)
+    best: list[dict[int, tuple[float, float, int]]] = [{0: (0.0, 0.0, 0)}]
+    for stage in range(num_stages):
+        row: dict[int, tuple[float, float, int]] = {}
+        for end in range(stage + 1, len(costs) - (num_stages - stage - 1) + 1):
+            options = [
+                (max(fullest, held), max(slowest, prefix[end] - prefix[start]), start)
+                for start, (fullest, slowest, _) in best[-1].items()
+                if start < end and prefix[end] - prefix[start] <= limit
+                for held in (states[end] - states[start] + (num_stages - stage) * (kept[end] - kept[start]),)
+            ]
+            if options:
+                row[end] = min(options)
+        best.append(row)
+    sizes: list[int] = []
+    end = len(costs)
     for stage in range(num_stages, 0, -1):
         start = best[stage][end][2]
         sizes.append(end - start)

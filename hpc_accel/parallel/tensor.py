@@ -1,59 +1,139 @@
-"""Tensor parallelism: the linear layers a workload's plan names are cut by DTensor (Megatron-LM, arXiv 1909.08053).
+"""Tensor parallelism: the layers a workload's plan names are divided among ranks (Megatron-LM, arXiv 1909.08053).
 
-Every rank's parameters stay plain tensors, its own shard, so that DDP, optimizers and gradient scalers need not
-know; a parametrization shows the layer the DTensor of all shards when it computes.
+Every rank's parameters are plain tensors, its own shard, so that DDP, FSDP, optimizers and gradient scalers need not
+know. With sequence parallelism (arXiv 2205.05198) what lies between the divided layers works on a part of the
+sequence, dimension 1, and the all-reduces become all-gathers and reduce-scatters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal, cast
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Placement
-from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
-from torch.nn.utils.parametrize import register_parametrization
+
+from hpc_accel.parallel import exchange
+from hpc_accel.workloads.tensor_plan import Cut
+
+SEQUENCE = 1
+"""The dimension of states [samples, sequence, features] that sequence parallelism divides."""
 
 
-def cut_linears(module: nn.Module, plan: Mapping[str, Literal["columns", "rows"]], mesh: DeviceMesh) -> None:
-    """Divide the planned linear layers of `module` among the ranks of `mesh`, in place. Collective over the mesh.
+class TensorCut:
+    """Divides modules of one stage over `group`. `plan` maps exact module names of the whole model to the cut."""
 
-    `plan` maps exact module names of the whole model to the cut; those not in this stage are skipped.
-    """
-    present = {name for name, _ in module.named_modules()}
-    styles: dict[str, ParallelStyle] = {
-        name: ColwiseParallel() if way == "columns" else RowwiseParallel()
-        for name, way in plan.items()
-        if name in present
-    }
-    if not styles:
-        return
-    parallelize_module(module, mesh, styles)
-    for name in styles:
-        _keep_own_shard(module.get_submodule(name))
+    def __init__(self, plan: Mapping[str, Cut], group: dist.ProcessGroup, *, sequence_parallel: bool) -> None:
+        self.plan = plan
+        self.group = group
+        self.sequence_parallel = sequence_parallel
+
+    def apply(self, module: nn.Module) -> None:
+        """Divide the planned modules that this stage holds, in place; no communication."""
+        modules = dict(module.named_modules())
+        entrances: dict[str, _Entrance] = {}
+        for name, way in self.plan.items():
+            if name not in modules:
+                continue
+            parent = name.rpartition(".")[0]
+            if parent not in entrances:
+                entrances[parent] = _Entrance(self._enter, modules[parent])
+            self._cut(modules[name], way, entrances[parent])
+
+    def partial_parameters(self, module: nn.Module) -> list[nn.Parameter]:
+        """Parameters that each rank used on its part of the sequence only: their gradients must be added up."""
+        if not self.sequence_parallel:
+            return []
+        found: dict[int, nn.Parameter] = {}
+        for name, part in module.named_modules():
+            way = self.plan.get(name)
+            if way == "sequence":
+                found |= {id(each): each for each in part.parameters() if each.requires_grad}
+            elif way == "rows" and getattr(part, "bias", None) is not None:
+                found[id(part.bias)] = part.bias
+        return list(found.values())
+
+    def _cut(self, module: nn.Module, way: Cut, entrance: _Entrance) -> None:
+        if way in ("columns", "gather"):
+            self._cut_columns(module, entrance, gathers=way == "gather")
+        elif way == "rows":
+            self._cut_rows(module)
+        elif way == "vocabulary":
+            self._cut_vocabulary(module)
+        elif way == "split" and self.sequence_parallel:
+            _after(module, lambda states: exchange.part(states, self.group, SEQUENCE))
+
+    def _enter(self, states: torch.Tensor) -> torch.Tensor:
+        if self.sequence_parallel:
+            return exchange.gather(states, self.group, SEQUENCE, partial_gradient=True)
+        return exchange.copy(states, self.group)
+
+    def _leave(self, states: torch.Tensor) -> torch.Tensor:
+        if self.sequence_parallel:
+            return exchange.scatter(states, self.group, SEQUENCE)
+        return exchange.total(states, self.group)
+
+    def _cut_columns(self, linear: Any, entrance: _Entrance, *, gathers: bool) -> None:
+        self._shard(linear, "weight", 0)
+        self._shard(linear, "bias", 0)
+        linear.out_features = linear.weight.shape[0]
+
+        def forward(states: torch.Tensor) -> torch.Tensor:
+            results = nn.functional.linear(entrance(states), linear.weight, linear.bias)
+            return exchange.gather(results, self.group, -1, partial_gradient=False) if gathers else results
+
+        linear.forward = forward
+
+    def _cut_rows(self, linear: Any) -> None:
+        self._shard(linear, "weight", 1)
+        linear.in_features = linear.weight.shape[1]
+
+        def forward(states: torch.Tensor) -> torch.Tensor:
+            results = self._leave(nn.functional.linear(states, linear.weight))
+            return results if linear.bias is None else results + linear.bias.to(results.dtype)
+
+        linear.forward = forward
+
+    def _cut_vocabulary(self, embedding: Any) -> None:
+        whole, rank = embedding.num_embeddings, dist.get_rank(self.group)
+        self._shard(embedding, "weight", 0)
+        count = embedding.weight.shape[0]
+        first = sum(len(each) for each in torch.arange(whole).chunk(dist.get_world_size(self.group))[:rank])
+
+        def forward(ids: torch.Tensor) -> torch.Tensor:
+            own = ids - first
+            absent = (own < 0) | (own >= count)
+            found = nn.functional.embedding(own.masked_fill(absent, 0), embedding.weight)
+            return exchange.total(found.masked_fill(absent.unsqueeze(-1), 0.0), self.group)
+
+        embedding.forward = forward
+
+    def _shard(self, module: nn.Module, name: str, dim: int) -> None:
+        parameter = getattr(module, name)
+        if parameter is None:
+            return
+        own = parameter.detach().chunk(dist.get_world_size(self.group), dim=dim)[dist.get_rank(self.group)]
+        setattr(module, name, nn.Parameter(own.clone(), requires_grad=parameter.requires_grad))
 
 
-def _keep_own_shard(linear: nn.Module) -> None:
-    for name, parameter in list(linear.named_parameters(recurse=False)):
-        if isinstance(parameter, DTensor):
-            mesh, placements, shape = parameter.device_mesh, parameter.placements, parameter.shape
-            shard = cast(DTensor, parameter.detach()).to_local().clone()
-            setattr(linear, name, nn.Parameter(shard, requires_grad=parameter.requires_grad))
-            register_parametrization(linear, name, _AllShards(mesh, placements, shape), unsafe=True)
+class _Entrance:
+    """One exchange for all layers that take the same states: query, key and value share one, gate and up too."""
+
+    def __init__(self, enter: Callable[[torch.Tensor], torch.Tensor], parent: nn.Module) -> None:
+        self._enter = enter
+        self._last: tuple[torch.Tensor, bool, torch.Tensor] | None = None
+        parent.register_forward_hook(self._forget)
+
+    def __call__(self, states: torch.Tensor) -> torch.Tensor:
+        grad = torch.is_grad_enabled()
+        if self._last is None or self._last[0] is not states or self._last[1] != grad:
+            self._last = (states, grad, self._enter(states))
+        return self._last[2]
+
+    def _forget(self, *_: Any) -> None:
+        self._last = None
 
 
-class _AllShards(nn.Module):
-    """A rank's shard as the DTensor it is part of; gradients flow back to the shard."""
-
-    def __init__(self, mesh: DeviceMesh, placements: Sequence[Placement], shape: torch.Size) -> None:
-        super().__init__()
-        self.mesh = mesh
-        self.placements = placements
-        self.shape = shape
-
-    def forward(self, shard: torch.Tensor) -> torch.Tensor:
-        """[own part] -> DTensor [whole]."""
-        stride = torch.empty(self.shape, device="meta").stride()
-        return DTensor.from_local(shard, self.mesh, self.placements, run_check=False, shape=self.shape, stride=stride)
+def _after(module: nn.Module, then: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    module.register_forward_hook(lambda _module, _inputs, output: then(output))

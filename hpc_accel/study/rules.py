@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.study.layout import SINGLE
 from hpc_accel.study.refusal import refusal
 from hpc_accel.study.rules_layout import layout_refusals
 from hpc_accel.study.rules_recipe import recipe_refusals
@@ -91,12 +92,7 @@ def _model(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
             f"set global_batch_size <= {facts.num_samples}",
         )
     if layout.pp > 1 and not facts.sequential:
-        yield refusal(
-            run,
-            "a model that is not torch.nn.Sequential, cut into stages",
-            "pp > 1 cuts between the children of a torch.nn.Sequential",
-            "return a torch.nn.Sequential from build(), or use dp or tp",
-        )
+        yield from _traced(run, facts)
     elif layout.num_stages > facts.num_cuttable_layers:
         yield refusal(
             run,
@@ -104,8 +100,10 @@ def _model(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
             "every stage has a layer to train",
             f"set pp x stages_per_rank <= {facts.num_cuttable_layers}",
         )
-    if isinstance(layout.split, tuple) and facts.sequential and len(layout.split) == layout.num_stages:
+    if isinstance(layout.split, tuple) and len(layout.split) == layout.num_stages:
         yield from _split(run, layout.split, facts)
+    if layout.sequence_parallel and layout.tp > 1:
+        yield from _sequence(run, facts)
     if layout.tp > 1 and facts.tp_units is None:
         yield refusal(
             run,
@@ -119,6 +117,42 @@ def _model(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
             f"tp {layout.tp} on layers that divide into {facts.tp_units} equal shares",
             "tp must divide every dimension of the tensor plan (attention heads included)",
             f"choose tp among the divisors of {facts.tp_units}",
+        )
+
+
+def _traced(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
+    """A model that torch's tracer cuts."""
+    layout = run.layout
+    remedy = "return a torch.nn.Sequential from build(), or use dp, shard or tp"
+    if layout.num_stages > len(facts.layers):
+        value = f"pp {layout.pp} on {len(facts.layers)} block(s) that run once each, in order"
+        yield refusal(run, value, "pp > 1 cuts between the children of a Sequential, or between such blocks", remedy)
+    for value, wrong in (
+        (f"schedule {layout.schedule}", layout.schedule not in SINGLE),
+        (f"tp {layout.tp}", layout.tp > 1),
+        ("shard full", layout.shard == "full"),
+        (f"recompute {run.recipe.recompute}", run.recipe.recompute != "none"),
+        ("precision fp8", run.recipe.precision == "fp8"),
+    ):
+        if wrong:
+            rule = "stages that a tracer cut are graphs without their layers; they run under gpipe and 1f1b"
+            yield refusal(run, f"{value} with stages of a model that is no torch.nn.Sequential", rule, remedy)
+
+
+def _sequence(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
+    if facts.sequence_length is None:
+        yield refusal(
+            run,
+            "sequence_parallel on a model whose tensor plan names no sequence",
+            "the plan says where the sequence is split, which modules work on a part of it, and where it is gathered",
+            "name modules 'split', 'sequence' and 'gather' in the tensor_plan",
+        )
+    elif facts.sequence_length % run.layout.tp:
+        yield refusal(
+            run,
+            f"a sequence of {facts.sequence_length} positions over tp {run.layout.tp}",
+            "ranks hold equal parts of the sequence",
+            "choose tp among the divisors of the sequence length",
         )
 
 

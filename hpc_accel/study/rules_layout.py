@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.study.layout import LOOPED, V_SHAPED, micro_batch_rule
+from hpc_accel.study.layout import LOOPED, SPLIT_BACKWARD, V_SHAPED, micro_batch_rule
 from hpc_accel.study.refusal import refusal
 from hpc_accel.study.schema import Run
 
@@ -108,6 +108,13 @@ def _data(run: Run) -> Iterator[ConfigError]:
     layout, recipe = run.layout, run.recipe
     if layout.shard != "none" and layout.dp == 1:
         yield refusal(run, f"shard {layout.shard} with dp 1", "replicas share what is sharded", "set dp >= 2")
+    if layout.shard == "full" and layout.schedule in SPLIT_BACKWARD:
+        yield refusal(
+            run,
+            f"shard full with schedule {layout.schedule}",
+            "in a backward of two halves torch's FSDP2 loses gradients (torch 2.11 to 2.13: parity fails)",
+            "use gpipe, 1f1b, interleaved_1f1b or looped_bfs, or shard: optimizer",
+        )
     if recipe.average_every > 1 and (layout.dp == 1 or layout.shard != "none" or recipe.compression != "none"):
         yield refusal(
             run,

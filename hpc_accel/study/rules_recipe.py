@@ -57,13 +57,18 @@ def _data_parallel(run: Run) -> Iterator[ConfigError]:
                 f"{key} is an option of data parallelism that all-reduces gradients",
                 f"set dp >= 2 and shard: none or optimizer, or leave {key} out",
             )
-    if recipe.static_graph and (layout.pp > 1 or recipe.average_every > 1 or not recipe.overlap):
+    several = layout.pp > 1 or layout.accumulation_steps > 1
+    if recipe.static_graph and (several or recipe.average_every > 1 or not recipe.overlap):
         yield refusal(
             run,
-            f"static_graph with pp {layout.pp}, average_every {recipe.average_every}, overlap {recipe.overlap}",
-            "static_graph tells DistributedDataParallel about its one backward pass",
-            "leave static_graph out",
+            f"static_graph with pp {layout.pp}, accumulation_steps {layout.accumulation_steps}, "
+            f"average_every {recipe.average_every}, overlap {recipe.overlap}",
+            "DistributedDataParallel learns a static graph from one backward pass per step that exchanges gradients",
+            "set pp and accumulation_steps to 1, or leave static_graph out",
         )
+    if recipe.precision == "fp8" and layout.tp > 1:
+        rule = "float8 layers are torchao's own, which tensor parallelism here does not divide"
+        yield refusal(run, f"fp8 with tp {layout.tp}", rule, "use bf16, or set tp: 1")
     if recipe.offload == "parameters" and layout.shard != "full":
         rule = "parameters are offloaded by what shards them"
         yield refusal(run, f"offload parameters with shard {layout.shard}", rule, "set shard: full")
@@ -84,7 +89,7 @@ def _compile(run: Run) -> Iterator[ConfigError]:
         yield refusal(
             run,
             f"compile with tp {layout.tp}",
-            "torch.compile does not trace the shards that tensor parallelism hides in parametrizations",
+            "compiled code would be cut at every exchange between tensor-parallel ranks",
             "leave compile or tp out",
         )
     local = run.site == "local" and (run.device == "cpu" or not run.resources.gpus_per_node)

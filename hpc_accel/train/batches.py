@@ -1,8 +1,9 @@
 """The same samples in the same order, whatever the layout: global batch k is the same set for every run of a seed.
 
-An epoch is a permutation drawn from (seed, epoch). It is cut into global batches; the last incomplete one is
-dropped, and how many samples that leaves out is part of the record. A data-parallel rank takes its contiguous
-share of each global batch.
+An epoch is a permutation drawn from (seed, epoch). It is cut into global batches; the last incomplete one is dropped,
+or kept: then each replica's share of it is filled up with repeated samples, of which `valid` says how many count. So
+every batch has the same shape on every rank, and none waits for one that ran out of data. A data-parallel rank takes
+its contiguous share of each global batch.
 """
 
 from __future__ import annotations
@@ -14,13 +15,25 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hpc_accel.errors import DataError
+from hpc_accel.workloads.chain import as_inputs
 
 
 class ShareSampler(Sampler[list[int]]):
-    """Endless sample indices of one data-parallel rank's share, one list a step, from step `first_step` on."""
+    """Endless sample indices of one data-parallel rank's share, one list a step, from step `first_step` on.
+
+    `start` and `share` say which part of each global batch is this rank's.
+    """
 
     def __init__(
-        self, num_samples: int, global_batch_size: int, dp: int, dp_rank: int, seed: int, first_step: int = 0
+        self,
+        num_samples: int,
+        global_batch_size: int,
+        *,
+        start: int,
+        share: int,
+        seed: int,
+        first_step: int = 0,
+        keep_last: bool = False,
     ) -> None:
         if global_batch_size > num_samples:
             raise DataError(
@@ -30,30 +43,67 @@ class ShareSampler(Sampler[list[int]]):
             )
         self.num_samples = num_samples
         self.global_batch_size = global_batch_size
-        self.share = global_batch_size // dp
-        self.start = dp_rank * self.share
+        self.start = start
+        self.share = share
         self.seed = seed
         self.first_step = first_step
+        self.keep_last = keep_last
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Global batches of an epoch, the incomplete one included if it is kept."""
+        whole, rest = divmod(self.num_samples, self.global_batch_size)
+        return whole + (1 if rest and self.keep_last else 0)
 
     def __iter__(self) -> Iterator[list[int]]:
-        epoch, first_batch = divmod(self.first_step, self.num_samples // self.global_batch_size)
+        epoch, first_batch = divmod(self.first_step, self.batches_per_epoch)
         while True:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             order = torch.randperm(self.num_samples, generator=generator)
-            for batch in range(first_batch, self.num_samples // self.global_batch_size):
-                begin = batch * self.global_batch_size + self.start
-                yield order[begin : begin + self.share].tolist()
+            for batch in range(first_batch, self.batches_per_epoch):
+                samples = order[batch * self.global_batch_size :][: self.global_batch_size]
+                begin, count = self._mine(len(samples))
+                mine = samples[begin : begin + count]
+                # What fills up a short share is computed and not counted; any sample will do.
+                padding = samples[:1].expand(self.share - count)
+                yield torch.cat([mine, padding]).tolist()
             epoch, first_batch = epoch + 1, 0
+
+    def num_samples_of(self, step: int) -> int:
+        """Samples of the global batch of `step`."""
+        begin = step % self.batches_per_epoch * self.global_batch_size
+        return min(self.global_batch_size, self.num_samples - begin)
+
+    def valid(self, step: int) -> int:
+        """How many of this rank's samples of `step` count; the first ones."""
+        return self._mine(self.num_samples_of(step))[1]
+
+    def _mine(self, total: int) -> tuple[int, int]:
+        """Begin and number of this rank's samples in a global batch of `total`."""
+        if total == self.global_batch_size:
+            return self.start, self.share
+        # Only equal shares meet an incomplete batch: it is dealt out as evenly as whole samples go.
+        num_ranks, rank = self.global_batch_size // self.share, self.start // self.share
+        each, more = divmod(total, num_ranks)
+        return rank * each + min(rank, more), each + (rank < more)
 
     @property
     def samples_dropped_per_epoch(self) -> int:
         """Samples of the last, incomplete global batch, left out of each epoch (others each time)."""
-        return self.num_samples % self.global_batch_size
+        return 0 if self.keep_last else self.num_samples % self.global_batch_size
 
 
-def share_loader(dataset: Dataset[Any], sampler: ShareSampler) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless (inputs, targets) of one rank's share, each [share, ...]."""
-    loader: DataLoader[Any] = DataLoader(dataset, batch_sampler=sampler)
-    for batch in loader:
-        inputs, targets = batch
-        yield inputs, targets
+Batch = tuple[tuple[torch.Tensor, ...], torch.Tensor]
+"""Inputs of the model, each [share, ...], and targets [share, ...]."""
+
+
+def share_loader(
+    dataset: Dataset[Any], sampler: ShareSampler, *, num_workers: int = 0, pin_memory: bool = False
+) -> Iterator[Batch]:
+    """Endless batches of one rank's share. Workers are fresh processes: one forked after MPI began may not live."""
+    options: dict[str, Any] = {"num_workers": num_workers, "pin_memory": pin_memory}
+    if num_workers:
+        options |= {"multiprocessing_context": "forkserver", "persistent_workers": True}
+    loader: DataLoader[Any] = DataLoader(dataset, batch_sampler=sampler, **options)
+    for inputs, targets in loader:
+        yield as_inputs(inputs), targets

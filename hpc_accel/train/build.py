@@ -8,20 +8,30 @@ import torch
 
 from hpc_accel.parallel.apply import parallelize
 from hpc_accel.parallel.mesh import Place
-from hpc_accel.study.recipe import Precision
+from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.schema import Run
 from hpc_accel.train.batches import ShareSampler, share_loader
 from hpc_accel.train.clock import make_clock
+from hpc_accel.train.loss import MicroBatchLoss
 from hpc_accel.train.optimizer import make_optimizer
 from hpc_accel.train.precision import AUTOCAST, make_scaler
-from hpc_accel.train.step import MicroBatchLoss, Stepper
+from hpc_accel.train.step import Stepper
 from hpc_accel.workloads.workload import Workload
 
 
-def make_sampler(run: Run, workload: Workload, dp: int, dp_rank: int, first_step: int = 0) -> ShareSampler:
-    """Sample order of one data-parallel rank; the same global batches whatever `dp`."""
+def make_sampler(run: Run, workload: Workload, place: Place, first_step: int = 0) -> ShareSampler:
+    """Sample order of one data-parallel rank; the same global batches whatever the layout."""
     dataset: Any = workload.dataset
-    return ShareSampler(len(dataset), run.workload.global_batch_size, dp, dp_rank, run.seed, first_step)
+    shares = place.layout.shares
+    return ShareSampler(
+        len(dataset),
+        run.workload.global_batch_size,
+        start=sum(shares[: place.dp_rank]) if shares else place.dp_rank * place.share,
+        share=place.share,
+        seed=run.seed,
+        first_step=first_step,
+        keep_last=run.workload.last_batch == "keep",
+    )
 
 
 def make_stepper(
@@ -30,23 +40,26 @@ def make_stepper(
     place: Place,
     device: torch.device,
     *,
-    precision: Precision,
+    recipe: Recipe,
     split: tuple[int, ...] | None,
     first_step: int = 0,
 ) -> Stepper:
-    """Model, loss, optimizer and data of `run` under `place.layout` and `precision`. Collective over the layout.
+    """Model, loss, optimizer and data of `run` under `place.layout` and `recipe`. Collective over the layout.
 
     The first batch is that of `first_step`.
     """
-    layout = place.layout
-    loss = MicroBatchLoss(workload.loss, layout.accumulation_steps, make_scaler(precision, device))
-    model = parallelize(workload, split, place, device, loss=loss, autocast_dtype=AUTOCAST[precision])
+    loss = MicroBatchLoss(workload.loss, place.layout.dp, make_scaler(recipe.precision, device))
+    autocast_dtype = AUTOCAST[recipe.precision]
+    model = parallelize(workload, split, place, device, loss=loss, recipe=recipe, autocast_dtype=autocast_dtype)
+    sampler = make_sampler(run, workload, place, first_step)
     return Stepper(
         place=place,
         device=device,
         model=model,
+        recipe=recipe,
         loss=loss,
-        optimizer=make_optimizer(run.workload.optimizer, model.parameters),
-        batches=share_loader(workload.dataset, make_sampler(run, workload, layout.dp, place.dp_rank, first_step)),
+        optimizer=make_optimizer(run.workload.optimizer, model.parameters, place, fused=recipe.fused_optimizer),
+        sampler=sampler,
+        batches=share_loader(workload.dataset, sampler, num_workers=recipe.data_workers, pin_memory=recipe.pin_memory),
         clock=make_clock(device),
     )

@@ -1,6 +1,7 @@
 """Checkpoints that are whole or not there: written aside, hashed, renamed, and read back only if every byte is right.
 
     checkpoints/step-000040/part-pp0-tp0.safetensors   weights and optimizer of one model-parallel coordinate
+                            part-pp0-tp0-dp1.safetensors   what one replica alone holds of them, if it does
                             rank-0.json                what differs between data-parallel ranks too
                             manifest.json              run, step, and size and sha256 of every file; written last
     checkpoints/latest                                 the name of the newest one
@@ -28,6 +29,7 @@ from hpc_accel.errors import DataError
 from hpc_accel.parallel.mesh import Place
 from hpc_accel.study.schema import Run
 from hpc_accel.train import faults
+from hpc_accel.train.parts import Part, parts_of
 from hpc_accel.train.state import Tensors
 
 NAME = re.compile(r"step-(\d{6,})")
@@ -53,15 +55,14 @@ class Checkpoints:
         self.directory = directory / "checkpoints"
         self.comm = comm
         self.rank: int = comm.Get_rank()
-        self._part = f"part-pp{place.pp_rank}-tp{place.tp_rank}.safetensors"
-        self._writes_part = place.dp_rank == 0
+        self._parts = parts_of(place, run.recipe)
         self._values = f"rank-{self.rank}.json"
 
-    def save(self, step: int, tensors: Callable[[], Tensors], values: dict[str, Any]) -> str:
+    def save(self, step: int, tensors: Callable[[Part], Tensors], values: dict[str, Any]) -> str:
         """Write the state after `step` steps. Returns why that failed, on all ranks alike; "" when it is saved.
 
-        What was there before stays valid until the new one is complete. `tensors` is asked on the first rank of each
-        data-parallel group only: the others hold the same, and need not copy it.
+        What was there before stays valid until the new one is complete. `tensors` is asked for the parts that this
+        rank writes only: what replicas hold alike, the first of them copies and writes.
         """
         name = f"step-{step:06d}"
         partial, final = self.directory / f"{name}.partial", self.directory / name
@@ -76,16 +77,17 @@ class Checkpoints:
         return reason
 
     def _write(
-        self, partial: Path, step: int, tensors: Callable[[], Tensors], values: dict[str, Any]
+        self, partial: Path, step: int, tensors: Callable[[Part], Tensors], values: dict[str, Any]
     ) -> tuple[str, dict[str, dict[str, Any]]]:
         """Every rank its own files. Why any rank could not, and the facts of all files for the manifest."""
         written: dict[str, dict[str, Any]] = {}
         problem = ""
         try:
             faults.reach("save:write", self.rank, step)
-            if self._writes_part:
-                save_file(tensors(), partial / self._part)
-                written[self._part] = _seal(partial / self._part)
+            for part in self._parts:
+                if part.is_writer:
+                    save_file(tensors(part), partial / part.name)
+                    written[part.name] = _seal(partial / part.name)
             (partial / self._values).write_text(json.dumps({"step": step, **values}))
             faults.reach("save:fsync", self.rank, step)
             written[self._values] = _seal(partial / self._values)
@@ -158,11 +160,12 @@ class Checkpoints:
                 present = {path.name for path in directory.iterdir()} - {MANIFEST}
                 if present != set(files):
                     return f"files differ from its manifest: {', '.join(sorted(present ^ set(files)))}", None
-            for own in (self._part, self._values):
+            for own in (*(part.name for part in self._parts), self._values):
                 if _digest(directory / own) != files[own]:
                     return f"{own} is not what was written (size or sha256 differs)", None
             values = json.loads((directory / self._values).read_text())
-            return "", (int(manifest["step"]), load_file(directory / self._part), values)
+            tensors = {name: value for part in self._parts for name, value in load_file(directory / part.name).items()}
+            return "", (int(manifest["step"]), tensors, values)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             return f"{type(error).__name__}: {error}", None
 

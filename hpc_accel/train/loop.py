@@ -25,8 +25,10 @@ from hpc_accel.measure.events import Interval
 from hpc_accel.mpi import timeline
 from hpc_accel.train import faults
 from hpc_accel.train.clock import Span
+from hpc_accel.train.evaluate import evaluate
 from hpc_accel.train.frequency import applied
 from hpc_accel.train.parity import Reference, serial_reference
+from hpc_accel.train.precision import arithmetic
 from hpc_accel.train.rows import Rows, busy_ms
 from hpc_accel.train.session import Session
 from hpc_accel.train.state import tensors_of, values_of
@@ -49,6 +51,7 @@ class Observations:
     first_step_ms: float
     straggler: dict[str, Any]
     checkpoints: dict[str, Any]
+    metric: dict[str, Any] | None
     notes: dict[str, str]
 
 
@@ -59,7 +62,8 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
     """
     comm, directory = session.comm, session.directory
     base = clock.synchronise(comm)
-    with applied(session.run.recipe, session.device), EnergyMeter(comm, sample_hz=SAMPLE_HZ) as meter:
+    recipe = session.run.recipe
+    with arithmetic(recipe.precision), applied(recipe, session.device), EnergyMeter(comm, sample_hz=SAMPLE_HZ) as meter:
         meter.measure_idle(session.run.measure.idle_s)
         steps = _Steps(session, meter, progress)
         steps.run()
@@ -75,6 +79,8 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
         events = [event for *_, events in traced for event in events or []]
         notes["trace.json"] = trace.write(directory / "trace.json", comm, spans, events, meter.power_series(), timebase)
     straggler = stragglers.slowest(comm, float(np.median([busy_ms(row) for row in rows])))
+    with arithmetic(recipe.precision):
+        metric = evaluate(session.stepper, session.workload, comm)
     reference = serial_reference(session.run, session.device) if session.rank == 0 else None
     quiet_barrier(comm)
     return Observations(
@@ -85,6 +91,7 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
         first_step_ms=next(iter(steps.rows.seen))[2].step.duration_ns / 1e6,
         straggler=straggler,
         checkpoints=steps.told(),
+        metric=metric,
         notes={name: why for name, why in notes.items() if why},
     )
 
@@ -188,9 +195,10 @@ class _Steps:
             "peak_memory_bytes": self.peak_memory_bytes(),
             "total_steps": self._total,
             "attempt": session.attempt,
+            "split": session.split,
             "notes": self._notes,
         }
-        reason = session.checkpoints.save(self._done, lambda: tensors_of(session.stepper), values)
+        reason = session.checkpoints.save(self._done, lambda part: tensors_of(session.stepper, part), values)
         self.saves.append(Span("checkpoint", began, time.perf_counter_ns()))
         if reason:
             self._notes.append(f"no checkpoint after step {self._done}: {reason}")

@@ -1,19 +1,34 @@
-"""The optimizer of a run, over this rank's parameters."""
+"""The optimizer of a run, over this rank's parameters; with ZeRO-1 each replica updates its part of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
+from hpc_accel.parallel.mesh import Place
 from hpc_accel.study.schema import Optimizer
 
 
-def make_optimizer(spec: Optimizer, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer | None:
-    """The torch optimizer; None on a stage without parameters."""
+def make_optimizer(
+    spec: Optimizer, parameters: Sequence[nn.Parameter], place: Place, *, fused: bool = False
+) -> torch.optim.Optimizer | None:
+    """The torch optimizer; None on a stage without parameters.
+
+    With `shard: optimizer` it is torch's ZeroRedundancyOptimizer (Rajbhandari et al., ZeRO stage 1, arXiv 1910.02054).
+    """
     if not parameters:
         return None
-    if spec.name == "adamw":
-        return torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
-    return torch.optim.SGD(parameters, lr=spec.learning_rate, momentum=spec.momentum, weight_decay=spec.weight_decay)
+    options: dict[str, Any] = {"lr": spec.learning_rate, "weight_decay": spec.weight_decay}
+    kind: type[torch.optim.Optimizer] = torch.optim.AdamW
+    if spec.name == "sgd":
+        kind, options["momentum"] = torch.optim.SGD, spec.momentum
+    if fused:
+        options["fused"] = True
+    if place.layout.shard != "optimizer":
+        return kind(parameters, **options)
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    return ZeroRedundancyOptimizer(parameters, kind, process_group=place.group("dp"), **options)

@@ -15,8 +15,11 @@ import torch
 
 from hpc_accel.measure.flops import count_flops
 from hpc_accel.parallel.mesh import make_place
+from hpc_accel.study.layout import Layout
+from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.schema import Run
 from hpc_accel.train.build import make_stepper
+from hpc_accel.train.precision import arithmetic
 from hpc_accel.train.step import Stepper
 from hpc_accel.workloads import entry
 
@@ -36,13 +39,12 @@ def serial_reference(run: Run, device: torch.device) -> Reference:
         reason = "FLOPs are counted on the serial run, which parity_steps: 0 leaves out"
         return Reference(losses=[], flops_per_step=None, flops_reason=reason)
     total = run.workload.global_batch_size
-    micro = run.layout.micro_batch_size
-    layout = run.layout.model_copy(
-        update={"dp": 1, "pp": 1, "tp": 1, "schedule": None, "split": "auto", "accumulation_steps": total // micro}
-    )
-    workload = entry.build(run.workload, run.seed)
-    stepper = make_stepper(run, workload, make_place(layout, 0, device.type), device, precision="fp32", split=None)
-    losses = [value for _ in range(run.measure.parity_steps) if (value := stepper.step().loss) is not None]
+    micro = run.layout.micro_batch_size if total % run.layout.micro_batch_size == 0 else total
+    layout = Layout(micro_batch_size=micro, accumulation_steps=total // micro)
+    workload, place = entry.build(run.workload, run.seed), make_place(layout, 0, device.type)
+    with arithmetic("fp32"):
+        stepper = make_stepper(run, workload, place, device, recipe=Recipe(), split=None)
+        losses = [value for _ in range(run.measure.parity_steps) if (value := stepper.step().loss) is not None]
     flops, reason = None, "torch counts no FLOPs in this model: it has no matrix product or convolution"
     try:
         flops = count_flops(lambda: _one_micro_batch(stepper, micro))
@@ -54,9 +56,9 @@ def serial_reference(run: Run, device: torch.device) -> Reference:
 
 
 def _one_micro_batch(stepper: Stepper, size: int) -> None:
-    inputs, targets = next(stepper.batches)
-    outputs = stepper.model.module(inputs[:size].to(stepper.device))
-    stepper.loss(outputs, targets[:size].to(stepper.device)).backward()
+    inputs, targets = stepper.next_batch()
+    outputs = stepper.model.module(*(each[:size] for each in inputs))
+    stepper.loss(outputs, targets[:size]).backward()
 
 
 def compare(run: Run, losses: Sequence[float], reference: Sequence[float]) -> dict[str, Any]:

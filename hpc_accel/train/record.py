@@ -15,7 +15,7 @@ import torch
 from hpc_accel.files import write_atomically
 from hpc_accel.measure import memory, provenance
 from hpc_accel.measure.statistics import median_ci
-from hpc_accel.study.layout import Layout
+from hpc_accel.study.layout import SPLIT_BACKWARD, Layout
 from hpc_accel.study.schema import Run
 from hpc_accel.train import checks, efficiency
 from hpc_accel.train.loop import Observations
@@ -121,6 +121,7 @@ def summarise(
             "final": _finite(losses[-1]),
         },
         "parity": parity,
+        "metric": seen.metric,
         "provenance": provenance.collect(),
     }
 
@@ -190,10 +191,16 @@ def _phase_reasons(run: Run, phases: dict[str, float | None]) -> dict[str, str]:
 
 
 def _bubble(layout: Layout, timed: pl.DataFrame, phases: dict[str, float | None]) -> dict[str, Any]:
-    """Measured bubble, and beside it what equal stages and free messages would leave: (p - 1) / (m + p - 1)."""
+    """Measured bubble, and beside it what equal stages and free messages would leave.
+
+    That is (p - 1) / (v m + p - 1) with v stages on a rank (Narayanan et al., arXiv 2104.04473); None for schedules of
+    two-part backward, where it depends on how long the parts take.
+    """
     if layout.pp == 1:
         return {"bubble_fraction": None, "bubble_ideal": None, "bubble_reason": "the layout has one stage"}
-    ideal = (layout.pp - 1) / (layout.accumulation_steps + layout.pp - 1)
+    ideal = None
+    if layout.schedule not in SPLIT_BACKWARD:
+        ideal = (layout.pp - 1) / (layout.stages_per_rank * layout.accumulation_steps + layout.pp - 1)
     if phases["pipeline_wait"] is None:
         reason = "waiting between stages was not measured"
         return {"bubble_fraction": None, "bubble_ideal": ideal, "bubble_reason": reason}

@@ -14,8 +14,9 @@ from hpc_accel.errors import ConfigError
 from hpc_accel.parallel.mesh import Place, make_place
 from hpc_accel.parallel.split import automatic_split
 from hpc_accel.study.schema import Run
-from hpc_accel.train.build import make_sampler, make_stepper
+from hpc_accel.train.build import make_stepper
 from hpc_accel.train.checkpoint import Checkpoint, Checkpoints
+from hpc_accel.train.precision import AUTOCAST
 from hpc_accel.train.state import restore
 from hpc_accel.train.step import Stepper
 from hpc_accel.train.threads import threads_per_rank
@@ -58,18 +59,21 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
     world = hpc_accel.mpi.init(run.backend, expected_size=run.layout.num_ranks)
     from mpi4py import MPI
 
-    num_threads = threads_per_rank(world.local_size, run.resources.cpus_per_rank)
+    num_threads = run.recipe.threads_per_rank or threads_per_rank(world.local_size, run.resources.cpus_per_rank)
     torch.set_num_threads(num_threads)
     device = choose_device(run, world.local_rank, MPI.COMM_WORLD)
     mpi_done = time.perf_counter()
     workload = entry.build(run.workload, run.seed)
-    split = stage_sizes(run, workload)
     place = make_place(run.layout, world.rank, device.type)
     checkpoints = Checkpoints(run, directory, MPI.COMM_WORLD, place)
     found = checkpoints.load()
+    split: tuple[int, ...] | None
+    if found and run.layout.split == "measured":
+        split = tuple(found.values["split"])  # measured again it might be another, and its weights lie elsewhere
+    else:
+        split = stage_sizes(run, workload, device, MPI.COMM_WORLD)
     first_step = found.step if found else 0
-    precision = run.recipe.precision
-    stepper = make_stepper(run, workload, place, device, precision=precision, split=split, first_step=first_step)
+    stepper = make_stepper(run, workload, place, device, recipe=run.recipe, split=split, first_step=first_step)
     if found:
         restore(stepper, found.tensors, found.values)
     built = time.perf_counter()
@@ -89,7 +93,7 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
         first_step=first_step,
         attempt=found.values["attempt"] + 1 if found else 1,
         earlier=_earlier(found),
-        samples_dropped_per_epoch=make_sampler(run, workload, 1, 0).samples_dropped_per_epoch,
+        samples_dropped_per_epoch=stepper.sampler.samples_dropped_per_epoch,
         startup_ms={
             "import": import_ms,
             "mpi_init": (mpi_done - began) * 1e3,
@@ -105,15 +109,24 @@ def _earlier(found: Checkpoint | None) -> dict[str, Any]:
     return kept | {"notes": [*found.values["notes"], *found.notes]}
 
 
-def stage_sizes(run: Run, workload: Workload) -> tuple[int, ...] | None:
-    """Layers of each pipeline stage, None without stages. The same on every rank."""
+def stage_sizes(run: Run, workload: Workload, device: torch.device, comm: Any) -> tuple[int, ...] | None:
+    """Layers of each pipeline stage, None without stages. The same on every rank; collective if they are measured."""
     if run.layout.pp == 1:
         return None
     if isinstance(run.layout.split, tuple):
         return run.layout.split
     from hpc_accel.workloads.inspect import describe  # imports torch's compiler, a second that others need not spend
 
-    return automatic_split(describe(workload), run.layout.num_stages)
+    facts = describe(workload)
+    if run.layout.split == "auto":
+        return automatic_split(facts, run.layout.num_stages)
+    times_s = None
+    if comm.Get_rank() == 0:
+        from hpc_accel.parallel.layer_times import layer_times_s
+
+        times_s = layer_times_s(workload, run.layout.micro_batch_size, device, AUTOCAST[run.recipe.precision])
+        workload.model.cpu()
+    return automatic_split(facts, run.layout.num_stages, comm.bcast(times_s))
 
 
 def choose_device(run: Run, local_rank: int, comm: Any) -> torch.device:

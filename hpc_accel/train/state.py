@@ -11,19 +11,34 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
+from hpc_accel.train.parts import Part
 from hpc_accel.train.step import Stepper
 
 Tensors = dict[str, torch.Tensor]
 
 
-def tensors_of(stepper: Stepper) -> Tensors:
-    """This rank's part of the model and of its optimizer, as copies on the host. Equal on all ranks of a dp group."""
-    found = {f"model.{name}": value for name, value in stepper.model.module.state_dict().items()}
-    for index, entries in _optimizer_state(stepper).items():
-        found |= {f"optimizer.{index}.{key}": value for key, value in entries.items() if torch.is_tensor(value)}
+def tensors_of(stepper: Stepper, part: Part) -> Tensors:
+    """What `part` holds of this rank's model and of its optimizer, as copies on the host."""
+    found: dict[str, torch.Tensor] = {}
+    if part.has_model:
+        for stage, module in stepper.model.modules.items():
+            found |= {f"{_prefix(stepper, stage)}{name}": value for name, value in module.state_dict().items()}
+    if part.has_optimizer:
+        for index, entries in _optimizer_state(stepper).items():
+            found |= {f"optimizer.{index}.{key}": value for key, value in entries.items() if torch.is_tensor(value)}
     # A copy each: two names of one tensor (tied weights) and views are refused by the format.
-    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in found.items()}
+    return {name: _local(value.detach()).to("cpu", copy=True).contiguous() for name, value in found.items()}
+
+
+def _prefix(stepper: Stepper, stage: int) -> str:
+    return "model." if len(stepper.model.modules) == 1 else f"model.{stage}."
+
+
+def _local(value: torch.Tensor) -> torch.Tensor:
+    """This rank's shard of a tensor that FSDP divided; any other tensor as it is."""
+    return value.to_local() if hasattr(value, "to_local") else value
 
 
 def values_of(stepper: Stepper) -> dict[str, Any]:
@@ -50,16 +65,18 @@ def values_of(stepper: Stepper) -> dict[str, Any]:
 
 def restore(stepper: Stepper, tensors: Tensors, values: dict[str, Any]) -> None:
     """Put both back. Raises KeyError or RuntimeError when they belong to another model."""
-    model = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
-    stepper.model.module.load_state_dict(model)
-    if stepper.optimizer is not None:
+    for stage, module in stepper.model.modules.items():
+        prefix = _prefix(stepper, stage)
+        mine = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        _load(module, mine)
+    optimizer = _optimizer(stepper)
+    if optimizer is not None:
         state: dict[int, dict[str, Any]] = {int(index): dict(each) for index, each in values["optimizer"].items()}
         for name, value in tensors.items():
             if name.startswith("optimizer."):
                 _, index, key = name.split(".", 2)
                 state.setdefault(int(index), {})[key] = value
-        groups = stepper.optimizer.state_dict()["param_groups"]
-        stepper.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        _load_optimizer(optimizer, state)
     if stepper.loss.scaler is not None:
         stepper.loss.scaler.load_state_dict(values["scaler"])
     _restore_random(stepper.device, values["random"])
@@ -78,5 +95,38 @@ def _restore_random(device: torch.device, states: dict[str, Any]) -> None:
     np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
 
 
+def _load(module: nn.Module, tensors: Tensors) -> None:
+    """Put `tensors` into the module's own; a shard into the shard that is here."""
+    present = module.state_dict()
+    if not any(hasattr(value, "to_local") for value in present.values()):
+        module.load_state_dict(tensors)
+        return
+    if set(present) != set(tensors):
+        raise KeyError(f"tensors differ: {', '.join(sorted(set(present) ^ set(tensors)))}")
+    with torch.no_grad():
+        for name, value in present.items():
+            _local(value).copy_(tensors[name])
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[int, dict[str, Any]]) -> None:
+    """A plain shard of the state becomes one of a divided tensor again where the parameter is divided."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, entries in state.items():
+        parameter = parameters[index]
+        for key, value in entries.items():
+            if hasattr(parameter, "to_local") and torch.is_tensor(value) and value.dim():
+                whole = torch.empty_like(parameter)
+                _local(whole).copy_(value)
+                entries[key] = whole
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _optimizer(stepper: Stepper) -> torch.optim.Optimizer | None:
+    """What holds this rank's state: of a ZeRO optimizer the one inside, which has this rank's parameters only."""
+    return getattr(stepper.optimizer, "optim", stepper.optimizer)
+
+
 def _optimizer_state(stepper: Stepper) -> dict[int, dict[str, Any]]:
-    return stepper.optimizer.state_dict()["state"] if stepper.optimizer is not None else {}
+    optimizer = _optimizer(stepper)
+    return optimizer.state_dict()["state"] if optimizer is not None else {}

@@ -1,55 +1,28 @@
-"""One training step of any layout: data, forward and backward over the micro-batches, optimizer, all timed.
-
-The loss of a micro-batch is divided by their number, so gradients add up to those of the global batch's mean.
-"""
+"""One training step of any layout: data, forward and backward over the micro-batches, optimizer, all timed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from hpc_accel.parallel.apply import ParallelModel
+from hpc_accel.parallel.memory import channels_last
 from hpc_accel.parallel.mesh import Place
+from hpc_accel.study.recipe import Recipe
+from hpc_accel.train.batches import Batch, ShareSampler
 from hpc_accel.train.clock import CudaClock, HostClock, Span
-from hpc_accel.workloads.workload import Loss
+from hpc_accel.train.loss import MicroBatchLoss, counts_of
 
-if TYPE_CHECKING:
-    from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
-    from torch.distributed.pipelining.schedules import PipelineScheduleSingle
-
-
-class MicroBatchLoss:
-    """The workload's loss of one micro-batch in fp32, divided by their number and scaled for fp16 if asked.
-
-    Without state, because a pipeline schedule also calls it on tensors without values to infer shapes.
-    """
-
-    def __init__(self, loss: Loss, num_micro_batches: int, scaler: ShardedGradScaler | None) -> None:
-        self.loss = loss
-        self.num_micro_batches = num_micro_batches
-        self.scaler = scaler
-
-    def __call__(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The scalar to differentiate."""
-        outputs = outputs.float() if outputs.is_floating_point() else outputs
-        loss = self.loss(outputs, targets) / self.num_micro_batches
-        return self.scaler.scale(loss) if self.scaler is not None else loss
-
-    @property
-    def scale(self) -> float:
-        """What the scaler multiplies losses with at present."""
-        return float(self.scaler.get_scale()) if self.scaler is not None else 1.0
+CHUNKS = {"forward_one_chunk": "forward", "backward_one_chunk": "backward", "backward_weight_one_chunk": "backward"}
+"""What a pipeline schedule calls, and the phase it is."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one rank saw of one step. `loss` is its share's mean; None where no loss is computed."""
+    """What one rank saw of one step. `loss` is its share's part of the mean; None where no loss is computed."""
 
     step: Span
     phases: list[Span]
@@ -57,7 +30,7 @@ class StepResult:
 
 
 class Stepper:
-    """Runs training steps on this rank."""
+    """Runs training steps on this rank. `num_steps` counts them, from the run's beginning."""
 
     def __init__(
         self,
@@ -65,18 +38,23 @@ class Stepper:
         place: Place,
         device: torch.device,
         model: ParallelModel,
+        recipe: Recipe,
         loss: MicroBatchLoss,
         optimizer: torch.optim.Optimizer | None,
-        batches: Iterator[tuple[torch.Tensor, torch.Tensor]],
+        sampler: ShareSampler,
+        batches: Iterator[Batch],
         clock: HostClock | CudaClock,
     ) -> None:
         self.place = place
         self.device = device
         self.model = model
+        self.recipe = recipe
         self.loss = loss
         self.optimizer = optimizer
+        self.sampler = sampler
         self.batches = batches
         self.clock = clock
+        self.num_steps = sampler.first_step
         if model.schedule is not None:
             _time_chunks(model.schedule, clock)
 
@@ -86,41 +64,55 @@ class Stepper:
         losses: list[torch.Tensor] = []
         self.clock.begin()
         with self.clock.phase("data"):
-            inputs, targets = next(self.batches)
-            inputs, targets = inputs.to(self.device), targets.to(self.device)
+            inputs, targets = self.next_batch()
         if self.model.schedule is not None:
-            self._pipeline(self.model.schedule, inputs, targets, losses)
+            self._pipeline(inputs, targets, losses)
         else:
             self._accumulate(inputs, targets, losses)
+        self.num_steps += 1
         with self.clock.phase("optimizer"):
             self._update()
         step, phases = self.clock.finish()
         loss = float(torch.stack(losses).sum()) / scale if losses else None
         return StepResult(step=step, phases=phases, loss=loss)
 
-    def _accumulate(self, inputs: torch.Tensor, targets: torch.Tensor, losses: list[torch.Tensor]) -> None:
-        module, size = self.model.module, self.place.layout.micro_batch_size
-        last = self.place.layout.accumulation_steps - 1
-        micro_batches = zip(inputs.split(size), targets.split(size), strict=True)
-        for index, (micro_inputs, micro_targets) in enumerate(micro_batches):
-            with _without_reduction(module, index < last):
-                with self.clock.phase("forward"):
-                    loss = self.loss(module(micro_inputs), micro_targets)
-                with self.clock.phase("backward"):
-                    loss.backward()
-            losses.append(loss.detach())
+    def next_batch(self) -> Batch:
+        """This rank's share of the next global batch, on the device; the loss is told how many of it count."""
+        inputs, targets = next(self.batches)
+        layout, step = self.place.layout, self.num_steps
+        counts = counts_of(self.sampler.valid(step), layout.accumulation_steps, self.place.micro_batch_size)
+        self.loss.begin(counts, self.sampler.num_samples_of(step))
+        return self.moved(inputs), targets.to(self.device, non_blocking=self.recipe.pin_memory)
 
-    def _pipeline(
-        self,
-        schedule: PipelineScheduleSingle,
-        inputs: torch.Tensor,
-        targets: torch.Tensor,
-        losses: list[torch.Tensor],
-    ) -> None:
-        arguments = (inputs,) if self.place.is_first_stage else ()
+    def moved(self, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """Inputs on the device, stored as the recipe wants them."""
+        found = tuple(each.to(self.device, non_blocking=self.recipe.pin_memory) for each in inputs)
+        return tuple(map(channels_last, found)) if self.recipe.channels_last else found
+
+    def _accumulate(self, inputs: tuple[torch.Tensor, ...], targets: torch.Tensor, losses: list[torch.Tensor]) -> None:
+        size, last = self.place.micro_batch_size, self.place.layout.accumulation_steps - 1
+        parts = zip(*(each.split(size) for each in inputs), targets.split(size), strict=True)
+        for index, (*micro_inputs, micro_targets) in enumerate(parts):
+            self.model.synchronise_gradients(index == last)
+            with self.clock.phase("forward"):
+                loss = self.loss(self.model.module(*micro_inputs), micro_targets)
+            with self.clock.phase("backward"):
+                loss.backward()
+            losses.append(loss.detach())
+        self._finish_gradients()
+
+    def _pipeline(self, inputs: tuple[torch.Tensor, ...], targets: torch.Tensor, losses: list[torch.Tensor]) -> None:
+        assert self.model.schedule is not None
+        arguments = inputs if self.place.is_first_stage else ()
         target = targets if self.place.is_last_stage else None
-        schedule.step(*arguments, target=target, losses=losses, return_outputs=False)
+        self.model.schedule.step(*arguments, target=target, losses=losses, return_outputs=False)
         losses[:] = [loss.detach() for loss in losses]
+        self._finish_gradients()
+
+    def _finish_gradients(self) -> None:
+        if self.model.partial or self.model.average is not None:
+            with self.clock.phase("backward"):
+                self.model.finish_gradients(averages=self.recipe.average_every == 1)
 
     def _update(self) -> None:
         scaler = self.loss.scaler
@@ -132,16 +124,12 @@ class Stepper:
         else:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.recipe.average_every > 1 and self.num_steps % self.recipe.average_every == 0:
+            assert self.model.average is not None
+            self.model.average(self.model.parameters)
 
 
-def _without_reduction(module: nn.Module, skip: bool) -> AbstractContextManager[Any]:
-    """Gradients of all but the last micro-batch stay local: they are all-reduced once per step."""
-    if skip and isinstance(module, DistributedDataParallel):
-        return module.no_sync()
-    return nullcontext()
-
-
-def _time_chunks(schedule: PipelineScheduleSingle, clock: HostClock | CudaClock) -> None:
+def _time_chunks(schedule: Any, clock: HostClock | CudaClock) -> None:
     """Time the forward and backward of every micro-batch where the schedule calls them."""
 
     def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -151,6 +139,6 @@ def _time_chunks(schedule: PipelineScheduleSingle, clock: HostClock | CudaClock)
 
         return wrapper
 
-    stage = schedule._stage
-    for method, name in (("forward_one_chunk", "forward"), ("backward_one_chunk", "backward")):
-        setattr(stage, method, timed(name, getattr(stage, method)))
+    for stage in getattr(schedule, "_stages", None) or [schedule._stage]:
+        for method, name in CHUNKS.items():
+            setattr(stage, method, timed(name, getattr(stage, method)))

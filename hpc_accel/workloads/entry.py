@@ -17,7 +17,8 @@ import torch
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.study import schema
-from hpc_accel.workloads.workload import Workload
+from hpc_accel.workloads.chain import as_inputs, input_problem
+from hpc_accel.workloads.workload import Metric, Workload
 
 
 def build(spec: schema.Workload, seed: int) -> Workload:
@@ -61,12 +62,36 @@ def checked(entry: str, built: Any) -> Workload:
     sample = built.dataset[0]
     if not (isinstance(sample, tuple | list) and len(sample) == 2):
         raise _wrong(entry, f"dataset[0] is {type(sample).__name__}", "return (input, target) for each index")
+    problem = input_problem(sample[0])
+    if problem:
+        raise _wrong(entry, f"the input of dataset[0] is {problem}", "return one tensor, or a tuple of tensors")
+    if built.metric is not None:
+        _check_metric(entry, built.metric, sample)
     if isinstance(built.loss, torch.nn.Module):
         # A loss without parameters only; one with parameters would train on the last stage alone, unnoticed.
         num_parameters = sum(parameter.numel() for parameter in built.loss.parameters())
         if num_parameters:
             raise _wrong(entry, f"loss has {num_parameters} parameters", "move them into the model")
     return built
+
+
+def _check_metric(entry: str, metric: Any, sample: Any) -> None:
+    if not isinstance(metric, Metric):
+        raise _wrong(entry, f"metric is {type(metric).__name__}", "return a Metric, or leave it out")
+    if len(metric.dataset) == 0:  # type: ignore[arg-type]
+        raise _wrong(entry, "metric.dataset is empty", "hold out at least one sample, or leave the metric out")
+    held_out = metric.dataset[0]
+    if _shapes(held_out) != _shapes(sample):
+        raise _wrong(
+            entry,
+            f"metric.dataset[0] has shapes {_shapes(held_out)}, dataset[0] {_shapes(sample)}",
+            "hold out samples of the same shapes",
+        )
+
+
+def _shapes(sample: Any) -> list[list[int]]:
+    parts = [*as_inputs(sample[0]), sample[1]]
+    return [list(part.shape) if hasattr(part, "shape") else [] for part in parts]
 
 
 def _function(entry: str) -> Callable[..., Any]:

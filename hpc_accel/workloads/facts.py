@@ -42,6 +42,8 @@ class ModelFacts:
     """Whether stages can be cut between any two layers; if not, pp > 1 is refused."""
     tp_units: int | None
     """Largest number of equal shares the tensor plan's dimensions have in common; None without a plan."""
+    sequence_length: int | None = None
+    """Positions that sequence parallelism divides; None where the tensor plan does not say where it begins and ends."""
 
     @property
     def num_cuttable_layers(self) -> int:

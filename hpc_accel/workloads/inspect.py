@@ -1,123 +1,172 @@
-"""Count what a model costs, layer by layer, by running two samples through it: FLOPs, parameters, activations.
-
-FLOPs come from torch's FlopCounterMode, kept activations from autograd's saved-tensor hooks.
-"""
+"""What the planner must know of a model, counted by running two samples through it, layer by layer."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.data import default_collate
-from torch.utils.flop_counter import FlopCounterMode
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.workloads.blocks import blocks_of, parameters_of_blocks
+from hpc_accel.workloads.chain import as_inputs
+from hpc_accel.workloads.counting import Counting, Counts
 from hpc_accel.workloads.facts import LayerFacts, ModelFacts
-from hpc_accel.workloads.tensor_plan import planned_linears
+from hpc_accel.workloads.tensor_plan import Cut, planned, planned_linears
 from hpc_accel.workloads.workload import Workload
 
 NUM_SAMPLES = 2
 """More than one, so that layers that normalise over the batch can run."""
-MATMULS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "scaled_dot_product")
-
-
-class OperationCounter(TorchDispatchMode):
-    """Counts the operations torch dispatches, and among them the matrix products and convolutions."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.num_operations = 0
-        self.num_matmuls = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        self.num_operations += 1
-        self.num_matmuls += any(part in name for part in MATMULS)
-        return func(*args, **(kwargs or {}))
+Piece = tuple[str, nn.Module, torch.Tensor, Counts]
+"""A layer's name and module, what left it, and what it cost."""
 
 
 def describe(workload: Workload) -> ModelFacts:
     """Facts of the model in the order data flows. Raises ConfigError if model, data and loss do not fit together."""
+    parameters = workload.model.parameters()
+    fake = next((parameter.fake_mode for parameter in parameters if isinstance(parameter, FakeTensor)), None)
+    with fake or nullcontext():
+        return _describe(workload, with_values=fake is None)
+
+
+def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
     samples = [workload.dataset[index % len(workload.dataset)] for index in range(NUM_SAMPLES)]  # type: ignore[arg-type]
-    inputs, targets = default_collate(samples)
-    plan = planned_linears(workload.model, workload.tensor_plan)
-    sequential = isinstance(workload.model, nn.Sequential)
-    layers = list(workload.model.named_children()) if sequential else [("model", workload.model)]
-    facts = []
-    states = inputs
-    for name, layer in layers:
-        prefix = f"{name}." if sequential else ""
-        mine = {part: way for part, way in plan.items() if not sequential or part == name or part.startswith(prefix)}
-        try:
-            states, layer_facts = _run_layer(workload.model, name, layer, states, mine)
-        except Exception as error:
-            raise _misfit(f"layer {name} ({type(layer).__name__}) refuses its input", states, error) from error
-        facts.append(layer_facts)
-    try:
-        loss = workload.loss(states, targets)
-        loss.backward()
-    except Exception as error:
-        raise _misfit("the loss refuses outputs and targets", states, error) from error
-    if loss.numel() != 1:
-        raise ConfigError(f"a loss of shape {list(loss.shape)}", "the loss is one number", "take the mean")
-    workload.model.zero_grad(set_to_none=True)
+    batch, targets = default_collate(samples)
+    inputs, model = as_inputs(batch), workload.model
+    cuts, linears = planned(model, workload.tensor_plan), planned_linears(model, workload.tensor_plan)
+    lengths = _sequence_lengths(model, cuts)
+    sequential = isinstance(model, nn.Sequential)
+    with Counting(model, linears) as counting:
+        pieces = list(_in_order(model, inputs, counting)) if sequential else _in_blocks(model, inputs, counting)
+    outputs = pieces[-1][2]
+    _try_loss(workload, outputs, targets, with_values=with_values)
     return ModelFacts(
-        layers=tuple(facts),
+        layers=tuple(
+            _facts(model, piece, parameters, cuts, linears)
+            for piece, parameters in zip(pieces, _parameters(model, len(pieces)), strict=True)
+        ),
         num_samples=len(workload.dataset),  # type: ignore[arg-type]
-        sample_bytes=inputs[0].numel() * inputs.element_size(),
+        sample_bytes=sum(part[0].numel() * part.element_size() for part in inputs),
         sequential=sequential,
-        tp_units=_tp_units(workload.model, plan),
+        tp_units=_tp_units(model, linears),
+        sequence_length=lengths[0] if lengths and "gather" in cuts.values() else None,
     )
 
 
-def _run_layer(
-    model: nn.Module, name: str, layer: nn.Module, states: torch.Tensor, plan: dict[str, Literal["columns", "rows"]]
-) -> tuple[torch.Tensor, LayerFacts]:
-    saved = 0
-    parameters = {parameter.data_ptr() for parameter in layer.parameters()}
-    cut_flops = 0.0
-    allreduced = 0
-    allreduces = sum(way == "rows" for way in plan.values())
+def _in_order(model: nn.Module, inputs: tuple[torch.Tensor, ...], counting: Counting) -> Iterator[Piece]:
+    """The children of a Sequential."""
+    states = inputs
+    for name, layer in model.named_children():
+        try:
+            output = layer(*states)
+            if not isinstance(output, torch.Tensor):
+                raise TypeError(f"it returns {type(output).__name__}, not one tensor")
+        except Exception as error:
+            raise _misfit(f"layer {name} ({type(layer).__name__}) refuses its input", states, error) from error
+        states = (output,)
+        yield name, layer, output, counting.take()
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        nonlocal saved
-        if tensor.data_ptr() not in parameters:
-            saved += tensor.numel()
-        return tensor
 
-    def count(way: str) -> Any:
-        def hook(module: nn.Linear, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            nonlocal cut_flops, allreduced
-            cut_flops += 2.0 * inputs[0].numel() * module.out_features
-            allreduced += output.numel() if way == "rows" else 0
+def _in_blocks(model: nn.Module, inputs: tuple[torch.Tensor, ...], counting: Counting) -> list[Piece]:
+    """The blocks of any other model, each with what runs after it; the first with what runs before it, too.
 
-        return hook
+    The whole model is one piece where its blocks do not run once each, in the order they are registered: it can then
+    not be cut between them.
+    """
+    found: list[tuple[str, nn.Module, torch.Tensor]] = []
+    counts: list[Counts] = []
+    handles = []
+    for name, block in blocks_of(model):
 
-    modules = dict(model.named_modules())
-    handles = [modules[part].register_forward_hook(count(way)) for part, way in plan.items()]
-    counter, operations = FlopCounterMode(display=False), OperationCounter()
-    with counter, operations, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = layer(states)
-    for handle in handles:
-        handle.remove()
-    if not isinstance(output, torch.Tensor):
-        raise TypeError(f"it returns {type(output).__name__}, not one tensor")
-    return output, LayerFacts(
+        def enter(_block: nn.Module, _inputs: Any) -> None:
+            if found:
+                counts.append(counting.take())
+
+        def leave(block: nn.Module, _inputs: Any, output: torch.Tensor, name: str = name) -> None:
+            found.append((name, block, output))
+
+        handles += [block.register_forward_pre_hook(enter), block.register_forward_hook(leave)]
+    try:
+        outputs = model(*inputs)
+        if not isinstance(outputs, torch.Tensor):
+            raise TypeError(f"it returns {type(outputs).__name__}, not one tensor")
+    except Exception as error:
+        raise _misfit(f"the model ({type(model).__name__}) refuses its input", inputs, error) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    counts.append(counting.take())
+    in_order = [name for name, *_ in found] == [name for name, _ in blocks_of(model)]
+    tensors = all(isinstance(output, torch.Tensor) for *_, output in found)
+    if not in_order or not tensors or len(counts) != len(found):
+        return [("model", model, outputs, sum(counts, Counts()))]
+    last = len(found) - 1
+    return [
+        (name, block, outputs if index == last else output, count)
+        for index, ((name, block, output), count) in enumerate(zip(found, counts, strict=True))
+    ]
+
+
+def _sequence_lengths(model: nn.Module, cuts: dict[str, Cut]) -> list[int]:
+    """Filled, when the model runs, with the positions that leave the module where a sequence is split."""
+    lengths: list[int] = []
+
+    def keep(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+        lengths.append(output.shape[1])
+
+    for name, way in cuts.items():
+        if way == "split":
+            model.get_submodule(name).register_forward_hook(keep)
+    return lengths
+
+
+def _try_loss(workload: Workload, outputs: torch.Tensor, targets: torch.Tensor, *, with_values: bool) -> None:
+    try:
+        loss = workload.loss(outputs, targets)
+        if with_values:
+            loss.backward()
+            workload.model.zero_grad(set_to_none=True)
+    except Exception as error:
+        raise _misfit("the loss refuses outputs and targets", (outputs,), error) from error
+    if loss.numel() != 1:
+        raise ConfigError(f"a loss of shape {list(loss.shape)}", "the loss is one number", "take the mean")
+
+
+def _parameters(model: nn.Module, num_pieces: int) -> list[dict[str, nn.Parameter]]:
+    """Of each piece; of the only one all."""
+    if num_pieces == 1:
+        return [{name: each for name, each in model.named_parameters() if each.requires_grad}]
+    return parameters_of_blocks(model)
+
+
+def _facts(
+    model: nn.Module,
+    piece: Piece,
+    parameters: Mapping[str, nn.Parameter],
+    cuts: Mapping[str, Cut],
+    linears: Mapping[str, Literal["columns", "rows"]],
+) -> LayerFacts:
+    name, layer, output, counts = piece
+    inside = [part for part in cuts if layer is model or any(each.startswith(f"{part}.") for each in parameters)]
+    divided = [part for part in inside if cuts[part] not in ("split", "sequence")]
+    return LayerFacts(
         name=f"{name} {type(layer).__name__}",
-        num_parameters=sum(p.numel() for p in layer.parameters() if p.requires_grad),
-        forward_flops_per_sample=counter.get_total_flops() / NUM_SAMPLES,
+        num_parameters=sum(p.numel() for p in parameters.values()),
+        forward_flops_per_sample=counts.flops / NUM_SAMPLES,
         output_elements_per_sample=output.numel() // NUM_SAMPLES,
-        saved_elements_per_sample=saved // NUM_SAMPLES,
-        tp_parameters=sum(modules[part].weight.numel() for part in plan),
-        tp_flops_per_sample=cut_flops / NUM_SAMPLES,
-        tp_allreduce_elements_per_sample=allreduced // NUM_SAMPLES,
-        num_operations=operations.num_operations,
-        num_matmuls=operations.num_matmuls,
-        num_parameter_tensors=sum(p.requires_grad for p in layer.parameters()),
-        tp_num_allreduces=allreduces,
+        saved_elements_per_sample=counts.saved_elements // NUM_SAMPLES,
+        tp_parameters=sum(p.numel() for part in divided for p in model.get_submodule(part).parameters() if p.dim() > 1),
+        tp_flops_per_sample=counts.cut_flops / NUM_SAMPLES,
+        tp_allreduce_elements_per_sample=counts.allreduced_elements // NUM_SAMPLES,
+        num_operations=counts.num_operations,
+        num_matmuls=counts.num_matmuls,
+        num_parameter_tensors=len(parameters),
+        tp_num_allreduces=sum(linears.get(part) == "rows" for part in inside),
     )
 
 
@@ -135,10 +184,11 @@ def _tp_units(model: nn.Module, plan: dict[str, Literal["columns", "rows"]]) -> 
     return math.gcd(*units)
 
 
-def _misfit(value: str, states: torch.Tensor, error: Exception) -> ConfigError:
+def _misfit(value: str, states: Sequence[torch.Tensor], error: Exception) -> ConfigError:
     first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    shapes = " and ".join(str(list(part.shape)) for part in states)
     return ConfigError(
-        f"{value} of shape {list(states.shape)}: {first}",
+        f"{value} of shape {shapes}: {first}",
         "the model takes a batch of dataset inputs, the loss takes its outputs and the batch of targets",
         "run two samples through model and loss by hand",
     )

@@ -6,13 +6,12 @@ learned positions. One `nn.Sequential` (embedding, blocks, head), so that it can
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import nn
 from torch.utils.data import Dataset
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.workloads.tensor_plan import Cut
 from hpc_accel.workloads.workload import Workload
 
 NUM_BYTE_VALUES = 256
@@ -30,13 +29,17 @@ def build(layers: int = 4, hidden: int = 64, heads: int = 4, sequence: int = 64)
             f"choose heads among the divisors of {hidden}",
         )
     blocks = [Block(hidden, hidden // heads) for _ in range(layers)]
-    plan: dict[str, Literal["columns", "rows"]] = {
+    plan: dict[str, Cut] = {
+        "0.byte": "vocabulary",
+        "0": "split",
+        "*.norm*": "sequence",
         "*.attention.query": "columns",
         "*.attention.key": "columns",
         "*.attention.value": "columns",
         "*.attention.out": "rows",
         "*.up": "columns",
         "*.down": "rows",
+        "*.project": "gather",
     }
     return Workload(
         model=nn.Sequential(Embedding(hidden, sequence), *blocks, Head(hidden)),

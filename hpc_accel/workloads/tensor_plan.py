@@ -1,32 +1,83 @@
-"""Which linear layers a workload's tensor plan means: patterns resolved to module names, in the model's order."""
+"""What a workload's tensor plan means: patterns resolved to module names, and the plan of a common transformer.
+
+    columns       Linear: divides the output features; the result stays divided
+    rows          Linear: divides the input features and adds up the partial results
+    gather        Linear: divides the output features and gathers the result (a head)
+    vocabulary    Embedding: divides the rows
+    split         where the sequence begins to be divided (the module that embeds it)
+    sequence      works on each position alone (a norm), so on a part of the sequence too
+
+The last two count under `sequence_parallel` only.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
 from hpc_accel.errors import ConfigError
 
-Cut = Literal["columns", "rows"]
+Cut = Literal["columns", "rows", "gather", "vocabulary", "split", "sequence"]
+Plan = Mapping[str, Cut] | Literal["transformer"]
+KINDS: dict[str, Any] = {"columns": nn.Linear, "rows": nn.Linear, "gather": nn.Linear, "vocabulary": nn.Embedding}
+COLUMNS = "q_proj k_proj v_proj query key value wq wk wv q_lin k_lin v_lin up_proj gate_proj up gate fc1 linear1 lin1"
+ROWS = "o_proj out_proj out wo out_lin down_proj down fc2 linear2 lin2"
+"""Last parts of the names of linear layers in transformer blocks, by torch and by Hugging Face's models."""
 
 
-def planned_linears(
-    model: nn.Module, plan: Mapping[str, Literal["columns", "rows"]]
-) -> dict[str, Literal["columns", "rows"]]:
-    """The plan with its patterns resolved to module names. Raises ConfigError for a pattern that fits no Linear."""
-    # A list: ranks cut layers together, so all must go through them in the same order.
-    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+def planned(model: nn.Module, plan: Plan) -> dict[str, Cut]:
+    """The plan with its patterns resolved to module names, in the model's order.
+
+    Raises ConfigError for a pattern that fits no module, or none of the right kind.
+    """
+    if plan == "transformer":
+        return transformer_plan(model)
     resolved: dict[str, Cut] = {}
     for pattern, way in plan.items():
-        names = [name for name in linears if fnmatchcase(name, pattern)]
-        if not names or way not in ("columns", "rows"):
+        kind = KINDS.get(way, nn.Module)
+        fitting = [name for name, module in model.named_modules() if name and isinstance(module, kind)]
+        names = [name for name in fitting if fnmatchcase(name, pattern)]
+        if not names or way not in (*KINDS, "split", "sequence"):
             raise ConfigError(
                 f"tensor_plan entry {pattern!r}: {way!r}",
-                "each entry names torch.nn.Linear modules and cuts them by 'columns' or 'rows'",
-                f"the model's linear layers are: {', '.join(linears) or 'none'}",
+                "an entry names torch.nn.Linear modules for 'columns', 'rows' or 'gather', torch.nn.Embedding modules "
+                "for 'vocabulary', any for 'split' and 'sequence'",
+                f"modules that fit: {', '.join(fitting) or 'none'}",
             )
         resolved.update(dict.fromkeys(names, way))
-    return resolved
+    # Ranks exchange in the order of the model, so the order is part of the plan.
+    return {name: resolved[name] for name, _ in model.named_modules() if name in resolved}
+
+
+def planned_linears(model: nn.Module, plan: Plan) -> dict[str, Literal["columns", "rows"]]:
+    """Of the plan, the linear layers that are divided."""
+    ways: dict[Cut, Literal["columns", "rows"]] = {"columns": "columns", "gather": "columns", "rows": "rows"}
+    return {name: ways[way] for name, way in planned(model, plan).items() if way in ways}
+
+
+def transformer_plan(model: nn.Module) -> dict[str, Cut]:
+    """Divides the projections and the perceptron of every transformer block whose layers have common names.
+
+    A parent is divided if it has layers of both kinds, so that what columns divide, rows join again.
+    Raises ConfigError when there is none: the plan must then name the layers.
+    """
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    found: dict[str, Cut] = {}
+    for name in linears:
+        last = name.rpartition(".")[2]
+        if last in COLUMNS.split() or last in ROWS.split():
+            found[name] = "columns" if last in COLUMNS.split() else "rows"
+    by_parent: dict[str, set[Cut]] = {}
+    for name, way in found.items():
+        by_parent.setdefault(name.rpartition(".")[0], set()).add(way)
+    whole = {name: way for name, way in found.items() if len(by_parent[name.rpartition(".")[0]]) == 2}
+    if not whole:
+        raise ConfigError(
+            "tensor_plan 'transformer' on a model without transformer blocks of common names",
+            f"a block has linear layers named like {COLUMNS.split(maxsplit=1)[0]} and {ROWS.split(maxsplit=1)[0]}",
+            f"name them: the model's linear layers are {', '.join(linears) or 'none'}",
+        )
+    return whole

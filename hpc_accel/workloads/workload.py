@@ -1,15 +1,36 @@
-"""What a workload's `build` returns: model, loss, data, and what cannot be guessed about the model."""
+"""What a workload's `build` returns: model, loss, data, metric, and what cannot be guessed about the model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 
+from hpc_accel.workloads.tensor_plan import Plan
+
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Score = Callable[[torch.Tensor, torch.Tensor], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """How good the trained model is, on samples it was not trained on.
+
+    name: with its unit if it has one ("accuracy", "bits_per_byte").
+    compute: (outputs, targets) -> figure; both are of the whole held-out set, concatenated, on the CPU, and what is
+        floating point is in fp32.
+    dataset: held-out data of the same shapes as the training data.
+    also: further figures of the same outputs and targets, by name.
+    """
+
+    name: str
+    compute: Score
+    higher_is_better: bool
+    dataset: Dataset[Any]
+    also: Mapping[str, Score] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,12 +40,16 @@ class Workload:
     model: in fp32 on the CPU; a `torch.nn.Sequential` can be cut into pipeline stages between its children.
     loss: (outputs, targets) -> scalar, the mean over the samples, so that the mean over equal shares is the mean
         over the batch.
-    dataset: map-style; `dataset[i]` is (input, target), tensors of the same shape for every i.
-    tensor_plan: which linear layers tensor parallelism cuts, by module name; `*` matches any part of it.
-        "columns" divides the output features, "rows" the input features and sums the partial results.
+    dataset: map-style; `dataset[i]` is (input, target), of the same shapes for every i. The input is one tensor, or a
+        tuple of tensors for a model called as `model(*inputs)` (a `Chain` can be cut into stages); the target is any
+        tensor.
+    tensor_plan: which layers tensor parallelism cuts, by module name; `*` matches any part of it. The cuts are those
+        of `tensor_plan.py`; "transformer" finds the layers of blocks with common names.
+    metric: what the trained model is judged by; None where nothing can be learnt.
     """
 
     model: torch.nn.Module
     loss: Loss
     dataset: Dataset[Any]
-    tensor_plan: Mapping[str, Literal["columns", "rows"]] = field(default_factory=dict)
+    tensor_plan: Plan = field(default_factory=dict)
+    metric: Metric | None = None

@@ -1,10 +1,11 @@
 """Stages are as even as whole layers allow."""
 
-from itertools import combinations, pairwise
+from itertools import accumulate, combinations, pairwise, product
+from random import Random
 
 import pytest
 
-from hpc_accel.parallel.split import automatic_split, balanced_split
+from hpc_accel.parallel.split import automatic_split, balanced_split, lightest_split
 from hpc_accel.workloads.facts import LayerFacts, ModelFacts
 
 
@@ -51,3 +52,31 @@ def test_layers_without_parameters_go_with_their_predecessor():
     assert automatic_split(facts, 2) == (3, 2)
     with pytest.raises(ValueError, match="3 stages from 2"):
         automatic_split(facts, 3)
+
+
+def test_of_splits_about_as_fast_the_lightest_is_taken():
+    """By time [2, 2] and [1, 3] hardly differ; the first stage has two micro-batches in flight, so fewer layers."""
+    costs, memory = [1.04, 0.0, 0.0, 1.0], [(0.0, 10.0)] * 4
+    assert lightest_split(costs, memory, 2) == (1, 3)
+
+
+@pytest.mark.parametrize("num_stages", [1, 2, 3, 5])
+def test_the_lightest_is_the_lightest_of_all_that_are_fast_enough(num_stages):
+    random = Random(num_stages)
+    costs = [random.uniform(1, 3) for _ in range(8)]
+    memory = [(random.uniform(0, 5), random.uniform(0, 5)) for _ in range(8)]
+
+    def judged(sizes):
+        ends = list(accumulate(sizes))
+        bounds = list(zip([0, *ends], ends, strict=False))
+        slowest = max(sum(costs[a:b]) for a, b in bounds)
+        held = [
+            sum(state for state, _ in memory[a:b]) + (num_stages - stage) * sum(kept for _, kept in memory[a:b])
+            for stage, (a, b) in enumerate(bounds)
+        ]
+        return slowest, max(held)
+
+    every = [sizes for sizes in product(range(1, 9), repeat=num_stages) if sum(sizes) == 8]
+    fastest = min(judged(sizes)[0] for sizes in every)
+    wanted = min(judged(sizes)[1] for sizes in every if judged(sizes)[0] <= fastest * 1.05)
+    assert judged(lightest_split(costs, memory, num_stages))[1] == pytest.approx(wanted)

@@ -76,7 +76,7 @@ def test_one_rank_has_no_network_and_says_so(tmp_path):
 
 
 def test_the_chain_has_as_many_operations_as_are_counted_in_models():
-    from hpc_accel.workloads.inspect import OperationCounter
+    from hpc_accel.workloads.counting import OperationCounter
 
     pair, inputs = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU()), torch.randn(4, 4)
     with OperationCounter() as counter:

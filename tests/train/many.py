@@ -5,5 +5,6 @@ from pathlib import Path
 
 from hpc_accel.train.main import run_training
 
-for path in sys.argv[1:]:
-    run_training(Path(path))
+if __name__ == "__main__":  # processes that load data import this file again
+    for path in sys.argv[1:]:
+        run_training(Path(path))

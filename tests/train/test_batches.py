@@ -10,8 +10,13 @@ from hpc_accel.errors import DataError
 from hpc_accel.train.batches import ShareSampler, share_loader
 
 
+def share_of(dp, rank, num_samples=103, total=20, seed=3, **options):
+    share = total // dp
+    return ShareSampler(num_samples, total, start=rank * share, share=share, seed=seed, **options)
+
+
 def batches(dp, num_samples=103, total=20, seed=3, count=11):
-    ranks = [list(islice(ShareSampler(num_samples, total, dp, rank, seed), count)) for rank in range(dp)]
+    ranks = [list(islice(share_of(dp, rank, num_samples, total, seed), count)) for rank in range(dp)]
     return [[index for share in shares for index in share] for shares in zip(*ranks, strict=True)]
 
 
@@ -24,17 +29,17 @@ def test_an_epoch_sees_each_sample_once_and_the_next_another_order():
     epoch = [index for batch in batches(1, count=5) for index in batch]
     assert len(set(epoch)) == 100
     assert batches(1, count=10)[5:] != batches(1, count=5)
-    assert ShareSampler(103, 20, 1, 0, 0).samples_dropped_per_epoch == 3
+    assert share_of(1, 0).samples_dropped_per_epoch == 3
 
 
 def test_too_few_samples_are_named():
     with pytest.raises(DataError, match="5 samples for a global batch of 20"):
-        ShareSampler(5, 20, 1, 0, 0)
+        share_of(1, 0, num_samples=5)
 
 
 def test_loader_yields_the_share():
     data = TensorDataset(torch.arange(40), torch.arange(40) * 2)
-    sampler = ShareSampler(40, 8, 2, 1, 0)
-    inputs, targets = next(share_loader(data, sampler))
-    assert inputs.tolist() == next(iter(ShareSampler(40, 8, 2, 1, 0)))
+    sampler = share_of(2, 1, num_samples=40, total=8, seed=0)
+    (inputs,), targets = next(share_loader(data, sampler))
+    assert inputs.tolist() == next(iter(share_of(2, 1, num_samples=40, total=8, seed=0)))
     assert torch.equal(targets, inputs * 2)

@@ -35,12 +35,17 @@ def summary_of(directory):
 
 @pytest.mark.mpi
 def test_warned_runs_go_on_bit_for_bit(tmp_path):
-    """Data parallel with a loss scale and Adam's state, tensor parallel, a pipeline."""
+    """Data parallel with a loss scale and Adam's state, tensor parallel, pipelines; what replicas hold each alone."""
     adam = {**LM, "optimizer": {"name": "adamw", "learning_rate": 0.001}}
     short = {"measure": {"warmup_steps": 2, "steps": 12, "parity_steps": 1}}
     paths = write_runs(tmp_path, adam, [{"dp": 2, "accumulation_steps": 2}], ("fp16",), **short)
     paths += write_runs(tmp_path, {"name": "digits"}, [{"tp": 2}, {"pp": 2, "accumulation_steps": 4}], **short)
-    check(mpirun(2, [ROOT / "tests/train/resume.py", *paths], 200, **TESTING))
+    own = [{"dp": 2, "shard": ["optimizer", "full"], "accumulation_steps": 2}]
+    own += [{"pp": 2, "schedule": "zbv_zero_bubble", "split": "measured", "accumulation_steps": 4}]
+    paths += write_runs(tmp_path, {**adam, "args": {**LM["args"], "layers": 4}}, own, **short)
+    sgd = {"name": "digits", "global_batch_size": 200, "last_batch": "keep"}
+    paths += write_runs(tmp_path, sgd, [{"dp": 2}], recipe={"average_every": 3}, **short)
+    check(mpirun(2, [ROOT / "tests/train/resume.py", *paths], 250, **TESTING))
     for path in paths:
         whole, broken = path.parent, path.parent.with_name(path.parent.name + "-broken")
         assert losses(whole) == losses(broken)

@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from hpc_accel.study.expand import listed_runs, resolve_workload
+from hpc_accel.study.rules import refusals
 from hpc_accel.study.study import Study
 from hpc_accel.workloads import entry
 from hpc_accel.workloads.inspect import describe
@@ -15,7 +16,7 @@ SCRIPT = ROOT / "tests/train/many.py"
 FP32 = 1e-4
 
 
-def write_runs(directory, workload, layouts, precisions=("fp32",), **study):
+def write_runs(directory, workload, layouts, precisions=("fp32",), recipe=None, **study):
     """run.json files of the given layouts; small and quick."""
     content = {
         "name": "t",
@@ -24,12 +25,13 @@ def write_runs(directory, workload, layouts, precisions=("fp32",), **study):
         "device": "cpu",
         **study,
     }
-    recipes = [{"precision": list(precisions)}]
+    recipes = [{"precision": list(precisions), **(recipe or {})}]
     made = Study.model_validate({**content, "workload": workload, "layouts": layouts, "recipes": recipes})
     choice = made.workloads[0]
     facts = describe(entry.build(resolve_workload(choice), made.seed))
     paths = []
     for run in listed_runs(made, choice, facts):
+        assert not list(refusals(run, made.resources, facts))
         path = directory / run.run_id / "run.json"
         path.parent.mkdir(parents=True)
         path.write_text(run.model_dump_json())

@@ -102,5 +102,70 @@ def test_a_tensor_plan_must_name_linear_layers(load):
         "return Workload(model=model, loss=nn.functional.mse_loss,"
         " dataset=TensorDataset(torch.randn(8, 2), torch.randn(8, 1)), tensor_plan={'9': 'columns'})",
     )
-    with pytest.raises(ConfigError, match="linear layers are: 0, 2"):
+    with pytest.raises(ConfigError, match="modules that fit: 0, 2"):
         describe(load(source))
+
+
+SENSORS = """
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+from hpc_accel.workloads.chain import Chain
+from hpc_accel.workloads.workload import Metric, Workload
+class Join(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(5, 4)
+    def forward(self, one, two):
+        return self.first(one) + self.second(two)
+class Data(Dataset):
+    def __len__(self): return 8
+    def __getitem__(self, index): return (torch.full((3,), 1.0 * index), torch.ones(5)), torch.tensor(index % 2)
+class Other(Data):
+    def __getitem__(self, index): return (torch.ones(3), torch.ones(6)), torch.tensor(0)
+def build():
+    return Workload(model=Chain(Join(), nn.ReLU(), nn.Linear(4, 2)), loss=nn.functional.cross_entropy, dataset=Data())
+"""
+
+
+def test_a_sample_of_several_tensors_goes_to_the_first_layer(load):
+    workload = load(SENSORS)
+    facts = describe(workload)
+    assert facts.sequential
+    assert [layer.num_parameters for layer in facts.layers] == [3 * 4 + 4 + 5 * 4 + 4, 0, 10]
+    assert facts.sample_bytes == (3 + 5) * 4
+    one, two = torch.randn(2, 3), torch.randn(2, 5)
+    by_hand = workload.model[2](workload.model[1](workload.model[0](one, two)))
+    assert torch.equal(workload.model(one, two), by_hand)
+    assert isinstance(workload.model[:2], torch.nn.Sequential)
+    assert workload.model[:2](one, two).shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("(torch.full((3,), 1.0 * index), torch.ones(5))", "(1, torch.ones(5))", "a tuple that holds int"),
+        ("(torch.full((3,), 1.0 * index), torch.ones(5))", "{'one': torch.ones(3)}", "input of dataset[0] is dict"),
+        ("dataset=Data())", "dataset=Data(), metric=3)", "metric is int"),
+        (
+            "dataset=Data())",
+            "dataset=Data(), metric=Metric(name='a', compute=max, higher_is_better=True, dataset=[]))",
+            "metric.dataset is empty",
+        ),
+        (
+            "dataset=Data())",
+            "dataset=Data(), metric=Metric(name='a', compute=max, higher_is_better=True, dataset=Other()))",
+            "metric.dataset[0] has shapes [[3], [6], []], dataset[0] [[3], [5], []]",
+        ),
+    ],
+)
+def test_wrong_inputs_and_metrics_are_named(load, old, new, expected):
+    assert old in SENSORS
+    with pytest.raises(ConfigError) as caught:
+        load(SENSORS.replace(old, new))
+    assert expected in str(caught.value)
+
+
+def test_inputs_that_do_not_fit_are_shown_with_all_shapes(load):
+    with pytest.raises(ConfigError, match=r"of shape \[2, 3\] and \[2, 6\]"):
+        describe(load(SENSORS.replace("torch.ones(5)),", "torch.ones(6)),")))

@@ -1,0 +1,87 @@
+"""Data parallelism around one stage: DistributedDataParallel, FSDP2, or nothing where averages come later."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from hpc_accel.parallel.gradients import DEFAULT_BUCKET_BYTES, ReplicaAverage
+from hpc_accel.parallel.mesh import Place
+from hpc_accel.study.layout import SPLIT_BACKWARD
+from hpc_accel.study.recipe import Recipe
+
+WIRE = {"bf16": torch.bfloat16, "fp16": torch.float16}
+POWERSGD_RANK = 4
+POWERSGD_START = 2
+"""Steps with whole gradients before PowerSGD begins; its error feedback wants at least 2."""
+
+
+def averages_later(place: Place, recipe: Recipe) -> bool:
+    """Whether gradients are averaged after backward, and not by hooks while it runs."""
+    split = place.layout.schedule in SPLIT_BACKWARD
+    return place.layout.dp > 1 and place.layout.shard != "full" and (split or not recipe.overlap)
+
+
+def replicate(module: nn.Module, place: Place, recipe: Recipe, device: torch.device) -> nn.Module:
+    """`module` with its gradients averaged over the data-parallel group while backward runs. Collective over it."""
+    group = place.group("dp")
+    wrapped = DistributedDataParallel(
+        module,
+        process_group=group,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        bucket_cap_mb=recipe.bucket_mb,
+        static_graph=recipe.static_graph,
+    )
+    _compress(wrapped, recipe.compression, group)
+    return wrapped
+
+
+def _compress(wrapped: DistributedDataParallel, compression: str, group: dist.ProcessGroup | None) -> None:
+    """Torch's own communication hooks; PowerSGD is Vogels et al., arXiv 1905.13727."""
+    if compression == "none":
+        return
+    from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
+
+    if compression == "powersgd":
+        state = powerSGD_hook.PowerSGDState(
+            process_group=group, matrix_approximation_rank=POWERSGD_RANK, start_powerSGD_iter=POWERSGD_START
+        )
+        wrapped.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
+        return
+    compressed = default_hooks.bf16_compress_hook if compression == "bf16" else default_hooks.fp16_compress_hook
+    # Under a name of its own, and without annotations: torch allows its bf16 hook on NCCL and XCCL only.
+    wrapped.register_comm_hook(group, lambda state, bucket: compressed(state, bucket))  # noqa: PLW0108
+
+
+def make_average(place: Place, recipe: Recipe) -> ReplicaAverage | None:
+    """What averages gradients after backward, or parameters under local SGD; None where neither is needed."""
+    group = place.group("dp")
+    if group is None or not (averages_later(place, recipe) or recipe.average_every > 1):
+        return None
+    bucket_bytes = recipe.bucket_mb * 2**20 if recipe.bucket_mb else DEFAULT_BUCKET_BYTES
+    return ReplicaAverage(group, bucket_bytes, WIRE.get(recipe.compression))
+
+
+def shard(module: nn.Module, place: Place, recipe: Recipe, autocast_dtype: torch.dtype | None) -> nn.Module:
+    """Parameters, gradients and optimizer state divided over the data-parallel ranks by FSDP2, block by block."""
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+
+    from hpc_accel.workloads.blocks import blocks_of
+
+    options: dict[str, Any] = {
+        "mesh": place.submesh("dp"),
+        "mp_policy": MixedPrecisionPolicy(
+            param_dtype=autocast_dtype, reduce_dtype=WIRE.get(recipe.compression, torch.float32)
+        ),
+        "offload_policy": CPUOffloadPolicy() if recipe.offload == "parameters" else OffloadPolicy(),
+    }
+    for _, block in blocks_of(module):
+        if any(True for _ in block.parameters()):
+            fully_shard(block, **options)
+    fully_shard(module, **options)
+    return module

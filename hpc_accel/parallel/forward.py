@@ -1,0 +1,58 @@
+"""Micro-batches forward through the stages of all ranks: for figures, not for speed.
+
+Torch's schedules run forward alone only where no rank holds neighbouring stages, which the V-shaped ones do, so stages
+of a Sequential are run here. Traced stages may skip each other; of those torch knows the ways.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from hpc_accel.parallel.apply import ParallelModel
+from hpc_accel.parallel.mesh import Place
+
+
+def forward(
+    model: ParallelModel, place: Place, inputs: tuple[torch.Tensor, ...], device: torch.device
+) -> torch.Tensor | None:
+    """Outputs [share, ...] for the inputs of this rank's share; None on ranks that do not hold the last stage.
+
+    Collective over the stages; `inputs` are read on the rank with the first one.
+    """
+    parts = list(zip(*(each.split(place.micro_batch_size) for each in inputs), strict=True))
+    if model.schedule is not None and not model.boundaries:
+        return _through_schedule(model.schedule, place, inputs)
+    results = [_through_stages(model, place, part, device) for part in parts]
+    known = [result for result in results if result is not None]
+    return torch.cat(known) if known else None
+
+
+def _through_schedule(schedule: Any, place: Place, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor | None:
+    loss, schedule._loss_fn = schedule._loss_fn, None  # there are no targets
+    try:
+        outputs: torch.Tensor | None = schedule.eval(*(inputs if place.is_first_stage else ()))
+    finally:
+        schedule._loss_fn = loss
+    return outputs if place.is_last_stage else None
+
+
+def _through_stages(
+    model: ParallelModel, place: Place, inputs: tuple[torch.Tensor, ...], device: torch.device
+) -> torch.Tensor | None:
+    holder = {stage: rank for rank, stages in enumerate(place.layout.stages) for stage in stages}
+    group, last = place.group("pp"), place.layout.num_stages - 1
+    states = inputs
+    for stage in range(last + 1):
+        if holder[stage] != place.pp_rank:
+            continue
+        if stage and holder[stage - 1] != place.pp_rank:
+            states = tuple(torch.empty_like(each, device=device) for each in model.boundaries[stage])
+            for state in states:
+                dist.recv(state, group=group, group_src=holder[stage - 1])
+        states = (model.modules[stage](*states),)
+        if stage < last and holder[stage + 1] != place.pp_rank:
+            dist.send(states[0].contiguous(), group=group, group_dst=holder[stage + 1])
+    return states[0] if holder[last] == place.pp_rank else None

@@ -1,0 +1,78 @@
+"""How long each layer really takes, forward and backward, on the device at hand: what `split: measured` balances."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from statistics import median
+
+import torch
+from torch import nn
+from torch.utils.data import default_collate
+
+from hpc_accel.workloads.blocks import blocks_of
+from hpc_accel.workloads.chain import as_inputs
+from hpc_accel.workloads.workload import Workload
+
+NUM_REPEATS = 5
+"""Passes of which the median counts; one more before them warms up."""
+
+
+def layer_times_s(
+    workload: Workload, micro_batch_size: int, device: torch.device, autocast_dtype: torch.dtype | None
+) -> list[float]:
+    """Seconds of one micro-batch in each layer, forward and backward; the loss counts to the last.
+
+    Of a model that is no Sequential only the forward pass is timed, block by block: backward takes about twice that in
+    each, which leaves the balance as it is. The model's gradients are discarded.
+    """
+    model = workload.model.to(device)
+    inputs, targets = default_collate([workload.dataset[0]] * micro_batch_size)
+    states = tuple(each.to(device) for each in as_inputs(inputs))
+    passes = []
+    for _ in range(NUM_REPEATS + 1):
+        with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
+            if isinstance(model, nn.Sequential):
+                passes.append(_chain(model, workload, states, targets.to(device)))
+            else:
+                passes.append(_blocks(model, states, device))
+    model.zero_grad(set_to_none=True)
+    return [median(times) for times in zip(*passes[1:], strict=True)]
+
+
+def _chain(
+    model: nn.Sequential, workload: Workload, states: tuple[torch.Tensor, ...], targets: torch.Tensor
+) -> list[float]:
+    times = []
+    layers = list(model.children())
+    for index, layer in enumerate(layers):
+        begin = _now(states[0].device)
+        outputs = layer(*states)
+        result = workload.loss(outputs, targets) if index == len(layers) - 1 else outputs
+        if result.requires_grad:
+            torch.autograd.backward(result, torch.ones_like(result))
+        times.append(_now(states[0].device) - begin)
+        # Inputs of the next layer want gradients, or its backward would be shorter than in the pipeline.
+        states = (outputs.detach().requires_grad_(outputs.is_floating_point()),)
+    return times
+
+
+def _blocks(model: nn.Module, inputs: Sequence[torch.Tensor], device: torch.device) -> list[float]:
+    begins: list[float] = []
+    handles = [block.register_forward_pre_hook(lambda *_: begins.append(_now(device))) for _, block in blocks_of(model)]
+    try:
+        start = _now(device)
+        model(*inputs)
+        end = _now(device)
+    finally:
+        for handle in handles:
+            handle.remove()
+    bounds = [start, *begins[1:], end]  # what runs before the first block counts to it
+    return [after - before for before, after in pairwise(bounds)]
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

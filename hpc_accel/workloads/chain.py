@@ -1,0 +1,41 @@
+"""A Sequential whose first child takes several inputs: the sensors of one sample, for example."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Chain(nn.Sequential):
+    """`nn.Sequential` but for its first child, which is given all inputs; each child after it takes one tensor.
+
+    It is a Sequential everywhere else, so it can be cut into pipeline stages between its children.
+    """
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """Inputs [n, ...] each -> what the last child makes of them."""
+        first, *rest = self.children()
+        states = first(*inputs)
+        for layer in rest:
+            states = layer(states)
+        return states
+
+
+def as_inputs(batch: torch.Tensor | Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """What `model(*inputs)` is called with, from a batch of one input or of several (a collated tuple is a list)."""
+    return (batch,) if isinstance(batch, torch.Tensor) else tuple(batch)
+
+
+def input_problem(value: Any) -> str | None:
+    """What is wrong with `dataset[i][0]`, in words; None for a tensor, what collates to one, or a tuple of tensors."""
+    if isinstance(value, tuple | list):
+        if not value:
+            return "an empty tuple"
+        wrong = [type(part).__name__ for part in value if not isinstance(part, torch.Tensor)]
+        return f"a tuple that holds {wrong[0]}" if wrong else None
+    if isinstance(value, dict | str | bytes) or value is None:
+        return type(value).__name__
+    return None

@@ -13,8 +13,9 @@ from typing import Any
 
 from hpc_accel.plan.data_parallel import Replicas
 from hpc_accel.plan.hardware import Hardware, NodeKind
+from hpc_accel.plan.layouts import Ladder
 from hpc_accel.plan.memory import RankSize, peak_memory_bytes, rank_sizes
-from hpc_accel.plan.network import group_of, send_s
+from hpc_accel.plan.network import allreduce_s, group_of, send_s
 from hpc_accel.plan.pipeline_simulation import step_time_s
 from hpc_accel.plan.software import Software, torch_amp
 from hpc_accel.plan.stage import Stages
@@ -67,6 +68,7 @@ class StepModel:
         self.num_simulations = 0
         self._makespans: dict[tuple[Layout, Resources], float] = {}
         self._sizes: dict[tuple[object, ...], dict[RankSize, int]] = {}
+        self._quick: dict[tuple[object, ...], tuple[float, float]] = {}
         self._cuts: dict[tuple[int, ...], int] = {}
 
     def unpredictable(self, layout: Layout, resources: Resources, device: str) -> str | None:
@@ -90,6 +92,33 @@ class StepModel:
         stages = self.stage_times.of(layout, resources)
         rest = self._after_pipeline(layout, resources, stages)
         return self._pipeline_bound_s(layout, resources, stages) + sum(rest.values())
+
+    def quick_bound_s(self, ladder: Ladder, resources: Resources) -> float:
+        """At most the `bound_s` of every layout of `ladder`, from sums over the model's layers.
+
+        With one stage a rank the best cut gives later stages less, because their micro-batches have a longer way.
+        """
+        layout = ladder.whole
+        num, pp, looped = layout.accumulation_steps, layout.pp, layout.stages_per_rank > 1
+        key = (layout.dp, pp, layout.tp, layout.micro_batch_size, num, looped, resources.ranks_per_node)
+        if key not in self._quick:
+            work = min(self.stage_times.least_work_s(one, resources) for one in ladder.divided())
+            pipeline = num * work / pp if looped else work / (1 - (1 - 1 / num) ** pp)
+            self._quick[key] = pipeline, self._least_data_parallel_s(layout, resources)
+        pipeline, sent = self._quick[key]
+        return max(pipeline * self._slowdown(layout), sent)
+
+    def _least_data_parallel_s(self, layout: Layout, resources: Resources) -> float:
+        """What replicas send at least, hidden or not: gradients in whole buckets, or sharded parameters each pass."""
+        if layout.dp == 1 or self.software.average_every > 1 or self.software.powersgd_rank is not None:
+            return 0.0
+        own, group = self.software, group_of(layout, "dp", resources.ranks_per_node)
+        parameters = self.stage_times.num_parameters(layout.tp) / layout.pp
+        bucket = own.gradient_bucket_bytes * (own.gradient_wire_bytes or own.gradient_bytes) / own.gradient_bytes
+        num_buckets = parameters * own.gradient_bytes // own.gradient_bucket_bytes
+        reduced = num_buckets * (allreduce_s(self.hardware.network, group, bucket) or 0.0) if num_buckets else 0.0
+        gathered = self.stage_times.gathers_s(layout, group) / layout.pp
+        return min(reduced, 2 * layout.accumulation_steps * gathered)
 
     def parts_s(self, layout: Layout, resources: Resources) -> dict[str, float]:
         """The step by part; they add up to the step."""
@@ -161,6 +190,12 @@ class StepModel:
         return send_s(self.hardware.network, group, num_bytes) or 0.0
 
     def _after_pipeline(self, layout: Layout, resources: Resources, stages: Stages) -> dict[str, float]:
+        key = (layout.dp, layout.shard, layout.accumulation_steps, layout.order, resources.ranks_per_node)
+        if key not in stages.after:
+            stages.after[key] = self._after_s(layout, resources, stages)
+        return stages.after[key]
+
+    def _after_s(self, layout: Layout, resources: Resources, stages: Stages) -> dict[str, float]:
         first = stages.ranks[0]
         replicas = Replicas(
             layout,

@@ -1,4 +1,4 @@
-"""Every layout that could be tried on the given ranks: factors, micro-batches and schedules, none of them judged yet.
+"""Every layout that could be tried on the given ranks: factors, micro-batches, schedules, sharding; none judged yet.
 
 Numbers of ranks are the divisors of one node, then of the number of nodes, so that each fills whole nodes.
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
-from hpc_accel.study.layout import Layout, Schedule
+from hpc_accel.study.layout import LOOPED, SINGLE, V_SHAPED, Layout, Schedule, micro_batch_rule
 from hpc_accel.study.study import ResourcesChoice
 
 
@@ -34,22 +35,82 @@ def factors(limits: ResourcesChoice) -> Iterator[tuple[int, int, int]]:
                 yield ranks // tp // pp, pp, tp
 
 
-def variants(dp: int, pp: int, tp: int, global_batch_size: int) -> Iterator[Layout]:
-    """Micro-batch sizes and schedules of one (dp, pp, tp). Nothing if dp does not divide the batch."""
+@dataclass(frozen=True, kw_only=True)
+class Ladder:
+    """One layout, and the same with what saves memory, most of it last."""
+
+    whole: Layout
+    has_sequence: bool
+
+    def layouts(self) -> Iterator[Layout]:
+        """All of them, from the one that saves nothing."""
+        yield self.whole
+        fields = self.whole.model_dump()
+        for shard in ("none", "optimizer", "full") if self.whole.dp > 1 else ("none",):
+            for sequence_parallel in (False, True) if self._divides else (False,):
+                if shard != "none" or sequence_parallel:
+                    yield Layout(**fields | {"shard": shard, "sequence_parallel": sequence_parallel})
+
+    def divided(self) -> Iterator[Layout]:
+        """Those that differ in the work of a pass: the sequence whole, and divided."""
+        yield self.whole
+        if self._divides:
+            yield self.whole.model_copy(update={"sequence_parallel": True})
+
+    @property
+    def num_layouts(self) -> int:
+        """How many that are."""
+        return (3 if self.whole.dp > 1 else 1) * (2 if self._divides else 1)
+
+    @property
+    def _divides(self) -> bool:
+        return self.has_sequence and self.whole.tp > 1
+
+
+def ladders(
+    dp: int, pp: int, tp: int, global_batch_size: int, *, num_cuttable_layers: int = 0, has_sequence: bool = False
+) -> Iterator[Ladder]:
+    """Micro-batch sizes and schedules of one (dp, pp, tp). Nothing if dp does not divide the batch.
+
+    Ranks hold two stages, in a loop or a V, where layers suffice for that.
+    """
     share, rest = divmod(global_batch_size, dp)
     if rest:
         return
     for micro_batch_size in divisors(share):
         accumulation_steps = share // micro_batch_size
-        schedules: list[Schedule | None] = [None] if pp == 1 else ["gpipe"]
-        if pp > 1 and accumulation_steps >= pp:
-            schedules.append("1f1b")
-        for schedule in schedules:
-            yield Layout(
+        for schedule, chunks in _schedules(pp, accumulation_steps, num_cuttable_layers):
+            layout = Layout(
                 dp=dp,
                 pp=pp,
                 tp=tp,
                 schedule=schedule,
+                stages_per_rank=chunks,
                 micro_batch_size=micro_batch_size,
                 accumulation_steps=accumulation_steps,
             )
+            yield Ladder(whole=layout, has_sequence=has_sequence)
+
+
+def variants(
+    dp: int, pp: int, tp: int, global_batch_size: int, *, num_cuttable_layers: int = 0, has_sequence: bool = False
+) -> Iterator[Layout]:
+    """All layouts of all `ladders`."""
+    found = ladders(dp, pp, tp, global_batch_size, num_cuttable_layers=num_cuttable_layers, has_sequence=has_sequence)
+    for ladder in found:
+        yield from ladder.layouts()
+
+
+def _schedules(pp: int, num_micro_batches: int, num_cuttable_layers: int) -> list[tuple[Schedule | None, int]]:
+    """Schedules that can run so many micro-batches, and the stages each gives a rank.
+
+    Of those that only differ in memory the one that keeps more is left out: looped_bfs where interleaved_1f1b works.
+    """
+    if pp == 1:
+        return [(None, 1)]
+    two = LOOPED + V_SHAPED if 2 * pp <= num_cuttable_layers else ()
+    wanted = [*((schedule, 1) for schedule in SINGLE), *((schedule, 2) for schedule in two)]
+    found = [one for one in wanted if micro_batch_rule(one[0], pp, one[1], num_micro_batches) is None]
+    if ("interleaved_1f1b", 2) in found:
+        found.remove(("looped_bfs", 2))
+    return found  # type: ignore[return-value]

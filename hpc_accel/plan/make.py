@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.plan.cost import Prediction, Prices, StepModel, predict
+from hpc_accel.plan.cost import Prediction, Prices, StepModel, not_probed, predict
 from hpc_accel.plan.hardware import Hardware, checked_hardware
 from hpc_accel.plan.search import Found, Search, memory_refusal
 from hpc_accel.plan.software import torch_amp
@@ -58,6 +58,7 @@ class SearchFacts:
     workload: str
     num_enumerated: int
     num_feasible: int
+    """All but those found not to fit or to break a rule; the slowest are not looked at one by one."""
     num_simulated: int
     refused: tuple[dict[str, Any], ...]
     """Rule, number of layouts it refuses, and the first of them in words."""
@@ -159,6 +160,8 @@ def _searched(study: Study, found: Found, models: dict[Recipe, StepModel], price
     planned = []
     for rank, (_, run) in enumerate(found.ranked, start=1):
         why = f"predicted rank {rank} of {found.num_feasible} for {study.objective}{_ordering(study.objective)}"
+        unknown = not_probed(run.recipe, models[run.recipe].kind, run.resources)
+        why += f", as if without what was not probed ({unknown})" if unknown else ""
         if run in found.serial.values():
             planned.append(_candidate(run, models, prices, chosen=True, why=f"baseline; {why}"))
         else:

@@ -11,6 +11,7 @@ import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 from hpc_accel.plan.hardware import AllreducePoint, Link, Network
 from hpc_accel.study.layout import Layout
@@ -24,7 +25,7 @@ class Group:
     stride: int
     ranks_per_node: int
 
-    @property
+    @cached_property
     def per_node(self) -> int:
         """Members on one node."""
         return max(1, min(self.size, self.ranks_per_node // self.stride))
@@ -42,8 +43,14 @@ class Group:
 
 def group_of(layout: Layout, dimension: str, ranks_per_node: int) -> Group:
     """The ranks that differ only in `dimension`, as far apart as the dimensions inside it in `order` are large."""
-    stride = math.prod(getattr(layout, name) for name in layout.order.partition(dimension)[2].split(".") if name)
-    return Group(size=getattr(layout, dimension), stride=stride, ranks_per_node=ranks_per_node)
+    return _group(layout.order, layout.dp, layout.pp, layout.tp, dimension, ranks_per_node)
+
+
+@lru_cache(maxsize=8192)
+def _group(order: str, dp: int, pp: int, tp: int, dimension: str, ranks_per_node: int) -> Group:
+    sizes = {"dp": dp, "pp": pp, "tp": tp}
+    stride = math.prod(sizes[name] for name in order.partition(dimension)[2].split(".") if name)
+    return Group(size=sizes[dimension], stride=stride, ranks_per_node=ranks_per_node)
 
 
 def link_of(network: Network, group: Group) -> Link | None:

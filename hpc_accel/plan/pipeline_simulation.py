@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from hpc_accel.plan.schedules import SCHEDULES, Kind, Order
+from hpc_accel.plan.schedules import SCHEDULES, Kind, Order, told
 from hpc_accel.study.layout import SPLIT_BACKWARD
 
 WHOLE = 4096
@@ -60,8 +60,8 @@ def simulate(order: Order, times: PassTimes, send_s: float) -> Timeline:
     """
     seconds = times.by_kind
     num_stages, last = len(times.forward_s), len(times.forward_s) - 1
-    rank_of = {action.stage: rank for rank, actions in enumerate(order) for action in actions}
-    num_micro = 1 + max(action.micro for actions in order for action in actions)
+    rank_of = {stage: rank for rank, actions in enumerate(order) for _, stage, _ in actions}
+    num_micro = 1 + max(micro for actions in order for _, _, micro in actions)
     # Ends of passes by stage and micro-batch; None while not run. I and B end what the stage before waits for.
     forward: list[list[float | None]] = [[None] * num_micro for _ in range(num_stages)]
     backward: list[list[float | None]] = [[None] * num_micro for _ in range(num_stages)]
@@ -92,7 +92,9 @@ def simulate(order: Order, times: PassTimes, send_s: float) -> Timeline:
         clock[rank] = now
         if position[rank] > started:
             waiting += neighbours[rank]
-    stuck = [f"rank {r}: {actions[position[r]]}" for r, actions in enumerate(order) if position[r] < len(actions)]
+    stuck = [
+        f"rank {r}: {told(actions[position[r] :][:1])}" for r, actions in enumerate(order) if position[r] < len(actions)
+    ]
     if stuck:
         raise ValueError(f"the schedule waits for itself: {', '.join(stuck)}")
     busy = [sum(seconds[kind][stage] for kind, stage, _ in actions) for actions in order]
@@ -149,17 +151,17 @@ def step_time_s(schedule: str, ranks: int, num_micro_batches: int, times: PassTi
         return simulate(SCHEDULES[schedule](ranks, chunks, num), times, send_s).makespan_s
 
     # One period is a round of interleaving, else p micro-batches: with messages the pattern may repeat only after a
-    # round trip. A V is twice as long.
+    # round trip.
     rounds = max(1, num_micro_batches // ranks)
     interleaved = num_micro_batches % rounds == 0 and chunks > 1
     period = num_micro_batches // rounds if interleaved else ranks
-    full = (3 if chunks == 1 else 4) * period
+    full = 3 * period
     if num_micro_batches <= full + period or len(times.forward_s) * num_micro_batches <= WHOLE:
         return simulated(num_micro_batches)
     long, short = simulated(full), simulated(full - period)
     extrapolated = long + (num_micro_batches - full) * (long - short) / period
     # The busiest rank may take some rounds to hold up the others.
-    held = [sorted({action.stage for action in actions}) for actions in SCHEDULES[schedule](ranks, chunks, 1)]
+    held = [sorted({stage for _, stage, _ in actions}) for actions in SCHEDULES[schedule](ranks, chunks, 1)]
     works = rank_works(schedule, held, times)
     return max(extrapolated, *(work.least_s(num_micro_batches, send_s) for work in works))
 

@@ -70,7 +70,8 @@ def _speeds(world: Any, node: Any, power: Power, cpus_per_rank: int, *, quick: b
     """This rank's speed while 1, 2, 4, ... ranks of each node compute, as many as it is one of. Collective."""
     import torch
 
-    from hpc_accel.plan.probe_compute import effort_for, fixed_product_s, measure_level, precisions_for
+    from hpc_accel.plan.probe_compute import effort_for, fixed_product_s, measure_level
+    from hpc_accel.plan.probe_products import precisions_for
 
     resident = resident_bytes()
     device = pick_device(node.rank)

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from hpc_accel.plan.probe_products import PRECISIONS, arithmetic, precisions_for, product
+
 NUM_BATCHES = 8
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CHAIN = 20
 """Linear and ReLU pairs in the model that times an operation's overhead."""
 OPERATIONS_PER_PAIR = 4
@@ -61,22 +62,13 @@ def effort_for(device: torch.device, *, quick: bool, crowded: bool) -> Effort:
     return replace(effort, crowded=True, window_s=4 * effort.window_s) if crowded else effort
 
 
-def precisions_for(device: torch.device) -> tuple[list[str], dict[str, str]]:
-    """Which precisions to measure, and why not the others."""
-    if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return ["fp32", "bf16", "fp16"], {}
-        return ["fp32", "fp16"], {"bf16": "the GPU has no bf16 units"}
-    return ["fp32", "bf16"], {"fp16": "measured on GPUs only: loss scaling for fp16 is not used on a CPU"}
-
-
 def measure_level(device: torch.device, effort: Effort, align: Callable[[], None]) -> dict[str, Any]:
     """This rank's speed as `hardware.Level` names it, without `ranks`; `align` is a barrier of those measuring."""
     by_size = []
-    rates: dict[str, float | None] = {"fp32": None, "bf16": None, "fp16": None}
+    rates: dict[str, float | None] = dict.fromkeys(PRECISIONS)
     for precision in precisions_for(device)[0]:
         align()
-        points = matmul_rates(device, DTYPES[precision], effort)
+        points = matmul_rates(device, precision, effort)
         rates[precision] = max(rate for _, _, rate in points)
         by_size += [
             {"precision": precision, "m": rows, "n": width, "k": width, "flops_per_s": rate}
@@ -96,9 +88,14 @@ def measure_level(device: torch.device, effort: Effort, align: Callable[[], None
     }
 
 
-def matmul_rates(device: torch.device, dtype: torch.dtype, effort: Effort) -> list[tuple[int, int, float]]:
+def matmul_rates(device: torch.device, precision: str, effort: Effort) -> list[tuple[int, int, float]]:
     """(rows, width, FLOP/s), net of the overhead that every operation has whatever its size."""
-    overhead_s = timed(device, _product(device, dtype, 1, 1), effort)
+    with arithmetic(precision):
+        return _rates(device, precision, effort)
+
+
+def _rates(device: torch.device, precision: str, effort: Effort) -> list[tuple[int, int, float]]:
+    overhead_s = timed(device, product(device, precision, 1, 1), effort)
     points: list[tuple[int, int, float]] = []
     best = 0.0  # Not the last rate: one disturbed measurement must not leave out all that follow.
     for width in effort.widths:
@@ -106,7 +103,7 @@ def matmul_rates(device: torch.device, dtype: torch.dtype, effort: Effort) -> li
             flops = 2.0 * rows * width * width
             if points and flops / best > effort.too_long_s:
                 continue
-            elapsed_s = timed(device, _product(device, dtype, rows, width), effort)
+            elapsed_s = timed(device, product(device, precision, rows, width), effort)
             # Of a product as short as the overhead only a lower limit of the rate is known.
             rate = flops / (elapsed_s - overhead_s if elapsed_s > 2 * overhead_s else elapsed_s)
             points.append((rows, width, rate))
@@ -117,7 +114,7 @@ def matmul_rates(device: torch.device, dtype: torch.dtype, effort: Effort) -> li
 def fixed_product_s(device: torch.device, effort: Effort) -> float:
     """Time of one fp32 product of a size that fits caches, to compare ranks alone with ranks together."""
     long = replace(effort, crowded=True, window_s=4 * effort.window_s)
-    return timed(device, _product(device, torch.float32, 256, 256), long)
+    return timed(device, product(device, "fp32", 256, 256), long)
 
 
 def operation_overheads(device: torch.device, effort: Effort) -> tuple[float, float]:
@@ -180,9 +177,3 @@ def _batch_s(device: torch.device, call: Callable[[], Any], repeats: int) -> flo
     end.record()
     end.synchronize()
     return float(begin.elapsed_time(end)) / 1e3
-
-
-def _product(device: torch.device, dtype: torch.dtype, rows: int, width: int) -> Callable[[], torch.Tensor]:
-    left = torch.randn(rows, width, device=device).to(dtype)
-    right = torch.randn(width, width, device=device).to(dtype)
-    return lambda: torch.mm(left, right)

@@ -16,36 +16,27 @@ The orders are those that torch.distributed.pipelining (2.13) runs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal
 
 Kind = Literal["F", "B", "I", "W"]
 
 
-class Action(NamedTuple):
-    """One pass of one micro-batch through one stage."""
-
-    kind: Kind
-    stage: int
-    micro: int
-
-    def __str__(self) -> str:
-        return f"{self.kind}{self.stage}.{self.micro}"
-
-
+Action = tuple[Kind, int, int]
+"""One pass: its kind, its stage, its micro-batch. Plain, because a large schedule has hundreds of thousands."""
 Order = list[list[Action]]
 """Per rank, its actions in turn."""
 
 
 def gpipe(p: int, v: int, m: int) -> Order:
     """All forward passes, then all backward passes, in the same order of micro-batches."""
-    return [[Action(kind, rank, i) for kind in _FB for i in range(m)] for rank in range(p)]
+    return [[(kind, rank, i) for kind in _FB for i in range(m)] for rank in range(p)]
 
 
 def one_f_one_b(p: int, v: int, m: int) -> Order:
     """Rank i runs p - 1 - i forwards ahead, then alternates, so that at most p - i micro-batches are in flight."""
     order: Order = []
     for rank in range(p):
-        forward, backward = ([Action(kind, rank, i) for i in range(m)] for kind in _FB)
+        forward, backward = ([(kind, rank, i) for i in range(m)] for kind in _FB)
         order.append(_alternating(forward, backward, min(p - 1 - rank, m)))
     return order
 
@@ -64,7 +55,7 @@ def interleaved_zero_bubble(p: int, v: int, m: int) -> Order:
     order: Order = []
     for rank in range(p):
         forward, backward, per_round = _rounds(p, v, m, rank, "I")
-        weights = [Action("W", action.stage, action.micro) for action in backward]
+        weights: list[Action] = [("W", stage, i) for _, stage, i in backward]
         ahead = min((v - 1) * per_round + p - 1 - rank, m * v)
         actions = forward[:ahead]
         for i, action in enumerate(backward):
@@ -79,8 +70,8 @@ def looped_bfs(p: int, v: int, m: int) -> Order:
     order: Order = []
     for rank in range(p):
         stages = range(rank, p * v, p)
-        forward = [Action("F", stage, i) for stage in stages for i in range(m)]
-        order.append(forward + [Action("B", stage, i) for stage in reversed(stages) for i in reversed(range(m))])
+        forward: list[Action] = [("F", stage, i) for stage in stages for i in range(m)]
+        order.append(forward + [("B", stage, i) for stage in reversed(stages) for i in reversed(range(m))])
     return order
 
 
@@ -100,7 +91,7 @@ def zbv_zero_bubble(p: int, v: int, m: int) -> Order:
         line.add("I0 W0", times=p - rank)
         line.add("W1", times=full - line.next["W1"])
         line.add("W0", times=full - line.next["W0"])
-        order.append([action for action in line.actions if action.micro < m])
+        order.append([action for action in line.actions if action[2] < m])
     return order
 
 
@@ -144,6 +135,11 @@ SCHEDULES: dict[str, Callable[[int, int, int], Order]] = {
 _FB: tuple[Kind, Kind] = ("F", "B")
 
 
+def told(actions: list[Action]) -> str:
+    """As in the picture above."""
+    return " ".join(f"{kind}{stage}.{micro}" for kind, stage, micro in actions)
+
+
 def in_flight(schedule: str, p: int, v: int, m: int, rank: int) -> int:
     """Most micro-batches whose activations `rank` holds at once, counted once for each stage they are held in.
 
@@ -176,8 +172,8 @@ def _rounds(p: int, v: int, m: int, rank: int, backward: Kind) -> tuple[list[Act
     per_round = m // max(1, m // p)
     stages = range(rank, p * v, p)
     rounds = [range(start, start + per_round) for start in range(0, m, per_round)]
-    forwards = [Action("F", stage, i) for mine in rounds for stage in stages for i in mine]
-    backwards = [Action(backward, stage, i) for mine in rounds for stage in reversed(stages) for i in mine]
+    forwards: list[Action] = [("F", stage, i) for mine in rounds for stage in stages for i in mine]
+    backwards: list[Action] = [(backward, stage, i) for mine in rounds for stage in reversed(stages) for i in mine]
     return forwards, backwards, per_round
 
 
@@ -206,5 +202,5 @@ class _Line:
         micro = self.next[counter]
         self.next[counter] += 1
         if kind == "I":
-            self._no_weights_yet.append(Action("W", self.stages[which], micro))
-        self.actions.append(Action(kind, self.stages[which], micro))  # type: ignore[arg-type]
+            self._no_weights_yet.append(("W", self.stages[which], micro))
+        self.actions.append((kind, self.stages[which], micro))  # type: ignore[arg-type]

@@ -1,7 +1,8 @@
 """`layouts: auto`: the layouts predicted best, found exactly and without simulating more than can matter.
 
-Each layout first gets a bound that no simulation can undercut. Layouts are then simulated in the order of their
-bounds until the next bound is worse than all that would be kept.
+Layouts that differ only in how they save memory share a bound at first, from the work of the whole model alone. In the
+order of these bounds they are looked at one by one: whether they fit, and a bound of their own, which no simulation
+can undercut. In the order of those they are simulated, until the next bound is worse than all that would be kept.
 """
 
 from __future__ import annotations
@@ -10,19 +11,23 @@ from bisect import insort
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from heapq import heapify, heappop, heappush
+from itertools import count
+from typing import Any, NamedTuple
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.plan.cost import StepModel
-from hpc_accel.plan.layouts import factors, variants
+from hpc_accel.plan.layouts import Ladder, factors, ladders
 from hpc_accel.study.expand import place, resolve_layout
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.rules import refusals
 from hpc_accel.study.schema import Objective, Resources, Run, Workload
 from hpc_accel.study.study import ResourcesChoice
+from hpc_accel.workloads.facts import ModelFacts
 
 MakeRun = Callable[[Layout, Recipe], Run]
+_ANY: dict[str, Any] = {"micro_batch_size": 1, "accumulation_steps": 1}
 
 
 @dataclass(kw_only=True)
@@ -36,7 +41,10 @@ class Refusal:
 
 @dataclass(kw_only=True)
 class Found:
-    """What a search saw. `ranked` holds (score, run) of the best, ascending; `feasible` counts all it compared."""
+    """What a search saw. `ranked` holds (score, run) of the best, ascending.
+
+    `num_feasible` counts all not refused, also those too slow to be looked at one by one.
+    """
 
     ranked: list[tuple[float, Run]] = field(default_factory=list)
     serial: dict[Recipe, Run] = field(default_factory=dict)
@@ -46,15 +54,20 @@ class Found:
     num_simulated: int = 0
 
 
-@dataclass(frozen=True, kw_only=True, order=True)
-class _Option:
-    """One layout that could run, ordered by its bound."""
+class _Option(NamedTuple):
+    """One layout that fits."""
 
-    bound: float
-    number: int
-    layout: Layout = field(compare=False)
-    recipe: Recipe = field(compare=False)
-    resources: Resources = field(compare=False)
+    layout: Layout
+    recipe: Recipe
+    resources: Resources
+
+
+class _Ladder(NamedTuple):
+    """Layouts not yet looked at one by one."""
+
+    rungs: Ladder
+    recipe: Recipe
+    resources: Resources
 
 
 class Search:
@@ -77,48 +90,71 @@ class Search:
         self.objective = objective
         self.make_run = make_run
         self.found = Found()
+        self._numbers = count()
 
     def run(self, keep: int) -> Found:
         """The `keep` best layouts, and for every recipe the best serial one if any fits."""
-        options = sorted(self._options())
-        self.found.num_feasible = len(options)
+        entries = list(self._entries())
+        serial = [entry for _, _, entry in sorted(entries) if isinstance(entry, _Option)]
+        heapify(entries)
         best: list[tuple[float, int, _Option]] = []
-        for option in options:
-            if len(best) >= keep and option.bound >= best[keep - 1][0]:
+        while entries:
+            bound, number, entry = heappop(entries)
+            if len(best) >= keep and bound >= best[keep - 1][0]:
                 break
-            score = self._weighted(option.resources, self._exact_s(option))
-            insort(best, (score, option.number, option))
+            if isinstance(entry, _Ladder):
+                for entry_of_rung in self._fitting(entry):
+                    heappush(entries, entry_of_rung)
+            elif self._may_run(entry):
+                insort(best, (self._weighted(entry.resources, self._exact_s(entry)), number, entry))
         self.found.ranked = [(score, self.make_run(o.layout, o.recipe)) for score, _, o in best[:keep]]
-        for recipe in self.models:
-            serial = [option for option in options if option.recipe == recipe and option.layout.num_ranks == 1]
-            if serial:  # One rank has no pipeline to simulate: its bound is its prediction.
-                self.found.serial[recipe] = self.make_run(serial[0].layout, recipe)
+        for option in serial:
+            if option.recipe not in self.found.serial:
+                self.found.serial[option.recipe] = self.make_run(option.layout, option.recipe)
+        self.found.num_feasible = self.found.num_enumerated - sum(each.count for each in self.found.refused.values())
         return self.found
 
-    def _options(self) -> Iterator[_Option]:
+    def _entries(self) -> Iterator[tuple[float, int, _Ladder | _Option]]:
+        """Ladders with the quickest bound there is; those of one rank, which may be baselines, looked at already."""
+        facts = next(iter(self.models.values())).facts
+        shape: dict[str, Any] = {"num_cuttable_layers": facts.num_cuttable_layers, "has_sequence": has_sequence(facts)}
         for dp, pp, tp in factors(self.limits):
-            if not self._allowed(dp, pp, tp):
+            recipes = [recipe for recipe in self.models if self._allowed(dp, pp, tp, recipe)]
+            if not recipes:
                 continue
-            for layout in variants(dp, pp, tp, self.workload.global_batch_size):
-                resources = place(layout, self.limits, self.device)
-                for recipe, model in self.models.items():
-                    self.found.num_enumerated += 1
-                    why = self._unfit(layout, resources, model)
-                    if why is not None:
-                        self._refuse(why, partial(self.make_run, layout, recipe))
+            resources = place(Layout(dp=dp, pp=pp, tp=tp, **_ANY), self.limits, self.device)
+            for rungs in ladders(dp, pp, tp, self.workload.global_batch_size, **shape):
+                for recipe in recipes:
+                    ladder = _Ladder(rungs, recipe, resources)
+                    self.found.num_enumerated += rungs.num_layouts
+                    if dp * pp * tp == 1:
+                        yield from self._fitting(ladder)
                         continue
-                    seconds = model.bound_s(layout, resources)
-                    yield _Option(
-                        bound=self._weighted(resources, seconds),
-                        number=self.found.num_enumerated,
-                        layout=layout,
-                        recipe=recipe,
-                        resources=resources,
-                    )
+                    quick = self.models[recipe].quick_bound_s(rungs, resources)
+                    yield self._weighted(resources, quick), next(self._numbers), ladder
 
-    def _allowed(self, dp: int, pp: int, tp: int) -> bool:
+    def _fitting(self, ladder: _Ladder) -> Iterator[tuple[float, int, _Option]]:
+        """Those of a ladder that fit."""
+        rungs, recipe, resources = ladder
+        model = self.models[recipe]
+        for layout in rungs.layouts():
+            why = self._unfit(layout, resources, model)
+            if why is not None:
+                self._refuse(why, partial(self.make_run, layout, recipe))
+                continue
+            bound = self._weighted(resources, model.bound_s(layout, resources))
+            yield bound, next(self._numbers), _Option(layout, recipe, resources)
+
+    def _may_run(self, option: _Option) -> bool:
+        """Whether no rule about its schedule, sharding and recipe together refuses it; if one does, that is counted."""
+        run = self.make_run(option.layout, option.recipe)
+        broken = next(refusals(run, self.limits, self.models[option.recipe].facts), None)
+        if broken is not None:
+            self._refuse(broken, lambda: run)
+        return broken is None
+
+    def _allowed(self, dp: int, pp: int, tp: int, recipe: Recipe) -> bool:
         """Whether the rules that know no micro-batch let (dp, pp, tp) work; if not, that is counted."""
-        recipe, model = next(iter(self.models.items()))
         fields: dict[str, Any] = {"dp": dp, "pp": pp, "tp": tp, "schedule": None, "split": "auto"}
         try:
             share = self.workload.global_batch_size // dp if self.workload.global_batch_size % dp == 0 else None
@@ -128,7 +164,7 @@ class Search:
             self._refuse(error, lambda: None)
             return False
         run = self.make_run(layout, recipe)
-        broken = next(refusals(run, self.limits, model.facts), None)
+        broken = next(refusals(run, self.limits, self.models[recipe].facts), None)
         if broken is not None:
             self.found.num_enumerated += 1
             self._refuse(broken, lambda: run)
@@ -159,6 +195,12 @@ class Search:
     def _weighted(self, resources: Resources, seconds: float) -> float:
         """Seconds, or node-seconds: equal nodes cost and draw alike, so neither price nor power changes the order."""
         return seconds if self.objective == "time" else seconds * resources.num_nodes
+
+
+def has_sequence(facts: ModelFacts) -> bool:
+    """Whether the layers that tensor parallelism cuts see several rows a sample, which is a sequence to divide."""
+    cut = [layer for layer in facts.layers if layer.tp_parameters]
+    return any(layer.tp_flops_per_sample >= 2 * 2 * layer.tp_parameters for layer in cut)
 
 
 def memory_refusal(name: str, layout: Layout, resources: Resources, model: StepModel) -> ConfigError | None:

@@ -58,23 +58,25 @@ class Stages:
 
     def __init__(self, stages: list[Stage], held: list[list[int]]) -> None:
         self.all = stages
-        self.held = held
-        self.ranks = list({sum_of([stages[i] for i in mine]): None for mine in held})
+        # Of ranks that hold the same the last stays: its micro-batches have the longest way.
+        last = {tuple([id(stages[i]) for i in mine]): mine for mine in held}
+        self.held = list(last.values())
+        self.ranks = [sum_of([stages[i] for i in mine]) for mine in self.held]
         self.times = PassTimes(
             forward_s=[stage.forward_s + stage.forward_comm_s for stage in stages],
             backward_s=[stage.backward_s + stage.backward_comm_s for stage in stages],
             input_s=[stage.input_s + stage.backward_comm_s for stage in stages],
             weight_s=[stage.weight_s for stage in stages],
         )
+        self.after: dict[object, dict[str, float]] = {}
+        """What comes after the pipeline, by what else it depends on."""
         self._works: dict[str, list[RankWork]] = {}
 
     def least_s(self, schedule: str, num_micro_batches: int, send_s: float) -> float:
         """Time the pipeline takes at least. `schedule` places stages on ranks as these are placed."""
         if schedule not in self._works:
-            # Of ranks with the same work the last has the longest way.
-            works = rank_works(schedule, self.held, self.times)
-            self._works[schedule] = list({(work.work_s, work.to_inputs_s): work for work in works}.values())
-        return max(work.least_s(num_micro_batches, send_s) for work in self._works[schedule])
+            self._works[schedule] = rank_works(schedule, self.held, self.times)
+        return max([work.least_s(num_micro_batches, send_s) for work in self._works[schedule]])
 
 
 def sum_of(stages: list[Stage]) -> Stage:

@@ -9,7 +9,7 @@ from itertools import accumulate, pairwise
 from hpc_accel.parallel.split import automatic_split
 from hpc_accel.plan.compute import LayerTime, PassTime, divided_parameters, layer_time
 from hpc_accel.plan.hardware import Hardware, Level
-from hpc_accel.plan.network import allreduce_s, gather_s, group_of
+from hpc_accel.plan.network import Group, allreduce_s, gather_s, group_of
 from hpc_accel.plan.software import Software
 from hpc_accel.plan.stage import Stage, Stages, exposed_s
 from hpc_accel.study.layout import V_SHAPED, Layout
@@ -45,6 +45,9 @@ class StageTimes:
         self._first = [alike.index(layer) for layer in alike]
         self._layers: dict[tuple[object, ...], dict[int, _Layer]] = {}
         self._stages: dict[tuple[object, ...], Stages] = {}
+        self._least_work: dict[tuple[object, ...], float] = {}
+        self._parameters: dict[int, float] = {}
+        self._gathers: dict[tuple[int, Group], float] = {}
         self._splits: dict[tuple[int, str], tuple[int, ...]] = {}
         self._contents: dict[tuple[int, ...], list[Content]] = {}
 
@@ -75,15 +78,55 @@ class StageTimes:
         Stages take turns, so with more ranks than cores a stage is timed as if each core had one rank; `crowded`
         times it while all ranks of the node compute at once.
         """
-        at_once = resources.ranks_per_node
-        if self.kind.device == "cpu" and layout.pp > 1 and not crowded:
-            at_once = min(at_once, self.kind.num_cpus)
+        at_once = resources.ranks_per_node if crowded else self._at_once(layout, resources)
         placed = "v" if layout.schedule in V_SHAPED else layout.stages_per_rank
         shape = (layout.dp > 1, layout.pp, placed, layout.split)
         key = (*shape, *self._layer_key(layout, resources.ranks_per_node, at_once))
         if key not in self._stages:
             self._stages[key] = self._make(layout, resources.ranks_per_node, at_once)
         return self._stages[key]
+
+    def least_work_s(self, layout: Layout, resources: Resources) -> float:
+        """Passes of one micro-batch through all layers, however they are cut: no sharding, no schedule."""
+        key = self._layer_key(layout, resources.ranks_per_node, self._at_once(layout, resources))
+        if key not in self._least_work:
+            layers = self._layers_of(layout, resources.ranks_per_node, self._at_once(layout, resources))
+            forward = backward = PassTime(host_s=0.0, device_s=0.0)
+            messages = 0.0
+            for first in self._first:
+                forward += layers[first].time.forward
+                backward += layers[first].time.backward
+                messages += layers[first].message_s
+            device = self.kind.device
+            self._least_work[key] = sum(
+                each.elapsed_s(device) + self._exposed_s(each, times * messages)
+                for each, times in ((forward, 1), (backward, self._messages_backward))
+            )
+        return self._least_work[key]
+
+    def num_parameters(self, tp: int) -> float:
+        """Of the whole model on one of `tp` ranks."""
+        if tp not in self._parameters:
+            self._parameters[tp] = sum(divided_parameters(layer, tp) for layer in self.facts.layers)
+        return self._parameters[tp]
+
+    def gathers_s(self, layout: Layout, group: Group) -> float:
+        """All-gathers of all layers' parameters, each once."""
+        key = (layout.tp, group)
+        if key not in self._gathers:
+            sizes = [divided_parameters(layer, layout.tp) for layer in self.facts.layers]
+            each = {size: gather_s(self.network, group, size * self.software.parameter_bytes) for size in set(sizes)}
+            self._gathers[key] = sum(each[size] or 0.0 for size in sizes)
+        return self._gathers[key]
+
+    @property
+    def _messages_backward(self) -> int:
+        return 2 if self.software.recompute == "full" else 1
+
+    def _at_once(self, layout: Layout, resources: Resources) -> int:
+        """Ranks of a node that compute at once: stages take turns, so with few cores each has one."""
+        few_cores = self.kind.device == "cpu" and layout.pp > 1
+        return min(resources.ranks_per_node, self.kind.num_cpus) if few_cores else resources.ranks_per_node
 
     def _layer_key(self, layout: Layout, ranks_per_node: int, at_once: int) -> tuple[object, ...]:
         """All that the passes of a layer depend on."""
@@ -151,7 +194,7 @@ class StageTimes:
         inputs = PassTime(host_s=backward.host_s - weights.host_s, device_s=backward.device_s - weights.device_s)
         weights += PassTime(host_s=alone * overhead_s, device_s=0.0)
         first_gather = max(layers[first].gather_s for first, _ in content)
-        again = messages * (2 if own.recompute == "full" else 1)
+        again = messages * self._messages_backward
         return Stage(
             forward_s=forward.elapsed_s(device),
             backward_s=backward.elapsed_s(device),

@@ -88,9 +88,13 @@ def run(
     precision: Precision = "fp32",
     ranks_per_node: int = 4,
     steps: int = 10,
+    recipe: dict[str, Any] | None = None,
+    **more: Any,
 ) -> Run:
-    """A resolved run; its global batch follows from the layout."""
-    layout = Layout(dp=dp, pp=pp, tp=tp, schedule=schedule, micro_batch_size=micro, accumulation_steps=accumulation)
+    """A resolved run; its global batch follows from the layout, of which `more` are further fields."""
+    layout = Layout(
+        dp=dp, pp=pp, tp=tp, schedule=schedule, micro_batch_size=micro, accumulation_steps=accumulation, **more
+    )
     per_node = min(layout.num_ranks, ranks_per_node)
     return Run(
         study="example",
@@ -102,7 +106,7 @@ def run(
             optimizer=Optimizer(name="adamw"),
         ),
         layout=layout,
-        recipe=Recipe(precision=precision),
+        recipe=Recipe(precision=precision, **(recipe or {})),
         resources=Resources(num_nodes=layout.num_ranks // per_node, ranks_per_node=per_node),
         measure=Measure(steps=steps),
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hpc_accel.plan.layouts import divisors, factors, rank_counts, variants
+from hpc_accel.plan.layouts import divisors, factors, ladders, rank_counts, variants
+from hpc_accel.study.layout import SINGLE, micro_batch_rule
 from hpc_accel.study.study import ResourcesChoice
 
 
@@ -33,3 +34,31 @@ def test_variants_compute_the_global_batch_and_1f1b_has_enough_micro_batches():
 
 def test_a_batch_that_does_not_divide_has_no_variants():
     assert list(variants(3, 1, 1, 64)) == []
+
+
+def test_two_stages_a_rank_are_tried_where_layers_and_micro_batches_suffice():
+    found = list(variants(1, 4, 1, 64, num_cuttable_layers=8))
+    assert {layout.stages_per_rank for layout in found} == {1, 2}
+    steps = {
+        schedule: {layout.accumulation_steps for layout in found if layout.schedule == schedule}
+        for schedule in ("interleaved_1f1b", "zbv_zero_bubble", "dualpipev", "looped_bfs")
+    }
+    every = {1, 2, 4, 8, 16, 32, 64}
+    assert steps["interleaved_1f1b"] == every and steps["looped_bfs"] == set()  # which only keeps more
+    assert steps["zbv_zero_bubble"] == every
+    assert steps["dualpipev"] == {8, 16, 32, 64}
+    assert {layout.stages_per_rank for layout in variants(1, 4, 1, 64, num_cuttable_layers=7)} == {1}
+
+
+def test_a_ladder_is_every_way_to_save_memory_the_whole_layout_first():
+    first = next(ladders(2, 1, 2, 64, has_sequence=True))
+    rungs = [(layout.shard, layout.sequence_parallel) for layout in first.layouts()]
+    assert rungs[0] == ("none", False) and len(set(rungs)) == len(rungs) == first.num_layouts == 6
+    assert next(ladders(1, 1, 2, 64)).num_layouts == 1
+
+
+def test_every_variant_is_one_the_rules_allow():
+    for layout in variants(2, 2, 2, 64, num_cuttable_layers=8, has_sequence=True):
+        chunks = layout.stages_per_rank
+        assert micro_batch_rule(layout.schedule, layout.pp, chunks, layout.accumulation_steps) is None
+        assert (chunks == 1) == (layout.schedule in SINGLE)

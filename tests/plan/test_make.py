@@ -10,10 +10,13 @@ import pytest
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.plan.cost import StepModel
-from hpc_accel.plan.layouts import factors, variants
+from hpc_accel.plan.layouts import factors, ladders
 from hpc_accel.plan.make import NUM_SHOWN, make_plan
+from hpc_accel.plan.schedules import SCHEDULES
+from hpc_accel.plan.search import memory_refusal
 from hpc_accel.plan.software import torch_amp
 from hpc_accel.study.expand import place
+from hpc_accel.study.layout import SPLIT_BACKWARD
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.schema import Optimizer
 from hpc_accel.study.study import Study
@@ -64,20 +67,37 @@ def test_auto_keeps_the_best_and_the_serial_baseline():
     assert len(chosen) == 4 and len(serial) == 1 and serial[0].why.startswith("baseline")
 
 
-def test_the_kept_layouts_are_those_of_an_exhaustive_search():
-    wanted, facts = study(search={"keep": 5}), model()
-    steps = StepModel(facts, machine(), "fp32", torch_amp(Optimizer(name="adamw", learning_rate=3e-4), Recipe()))
-    every = []
+@pytest.mark.parametrize("recipe", [{}, {"recompute": "full"}, {"compression": "bf16"}, {"overlap": False}])
+@pytest.mark.parametrize(
+    "machine_fields",
+    [{}, {"device": "cpu", "num_cpus": 4}, {"kernel_overhead_s": 1e-2}, {"device_memory_bytes": 10**8}],
+)
+def test_the_kept_layouts_are_those_of_an_exhaustive_search(machine_fields, recipe):
+    gpus = 0 if machine_fields.get("device") == "cpu" else 4
+    wanted, facts = study(search={"keep": 25}, recipes=[recipe], gpus=gpus), model()
+    hardware, own = machine(**machine_fields), Recipe(**recipe)
+    optimizer = Optimizer(name="adamw", learning_rate=3e-4)
+    steps = StepModel(facts, hardware, "fp32", torch_amp(optimizer, own))
+    every, num_layouts = [], 0
     for dp, pp, tp in factors(wanted.resources):
-        for layout in variants(dp, pp, tp, 64):
-            resources = place(layout, wanted.resources, "auto")
-            exact = sum(steps.parts_s(layout, resources).values())
-            assert steps.bound_s(layout, resources) <= exact * (1 + 1e-9)
-            every.append(exact * 1e3)
-    plan = make_plan(wanted, machine_json(), {"lm": facts})
-    kept = [c.prediction.step_time_ms for c in plan.candidates if c.chosen][:5]
-    assert kept == pytest.approx(sorted(every)[:5])
-    assert plan.searches[0].num_enumerated == len(every)
+        if dp == 1 and own.options and own.recompute == "none":
+            continue  # options of data parallelism
+        for ladder in ladders(dp, pp, tp, 64, num_cuttable_layers=8, has_sequence=True):
+            for layout in ladder.layouts():
+                num_layouts += 1
+                resources = place(layout, wanted.resources, "auto")
+                exact = sum(steps.parts_s(layout, resources).values())
+                bound = steps.bound_s(layout, resources)
+                assert steps.quick_bound_s(ladder, resources) <= bound * (1 + 1e-9) <= exact * (1 + 2e-9), layout
+                broken = own.overlap is False and layout.shard == "full"
+                if not broken and memory_refusal("lm", layout, resources, steps) is None:
+                    every.append(exact * 1e3)
+    plan = make_plan(wanted, hardware, {"lm": facts})
+    kept = [c.prediction.step_time_ms for c in plan.candidates if c.chosen][:25]
+    assert kept == pytest.approx(sorted(every)[: len(kept)])
+    assert len(kept) == min(25, len(every))
+    if not own.options:
+        assert plan.searches[0].num_enumerated == num_layouts
 
 
 def test_refusals_stay_in_the_plan_with_their_number():
@@ -141,14 +161,14 @@ def test_the_plan_is_json_with_the_contracts_keys():
 def test_4608_gpus_are_searched_with_few_simulations():
     deep = replace(model(num_layers=96, num_parameters=150_000_000, tp_parameters=150_000_000), tp_units=96)
     hardware = machine_json(num_nodes=2, ranks_per_node=8, device_memory_bytes=80 * 10**9)
-    start = time.perf_counter()
+    start = time.process_time()
     plan = make_plan(study(batch=4608, ranks=8, nodes=576), hardware, {"lm": deep})
-    elapsed_s = time.perf_counter() - start
+    elapsed_s = time.process_time() - start
     search = plan.searches[0]
-    assert 10_000 < search.num_enumerated < 60_000
+    assert 500_000 < search.num_enumerated < 1_000_000
     assert search.num_simulated < 10 * NUM_SHOWN
     assert plan.chosen_runs()[0].layout.num_ranks > 1000
-    assert elapsed_s < 60  # a few seconds on an idle core; wide, because tests run beside each other
+    assert elapsed_s < 60  # some seconds on an idle core; wide, because tests run beside each other
 
 
 @pytest.mark.parametrize("layouts", [[{}, {"dp": 2}], "auto"])
@@ -169,3 +189,69 @@ def test_clocks_that_were_not_probed_leave_the_prediction_empty():
     for candidate in plan.candidates:
         assert candidate.prediction.step_time_ms is None
         assert "without power_limit_w" in candidate.prediction.step_time_reason
+
+
+def test_what_cannot_be_predicted_is_ranked_as_if_without_it_and_says_so():
+    plan = make_plan(study(recipes=[{"compile": True}], search={"keep": 3}), machine(), {"lm": model()})
+    chosen = [candidate for candidate in plan.candidates if candidate.chosen]
+    assert len(chosen) >= 3 and all(candidate.prediction.step_time_ms is None for candidate in chosen)
+    assert "as if without what was not probed" in chosen[0].why
+    # torch compiles neither tensor shards nor a split backward: those layouts are not proposed.
+    layouts = [candidate.run.layout for candidate in chosen]
+    assert all(layout.tp == 1 and layout.schedule not in SPLIT_BACKWARD for layout in layouts)
+
+
+def test_options_of_data_parallelism_do_not_hide_other_recipes_layouts():
+    recipes = [{"compression": "bf16"}, {}]
+    plan = make_plan(study(recipes=recipes, search={"keep": 40}), machine(), {"lm": model()})
+    by_recipe = {}
+    for candidate in plan.candidates:
+        if candidate.chosen:
+            by_recipe.setdefault(candidate.run.recipe.compression, []).append(candidate.run.layout)
+    assert all(layout.dp > 1 for layout in by_recipe["bf16"])
+    assert any(layout.dp == 1 and layout.num_ranks > 1 for layout in by_recipe["none"])
+
+
+def test_sharding_is_proposed_where_whole_replicas_do_not_fit():
+    # 8 layers of 150 million parameters: 19.2 GB a replica, on GPUs of 16 GB.
+    big = model(num_parameters=150_000_000, tp_parameters=150_000_000)
+    uncut = replace(big, tp_units=None, sequential=False)
+    plan = make_plan(study(search={"keep": 2}), machine(), {"lm": uncut})
+    assert {candidate.run.layout.shard for candidate in plan.candidates if candidate.chosen} <= {"optimizer", "full"}
+
+
+def test_a_model_without_a_sequence_is_offered_none_to_divide():
+    flat = model(tp_flops_per_sample=2e6, forward_flops_per_sample=2e6)  # one row a sample
+    plan = make_plan(study(search={"keep": 200}), machine(), {"lm": flat})
+    assert not any(candidate.run.layout.sequence_parallel for candidate in plan.candidates)
+    with_rows = make_plan(study(search={"keep": 200}), machine(), {"lm": model()})
+    assert any(candidate.run.layout.sequence_parallel for candidate in with_rows.candidates)
+
+
+def test_every_listed_layout_and_recipe_gets_a_prediction_or_a_reason():
+    listed = [
+        {"pp": 2, "accumulation_steps": 8, "schedule": list(SCHEDULES)},
+        {"dp": 2, "shard": ["none", "optimizer", "full"]},
+        {"tp": 2, "sequence_parallel": True},
+        {"dp": 2, "tp": 2, "order": ["tp.dp.pp", "dp.tp.pp"]},
+        {"dp": 2, "shares": (40, 24)},
+        {"pp": 2, "split": "measured"},
+    ]
+    plan = make_plan(study(listed), machine(), {"lm": model()})
+    assert len(plan.candidates) == 15
+    assert all(candidate.prediction.step_time_ms > 0 for candidate in plan.candidates)
+    recipes = [
+        {"precision": ["tf32", "fp8"]},
+        {"recompute": ["selective", "full"]},
+        {"compression": ["bf16", "fp16", "powersgd"]},
+        {"compile": True},
+        {"offload": "activations"},
+        {"bucket_mb": 5},
+        {"overlap": False},
+        {"average_every": 4},
+    ]
+    plan = make_plan(study([{"dp": 2}], recipes=recipes), machine(), {"lm": model()})
+    assert len(plan.candidates) == 12
+    for candidate in plan.candidates:
+        prediction = candidate.prediction
+        assert (prediction.step_time_ms is None) == bool(prediction.step_time_reason), candidate.run.label

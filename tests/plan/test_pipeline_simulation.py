@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from hpc_accel.plan.pipeline_simulation import PassTimes, simulate, step_time_s
-from hpc_accel.plan.schedules import SCHEDULES, Action
+from hpc_accel.plan.schedules import SCHEDULES
 from hpc_accel.study.layout import SINGLE
 
 
@@ -86,6 +86,6 @@ def test_a_split_backward_may_take_longer_than_a_whole_one():
 
 
 def test_an_order_that_waits_for_itself_is_named():
-    broken = [[Action("F", 0, 0), Action("B", 0, 0)], [Action("B", 1, 0), Action("F", 1, 0)]]
+    broken = [[("F", 0, 0), ("B", 0, 0)], [("B", 1, 0), ("F", 1, 0)]]
     with pytest.raises(ValueError, match=r"rank 1: B1.0"):
         simulate(broken, equal(2), 0.0)

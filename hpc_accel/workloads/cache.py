@@ -6,6 +6,7 @@ The file is written whole or not at all, so a rank elsewhere that cannot see the
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -54,8 +55,6 @@ def _locked(path: Path) -> Iterator[None]:
             "make it writable, or set XDG_CACHE_HOME to a directory that is",
         ) from error
     with file:
-        try:
+        with contextlib.suppress(OSError):  # a file system without locks: each rank makes the same file
             fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            pass  # a file system without locks: each rank makes the same file
         yield  # closing the file frees the lock

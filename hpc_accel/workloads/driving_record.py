@@ -71,13 +71,8 @@ def _kinematics(env: Any, count: int) -> np.ndarray[Any, Any]:
     """
     ego = env.unwrapped.vehicle
     table = np.zeros((count, 5), dtype=np.float32)
-    table[0] = (
-        1,
-        ego.target_speed / SPEED_SCALE_M_PER_S,
-        ego.lane_index[2] / NUM_LANES,
-        ego.speed / SPEED_SCALE_M_PER_S,
-        0,
-    )
+    speed, set_speed = ego.speed / SPEED_SCALE_M_PER_S, ego.target_speed / SPEED_SCALE_M_PER_S
+    table[0] = (1, set_speed, ego.lane_index[2] / NUM_LANES, speed, 0)
     near = env.unwrapped.road.close_objects_to(ego, 2 * LIDAR_RANGE_M, count=count - 1)
     for row, other in enumerate(near, start=1):
         position, velocity = other.position - ego.position, other.velocity - ego.velocity

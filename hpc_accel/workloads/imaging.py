@@ -9,6 +9,8 @@ tell how well a model carries over to other people.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch.utils.data import Dataset
@@ -67,12 +69,11 @@ def read_template() -> tuple[torch.Tensor, torch.Tensor]:
     """Image, scaled to mean 0 and deviation 1 over the brain, and labels 0 to 2; both [197, 233, 189], x first."""
     import nibabel
 
-    t1, grey, white = (
-        np.asarray(
-            nibabel.Nifti1Image.from_filename(package_file("imaging", "imaging", "nilearn", FILE.format(kind))).dataobj
-        )
-        for kind in ("t1", "gm", "wm")
-    )
+    def volume(kind: str) -> np.ndarray[Any, Any]:
+        path = package_file("imaging", "imaging", "nilearn", FILE.format(kind))
+        return np.asarray(nibabel.Nifti1Image.from_filename(path).dataobj)
+
+    t1, grey, white = volume("t1"), volume("gm"), volume("wm")
     # The maps hold probabilities in 255ths; what is neither grey nor white matter is left for the background.
     background = np.clip(255 - grey.astype(np.int16) - white, 0, None)
     labels = np.stack([background, grey, white]).argmax(axis=0).astype(np.uint8)

@@ -6,13 +6,14 @@ learned positions. One `nn.Sequential` (embedding, blocks, head), so that it can
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.workloads.text import NUM_BYTE_VALUES, next_byte_loss, read_text, windows
+from hpc_accel.workloads.transformer import TENSOR_PLAN, Block
 from hpc_accel.workloads.workload import Workload
 
 
@@ -59,20 +60,12 @@ def build(
     """
     shape = _shape(size, layers, hidden, heads, sequence)
     dataset, metric = windows("lm", read_text("lm", text), shape.sequence, stride, NUM_BYTE_VALUES)
-    blocks = [Block(shape.hidden, shape.hidden // shape.heads) for _ in range(shape.layers)]
-    plan: dict[str, Literal["columns", "rows"]] = {
-        "*.attention.query": "columns",
-        "*.attention.key": "columns",
-        "*.attention.value": "columns",
-        "*.attention.out": "rows",
-        "*.up": "columns",
-        "*.down": "rows",
-    }
+    blocks = [Block(shape.hidden, shape.hidden // shape.heads, causal=True) for _ in range(shape.layers)]
     return Workload(
         model=nn.Sequential(Embedding(shape.hidden, shape.sequence), *blocks, Head(shape.hidden)),
         loss=next_byte_loss,
         dataset=dataset,
-        tensor_plan=plan,
+        tensor_plan=TENSOR_PLAN,
         metric=metric,
     )
 
@@ -108,42 +101,6 @@ class Embedding(nn.Module):
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         positions = torch.arange(tokens.shape[1], device=tokens.device)
         return self.byte(tokens) + self.position(positions)
-
-
-class Attention(nn.Module):
-    """Causal self-attention. The number of heads follows from the local width, so a column cut just works."""
-
-    def __init__(self, hidden: int, head_width: int) -> None:
-        super().__init__()
-        self.head_width = head_width
-        self.query = nn.Linear(hidden, hidden)
-        self.key = nn.Linear(hidden, hidden)
-        self.value = nn.Linear(hidden, hidden)
-        self.out = nn.Linear(hidden, hidden)
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        query, key, value = (
-            project(states).unflatten(-1, (-1, self.head_width)).transpose(1, 2)  # [n, heads, sequence, head_width]
-            for project in (self.query, self.key, self.value)
-        )
-        mixed = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        return self.out(mixed.transpose(1, 2).flatten(2))
-
-
-class Block(nn.Module):
-    """Attention and a four-fold wide perceptron, each behind a norm and beside a residual."""
-
-    def __init__(self, hidden: int, head_width: int) -> None:
-        super().__init__()
-        self.norm_attention = nn.LayerNorm(hidden)
-        self.attention = Attention(hidden, head_width)
-        self.norm_perceptron = nn.LayerNorm(hidden)
-        self.up = nn.Linear(hidden, 4 * hidden)
-        self.down = nn.Linear(4 * hidden, hidden)
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        states = states + self.attention(self.norm_attention(states))
-        return states + self.down(nn.functional.gelu(self.up(self.norm_perceptron(states))))
 
 
 class Head(nn.Module):

@@ -40,7 +40,7 @@ def build(
     check_installed("hf", "llm", "transformers")
     os.environ["HF_HUB_OFFLINE"] = "1"
     resolved = _configuration(architecture, config, weights, dict(overrides or {}))
-    vocabulary = int(resolved.vocab_size)
+    vocabulary = getattr(resolved, "vocab_size", None) or 0  # none where there is no text
     if vocabulary < NUM_BYTE_VALUES:
         raise ConfigError(
             f"workload hf with vocab_size {vocabulary}",

@@ -46,8 +46,14 @@ def init(
     directory: Annotated[Path, typer.Argument(help="Where to write; created when missing.")] = Path(),
     name: Annotated[str, typer.Option(help="Name of the study and of the module.")] = "mine",
     site: Annotated[str | None, typer.Option(help="Instead: draft slurm/sites/SITE.yaml from sinfo.")] = None,
+    list_workloads: Annotated[bool, typer.Option("--list", help="Instead: say which workloads are built in.")] = False,
 ) -> None:
     """Write a commented study and a module with your own model to start from; or draft a site file."""
+    if list_workloads:
+        from hpc_accel.workloads.catalogue import listing
+
+        typer.echo(listing())
+        return
     if site is not None:
         from hpc_accel.jobs.inspect import write_site
 

@@ -34,7 +34,7 @@ def resolve_workload(choice: WorkloadChoice) -> Workload:
             raise ConfigError(
                 f"workload name {choice.name!r} without an entry",
                 f"built-in workloads are {', '.join(BUILTIN)}",
-                'name one of them, or add entry: "package.module:function"',
+                'name one of them (hpc-accel init --list says what they are), or add entry: "package.module:function"',
             )
         return Workload(
             name=choice.name or "",

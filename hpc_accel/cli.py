@@ -68,10 +68,13 @@ def probe(
 ) -> None:
     """Measure this machine: matrix products, memory, MPI latency and bandwidth, sensors. Run it under mpirun."""
     from hpc_accel.plan.probe import run as run_probe
+    from hpc_accel.study.components import components_of
     from hpc_accel.study.study import load_study
 
     loaded = load_study(study)
-    hardware = run_probe(out, site=loaded.site, cpus_per_rank=loaded.resources.cpus_per_rank)
+    limits = loaded.resources
+    components = components_of(limits) if limits.components is not None else None
+    hardware = run_probe(out, site=loaded.site, cpus_per_rank=limits.cpus_per_rank, components=components)
     if hardware:
         typer.echo(f"wrote {out}")
 

@@ -10,6 +10,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from hpc_accel.errors import ConfigError
@@ -17,6 +18,7 @@ from hpc_accel.plan.cost import Prediction, Prices, StepModel, predict
 from hpc_accel.plan.hardware import Hardware, checked_hardware
 from hpc_accel.plan.search import Found, Search, memory_refusal
 from hpc_accel.plan.software import torch_amp
+from hpc_accel.plan.unequal import rank_speed, with_balanced_split
 from hpc_accel.study.expand import listed_runs, make_run, recipes, repeats, resolve_workload
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.rules import refusals
@@ -105,6 +107,7 @@ def make_plan(
     candidates: dict[str, Candidate] = {}
     searches: list[SearchFacts] = []
     errors: list[ConfigError] = []
+    speed = partial(rank_speed, machine) if study.resources.components is not None else None
     for choice in study.workloads:
         workload = resolve_workload(choice)
         models: dict[Recipe, StepModel] = {}
@@ -112,12 +115,16 @@ def make_plan(
             software = torch_amp(workload.optimizer, recipe, study.backend)
             models[recipe] = StepModel(facts[workload.name], machine, recipe.precision, software)
         layouts = choice.layouts if choice.layouts is not None else study.layouts
+        if layouts == "auto" and study.resources.components is not None:
+            raise _unsearched(workload.name)
         if layouts == "auto":
             found, seconds = _search(study, choice, models)
             searches.append(_facts(workload.name, found, seconds))
             planned = _searched(study, found, models, prices)
         else:
-            runs = list(listed_runs(study, choice, facts[workload.name]))
+            runs = list(listed_runs(study, choice, facts[workload.name], speed))
+            if speed is not None:
+                runs = [with_balanced_split(run, facts[workload.name], speed) for run in runs]
             errors += [error for run in runs for error in refusals(run, study.resources, facts[workload.name])]
             planned = [] if errors else [_listed(run, models[run.recipe], prices) for run in runs]
         for candidate in planned:
@@ -209,6 +216,14 @@ def _first_of(errors: Sequence[ConfigError]) -> ConfigError:
     if not num_more:
         return first
     return ConfigError(f"{first.value} (and {num_more} more)", first.rule, first.remedy)
+
+
+def _unsearched(name: str) -> ConfigError:
+    return ConfigError(
+        f"{name}: layouts auto with resources.components",
+        "the search compares layouts of equal nodes; on nodes that differ it would compare what nobody would run",
+        "list the layouts; with shares: auto, and split left out, each is balanced by the probed speeds",
+    )
 
 
 def _nothing_fits(name: str, found: Found) -> ConfigError:

@@ -70,6 +70,11 @@ class Component(Model):
     gpu_type: str = ""
     """Type in gpu:<type>:<n>; empty: the partition's."""
 
+    @field_validator("gpu_type")
+    @classmethod
+    def _gpu_type(cls, value: str) -> str:
+        return checked_name(value) if value else value
+
     @property
     def num_ranks(self) -> int:
         """Ranks on these nodes."""

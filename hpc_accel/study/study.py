@@ -106,6 +106,11 @@ class ComponentChoice(Model):
     constraint: str = ""
     gpu_type: str = ""
 
+    @field_validator("gpu_type")
+    @classmethod
+    def _gpu_type(cls, value: str) -> str:
+        return checked_name(value) if value else value
+
 
 class ResourcesChoice(Model):
     """The most that a run may use. A layout of fewer ranks takes fewer; memory is per node.

@@ -16,9 +16,11 @@ import pytest
 
 from hpc_accel.jobs.script import render
 from hpc_accel.jobs.site import Site, load_site
+from hpc_accel.study.components import components_of, place_on_components
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.schema import Measure, Resources, Run, Workload
+from hpc_accel.study.study import ResourcesChoice
 
 ROOT = Path(__file__).parents[2]
 CONF = Path(os.environ.get("CLUSTER_DIR", ROOT / ".cluster")) / "etc" / "slurm.conf"
@@ -138,6 +140,14 @@ def make_run(num_nodes: int = 2, ranks_per_node: int = 1, **resources: Any) -> R
         measure=Measure(warmup_steps=1, steps=2, parity_steps=2, parity_tolerance=1e-4),
         device="cpu",
     )
+
+
+def make_mixed_run(*components: dict[str, Any], **resources: Any) -> Run:
+    """The same on nodes that differ: each of `components` as a study writes it."""
+    limits = ResourcesChoice(components=list(components), **{"memory_mb": 1500, "time_limit_min": 5} | resources)
+    placed = place_on_components(sum(each.num_ranks for each in components_of(limits)), limits, "auto")
+    alike = make_run(1, placed.num_ranks)
+    return Run.model_validate({**alike.model_dump(exclude={"run_id"}), "resources": placed.model_dump()})
 
 
 def read(run_dir: Path, name: str = "summary.json") -> dict[str, Any]:

@@ -114,6 +114,15 @@ def script(
 
 
 @app.command()
+def submit(path: Annotated[Path, typer.Argument(metavar="SCRIPT", help="A job.sbatch or probe.sbatch.")]) -> None:
+    """Send a job script to Slurm as it is, wait for the job, and end with its exit code; stopped, cancel it."""
+    from hpc_accel.jobs.submit import submit_and_wait
+
+    code = submit_and_wait(path, lambda job_id: typer.echo(f"job {job_id}"))
+    raise typer.Exit(code)
+
+
+@app.command()
 def train(path: RunPath) -> None:
     """Train one run and write its record beside run.json. Started on every rank by the job script's mpirun."""
     from hpc_accel.commands import train_run

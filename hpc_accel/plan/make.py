@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -22,12 +22,15 @@ from hpc_accel.plan.unequal import rank_speed, with_balanced_split
 from hpc_accel.study.expand import listed_runs, make_run, recipes, repeats, resolve_workload
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.rules import refusals
-from hpc_accel.study.schema import Objective, Run
+from hpc_accel.study.schema import Objective, Resources, Run
 from hpc_accel.study.study import Study, WorkloadChoice
 from hpc_accel.workloads.facts import ModelFacts
 
 NUM_SHOWN = 20
 """Predicted layouts per workload that a plan keeps, chosen or not: the file is read by people too."""
+
+Pricing = Callable[[Resources], Prices | None]
+"""What a node costs on average over those that a run takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,9 +103,12 @@ def make_plan(
     hardware: Hardware | dict[str, Any],
     facts: dict[str, ModelFacts],
     *,
-    prices: Prices | None = None,
+    prices: Pricing | Prices | None = None,
 ) -> Plan:
-    """Plan `study` on `hardware`; `facts` by workload name. Raises ConfigError for a listed layout that cannot work."""
+    """Plan `study` on `hardware`; `facts` by workload name. Raises ConfigError for a listed layout that cannot work.
+
+    `prices` may depend on which nodes a run takes.
+    """
     machine = hardware if isinstance(hardware, Hardware) else checked_hardware(hardware)
     candidates: dict[str, Candidate] = {}
     searches: list[SearchFacts] = []
@@ -161,7 +167,9 @@ def _search(study: Study, choice: WorkloadChoice, models: dict[Recipe, StepModel
     return found, time.perf_counter() - start
 
 
-def _searched(study: Study, found: Found, models: dict[Recipe, StepModel], prices: Prices | None) -> list[Candidate]:
+def _searched(
+    study: Study, found: Found, models: dict[Recipe, StepModel], prices: Pricing | Prices | None
+) -> list[Candidate]:
     """The ranked candidates, the serial baselines, then one example of each refusal."""
     planned = []
     for rank, (_, run) in enumerate(found.ranked, start=1):
@@ -183,14 +191,15 @@ def _ordering(objective: Objective) -> str:
 
 
 def _candidate(
-    run: Run, models: dict[Recipe, StepModel], prices: Prices | None, *, chosen: bool, why: str
+    run: Run, models: dict[Recipe, StepModel], prices: Pricing | Prices | None, *, chosen: bool, why: str
 ) -> Candidate:
     model = models[run.recipe]
-    prediction = predict(run, model.facts, model.hardware, software=model.software, prices=prices, model=model)
+    price = prices(run.resources) if callable(prices) else prices
+    prediction = predict(run, model.facts, model.hardware, software=model.software, prices=price, model=model)
     return Candidate(run=run, chosen=chosen, why=why, prediction=prediction)
 
 
-def _listed(run: Run, model: StepModel, prices: Prices | None) -> Candidate:
+def _listed(run: Run, model: StepModel, prices: Pricing | Prices | None) -> Candidate:
     """A listed run is measured whatever is predicted of it; that it may not fit is said."""
     tight = memory_refusal(run.workload.name, run.layout, run.resources, model)
     why = "listed in the study" + (f"; may run out of memory: {tight.value}" if tight else "")

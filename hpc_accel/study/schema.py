@@ -111,6 +111,11 @@ class Resources(Model):
         keys = ("num_nodes", "ranks_per_node", "gpus_per_node", "cpus_per_rank", "memory_mb", "partition")
         return (Component(**{key: getattr(self, key) for key in keys}),)
 
+    @property
+    def nodes_by_partition(self) -> list[tuple[str, int]]:
+        """(partition, number of nodes) of each part; an empty partition is the site's."""
+        return [(part.partition, part.num_nodes) for part in self.parts]
+
     def component_of(self, rank: int) -> Component:
         """The component that `rank` runs on."""
         for part in self.parts:

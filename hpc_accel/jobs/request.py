@@ -154,11 +154,12 @@ def plugin_resources(run: Run, site: Site) -> dict[str, Any]:
 def plugin_request(resources: Resources, site: Site, recipe: Recipe | None = None) -> dict[str, Any]:
     """A request in the words of Snakemake's Slurm plugin. Keys without a value are left out.
 
-    A heterogeneous job has none but its number of components: the plugin cannot submit it, `hpc-accel submit` does.
+    Of a heterogeneous job the number of components, and what Snakemake itself wants of every rule: the plugin cannot
+    submit it, `hpc-accel submit` does.
     """
     check_fits(resources, site)
     if len(resources.parts) > 1:
-        return {"hetjob": len(resources.parts)}
+        return {"hetjob": len(resources.parts), "mem_mb": resources.memory_mb, "runtime": resources.time_limit_min}
     part = resources.parts[0]
     if " " in (part.partition or site.partition):
         value = part.partition or site.partition

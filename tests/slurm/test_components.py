@@ -37,7 +37,11 @@ def test_ranks_of_both_components_in_their_order(cluster: Cluster, site):
     assert read(run_dir)["ranks"] == EXPECTED
     job = read(run_dir, "job.json")
     assert (job["job_id"], job["node_list"], job["partition"]) == (job_id, "n[1-2],n3", "main,small")
-    books = accounting_of(cluster, run_dir)
+    for _ in range(20):
+        books = accounting_of(cluster, run_dir)
+        if books["num_nodes"] == 3:
+            break
+        cluster.run("sleep", "0.5")  # the books get components and steps one after the other
     assert (books["num_nodes"], books["node_list"], books["partition"]) == (3, "n[1-2],n3", "main,small")
 
 

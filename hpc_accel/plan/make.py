@@ -18,7 +18,7 @@ from hpc_accel.plan.cost import Prediction, Prices, StepModel, predict
 from hpc_accel.plan.hardware import Hardware, checked_hardware
 from hpc_accel.plan.search import Found, Search, memory_refusal
 from hpc_accel.plan.software import torch_amp
-from hpc_accel.plan.unequal import rank_speed, with_balanced_split
+from hpc_accel.plan.unequal import on_own_nodes, rank_speed, with_balanced_split
 from hpc_accel.study.expand import listed_runs, make_run, recipes, repeats, resolve_workload
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.rules import refusals
@@ -132,7 +132,7 @@ def make_plan(
             if speed is not None:
                 runs = [with_balanced_split(run, facts[workload.name], speed) for run in runs]
             errors += [error for run in runs for error in refusals(run, study.resources, facts[workload.name])]
-            planned = [] if errors else [_listed(run, models[run.recipe], prices) for run in runs]
+            planned = [] if errors else [_listed(run, on_own_nodes(models[run.recipe], run), prices) for run in runs]
         for candidate in planned:
             same = repeats(study, choice, candidate.run) if candidate.chosen else [candidate.run]
             for run in same:

@@ -6,6 +6,7 @@ from functools import partial
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.parallel.split import automatic_split
+from hpc_accel.plan.cost import StepModel
 from hpc_accel.plan.hardware import Hardware
 from hpc_accel.study.components import Speed, stage_speeds
 from hpc_accel.study.recipe import Precision
@@ -55,3 +56,16 @@ def with_balanced_split(run: Run, facts: ModelFacts, speed: Speed) -> Run:
         return run
     balanced = layout.model_copy(update={"split": automatic_split(facts, layout.num_stages, speeds)})
     return Run.model_validate({**run.model_dump(exclude={"run_id"}), "layout": balanced.model_dump()})
+
+
+def on_own_nodes(model: StepModel, run: Run) -> StepModel:
+    """`model`, or one of the nodes alone that `run` takes: a run on the fast ones must not be predicted by the slow.
+
+    On several components every step is predicted to take as long as the slowest would for its ranks' equal work.
+    """
+    numbers = {part.number for part in run.resources.components or ()}
+    kinds = tuple(kind for kind in model.hardware.node_kinds if kind.component in numbers)
+    if not kinds or len(kinds) == len(model.hardware.node_kinds):
+        return model
+    nodes = model.hardware.model_copy(update={"node_kinds": kinds})
+    return StepModel(model.facts, nodes, model.precision, model.software)

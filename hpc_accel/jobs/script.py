@@ -131,6 +131,8 @@ def _render(
             request=json.dumps(plugin_request(resources, site, recipe), ensure_ascii=True),
             sbatch=directives,
             bind=bind,
+            # On one machine ranks float, unless somebody says otherwise of this machine or this run.
+            bind_here=(recipe.cpu_bind if recipe else None) or (site.cpu_bind if site.scheduler == "none" else "none"),
             srun_bind=SRUN_BIND[bind],
             threads=threads,
             launches=launches(resources, site, threads),

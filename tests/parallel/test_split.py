@@ -1,6 +1,6 @@
 """Stages are as even as whole layers allow."""
 
-from itertools import combinations, pairwise
+from itertools import accumulate, combinations, pairwise
 
 import pytest
 
@@ -51,3 +51,22 @@ def test_layers_without_parameters_go_with_their_predecessor():
     assert automatic_split(facts, 2) == (3, 2)
     with pytest.raises(ValueError, match="3 stages from 2"):
         automatic_split(facts, 3)
+
+
+@pytest.mark.parametrize("speeds", [[1.0, 1.0, 1.0], [3.0, 1.0, 2.0], [1.0, 10.0, 1.0]])
+def test_slowest_stage_is_as_fast_as_can_be(speeds):
+    costs = [4, 1, 3, 2, 2, 5, 1, 1]
+    sizes = balanced_split(costs, 3, speeds)
+
+    def slowest(sizes):
+        edges = [0, *accumulate(sizes)]
+        return max(sum(costs[a:b]) / speed for (a, b), speed in zip(pairwise(edges), speeds, strict=True))
+
+    every = [(a, b - a, len(costs) - b) for a, b in combinations(range(1, len(costs)), 2)]
+    assert slowest(sizes) == min(map(slowest, every))
+
+
+def test_a_stage_twice_as_fast_holds_twice_the_layers():
+    assert balanced_split([1.0] * 9, 2, [2.0, 1.0]) == (6, 3)
+    with pytest.raises(ValueError, match="1 speeds for 2 stages"):
+        balanced_split([1.0] * 9, 2, [2.0])

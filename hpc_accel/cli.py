@@ -74,10 +74,13 @@ def probe(
 ) -> None:
     """Measure this machine: matrix products, memory, MPI latency and bandwidth, sensors. Run it under mpirun."""
     from hpc_accel.plan.probe import run as run_probe
+    from hpc_accel.study.components import components_of
     from hpc_accel.study.study import load_study
 
     loaded = load_study(study)
-    hardware = run_probe(out, site=loaded.site, cpus_per_rank=loaded.resources.cpus_per_rank)
+    limits = loaded.resources
+    components = components_of(limits) if limits.components is not None else None
+    hardware = run_probe(out, site=loaded.site, cpus_per_rank=limits.cpus_per_rank, components=components)
     if hardware:
         typer.echo(f"wrote {out}")
 
@@ -114,6 +117,15 @@ def script(
 
     written = [write_probe_script(path, out)] if probe else write_run_scripts(path, out)
     typer.echo(f"wrote {written[0]}" if len(written) == 1 else f"wrote {len(written)} scripts below {path}")
+
+
+@app.command()
+def submit(path: Annotated[Path, typer.Argument(metavar="SCRIPT", help="A job.sbatch or probe.sbatch.")]) -> None:
+    """Send a job script to Slurm as it is, wait for the job, and end with its exit code; stopped, cancel it."""
+    from hpc_accel.jobs.submit import submit_and_wait
+
+    code = submit_and_wait(path, lambda job_id: typer.echo(f"job {job_id}"))
+    raise typer.Exit(code)
 
 
 @app.command()

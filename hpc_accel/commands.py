@@ -14,7 +14,7 @@ from hpc_accel.files import write_atomically
 
 if TYPE_CHECKING:
     from hpc_accel.jobs.site import Site
-    from hpc_accel.study.schema import Run
+    from hpc_accel.study.schema import Resources, Run
 
 MIN_PROGRESS_S = 5.0
 """Without a terminal, one plain line of progress at most this often."""
@@ -43,22 +43,32 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
     from hpc_accel.workloads.planned import facts_of
 
     facts = {workload.name: facts_of(workload, study.seed) for workload in workloads}
-    price = site.partition_of(study.resources.partition).price_per_node_hour
-    prices = Prices(per_node_hour=price, unit=site.currency) if price else None
+
+    def prices(resources: Resources) -> Prices | None:
+        price = site.mean_per_node("price_per_node_hour", resources.nodes_by_partition)
+        return Prices(per_node_hour=price, unit=site.currency) if price else None
+
     plan = make_plan(study, hardware, facts, prices=prices)
-    content = {**plan.to_json(), "cost_unit": site.currency if price else None}
+    runs = {run.run_id: run for run in plan.chosen_runs()}
+    priced = any(prices(run.resources) for run in runs.values())
+    content = {**plan.to_json(), "cost_unit": site.currency if priced else None}
+    whole = site.partition_of(study.resources.partition)
+    alike = study.resources.components is None  # else which nodes a run takes differs from run to run
     content["factors"] = {
         "currency": site.currency,
-        "price_per_node_hour": price,
+        "price_per_node_hour": whole.price_per_node_hour if alike else None,
         "carbon_g_per_kwh": site.carbon_g_per_kwh,
         "electricity_price_per_kwh": site.electricity_price_per_kwh,
-        "power_w_per_node": site.partition_of(study.resources.partition).power_w_per_node,
+        "power_w_per_node": whole.power_w_per_node if alike else None,
         "estimate": study.energy.estimate,
     }
-    runs = {run.run_id: run for run in plan.chosen_runs()}
     for candidate in content["candidates"]:
         if candidate["chosen"]:
-            candidate["request"] = plugin_resources(runs[candidate["run_id"]], site)
+            run = runs[candidate["run_id"]]
+            candidate["request"] = plugin_resources(run, site)
+            if not alike:
+                for key in ("price_per_node_hour", "power_w_per_node"):
+                    candidate[key] = site.mean_per_node(key, run.resources.nodes_by_partition)
     for run_id, run in runs.items():
         write_if_changed(out.parent / "runs" / run_id / "run.json", run.model_dump_json(indent=1) + "\n")
     content["pack"] = _write_pack(list(runs.values()), site, out.parent) if study.same_allocation and runs else None

@@ -116,7 +116,8 @@ def load(study_dir: Path) -> StudyRecords:
     books, _ = fields.read_json(study_dir / "accounting.json")
     jobs = fields.mapping(books, "jobs")
     price = fields.positive(plan, "factors", "price_per_node_hour")
-    chosen = [{**item, "price_per_node_hour": price} for item in chosen]
+    # Where nodes differ each run has a price of its own, or null.
+    chosen = [{"price_per_node_hour": price, **item} for item in chosen]
     loaded = {run.run_id: run for run in (_load_run(study_dir, study, item, jobs) for item in chosen)}
     from hpc_accel.report.repeats import pooled
 

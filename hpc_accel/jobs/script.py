@@ -43,6 +43,7 @@ def render(run: Run, site: Site, *, root: Path, run_dir: Path, environment: Path
         environment=environment,
         study_path=None,
         recipe=run.recipe,
+        command="infer" if run.infer else "train",
     )
 
 
@@ -103,6 +104,7 @@ def _render(
     environment: Path,
     study_path: Path | None,
     recipe: Recipe | None = None,
+    command: str = "probe",
 ) -> str:
     environment = Path(site.environment) if site.environment else environment
     _check_staging(site, environment)
@@ -114,6 +116,7 @@ def _render(
         .render(
             title=title,
             kind=kind,
+            command=command,
             site=site,
             resources=resources,
             request=json.dumps(plugin_request(resources, site, recipe), ensure_ascii=True),

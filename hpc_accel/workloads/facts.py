@@ -42,6 +42,8 @@ class ModelFacts:
     """Whether stages can be cut between any two layers; if not, pp > 1 is refused."""
     tp_units: int | None
     """Largest number of equal shares the tensor plan's dimensions have in common; None without a plan."""
+    max_tokens: int | None = None
+    """Longest sequence of a model that generates tokens; None for one that does not."""
 
     @property
     def num_cuttable_layers(self) -> int:

@@ -70,6 +70,7 @@ def describe(workload: Workload) -> ModelFacts:
         sample_bytes=inputs[0].numel() * inputs.element_size(),
         sequential=sequential,
         tp_units=_tp_units(workload.model, plan),
+        max_tokens=inputs.shape[1] if any(hasattr(layer, "decode") for _, layer in layers) else None,
     )
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.workloads.kv_cache import KVCache
 from hpc_accel.workloads.workload import Workload
 
 NUM_BYTE_VALUES = 256
@@ -89,7 +90,14 @@ class Embedding(nn.Module):
         self.position = nn.Embedding(sequence, hidden)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        return self._embed(tokens, 0)
+
+    def decode(self, tokens: torch.Tensor, cache: KVCache) -> torch.Tensor:
+        """The same for tokens whose positions follow those seen before."""
+        return self._embed(tokens, cache.advance(tokens.shape[1]))
+
+    def _embed(self, tokens: torch.Tensor, first: int) -> torch.Tensor:
+        positions = torch.arange(first, first + tokens.shape[1], device=tokens.device)
         return self.byte(tokens) + self.position(positions)
 
 
@@ -105,12 +113,27 @@ class Attention(nn.Module):
         self.out = nn.Linear(hidden, hidden)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        query, key, value = (
-            project(states).unflatten(-1, (-1, self.head_width)).transpose(1, 2)  # [n, heads, sequence, head_width]
-            for project in (self.query, self.key, self.value)
-        )
+        query, key, value = self._project(states)
         mixed = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
         return self.out(mixed.transpose(1, 2).flatten(2))
+
+    def decode(self, states: torch.Tensor, cache: KVCache) -> torch.Tensor:
+        """The same for tokens after those in `cache`, which they attend to as well: [n, new tokens, hidden]."""
+        query, key, value = self._project(states)
+        keys, values = cache.extend(key, value)
+        new, seen = query.shape[2], keys.shape[2]
+        # A new token attends to all before it and to itself; torch's is_causal counts from the first key.
+        mask = torch.ones(new, seen, dtype=torch.bool, device=states.device).tril(seen - new) if new > 1 else None
+        mixed = nn.functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+    def _project(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Query, key and value, each [n, heads, tokens, head_width]."""
+        query, key, value = (
+            project(states).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
+            for project in (self.query, self.key, self.value)
+        )
+        return query, key, value
 
 
 class Block(nn.Module):
@@ -125,7 +148,13 @@ class Block(nn.Module):
         self.down = nn.Linear(4 * hidden, hidden)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        states = states + self.attention(self.norm_attention(states))
+        return self._perceive(states + self.attention(self.norm_attention(states)))
+
+    def decode(self, states: torch.Tensor, cache: KVCache) -> torch.Tensor:
+        """The same for tokens after those in `cache`."""
+        return self._perceive(states + self.attention.decode(self.norm_attention(states), cache))
+
+    def _perceive(self, states: torch.Tensor) -> torch.Tensor:
         return states + self.down(nn.functional.gelu(self.up(self.norm_perceptron(states))))
 
 
@@ -139,3 +168,7 @@ class Head(nn.Module):
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         return self.project(self.norm(states))
+
+    def decode(self, states: torch.Tensor, cache: KVCache) -> torch.Tensor:
+        """Logits of the last token alone, [n, 1, 256]: the next one is all that is asked for."""
+        return self(states[:, -1:])

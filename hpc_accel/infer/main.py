@@ -1,4 +1,4 @@
-"""`hpc-accel infer RUN.json`: one inference run on all ranks that mpirun started, from reading the run to its record."""
+"""`hpc-accel infer RUN.json`: one inference run on all ranks that mpirun started, from run to record."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from hpc_accel.errors import ConfigError
 
 
 def quantize_linears(module: nn.Module) -> list[str]:
-    """Replace the linear layers inside `module` (not itself) in place; what was done. Raises ConfigError without any."""
+    """Replace the linear layers inside `module` (not itself) in place; what was done. ConfigError without any."""
     linears = [each for each in module.modules() if type(each) is nn.Linear and each is not module]
     if not linears:
         raise ConfigError(

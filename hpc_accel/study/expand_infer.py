@@ -1,7 +1,7 @@
 """A study's `infer` into inference runs: layouts x recipes x batch sizes, beside the training runs or instead of them.
 
-A batch is what one replica computes at once, so the run's global batch is dp x batch size. With stages it is cut into as
-many micro-batches as there are stages where that divides it, so that stages work at the same time.
+A batch is what one replica computes at once, so the run's global batch is dp x batch size. With stages it is cut into
+as many micro-batches as there are stages where that divides it, so that stages work at the same time.
 """
 
 from __future__ import annotations

@@ -88,6 +88,9 @@ def _generate(run: Run, infer: Infer, facts: ModelFacts | None) -> Iterator[Conf
     if run.layout.pp > 1:
         rule = "a new token passes all stages before the next can start, so stages would only wait"
         yield refusal(run, f"generate with pp {run.layout.pp}", rule, "give `infer` layouts with dp and tp only")
+    if run.recipe.compile:
+        rule = "torch.compile compiles forward; what decodes one token would run as it is"
+        yield refusal(run, "generate with compile", rule, "give `infer` recipes without compile")
     if run.layout.sequence_parallel:
         rule = "one token is no sequence that ranks could divide"
         yield refusal(run, "generate with sequence_parallel", rule, "leave sequence_parallel out")

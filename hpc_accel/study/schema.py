@@ -127,7 +127,7 @@ class Run(Model):
 
     @property
     def label(self) -> str:
-        """What the run is called in charts: layout, precision, accumulation (inference: batch), and options that are set."""
+        """What the run is called in charts: layout, precision, accumulation (or batch served), options set."""
         size = f"b{self.infer.batch_size}" if self.infer else f"x{self.layout.accumulation_steps}"
         name = f"{self.layout.label} {self.recipe.precision} {size}"
         return " ".join([name, *self.recipe.options])
@@ -145,7 +145,7 @@ FIRST = {
 
 
 def run_id(run: Run) -> str:
-    """`workload-layout-precision-aN-digest`, of inference `bN`, its batch size; the digest covers every field that is measured under."""
+    """`workload-layout-precision-aN-digest` (`bN`, a batch, to serve); the digest covers all that is measured under."""
     content = run.model_dump(mode="json", exclude={"run_id"})
     # These change how the job is queued, not what is measured: editing them must not re-run anything.
     for key in ("time_limit_min", "memory_mb", "partition"):

@@ -28,7 +28,7 @@ class KVCache:
         return begin
 
     def extend(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add [n, heads, new tokens, head_width] of each; all keys and values so far, [n, heads, tokens, head_width]."""
+        """Add [n, heads, new tokens, head_width] of each; all so far, [n, heads, tokens, head_width]."""
         begin = self.advance(keys.shape[2])
         if self._keys is None or self._values is None:
             shape = (*keys.shape[:2], self.max_tokens, keys.shape[3])

@@ -104,8 +104,9 @@ def build_served(
     module = parallel.module
     if recipe.quantize == "int8":
         notes += quantize_linears(module)
-    if recipe.prune == "2:4" and place.layout.tp == 1:
-        notes += compress_two_of_four(module, device)
+    if recipe.prune == "2:4":
+        cut = ["prune 2:4: tensor-parallel shards are computed by dense kernels"]
+        notes += compress_two_of_four(module, device) if place.layout.tp == 1 else cut
     if recipe.channels_last:
         _check_images(workload.model)
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

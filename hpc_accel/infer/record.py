@@ -82,6 +82,7 @@ def summarise(
     known_peaks = [peak for peak in peaks if peak is not None]
     parity = _with_cache(seen.compared["parity"], seen.generated)
     passed = parity["passed"]
+    highest = max(seen.rates, key=lambda rate: rate["rate_per_s"])
     cuda = session.device.type == "cuda"
     return {
         "format": 1,
@@ -113,6 +114,7 @@ def summarise(
         "startup_ms": {**session.startup_ms, "first_step": steps["step_ns"][0] / 1e6},
         "peak_memory_bytes": max(known_peaks) if known_peaks else None,
         "peak_memory_scope": f"largest rank, {memory.scope(session.device)}",
+        "latency_ms": {"rate_per_s": highest["rate_per_s"], **highest["latency_ms"]},
         "energy": seen.energy | {"per_sample_j": per(seen.energy["energy_j"], len(timed_ms) * batch)},
         "inference": {
             "batch_size": infer.batch_size,

@@ -140,6 +140,19 @@ def train(path: RunPath) -> None:
 
 
 @app.command()
+def infer(path: RunPath) -> None:
+    """Serve one run: latency under open-loop load, throughput under a limit. Started on every rank like `train`."""
+    from hpc_accel.commands import infer_run
+
+    summary = infer_run(path)
+    if summary is not None:
+        rate = summary["inference"]["rates"][-1]
+        p99 = rate["latency_ms"]["p99"]
+        told = f"p99 {p99:.3f} ms" if p99 is not None else rate["latency_ms"]["reasons"]["p99"]
+        typer.echo(f"{summary['run_id']}: {summary['status']}, at {rate['rate_per_s']:g} requests/s {told}")
+
+
+@app.command()
 def report(
     directory: Annotated[Path, typer.Argument(metavar="RESULTS", help="A study's results, e.g. results/quickstart.")],
     as_json: AsJson = False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,36 +131,48 @@ def train_run(path: Path) -> dict[str, Any] | None:
     """Train on this rank; rank 0 shows a progress bar on a terminal, plain lines otherwise."""
     from hpc_accel.train.main import run_training
 
+    return _shown(path, run_training, "training", "step")
+
+
+def infer_run(path: Path) -> dict[str, Any] | None:
+    """Serve on this rank; rank 0 shows progress as in training."""
+    from hpc_accel.infer.main import run_inference
+
+    return _shown(path, run_inference, "serving", "part")
+
+
+def _shown(path: Path, work: Callable[..., dict[str, Any] | None], doing: str, unit: str) -> dict[str, Any] | None:
     rank_variables = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
     rank = next((os.environ[name] for name in rank_variables if name in os.environ), "0")
     if rank != "0":
-        return run_training(path)
+        return work(path)
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        return run_training(path, PlainProgress())
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        return work(path, PlainProgress(unit))
+    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("training", total=None)
-        return run_training(path, lambda done, total: bar.update(task, completed=done, total=total))
+        task = bar.add_task(doing, total=None)
+        return work(path, lambda done, total: bar.update(task, completed=done, total=total))
 
 
 class PlainProgress:
     """Progress as lines for a log file: the first step, then one line every few seconds, and the last."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "step") -> None:
+        self.unit = unit
         self.last_s = float("-inf")
 
     def __call__(self, done: int, total: int) -> None:
-        """Say how far training is, if it is time to."""
+        """Say how far the run is, if it is time to."""
         import time
 
         now = time.monotonic()
         if done == total or now - self.last_s >= MIN_PROGRESS_S:
             self.last_s = now
-            sys.stderr.write(f"step {done} of {total}\n")
+            sys.stderr.write(f"{self.unit} {done} of {total}\n")
             sys.stderr.flush()
 
 

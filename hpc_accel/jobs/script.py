@@ -47,6 +47,7 @@ def render(run: Run, site: Site, *, root: Path, run_dir: Path, environment: Path
         environment=environment,
         study_path=None,
         recipe=run.recipe,
+        command="infer" if run.infer else "train",
     )
 
 
@@ -107,6 +108,7 @@ def _render(
     environment: Path,
     study_path: Path | None,
     recipe: Recipe | None = None,
+    command: str = "probe",
 ) -> str:
     environment = Path(site.environment) if site.environment else environment
     _check_staging(site, environment)
@@ -126,6 +128,7 @@ def _render(
         .render(
             title=title,
             kind=kind,
+            command=command,
             site=site,
             resources=resources,
             request=json.dumps(plugin_request(resources, site, recipe), ensure_ascii=True),

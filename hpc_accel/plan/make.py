@@ -20,6 +20,7 @@ from hpc_accel.plan.search import Found, Search, memory_refusal
 from hpc_accel.plan.software import torch_amp
 from hpc_accel.plan.unequal import on_own_nodes, rank_speed, with_balanced_split
 from hpc_accel.study.expand import listed_runs, make_run, recipes, repeats, resolve_workload
+from hpc_accel.study.expand_infer import served_runs
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.rules import refusals
 from hpc_accel.study.schema import Objective, Resources, Run
@@ -46,7 +47,9 @@ class Candidate:
     def to_json(self) -> dict[str, Any]:
         """As plan.json holds it."""
         error = self.refused
-        content = self.run.model_dump(mode="json", include={"run_id", "repeat", "layout", "recipe", "resources"})
+        content = self.run.model_dump(
+            mode="json", include={"run_id", "repeat", "layout", "recipe", "resources", "infer"}
+        )
         return content | {
             "workload": self.run.workload.name,
             "chosen": self.chosen,
@@ -124,16 +127,20 @@ def make_plan(
         layouts = choice.layouts if choice.layouts is not None else study.layouts
         if layouts == "auto" and study.resources.components is not None:
             raise _unsearched(workload.name)
-        if layouts == "auto":
+        planned: list[Candidate] = []
+        if study.train and layouts == "auto":
             found, seconds = _search(study, choice, models)
             searches.append(_facts(workload.name, found, seconds))
             planned = _searched(study, found, models, prices)
-        else:
+        elif study.train:
             runs = list(listed_runs(study, choice, facts[workload.name], speed))
             if speed is not None:
                 runs = [with_balanced_split(run, facts[workload.name], speed) for run in runs]
             errors += [error for run in runs for error in refusals(run, study.resources, facts[workload.name])]
             planned = [] if errors else [_listed(run, on_own_nodes(models[run.recipe], run), prices) for run in runs]
+        serving = list(served_runs(study, choice))
+        errors += [error for run in serving for error in refusals(run, study.resources, facts[workload.name])]
+        planned += [Candidate(run=run, chosen=True, why="listed in the study, to serve") for run in serving]
         for candidate in planned:
             same = repeats(study, choice, candidate.run) if candidate.chosen else [candidate.run]
             for run in same:

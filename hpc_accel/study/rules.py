@@ -8,6 +8,7 @@ from hpc_accel.errors import ConfigError
 from hpc_accel.study.layout import SINGLE
 from hpc_accel.study.refusal import refusal
 from hpc_accel.study.rules_components import component_refusals
+from hpc_accel.study.rules_infer import infer_refusals
 from hpc_accel.study.rules_layout import layout_refusals
 from hpc_accel.study.rules_recipe import recipe_refusals
 from hpc_accel.study.schema import Run
@@ -20,6 +21,8 @@ def refusals(run: Run, limits: ResourcesChoice, facts: ModelFacts | None = None)
 
     Without `facts` (the model was not built) only the rules that need no model are checked.
     """
+    if run.infer is not None:
+        yield from infer_refusals(run, run.infer, facts)
     yield from layout_refusals(run)
     yield from _ranks(run, limits)
     yield from _device(run)

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from hpc_accel.study.infer import Infer
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.model import Model, PositiveInt, checked_name
 from hpc_accel.study.recipe import Recipe
@@ -173,6 +174,8 @@ class Run(Model):
     checkpoint: Checkpoint = Checkpoint()
     backend: Backend = "mpi4py"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    infer: Infer | None = None
+    """What is served, and how it is loaded; None trains."""
 
     @model_validator(mode="after")
     def _identify(self) -> Run:
@@ -184,8 +187,9 @@ class Run(Model):
 
     @property
     def label(self) -> str:
-        """What the run is called in charts: layout, precision, accumulation, and options that are set."""
-        name = f"{self.layout.label} {self.recipe.precision} x{self.layout.accumulation_steps}"
+        """What the run is called in charts: layout, precision, accumulation (or batch served), options set."""
+        size = f"b{self.infer.batch_size}" if self.infer else f"x{self.layout.accumulation_steps}"
+        name = f"{self.layout.label} {self.recipe.precision} {size}"
         return " ".join([name, *self.recipe.options])
 
 
@@ -202,7 +206,7 @@ FIRST = {
 
 
 def run_id(run: Run) -> str:
-    """`workload-layout-precision-aN-digest`; the digest covers every field that is measured under."""
+    """`workload-layout-precision-aN-digest` (`bN`, a batch, to serve); the digest covers all that is measured under."""
     content = run.model_dump(mode="json", exclude={"run_id"})
     # These change how the job is queued, not what is measured: editing them must not re-run anything.
     for key in ("time_limit_min", "memory_mb", "partition"):
@@ -216,6 +220,6 @@ def run_id(run: Run) -> str:
             if key in inside and key not in FIRST[part] and getattr(model, key) == field.default:
                 inside.pop(key)
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
-    accumulation = f"a{run.layout.accumulation_steps}"
+    size = f"b{run.infer.batch_size}" if run.infer else f"a{run.layout.accumulation_steps}"
     repeat = [f"r{run.repeat}"] if run.repeat > 1 else []
-    return "-".join([run.workload.name, run.layout.label, run.recipe.precision, accumulation, *repeat, digest])
+    return "-".join([run.workload.name, run.layout.label, run.recipe.precision, size, *repeat, digest])

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.study.infer import InferChoice
 from hpc_accel.study.layout import Order, Schedule, Shard
 from hpc_accel.study.model import NAME, Model, PositiveInt, checked_name
 from hpc_accel.study.recipe import Bind, Compression, Count, Fraction, Offload, Precision, Prune, Quantize, Recompute
@@ -75,6 +76,9 @@ class MeasureChoice(Model):
     repeats: PositiveInt | None = None
 
 
+InferChoice.model_rebuild(_types_namespace={"LayoutChoice": LayoutChoice, "RecipeChoice": RecipeChoice})
+
+
 class WorkloadChoice(Model):
     """A built-in workload by `name`, or the user's own by `entry`; its own layouts win over the study's."""
 
@@ -86,6 +90,7 @@ class WorkloadChoice(Model):
     last_batch: Literal["drop", "keep"] = "drop"
     layouts: list[LayoutChoice] | Literal["auto"] | None = None
     recipes: list[RecipeChoice] | None = None
+    infer: InferChoice | None = None
     measure: MeasureChoice = MeasureChoice()
 
     @field_validator("name")
@@ -154,6 +159,9 @@ class Study(Model):
     workload: WorkloadChoice | list[WorkloadChoice]
     layouts: list[LayoutChoice] | Literal["auto"] = "auto"
     recipes: list[RecipeChoice] = [RecipeChoice()]
+    infer: InferChoice | None = None
+    train: bool = True
+    """Whether the layouts are trained; with `infer` and without training only serving is measured."""
     resources: ResourcesChoice = ResourcesChoice()
     objective: Objective = "time"
     search: SearchChoice = SearchChoice()

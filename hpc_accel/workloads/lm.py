@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.workloads.kv_cache import KVCache
 from hpc_accel.workloads.text import NUM_BYTE_VALUES, next_byte_loss, read_text, windows
 from hpc_accel.workloads.transformer import TENSOR_PLAN, Block
 from hpc_accel.workloads.workload import Workload
@@ -105,7 +106,14 @@ class Embedding(nn.Module):
         self.position = nn.Embedding(sequence, hidden)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        return self._embed(tokens, 0)
+
+    def decode(self, tokens: torch.Tensor, cache: KVCache) -> torch.Tensor:
+        """The same for tokens whose positions follow those seen before."""
+        return self._embed(tokens, cache.advance(tokens.shape[1]))
+
+    def _embed(self, tokens: torch.Tensor, first: int) -> torch.Tensor:
+        positions = torch.arange(first, first + tokens.shape[1], device=tokens.device)
         return self.byte(tokens) + self.position(positions)
 
 
@@ -119,3 +127,7 @@ class Head(nn.Module):
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         return self.project(self.norm(states))
+
+    def decode(self, states: torch.Tensor, cache: KVCache) -> torch.Tensor:
+        """Logits of the last token alone, [n, 1, 256]: the next one is all that is asked for."""
+        return self(states[:, -1:])

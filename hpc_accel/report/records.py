@@ -239,7 +239,10 @@ def _label(layout: str, candidate: dict[str, Any]) -> str:
     precision = fields.text(candidate, "recipe", "precision") or "?"
     served = fields.positive(candidate, "infer", "batch_size")
     size = f"b{served:g}" if served else f"x{fields.number(candidate, 'layout', 'accumulation_steps') or 1:g}"
-    label = " ".join([layout, precision, size, *(_options(candidate) if served else [])])
+    label = " ".join([layout, precision, size, *_options(candidate)])
+    repeat = fields.number(candidate, "repeat") or 1
+    if served and repeat > 1:
+        label = f"{label} repeat {repeat:g}"
     clocks = [
         f"{value:g} {unit}"
         for key, unit in (("gpu_freq_mhz", "MHz"), ("cpu_freq_khz", "kHz"), ("power_limit_w", "W"))
@@ -249,13 +252,11 @@ def _label(layout: str, candidate: dict[str, Any]) -> str:
 
 
 def _options(candidate: dict[str, Any]) -> list[str]:
-    """What sets an inference run apart from the others of its layout and batch: int8, pruned, which repeat."""
-    repeat = fields.number(candidate, "repeat") or 1
+    """What the recipe sets beside precision and clocks: int8, recompute, compression."""
     try:
-        options = Recipe.model_validate(fields.mapping(candidate, "recipe")).options
+        return Recipe.model_validate(fields.mapping(candidate, "recipe")).options
     except ValidationError:
-        options = []
-    return [*options, *([f"repeat {repeat:g}"] if repeat > 1 else [])]
+        return []
 
 
 def _kind(layout: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import csv
 import io
 from typing import Any
 
-from hpc_accel.report import fields, more_columns, ranking, reasons, serving_csv
+from hpc_accel.report import fields, metric, more_columns, ranking, reasons, serving_csv
 from hpc_accel.report.records import RunRecord, StudyRecords
 
 COLUMNS = (
@@ -25,6 +25,7 @@ MORE_COLUMNS = (
     "label", "energy_method", "speed_up", "efficiency", "status_reason", "cost_reason", "bubble_reason",
     "comm_exposed_reason", "latency_reason", "parity_reason", "prediction_reason",
 )  # fmt: skip
+METRIC_COLUMNS = ("recipe_options", "metric", "metric_value", "metric_difference", "metric_reason")
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
@@ -32,12 +33,13 @@ def render(records: StudyRecords) -> str:
     """The whole file."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    columns = [*COLUMNS, *MORE_COLUMNS, *more_columns.COLUMNS, *serving_csv.COLUMNS]
+    columns = [*COLUMNS, *MORE_COLUMNS, *METRIC_COLUMNS, *more_columns.COLUMNS, *serving_csv.COLUMNS]
     writer.writerow(columns)
-    serial = ranking.baselines(records.runs)
+    serial, plain = ranking.baselines(records.runs), metric.baselines(records.runs)
     for run in (*records.runs, *records.served):
         # A speed-up is over a serial run that trains: nothing an inference run could be compared with.
         values = row(run, {} if run.serves else serial, records.factors) | serving_csv.columns(run)
+        values |= metric.columns(run, {} if run.serves else plain)
         writer.writerow([cell(values[column]) for column in columns])
     return out.getvalue()
 

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 from urllib.parse import quote
 
-from hpc_accel.report import answer, fields, ranking, reasons, summary_csv, wording
+from hpc_accel.report import answer, fields, metric, ranking, reasons, summary_csv, wording
 from hpc_accel.report.records import RunRecord, StudyRecords, layout_label
 
 
@@ -41,12 +41,14 @@ COLUMNS = (
     Column(key="energy_per_sample_j", title="J/sample", words=wording.short, reason_key="energy_reason"),
     Column(key="cost", title="Cost of timed steps", words=wording.short, reason_key="cost_reason"),
     Column(key="final_loss", title="Final loss", words=lambda value: f"{value:.4g}"),
+    Column(key="metric_value", title="Held-out metric", words=lambda value: f"{value:.4g}", reason_key="metric_reason"),
     Column(key="parity_max_rel_err", title="Parity error", words=wording.error, reason_key="parity_reason"),
     Column(key="predicted_step_time_ms", title="Predicted ms", words=wording.short, reason_key="prediction_reason"),
     Column(key="prediction_error", title="Error", words=wording.signed_percent, reason_key="prediction_reason"),
 )  # fmt: skip
 
 
+_METRIC = [column.key for column in COLUMNS].index("metric_value")
 _BUBBLE = [column.key for column in COLUMNS].index("bubble_fraction")
 
 
@@ -116,9 +118,9 @@ def _split(interval: Any, unit: str) -> dict[str, str] | None:
 def table(records: StudyRecords) -> list[dict[str, Any]]:
     """Every chosen run as a row of cells; an empty cell carries its reason."""
     rows = []
-    serial = ranking.baselines(records.runs)
+    serial, plain = ranking.baselines(records.runs), metric.baselines(records.runs)
     for run in records.runs:
-        values = summary_csv.row(run, serial, records.factors)
+        values = summary_csv.row(run, serial, records.factors) | metric.columns(run, plain)
         cells = []
         for column in COLUMNS:
             value = values[column.key]
@@ -134,6 +136,8 @@ def table(records: StudyRecords) -> list[dict[str, Any]]:
                     "note": "",
                 }
             )
+        if values["metric_value"] is not None:
+            cells[_METRIC]["note"] = metric.words(run, plain)
         ideal = values["bubble_ideal"]
         if ideal is not None and values["bubble_fraction"] is not None:
             cells[_BUBBLE]["note"] = f"ideal {wording.percent(ideal)}"

@@ -1,0 +1,147 @@
+"""Every option of a recipe does what it says, seen without ranks."""
+
+import os
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset, TensorDataset
+
+from hpc_accel.parallel.apply import parallelize
+from hpc_accel.parallel.mesh import make_place
+from hpc_accel.study.layout import Layout
+from hpc_accel.study.recipe import Recipe
+from hpc_accel.study.schema import Optimizer
+from hpc_accel.train.batches import ShareSampler, share_loader
+from hpc_accel.train.optimizer import make_optimizer
+from hpc_accel.train.precision import arithmetic
+from hpc_accel.workloads.workload import Workload
+
+ALONE = make_place(Layout(micro_batch_size=4, accumulation_steps=1), 0, "cpu")
+CPU = torch.device("cpu")
+
+
+def block():
+    return nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8), nn.GELU())
+
+
+def prepared(model, **recipe):
+    workload = Workload(model=model, loss=nn.functional.mse_loss, dataset=TensorDataset(torch.ones(4, 8)))
+    made = parallelize(workload, None, ALONE, CPU, loss=workload.loss, recipe=Recipe(**recipe), autocast_dtype=None)
+    return made.module
+
+
+def kept_elements(module):
+    kept = 0
+
+    def keep(tensor):
+        nonlocal kept
+        kept += tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        module(torch.ones(16, 8, requires_grad=True)).sum()
+    return kept
+
+
+def test_recomputation_keeps_less_and_gives_the_same_gradients():
+    torch.manual_seed(0)
+    plain = nn.Sequential(block(), block(), block())
+    kept, gradients = {}, {}
+    for kind in ("none", "selective", "full"):
+        model = nn.Sequential(block(), block(), block())
+        model.load_state_dict(plain.state_dict())
+        module = prepared(model, recompute=kind)
+        kept[kind] = kept_elements(module)
+        module(torch.arange(32.0).view(4, 8)).square().sum().backward()
+        gradients[kind] = [parameter.grad for parameter in module.parameters()]
+    assert kept["full"] < kept["none"]
+    for kind in ("selective", "full"):
+        for mine, wanted in zip(gradients[kind], gradients["none"], strict=True):
+            torch.testing.assert_close(mine, wanted)
+
+
+def test_selective_recomputation_computes_no_matrix_product_twice():
+    counts = {}
+    for kind in ("selective", "full"):
+        module = prepared(nn.Sequential(block()), recompute=kind)
+        with Products() as products:
+            module(torch.ones(4, 8, requires_grad=True)).sum().backward()
+        counts[kind] = products.count
+    assert counts["full"] == counts["selective"] + 2
+
+
+class Products(torch.utils._python_dispatch.TorchDispatchMode):
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten.addmm.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("layer", "order"), [(nn.Conv2d, torch.channels_last), (nn.Conv3d, torch.channels_last_3d)])
+def test_channels_last_orders_weights(layer, order):
+    module = prepared(nn.Sequential(layer(4, 8, 3)), channels_last=True)
+    assert module[0].weight.is_contiguous(memory_format=order)
+    assert not module[0].weight.is_contiguous()
+
+
+def test_compile_compiles():
+    assert prepared(block(), compile=True)._compiled_call_impl is not None
+    assert prepared(block())._compiled_call_impl is None
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_fused_optimizers_step_alike(name):
+    stepped = {}
+    for fused in (False, True):
+        weight = nn.Parameter(torch.linspace(-1, 1, 64))
+        optimizer = make_optimizer(Optimizer(name=name, learning_rate=0.1), [weight], ALONE, fused=fused)
+        assert bool(optimizer.param_groups[0]["fused"]) == fused
+        for _ in range(3):
+            weight.grad = weight.detach().square()
+            optimizer.step()
+        stepped[fused] = weight.detach().clone()
+    torch.testing.assert_close(stepped[True], stepped[False])
+
+
+class Processes(Dataset):
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return torch.tensor(os.getpid()), torch.tensor(index)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_workers_load_in_processes_of_their_own(num_workers):
+    batches = share_loader(Processes(), ShareSampler(8, 4, start=0, share=4, seed=0), num_workers=num_workers)
+    (processes,), indices = next(batches)
+    assert (int(processes[0]) != os.getpid()) == bool(num_workers)
+    assert indices.tolist() == next(iter(ShareSampler(8, 4, start=0, share=4, seed=0)))
+
+
+def test_tf32_holds_inside_only():
+    before = torch.get_float32_matmul_precision()
+    with arithmetic("tf32"):
+        assert torch.get_float32_matmul_precision() == "high"
+        assert torch.backends.cudnn.allow_tf32
+    with arithmetic("fp32"):
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_float8_layers_compute_nearly_the_same():
+    pytest.importorskip("torchao.float8", reason="needs torchao: pip install 'hpc-accel[fp8]'")
+    from hpc_accel.parallel.float8 import use_float8
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 10))
+    inputs = torch.randn(16, 32)
+    wanted = model(inputs)
+    use_float8(model, CPU, emulate=True)
+    assert type(model[0]).__name__ == "Float8Linear"
+    assert type(model[2]) is nn.Linear, "10 outputs do not fit the hardware's products"
+    error = (model(inputs) - wanted).norm() / wanted.norm()
+    assert 0 < error < 0.1

@@ -1,0 +1,126 @@
+"""What a study may name beyond dp, pp and tp computes what the serial run computes, and leaves its trace."""
+
+import json
+
+import pytest
+
+from tests.mpirun import check, mpirun
+from tests.train.test_layouts import FP32, LM, SCRIPT, assert_parity, train_all, write_runs
+
+DEEP = {**LM, "args": {**LM["args"], "layers": 6}}
+SKIPS = """
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+from hpc_accel.workloads.workload import Metric, Workload
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(8, 16)
+        self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(4))
+        self.head = nn.Linear(16, 2)
+    def forward(self, inputs):
+        states = first = self.stem(inputs)
+        for layer in self.layers:
+            states = states + torch.tanh(layer(states))
+        return self.head(states + first)
+
+def build():
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(203, 8, generator=generator)
+    targets = (inputs.sum(1) > 0).long()
+    metric = Metric(
+        name="accuracy",
+        compute=lambda outputs, targets: (outputs.argmax(1) == targets).float().mean().item(),
+        higher_is_better=True,
+        dataset=TensorDataset(inputs[150:], targets[150:]),
+    )
+    data = TensorDataset(inputs[:150], targets[:150])
+    return Workload(model=Net(), loss=nn.functional.cross_entropy, dataset=data, metric=metric)
+"""
+
+
+@pytest.mark.mpi
+def test_layouts_on_two_ranks(tmp_path):
+    many = ["interleaved_1f1b", "looped_bfs", "interleaved_zero_bubble", "zbv_zero_bubble", "dualpipev"]
+    layouts = [
+        {"dp": 2, "shard": ["optimizer", "full"], "accumulation_steps": 2},
+        {"tp": 2, "sequence_parallel": True},
+        {"pp": 2, "schedule": many, "accumulation_steps": 4},
+    ]
+    paths = write_runs(tmp_path, DEEP, layouts)
+    # 1,500 samples: the last batch of an epoch has 300 of 400, so of a rank's micro-batches one is short and one empty.
+    kept = {"name": "digits", "args": {"width": 8}, "global_batch_size": 400, "last_batch": "keep"}
+    paths += write_runs(tmp_path, kept, [{"dp": 2, "accumulation_steps": 5}, {"pp": 2, "accumulation_steps": 5}])
+    unequal = [{"dp": 2, "shares": [48, 16], "shard": ["none", "full"], "accumulation_steps": 2}]
+    paths += write_runs(tmp_path, {"name": "digits"}, unequal)
+    summaries = train_all(2, paths)
+    assert_parity(summaries, FP32)
+    for run_id, summary in summaries.items():
+        if "digits-" in run_id and "1f1b" not in run_id and "+" not in run_id:
+            assert summary["steps"]["samples_dropped_per_epoch"] == 0
+        if "zero_bubble" in run_id:
+            assert summary["bubble_ideal"] is None
+
+
+@pytest.mark.mpi
+def test_recipes_on_two_ranks(tmp_path):
+    digits = {"name": "digits", "args": {"width": 8}}
+    recipes = [
+        {"compression": ["bf16", "powersgd"]},
+        {"overlap": False, "compression": ["none", "fp16"]},
+        {"static_graph": True},
+        {"average_every": 3},
+        {"data_workers": 1},
+        {"channels_last": True, "fused_optimizer": True, "recompute": "full", "bucket_mb": 1},
+    ]
+    by_option = {}
+    for recipe in recipes:
+        for path in write_runs(tmp_path, digits, [{"dp": 2}], recipe=recipe):
+            by_option[path] = json.loads(path.read_text())["recipe"]
+    summaries = train_all(2, list(by_option))
+    assert_parity(summaries)
+    for path, recipe in by_option.items():
+        summary = summaries[path.parent.name]
+        error = summary["parity"]["max_rel_err"]
+        changes_numbers = recipe["compression"] != "none" or recipe["average_every"] > 1
+        assert (error > 2e-7) == changes_numbers, (recipe, error)
+        assert summary["metric"]["name"] == "accuracy"
+        assert 0 < summary["metric"]["value"] <= 1
+        if not recipe["overlap"]:
+            assert summary["phases_ms"]["comm_overlapped"] == 0
+
+
+@pytest.mark.mpi
+def test_a_model_that_is_no_sequence_is_cut_by_the_tracer(tmp_path, monkeypatch):
+    (tmp_path / "skips_model.py").write_text(SKIPS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    workload = {"entry": "skips_model:build", "global_batch_size": 32}
+    layouts = [
+        {"pp": 2, "schedule": ["gpipe", "1f1b"], "accumulation_steps": 4},
+        {"pp": 2, "accumulation_steps": 4, "split": "measured"},
+        {"dp": 2, "shard": "full"},
+    ]
+    paths = write_runs(tmp_path, workload, layouts, ("fp32", "bf16"))
+    check(mpirun(2, [SCRIPT, *paths], 120, PYTHONPATH=str(tmp_path)))
+    summaries = {path.parent.name: json.loads((path.parent / "summary.json").read_text()) for path in paths}
+    assert_parity(summaries)
+    exact = {summary["metric"]["value"] for run, summary in summaries.items() if "fp32" in run}
+    assert len(exact) == 1
+    for run_id, summary in summaries.items():
+        assert summary["metric"]["num_samples"] == 53
+        assert summary["split"] is None or (sum(summary["split"]) == 4 and len(summary["split"]) == 2), run_id
+
+
+@pytest.mark.mpi
+def test_four_ranks_in_two_dimensions(tmp_path):
+    layouts = [
+        {"dp": 2, "pp": 2, "schedule": "zbv_zero_bubble", "accumulation_steps": 4},
+        {"dp": 2, "pp": 2, "schedule": "looped_bfs", "shard": "full", "accumulation_steps": 2},
+        {"dp": 2, "tp": 2, "shard": "full", "order": "pp.tp.dp"},
+        {"pp": 2, "tp": 2, "sequence_parallel": True, "accumulation_steps": 2},
+        {"dp": 2, "pp": 2, "shares": [6, 2], "accumulation_steps": 2},
+    ]
+    assert_parity(train_all(4, write_runs(tmp_path, DEEP, layouts)), FP32)

@@ -6,7 +6,7 @@ BIN := .venv/bin
 SHELL := /bin/bash
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: env demo test lint conformance bench clean
+.PHONY: env extras demo test lint conformance bench clean
 
 env: .venv/.installed-$(ACCEL)
 
@@ -20,6 +20,11 @@ env: .venv/.installed-$(ACCEL)
 	$(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null || true
 	rm -f .venv/.installed-*
 	touch $@
+
+# The built-in workloads' own packages, on top of any accelerator's lock. --no-deps: the lock names all of them.
+extras: env
+	$(BIN)/pip install --quiet --no-compile --no-deps -r envs/requirements-extras.txt
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 
 demo: env
 	@set -o pipefail; export PATH="$(CURDIR)/$(BIN):$$PATH"; \

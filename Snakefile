@@ -7,6 +7,7 @@ import json
 from functools import cache
 from pathlib import Path
 
+import yaml
 from snakemake.utils import min_version
 
 min_version("9.10")
@@ -18,6 +19,28 @@ PLAN = Path(RESULTS) / "plan.json"
 RETRIES = 1 if workflow.is_main_process else 0
 # More than any machine has, so Snakemake scales it down to all: measurements never run side by side on one machine.
 ALL_CORES = 4096
+
+
+def nodes_differ():
+    """Whether the study names components, whose jobs are heterogeneous. What is wrong with it, `probe_script` says."""
+    try:
+        return "components" in yaml.safe_load(Path(STUDY).read_text())["resources"]
+    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
+        return False
+
+
+# The Slurm plugin sends jobs of one component only: then rules run here, and each sends its script itself and waits.
+LOCAL = nodes_differ()
+
+
+# A resource, because a result does not depend on it and is not to be made again for it.
+def start(_wildcards):
+    """How a script is started: in the job Snakemake has sent for it, on this machine, or by sending it."""
+    return "hpc-accel submit" if LOCAL and workflow.non_local_exec else "bash"
+
+
+def cores(_wildcards):
+    return 1 if LOCAL and workflow.non_local_exec else ALL_CORES
 
 
 @cache
@@ -126,10 +149,12 @@ rule probe:
     log:
         f"{RESULTS}/probe.txt",
     retries: RETRIES
+    localrule: LOCAL
     conda:
         "envs/conda.yaml"
-    threads: ALL_CORES
+    threads: cores
     resources:
+        start=start,
         mpi=asked_by_script("mpi"),
         nodes=asked_by_script("nodes"),
         tasks=asked_by_script("tasks"),
@@ -144,7 +169,7 @@ rule probe:
         qos=asked_by_script("qos"),
         constraint=asked_by_script("constraint"),
     shell:
-        "bash {input.script:q} >> {log:q} 2>&1"
+        "{resources.start} {input.script:q} >> {log:q} 2>&1"
 
 
 # Also writes runs/<run id>/run.json, each only when its content changed.
@@ -203,11 +228,13 @@ rule run:
     log:
         f"logs/{RESULTS}/run/{{run_id}}.log",
     retries: RETRIES
+    localrule: LOCAL
     conda:
         "envs/conda.yaml"
-    threads: ALL_CORES
+    threads: cores
     resources:
         attempt=lambda wildcards, attempt: attempt,
+        start=start,
         mpi=asked("mpi"),
         nodes=asked("nodes"),
         tasks=asked("tasks"),
@@ -225,7 +252,7 @@ rule run:
         log=f"{RESULTS}/runs/{{run_id}}/log.txt",
     shell:
         "echo attempt {resources.attempt}: see {params.log:q} > {log:q};"
-        " bash {input.script:q} >> {params.log:q} 2>&1 || {{ code=$?;"
+        " {resources.start} {input.script:q} >> {params.log:q} 2>&1 || {{ code=$?;"
         " [[ $code -eq 78 || ($code -ne 143 && {resources.attempt} -gt 1) ]] || rm -f {output:q};"
         " [[ -s {output:q} ]]; }}"
 

@@ -46,8 +46,14 @@ def init(
     directory: Annotated[Path, typer.Argument(help="Where to write; created when missing.")] = Path(),
     name: Annotated[str, typer.Option(help="Name of the study and of the module.")] = "mine",
     site: Annotated[str | None, typer.Option(help="Instead: draft slurm/sites/SITE.yaml from sinfo.")] = None,
+    list_workloads: Annotated[bool, typer.Option("--list", help="Instead: say which workloads are built in.")] = False,
 ) -> None:
     """Write a commented study and a module with your own model to start from; or draft a site file."""
+    if list_workloads:
+        from hpc_accel.workloads.catalogue import listing
+
+        typer.echo(listing())
+        return
     if site is not None:
         from hpc_accel.jobs.inspect import write_site
 
@@ -68,10 +74,13 @@ def probe(
 ) -> None:
     """Measure this machine: matrix products, memory, MPI latency and bandwidth, sensors. Run it under mpirun."""
     from hpc_accel.plan.probe import run as run_probe
+    from hpc_accel.study.components import components_of
     from hpc_accel.study.study import load_study
 
     loaded = load_study(study)
-    hardware = run_probe(out, site=loaded.site, cpus_per_rank=loaded.resources.cpus_per_rank)
+    limits = loaded.resources
+    components = components_of(limits) if limits.components is not None else None
+    hardware = run_probe(out, site=loaded.site, cpus_per_rank=limits.cpus_per_rank, components=components)
     if hardware:
         typer.echo(f"wrote {out}")
 
@@ -111,6 +120,15 @@ def script(
 
 
 @app.command()
+def submit(path: Annotated[Path, typer.Argument(metavar="SCRIPT", help="A job.sbatch or probe.sbatch.")]) -> None:
+    """Send a job script to Slurm as it is, wait for the job, and end with its exit code; stopped, cancel it."""
+    from hpc_accel.jobs.submit import submit_and_wait
+
+    code = submit_and_wait(path, lambda job_id: typer.echo(f"job {job_id}"))
+    raise typer.Exit(code)
+
+
+@app.command()
 def train(path: RunPath) -> None:
     """Train one run and write its record beside run.json. Started on every rank by the job script's mpirun."""
     from hpc_accel.commands import train_run
@@ -119,6 +137,19 @@ def train(path: RunPath) -> None:
     if summary is not None:
         median = summary["step_time_ms"]["median"]
         typer.echo(f"{summary['run_id']}: {summary['status']}, median step {median:.3f} ms")
+
+
+@app.command()
+def infer(path: RunPath) -> None:
+    """Serve one run: latency under open-loop load, throughput under a limit. Started on every rank like `train`."""
+    from hpc_accel.commands import infer_run
+
+    summary = infer_run(path)
+    if summary is not None:
+        rate = summary["inference"]["rates"][-1]
+        p99 = rate["latency_ms"]["p99"]
+        told = f"p99 {p99:.3f} ms" if p99 is not None else rate["latency_ms"]["reasons"]["p99"]
+        typer.echo(f"{summary['run_id']}: {summary['status']}, at {rate['rate_per_s']:g} requests/s {told}")
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from hpc_accel.files import write_atomically
 
 if TYPE_CHECKING:
     from hpc_accel.jobs.site import Site
-    from hpc_accel.study.schema import Run
+    from hpc_accel.study.schema import Resources, Run
 
 MIN_PROGRESS_S = 5.0
 """Without a terminal, one plain line of progress at most this often."""
@@ -43,22 +44,32 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
     from hpc_accel.workloads.planned import facts_of
 
     facts = {workload.name: facts_of(workload, study.seed) for workload in workloads}
-    price = site.partition_of(study.resources.partition).price_per_node_hour
-    prices = Prices(per_node_hour=price, unit=site.currency) if price else None
+
+    def prices(resources: Resources) -> Prices | None:
+        price = site.mean_per_node("price_per_node_hour", resources.nodes_by_partition)
+        return Prices(per_node_hour=price, unit=site.currency) if price else None
+
     plan = make_plan(study, hardware, facts, prices=prices)
-    content = {**plan.to_json(), "cost_unit": site.currency if price else None}
+    runs = {run.run_id: run for run in plan.chosen_runs()}
+    priced = any(prices(run.resources) for run in runs.values())
+    content = {**plan.to_json(), "cost_unit": site.currency if priced else None}
+    whole = site.partition_of(study.resources.partition)
+    alike = study.resources.components is None  # else which nodes a run takes differs from run to run
     content["factors"] = {
         "currency": site.currency,
-        "price_per_node_hour": price,
+        "price_per_node_hour": whole.price_per_node_hour if alike else None,
         "carbon_g_per_kwh": site.carbon_g_per_kwh,
         "electricity_price_per_kwh": site.electricity_price_per_kwh,
-        "power_w_per_node": site.partition_of(study.resources.partition).power_w_per_node,
+        "power_w_per_node": whole.power_w_per_node if alike else None,
         "estimate": study.energy.estimate,
     }
-    runs = {run.run_id: run for run in plan.chosen_runs()}
     for candidate in content["candidates"]:
         if candidate["chosen"]:
-            candidate["request"] = plugin_resources(runs[candidate["run_id"]], site)
+            run = runs[candidate["run_id"]]
+            candidate["request"] = plugin_resources(run, site)
+            if not alike:
+                for key in ("price_per_node_hour", "power_w_per_node"):
+                    candidate[key] = site.mean_per_node(key, run.resources.nodes_by_partition)
     for run_id, run in runs.items():
         write_if_changed(out.parent / "runs" / run_id / "run.json", run.model_dump_json(indent=1) + "\n")
     content["pack"] = _write_pack(list(runs.values()), site, out.parent) if study.same_allocation and runs else None
@@ -120,36 +131,48 @@ def train_run(path: Path) -> dict[str, Any] | None:
     """Train on this rank; rank 0 shows a progress bar on a terminal, plain lines otherwise."""
     from hpc_accel.train.main import run_training
 
+    return _shown(path, run_training, "training", "step")
+
+
+def infer_run(path: Path) -> dict[str, Any] | None:
+    """Serve on this rank; rank 0 shows progress as in training."""
+    from hpc_accel.infer.main import run_inference
+
+    return _shown(path, run_inference, "serving", "part")
+
+
+def _shown(path: Path, work: Callable[..., dict[str, Any] | None], doing: str, unit: str) -> dict[str, Any] | None:
     rank_variables = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
     rank = next((os.environ[name] for name in rank_variables if name in os.environ), "0")
     if rank != "0":
-        return run_training(path)
+        return work(path)
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        return run_training(path, PlainProgress())
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        return work(path, PlainProgress(unit))
+    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("training", total=None)
-        return run_training(path, lambda done, total: bar.update(task, completed=done, total=total))
+        task = bar.add_task(doing, total=None)
+        return work(path, lambda done, total: bar.update(task, completed=done, total=total))
 
 
 class PlainProgress:
     """Progress as lines for a log file: the first step, then one line every few seconds, and the last."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "step") -> None:
+        self.unit = unit
         self.last_s = float("-inf")
 
     def __call__(self, done: int, total: int) -> None:
-        """Say how far training is, if it is time to."""
+        """Say how far the run is, if it is time to."""
         import time
 
         now = time.monotonic()
         if done == total or now - self.last_s >= MIN_PROGRESS_S:
             self.last_s = now
-            sys.stderr.write(f"step {done} of {total}\n")
+            sys.stderr.write(f"{self.unit} {done} of {total}\n")
             sys.stderr.flush()
 
 

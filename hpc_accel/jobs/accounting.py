@@ -17,7 +17,7 @@ from hpc_accel.jobs.after import read_json, write_json
 from hpc_accel.jobs.failure import MORE_MEMORY, MORE_TIME
 from hpc_accel.measure.energy import slurm as energy
 
-FIELDS = "JobIDRaw,State,ExitCode,Submit,Start,End,ElapsedRaw,NNodes,NodeList,Partition,ConsumedEnergyRaw"
+FIELDS = "JobIDRaw,State,ExitCode,Submit,Start,End,ElapsedRaw,NNodes,NodeList,Partition,ConsumedEnergyRaw,JobID"
 TIMEOUT_S = 30
 AGAIN = "start it again: it continues from its last checkpoint"
 ENDED_BY_SLURM = {
@@ -74,17 +74,30 @@ def ask(job_ids: list[str]) -> tuple[dict[str, list[dict[str, str]]], str]:
 
 
 def parse(text: str) -> dict[str, list[dict[str, str]]]:
-    """sacct's table by job id. Of a job that was restarted, the rows of its last attempt."""
+    """sacct's table by job id. Of a job that was restarted, the rows of its last attempt.
+
+    The components of a heterogeneous job have ids of their own, and a name that begins with the first one's: 7+1.
+    """
     lines = text.splitlines()
     keys = lines[0].split("|") if lines else []
     jobs: dict[str, list[dict[str, str]]] = {}
     for line in lines[1:]:
         row = dict(zip(keys, line.split("|"), strict=False))
-        job_id = row["JobIDRaw"].partition(".")[0]
-        if row["JobIDRaw"] == job_id:
-            jobs[job_id] = []  # a new attempt begins
+        own_id = row["JobIDRaw"].partition(".")[0]
+        first, plus, _ = row.get("JobID", "").partition("+")
+        job_id = first if plus else own_id
+        if row["JobIDRaw"] == own_id:  # a new attempt begins
+            kept = [old for old in jobs.get(job_id, []) if old["JobIDRaw"].partition(".")[0] != own_id]
+            jobs[job_id] = kept
         jobs.setdefault(job_id, []).append(row)
+    for job_id, rows in jobs.items():
+        rows.sort(key=lambda row: row["JobIDRaw"].partition(".")[0] != job_id)
     return jobs
+
+
+def components(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The rows of allocations among those of steps: one, or of a heterogeneous job one for each component."""
+    return [row for row in rows if "." not in row["JobIDRaw"]]
 
 
 def facts_of(
@@ -93,7 +106,7 @@ def facts_of(
     """One job's figures, in this project's units. `num_runs` took turns in it."""
     if not rows:
         return {"job_id": job.get("job_id"), "state": None, "state_reason": reason}
-    head = rows[0]
+    head, parts = rows[0], components(rows)
     submit, start = _unix_s(head["Submit"]), _unix_s(head["Start"])
     # sacct writes "CANCELLED by 1000".
     state = head["State"].split()[0]
@@ -107,20 +120,25 @@ def facts_of(
         "queued_s": start - submit if start and submit else None,
         "started_unix_s": start,
         "num_runs": num_runs,
-        "num_nodes": int(head["NNodes"]),
-        "node_list": head["NodeList"],
-        "partition": head["Partition"],
+        "num_nodes": sum(int(part["NNodes"]) for part in parts),
+        "node_list": ",".join(part["NodeList"] for part in parts),
+        "partition": ",".join(part["Partition"] for part in parts),
         "energy": _energy(rows, job, num_runs),
     }
 
 
 def _energy(rows: list[dict[str, str]], job: dict[str, Any], num_runs: int) -> dict[str, Any]:
     """What the nodes used, where the job had them to itself and for one run; null with the reason elsewhere."""
+    if len(components(rows)) > 1:
+        return _no_energy("the books have a heterogeneous job's steps by component, some of them beside each other")
     lines = "\n".join("|".join(row[key] for key in energy.FIELDS.split(",")) for row in rows)
     found = energy.job_energy(rows[0]["JobIDRaw"], is_exclusive=job.get("exclusive"), sacct=lambda _job_id: lines)
     if num_runs == 1 or found["energy_j"] is None:
         return found
-    reason = f"{num_runs} runs took turns in this job, and its books do not divide them"
+    return _no_energy(f"{num_runs} runs took turns in this job, and its books do not divide them")
+
+
+def _no_energy(reason: str) -> dict[str, Any]:
     return {"energy_j": None, "method": "none", "scope": None, "window_s": None, "reason": reason, "remedy": ""}
 
 

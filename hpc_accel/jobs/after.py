@@ -98,13 +98,9 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
 
 def job_facts(arguments: argparse.Namespace) -> dict[str, Any]:
     """Where and when this attempt ran, as the batch environment says."""
-    variables = {
-        "job_id": "SLURM_JOB_ID",
-        "job_name": "SLURM_JOB_NAME",
-        "partition": "SLURM_JOB_PARTITION",
-        "node_list": "SLURM_JOB_NODELIST",
-    }
+    variables = {"job_id": "SLURM_JOB_ID", "job_name": "SLURM_JOB_NAME"}
     facts: dict[str, Any] = {key: os.environ.get(name) for key, name in variables.items()}
+    facts |= {"partition": _of_all("SLURM_JOB_PARTITION"), "node_list": _of_all("SLURM_JOB_NODELIST")}
     return facts | {
         "attempt": int(os.environ.get("SLURM_RESTART_COUNT") or 0) + 1,
         "script_started_unix_s": arguments.script_started,
@@ -113,6 +109,14 @@ def job_facts(arguments: argparse.Namespace) -> dict[str, Any]:
         "exit_code": arguments.exit_code,
         "exclusive": had_nodes_to_itself(os.environ.get("SLURM_JOB_ID")),
     }
+
+
+def _of_all(name: str) -> str | None:
+    """A variable of Slurm's; of a heterogeneous job that of every component, joined by commas."""
+    size = os.environ.get("SLURM_HET_SIZE", "1")
+    if not size.isdigit() or int(size) == 1:
+        return os.environ.get(name)
+    return ",".join(os.environ.get(f"{name}_HET_GROUP_{k}", "") for k in range(int(size)))
 
 
 def had_nodes_to_itself(job_id: str | None) -> bool | None:
@@ -124,8 +128,8 @@ def had_nodes_to_itself(job_id: str | None) -> bool | None:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    found = re.search(r"\bOverSubscribe=(\S+)", answer)
-    return found[1] == "NO" if found else None
+    found = re.findall(r"\bOverSubscribe=(\S+)", answer)  # one for each component
+    return all(word == "NO" for word in found) if found else None
 
 
 def main() -> int:

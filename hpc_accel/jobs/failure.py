@@ -82,7 +82,7 @@ def _end_time(job_id: str) -> datetime.datetime | None:
     command = ["squeue", "--noheader", "--states=all", f"--jobs={job_id}", "--format=%S|%l"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-        start, _, limit = answer.partition("|")
+        start, _, limit = answer.partition("\n")[0].partition("|")  # components of a job start and end together
         limit_min = minutes(limit)
         return datetime.datetime.fromisoformat(start) + datetime.timedelta(minutes=limit_min) if limit_min else None
     except (OSError, ValueError, subprocess.SubprocessError):

@@ -14,14 +14,17 @@ from typing import Any
 from hpc_accel.errors import ConfigError
 from hpc_accel.jobs.clocks import slurm_options
 from hpc_accel.jobs.site import Site
+from hpc_accel.study.components import components_of, place_on_components
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.schema import Resources, Run
+from hpc_accel.study.schema import Component, Resources, Run
 from hpc_accel.study.study import Study
 
 
 def probe_resources(study: Study) -> Resources:
     """All that the study may use: the probe measures between and inside nodes as large runs will see them."""
     limits = study.resources
+    if limits.components is not None:
+        return place_on_components(sum(each.num_ranks for each in components_of(limits)), limits, study.device)
     return Resources(
         num_nodes=limits.num_nodes,
         ranks_per_node=limits.ranks_per_node,
@@ -40,6 +43,12 @@ def pack_resources(runs: Sequence[Run], site: Site) -> Resources:
     taken up by the next.
     """
     asked = [run.resources for run in runs]
+    if any(each.components is not None for each in asked):
+        raise ConfigError(
+            "same_allocation with resources.components",
+            "runs take turns on the nodes of one ordinary job, and a heterogeneous job is several",
+            "leave same_allocation out",
+        )
     partitions = {each.partition for each in asked}
     if len(partitions) != 1:
         raise ConfigError(
@@ -63,17 +72,22 @@ def pack_resources(runs: Sequence[Run], site: Site) -> Resources:
 
 def check_fits(resources: Resources, site: Site) -> None:
     """Refuse what the partition can never give: Slurm would let the job wait for ever. Raises ConfigError."""
-    facts = site.partition_of(resources.partition)
+    for part in resources.parts:
+        _check_fits(part, resources.time_limit_min, site)
+
+
+def _check_fits(part: Component, time_limit_min: int, site: Site) -> None:
+    facts = site.partition_of(part.partition)
     limits = {
-        "num_nodes": (resources.num_nodes, facts.num_nodes),
-        "ranks_per_node x cpus_per_rank": (resources.ranks_per_node * resources.cpus_per_rank, facts.cpus_per_node),
-        "memory_mb": (resources.memory_mb, facts.memory_mb_per_node),
-        "gpus_per_node": (resources.gpus_per_node, facts.gpus_per_node),
-        "time_limit_min": (resources.time_limit_min, facts.max_time_min),
+        "num_nodes": (part.num_nodes, facts.num_nodes),
+        "ranks_per_node x cpus_per_rank": (part.ranks_per_node * part.cpus_per_rank, facts.cpus_per_node),
+        "memory_mb": (part.memory_mb, facts.memory_mb_per_node),
+        "gpus_per_node": (part.gpus_per_node, facts.gpus_per_node),
+        "time_limit_min": (time_limit_min, facts.max_time_min),
     }
     for name, (asked, limit) in limits.items():
         if limit is not None and asked > limit:
-            partition = resources.partition or site.partition
+            partition = part.partition or site.partition
             raise ConfigError(
                 f"{name}: {asked}",
                 f"partition {partition!r} of site {site.name} has {limit}",
@@ -82,39 +96,48 @@ def check_fits(resources: Resources, site: Site) -> None:
 
 
 def header(
-    resources: Resources, site: Site, *, job_name: str, log: Path, recipe: Recipe | None = None
+    resources: Resources, site: Site, *, job_name: str, log: Path, recipe: Recipe | None = None, number: int = 0
 ) -> dict[str, str]:
-    """The #SBATCH options in their order, values not yet quoted; `log` gets every attempt's output appended."""
+    """The #SBATCH options in their order, values not yet quoted; `log` gets every attempt's output appended.
+
+    Of a heterogeneous job those of its component `number`, of which only the first has a batch shell and its log.
+    """
     check_fits(resources, site)
+    part = resources.parts[number]
     options = {
         "job-name": site.job_prefix + job_name,
-        "nodes": str(resources.num_nodes),
-        "ntasks": str(resources.num_ranks),
-        "ntasks-per-node": str(resources.ranks_per_node),
-        "cpus-per-task": str(resources.cpus_per_rank),
-        "mem": str(resources.memory_mb),
+        "nodes": str(part.num_nodes),
+        "ntasks": str(part.num_ranks),
+        "ntasks-per-node": str(part.ranks_per_node),
+        "cpus-per-task": str(part.cpus_per_rank),
+        "mem": str(part.memory_mb),
         "time": str(resources.time_limit_min),
-        "output": sbatch_path(log),
-        "open-mode": "append",
-        # B: only the batch shell is told; it passes the signal to mpirun, which knows all ranks.
-        "signal": f"B:USR1@{site.warn_before_end_s}",
-        "export": "ALL",
     }
-    if resources.gpus_per_node:
-        count = resources.gpus_per_node
-        kind = gpu_type(resources, site)
-        if site.gpu_request == "gres":
-            options["gres"] = f"gpu:{kind}{count}"
-        else:
-            options["gpus-per-node"] = f"{kind}{count}"
+    if number == 0:
+        options |= {
+            "output": sbatch_path(log),
+            "open-mode": "append",
+            # B: only the batch shell is told; it passes the signal to mpirun, which knows all ranks.
+            "signal": f"B:USR1@{site.warn_before_end_s}",
+            "export": "ALL",
+        }
+    options |= gpu_option(part, site)
     chosen = {
-        "partition": resources.partition or site.partition,
+        "partition": part.partition or site.partition,
         "account": site.account,
         "qos": site.qos,
-        "constraint": site.constraint,
+        "constraint": part.constraint or site.constraint,
     }
     options.update({key: value for key, value in chosen.items() if value})
     return options | slurm_options(recipe, site)
+
+
+def gpu_option(part: Component, site: Site) -> dict[str, str]:
+    """The option that asks sbatch or srun for a component's GPUs; none without GPUs."""
+    if not part.gpus_per_node:
+        return {}
+    count = f"{gpu_type(part, site)}{part.gpus_per_node}"
+    return {"gres": f"gpu:{count}"} if site.gpu_request == "gres" else {"gpus-per-node": count}
 
 
 def switches(site: Site) -> list[str]:
@@ -129,45 +152,52 @@ def plugin_resources(run: Run, site: Site) -> dict[str, Any]:
 
 
 def plugin_request(resources: Resources, site: Site, recipe: Recipe | None = None) -> dict[str, Any]:
-    """A request in the words of Snakemake's Slurm plugin. Keys without a value are left out."""
+    """A request in the words of Snakemake's Slurm plugin. Keys without a value are left out.
+
+    Of a heterogeneous job the number of components, and what Snakemake itself wants of every rule: the plugin cannot
+    submit it, `hpc-accel submit` does.
+    """
     check_fits(resources, site)
-    if " " in (resources.partition or site.partition):
-        value = resources.partition or site.partition
+    if len(resources.parts) > 1:
+        return {"hetjob": len(resources.parts), "mem_mb": resources.memory_mb, "runtime": resources.time_limit_min}
+    part = resources.parts[0]
+    if " " in (part.partition or site.partition):
+        value = part.partition or site.partition
         raise ConfigError(f"partition {value!r}", "Slurm's names have no spaces", "correct the site file")
     request: dict[str, Any] = {
         # The key's presence lets mpirun see the allocation; its truth adds a check that refuses one rank.
-        "mpi": "mpirun" if resources.num_ranks > 1 else "",
-        "nodes": resources.num_nodes,
-        "tasks": resources.num_ranks,
+        "mpi": "mpirun" if part.num_ranks > 1 else "",
+        "nodes": part.num_nodes,
+        "tasks": part.num_ranks,
         # Beside GPUs the plugin would add --ntasks-per-gpu=<tasks>.
         "tasks_per_gpu": 0,
         # Per node; the plugin's `gpu` is per job, and mpirun's daemons then cannot be started.
-        "gres": f"gpu:{gpu_type(resources, site)}{resources.gpus_per_node}" if resources.gpus_per_node else "",
+        "gres": f"gpu:{gpu_type(part, site)}{part.gpus_per_node}" if part.gpus_per_node else "",
         # The plugin's `tasks_per_node` excludes `tasks` and refuses one.
         "slurm_extra": " ".join(
             [
-                f"--ntasks-per-node={resources.ranks_per_node}",
+                f"--ntasks-per-node={part.ranks_per_node}",
                 *(["--exclusive"] if site.exclusive else []),
                 *(f"--{key}={value}" for key, value in slurm_options(recipe, site).items()),
             ]
         ),
-        "cpus_per_task": resources.cpus_per_rank,
-        "mem_mb": resources.memory_mb,
+        "cpus_per_task": part.cpus_per_rank,
+        "mem_mb": part.memory_mb,
         "runtime": resources.time_limit_min,
     }
     chosen = {
-        "slurm_partition": resources.partition or site.partition,
+        "slurm_partition": part.partition or site.partition,
         "slurm_account": site.account,
         "qos": site.qos,
-        "constraint": site.constraint,
+        "constraint": part.constraint or site.constraint,
     }
     request.update({key: value for key, value in chosen.items() if value})
     return request
 
 
-def gpu_type(resources: Resources, site: Site) -> str:
-    """`<type>:` as gres wants it, or nothing when the site names no type."""
-    kind = site.partition_of(resources.partition).gpu_type
+def gpu_type(part: Component, site: Site) -> str:
+    """`<type>:` as gres wants it, or nothing when neither study nor site names a type."""
+    kind = part.gpu_type or site.partition_of(part.partition).gpu_type
     return f"{kind}:" if kind else ""
 
 

@@ -19,11 +19,15 @@ import jinja2
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.jobs import clocks
+from hpc_accel.jobs.components import check_launch, launches
 from hpc_accel.jobs.request import checked_path, header, pack_resources, plugin_request, probe_resources, switches
 from hpc_accel.jobs.site import Site
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.schema import Resources, Run
 from hpc_accel.study.study import Study
+
+SRUN_BIND = {"none": "none", "core": "cores", "socket": "sockets", "numa": "ldoms"}
+"""What a rank is bound to, in srun's words."""
 
 
 def render(run: Run, site: Site, *, root: Path, run_dir: Path, environment: Path) -> str:
@@ -43,6 +47,7 @@ def render(run: Run, site: Site, *, root: Path, run_dir: Path, environment: Path
         environment=environment,
         study_path=None,
         recipe=run.recipe,
+        command="infer" if run.infer else "train",
     )
 
 
@@ -103,21 +108,37 @@ def _render(
     environment: Path,
     study_path: Path | None,
     recipe: Recipe | None = None,
+    command: str = "probe",
 ) -> str:
     environment = Path(site.environment) if site.environment else environment
     _check_staging(site, environment)
     log = records / ("log.txt" if kind == "run" else "probe.txt")
-    options = header(resources, site, job_name=job_name, log=log, recipe=recipe)
+    bind = recipe.cpu_bind if recipe and recipe.cpu_bind else site.cpu_bind
+    if len(resources.parts) > 1:
+        check_launch(resources, site, bind)
+    threads = recipe.threads_per_rank if recipe else None
+    directives: list[str] = []
+    for number in range(len(resources.parts)):
+        options = header(resources, site, job_name=job_name, log=log, recipe=recipe, number=number)
+        # A line "#SBATCH hetjob" ends one component and begins the next.
+        directives += [*(["hetjob"] if number else []), *_sbatch(options, site)]
     return (
         _environment()
         .get_template("job.sbatch.j2")
         .render(
             title=title,
             kind=kind,
+            command=command,
             site=site,
             resources=resources,
             request=json.dumps(plugin_request(resources, site, recipe), ensure_ascii=True),
-            sbatch=_sbatch(options, site),
+            sbatch=directives,
+            bind=bind,
+            # On one machine ranks float, unless somebody says otherwise of this machine or this run.
+            bind_here=(recipe.cpu_bind if recipe else None) or (site.cpu_bind if site.scheduler == "none" else "none"),
+            srun_bind=SRUN_BIND[bind],
+            threads=threads,
+            launches=launches(resources, site, threads),
             root=checked_path(root),
             records=checked_path(records),
             environment=_search_path(environment),

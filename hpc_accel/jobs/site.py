@@ -7,6 +7,7 @@ option are refused here.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -110,6 +111,17 @@ class Site(Model):
     def partition_of(self, name: str) -> Partition:
         """The facts of partition `name` (empty: the site's own); empty facts when the site file has none."""
         return self.partitions.get(name or self.partition, Partition())
+
+    def mean_per_node(
+        self, key: Literal["price_per_node_hour", "power_w_per_node"], partitions: Iterable[tuple[str, int]]
+    ) -> float | None:
+        """The mean over (partition, number of nodes), so that it times all nodes is the sum. None if one is unknown."""
+        asked = list(partitions)
+        values = [getattr(self.partition_of(name), key) for name, _ in asked]
+        if None in values:
+            return None
+        total = sum(value * num_nodes for value, (_, num_nodes) in zip(values, asked, strict=True))
+        return float(total / sum(num_nodes for _, num_nodes in asked))
 
 
 def load_site(name_or_path: str | Path) -> Site:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.futures import Future
@@ -113,7 +114,8 @@ class MessageWork(MPIWork):
             self.on_device = self._staged.to_device()
         elif self.copy_back:
             assert self.host is not None
-            self._result[0].copy_(self.host)
+            with torch.no_grad():  # a buffer may want gradients, as pipeline stages' do
+                self._result[0].copy_(self.host)
 
     def _settle(self, error: Exception | None) -> None:
         self.host = None

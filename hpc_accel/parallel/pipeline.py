@@ -85,7 +85,8 @@ def cut(
     if place.layout.sequence_parallel:
         for index in divided_boundaries(model, split, planned(model, workload.tensor_plan)):
             (whole,) = boundaries[index]
-            boundaries[index] = (whole.detach().chunk(place.layout.tp, dim=SEQUENCE)[0].requires_grad_(),)
+            part = whole.detach().chunk(place.layout.tp, dim=SEQUENCE)[0].contiguous()
+            boundaries[index] = (part.requires_grad_(),)
     return Stages(modules={index: stage_layers(model, split, index) for index in place.stages}, boundaries=boundaries)
 
 

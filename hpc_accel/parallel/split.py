@@ -15,11 +15,17 @@ Memory = tuple[float, float]
 """Elements a layer keeps whatever the batch, and for each micro-batch in flight."""
 
 
-def automatic_split(facts: ModelFacts, num_stages: int, times_s: Sequence[float] | None = None) -> tuple[int, ...]:
+def automatic_split(
+    facts: ModelFacts,
+    num_stages: int,
+    speeds: Sequence[float] | None = None,
+    times_s: Sequence[float] | None = None,
+) -> tuple[int, ...]:
     """Layers per stage, balanced by FLOPs; kept activations stand in for layers whose operations are not counted.
 
-    `times_s`, one per layer, balances by them instead, and of splits about as fast takes the one of least memory.
-    A layer without parameters goes with its predecessor, because a stage that has nothing to train only costs.
+    `speeds` are those of the stages where they differ, in any unit. `times_s`, one per layer, balances by them instead
+    of FLOPs, and of splits about as fast takes the one of least memory. A layer without parameters goes with its
+    predecessor, because a stage that has nothing to train only costs.
     Raises ValueError when there are fewer layers with parameters than stages.
     """
     blocks: list[list[float]] = []
@@ -38,7 +44,7 @@ def automatic_split(facts: ModelFacts, num_stages: int, times_s: Sequence[float]
             trainable.append(layer.num_parameters > 0)
             memory.append((layer.num_parameters * STATE_ELEMENTS, layer.saved_elements_per_sample))
     costs = [sum(block) for block in blocks]
-    sizes = balanced_split(costs, num_stages) if times_s is None else lightest_split(costs, memory, num_stages)
+    sizes = balanced_split(costs, num_stages, speeds) if times_s is None else lightest_split(costs, memory, num_stages)
     result, start = [], 0
     for size in sizes:
         result.append(sum(len(block) for block in blocks[start : start + size]))
@@ -46,26 +52,30 @@ def automatic_split(facts: ModelFacts, num_stages: int, times_s: Sequence[float]
     return tuple(result)
 
 
-def balanced_split(costs: Sequence[float], num_stages: int) -> tuple[int, ...]:
+def balanced_split(costs: Sequence[float], num_stages: int, speeds: Sequence[float] | None = None) -> tuple[int, ...]:
     """Number of layers per stage, minimising the largest stage's cost; every stage gets at least one layer.
 
+    With `speeds`, one for each stage, what counts is cost over speed, which is the time a stage takes.
     Dynamic programming over prefixes, O(stages x layers^2). Equal optima are broken towards the smaller
     second-largest stage by also minimising the sum of squares.
     """
     num_layers = len(costs)
     if not 1 <= num_stages <= num_layers:
         raise ValueError(f"{num_stages} stages from {num_layers} layers: every stage has at least one layer")
+    if speeds is not None and len(speeds) != num_stages:
+        raise ValueError(f"{len(speeds)} speeds for {num_stages} stages")
     prefix = [0.0, *accumulate(costs)]
     # best[k][n]: (largest stage, sum of squares, start of the last stage) for the first n layers on k stages
     best: list[dict[int, tuple[float, float, int]]] = [{0: (0.0, 0.0, 0)}]
     for stage in range(1, num_stages + 1):
+        speed = speeds[stage - 1] if speeds is not None else 1.0
         row: dict[int, tuple[float, float, int]] = {}
         for end in range(stage, num_layers - (num_stages - stage) + 1):
             row[end] = min(
                 (max(largest, cost), squares + cost * cost, start)
                 for start, (largest, squares, _) in best[-1].items()
                 if start < end
-                for cost in (prefix[end] - prefix[start],)
+                for cost in ((prefix[end] - prefix[start]) / speed,)
             )
         best.append(row)
     sizes: list[int] = []

@@ -55,6 +55,8 @@ class NodeKind(Facts):
     """Nodes that are alike. The rates are those of one rank alone; `levels` adds those of several at once."""
 
     name: str
+    component: Annotated[int, Field(ge=0)] | None = None
+    """Which of the study's components these nodes were; None where it names none."""
     num_nodes: Count = 1
     device: Literal["cpu", "cuda"]
     device_name: str = ""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from hpc_accel.errors import ConfigError
@@ -17,15 +18,20 @@ from hpc_accel.plan.cost import Prediction, Prices, StepModel, not_probed, predi
 from hpc_accel.plan.hardware import Hardware, checked_hardware
 from hpc_accel.plan.search import Found, Search, memory_refusal
 from hpc_accel.plan.software import torch_amp
+from hpc_accel.plan.unequal import on_own_nodes, rank_speed, with_balanced_split
 from hpc_accel.study.expand import listed_runs, make_run, recipes, repeats, resolve_workload
+from hpc_accel.study.expand_infer import served_runs
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.rules import refusals
-from hpc_accel.study.schema import Objective, Run
+from hpc_accel.study.schema import Objective, Resources, Run
 from hpc_accel.study.study import Study, WorkloadChoice
 from hpc_accel.workloads.facts import ModelFacts
 
 NUM_SHOWN = 20
 """Predicted layouts per workload that a plan keeps, chosen or not: the file is read by people too."""
+
+Pricing = Callable[[Resources], Prices | None]
+"""What a node costs on average over those that a run takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +47,9 @@ class Candidate:
     def to_json(self) -> dict[str, Any]:
         """As plan.json holds it."""
         error = self.refused
-        content = self.run.model_dump(mode="json", include={"run_id", "repeat", "layout", "recipe", "resources"})
+        content = self.run.model_dump(
+            mode="json", include={"run_id", "repeat", "layout", "recipe", "resources", "infer"}
+        )
         return content | {
             "workload": self.run.workload.name,
             "chosen": self.chosen,
@@ -99,13 +107,17 @@ def make_plan(
     hardware: Hardware | dict[str, Any],
     facts: dict[str, ModelFacts],
     *,
-    prices: Prices | None = None,
+    prices: Pricing | Prices | None = None,
 ) -> Plan:
-    """Plan `study` on `hardware`; `facts` by workload name. Raises ConfigError for a listed layout that cannot work."""
+    """Plan `study` on `hardware`; `facts` by workload name. Raises ConfigError for a listed layout that cannot work.
+
+    `prices` may depend on which nodes a run takes.
+    """
     machine = hardware if isinstance(hardware, Hardware) else checked_hardware(hardware)
     candidates: dict[str, Candidate] = {}
     searches: list[SearchFacts] = []
     errors: list[ConfigError] = []
+    speed = partial(rank_speed, machine) if study.resources.components is not None else None
     for choice in study.workloads:
         workload = resolve_workload(choice)
         models: dict[Recipe, StepModel] = {}
@@ -113,14 +125,22 @@ def make_plan(
             software = torch_amp(workload.optimizer, recipe, study.backend)
             models[recipe] = StepModel(facts[workload.name], machine, recipe.precision, software)
         layouts = choice.layouts if choice.layouts is not None else study.layouts
-        if layouts == "auto":
+        if layouts == "auto" and study.resources.components is not None:
+            raise _unsearched(workload.name)
+        planned: list[Candidate] = []
+        if study.train and layouts == "auto":
             found, seconds = _search(study, choice, models)
             searches.append(_facts(workload.name, found, seconds))
             planned = _searched(study, found, models, prices)
-        else:
-            runs = list(listed_runs(study, choice, facts[workload.name]))
+        elif study.train:
+            runs = list(listed_runs(study, choice, facts[workload.name], speed))
+            if speed is not None:
+                runs = [with_balanced_split(run, facts[workload.name], speed) for run in runs]
             errors += [error for run in runs for error in refusals(run, study.resources, facts[workload.name])]
-            planned = [] if errors else [_listed(run, models[run.recipe], prices) for run in runs]
+            planned = [] if errors else [_listed(run, on_own_nodes(models[run.recipe], run), prices) for run in runs]
+        serving = list(served_runs(study, choice))
+        errors += [error for run in serving for error in refusals(run, study.resources, facts[workload.name])]
+        planned += [Candidate(run=run, chosen=True, why="listed in the study, to serve") for run in serving]
         for candidate in planned:
             same = repeats(study, choice, candidate.run) if candidate.chosen else [candidate.run]
             for run in same:
@@ -155,7 +175,9 @@ def _search(study: Study, choice: WorkloadChoice, models: dict[Recipe, StepModel
     return found, time.perf_counter() - start
 
 
-def _searched(study: Study, found: Found, models: dict[Recipe, StepModel], prices: Prices | None) -> list[Candidate]:
+def _searched(
+    study: Study, found: Found, models: dict[Recipe, StepModel], prices: Pricing | Prices | None
+) -> list[Candidate]:
     """The ranked candidates, the serial baselines, then one example of each refusal."""
     planned = []
     for rank, (_, run) in enumerate(found.ranked, start=1):
@@ -179,14 +201,15 @@ def _ordering(objective: Objective) -> str:
 
 
 def _candidate(
-    run: Run, models: dict[Recipe, StepModel], prices: Prices | None, *, chosen: bool, why: str
+    run: Run, models: dict[Recipe, StepModel], prices: Pricing | Prices | None, *, chosen: bool, why: str
 ) -> Candidate:
     model = models[run.recipe]
-    prediction = predict(run, model.facts, model.hardware, software=model.software, prices=prices, model=model)
+    price = prices(run.resources) if callable(prices) else prices
+    prediction = predict(run, model.facts, model.hardware, software=model.software, prices=price, model=model)
     return Candidate(run=run, chosen=chosen, why=why, prediction=prediction)
 
 
-def _listed(run: Run, model: StepModel, prices: Prices | None) -> Candidate:
+def _listed(run: Run, model: StepModel, prices: Pricing | Prices | None) -> Candidate:
     """A listed run is measured whatever is predicted of it; that it may not fit is said."""
     tight = memory_refusal(run.workload.name, run.layout, run.resources, model)
     why = "listed in the study" + (f"; may run out of memory: {tight.value}" if tight else "")
@@ -212,6 +235,14 @@ def _first_of(errors: Sequence[ConfigError]) -> ConfigError:
     if not num_more:
         return first
     return ConfigError(f"{first.value} (and {num_more} more)", first.rule, first.remedy)
+
+
+def _unsearched(name: str) -> ConfigError:
+    return ConfigError(
+        f"{name}: layouts auto with resources.components",
+        "the search compares layouts of equal nodes; on nodes that differ it would compare what nobody would run",
+        "list the layouts; with shares: auto, and split left out, each is balanced by the probed speeds",
+    )
 
 
 def _nothing_fits(name: str, found: Found) -> ConfigError:

@@ -1,5 +1,7 @@
 """The answer in five lines: best layout for time, for energy, for cost; speed-up over serial; what was not measured.
 
+A study that serves has a line for that, and only that line where nothing was trained.
+
 Each line answers for every workload of the study. Two layouts are called different only when their intervals
 do not overlap; energies of different scope or method are named apart, never compared.
 """
@@ -11,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hpc_accel.report import fields, footprint, ranking, reasons, wording
+from hpc_accel.report import fields, footprint, ranking, reasons, serving, wording
 from hpc_accel.report.ranking import Best
 from hpc_accel.report.records import RunRecord, StudyRecords
 
@@ -36,6 +38,7 @@ class Answer:
 
     details: tuple[Line, ...]
     winners: dict[str, str]  # workload -> run_id, for the study's objective
+    to_serve: dict[str, str]  # workload -> run_id
     submit: tuple[str, ...]
     report: str
     num_runs: int
@@ -59,6 +62,7 @@ class Answer:
         return {
             "lines": lines,
             "winners": self.winners,
+            "to_serve": self.to_serve,
             "submit": list(self.submit),
             "report": self.report,
             "num_runs": self.num_runs,
@@ -69,19 +73,27 @@ class Answer:
 def answer(records: StudyRecords) -> Answer:
     """The answer of a study whose records were loaded."""
     winners = {name: run for name in records.workloads if (run := winner(records, name))}
+    to_serve = {name: best.run for name in records.served_workloads if (best := serving.best(records.served_of(name)))}
+    trained = (
+        Line(title="Best for time", parts=_per_workload(records, _time)),
+        Line(title="Best for energy", parts=_per_workload(records, _energy)),
+        Line(title="Best for cost", parts=_per_workload(records, _cost)),
+        Line(title="Speed-up", parts=_per_workload(records, _speed_up)),
+    )
+    served = tuple((name, serving.best_words(records.served_of(name))) for name in records.served_workloads)
+    runs = (*records.runs, *records.served)
     return Answer(
         details=(
-            Line(title="Best for time", parts=_per_workload(records, _time)),
-            Line(title="Best for energy", parts=_per_workload(records, _energy)),
-            Line(title="Best for cost", parts=_per_workload(records, _cost)),
-            Line(title="Speed-up", parts=_per_workload(records, _speed_up)),
+            *(trained if records.runs or not served else ()),
+            *((Line(title="Best to serve", parts=served),) if served else ()),
             Line(title="Not measured", parts=_not_measured(records)),
         ),
         winners={name: run.run_id for name, run in winners.items()},
-        submit=tuple(submit_command(records, run) for run in winners.values()),
+        to_serve={name: run.run_id for name, run in to_serve.items()},
+        submit=tuple(submit_command(records, run) for run in (*winners.values(), *to_serve.values())),
         report=str(records.directory / "report.html"),
-        num_runs=len(records.runs),
-        num_ranked=sum(run.counts for run in records.runs),
+        num_runs=len(runs),
+        num_ranked=sum(run.counts for run in runs),
     )
 
 
@@ -200,10 +212,13 @@ def _speed_up(records: StudyRecords, workload: str, runs: list[RunRecord]) -> st
 def _not_measured(records: StudyRecords) -> tuple[tuple[str, str], ...]:
     parts = []
     for status in ("wrong", "failed", "preempted", "hung", "timeout", "cancelled", "missing", "unchecked"):
-        runs = [run for run in records.runs if run.status == status]
+        runs = [run for run in (*records.runs, *records.served) if run.status == status]
         if runs:
             names = wording.named([f"{run.workload} {run.label}" for run in runs], most=1)
             parts.append(f"{wording.counted(len(runs), 'run')} {status} ({names})")
+    served = [reason for run in records.served if run.counts and (reason := reasons.energy_reason(run))]
+    if served and not any(run.counts for run in records.runs):
+        parts.append(f"energy per request ({served[0]})")
     for gap in reasons.gaps(records):
         # Energy and cost have a line of their own when nothing of them was measured.
         whole = gap.num_runs == gap.of_runs and gap.quantity in ("energy", "cost")

@@ -55,7 +55,8 @@ def estimate_j(run: RunRecord, factors: dict[str, Any]) -> Found:
     """Joules of the timed steps if every node drew the site's `power_w_per_node`: a guess, under a name of its own."""
     if fields.text(factors, "estimate") != "tdp":
         return Found(value=None, reason=NOT_ASKED)
-    power_w = fields.positive(factors, "power_w_per_node")
+    own = run.candidate if "power_w_per_node" in run.candidate else factors  # where nodes differ, of the run's nodes
+    power_w = fields.positive(own, "power_w_per_node")
     if power_w is None:
         return Found(value=None, reason=NO_POWER)
     step = ranking.step_time_ms(run)
@@ -73,4 +74,6 @@ def num_nodes(run: RunRecord) -> float:
 
 def estimate_method(factors: dict[str, Any]) -> str:
     """In words, for the column beside the estimate."""
+    if fields.positive(factors, "power_w_per_node") is None:
+        return "estimated: the site's power of each run's nodes, not measured"
     return f"estimated: {fields.positive(factors, 'power_w_per_node') or 0:g} W per node, not measured"

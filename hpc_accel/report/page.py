@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from hpc_accel.report import checks_view, energy_view, figures, hardware_view, overhead, view, wording
+from hpc_accel.report import checks_view, energy_view, figures, hardware_view, overhead, serving, view, wording
 from hpc_accel.report.answer import Answer
 from hpc_accel.report.records import StudyRecords
 
@@ -34,17 +34,19 @@ def render(records: StudyRecords, answer: Answer) -> str:
     )
     plotly, own = _plotly_js(), _asset("report.js")
     sections, specs = _sections(records)
+    charts, more_specs = _serving_charts(records)
     return environment.get_template("report.html.j2").render(
         policy=_policy(plotly, own),
         # Our own files, not data: the only values that are not escaped.
         style=Markup(_asset("report.css")),
         plotly_js=Markup(plotly),
         report_js=Markup(own),
-        figures_json=Markup(json_block(specs)),
+        figures_json=Markup(json_block(specs | more_specs)),
         records=records,
         answer=answer,
         cards=view.cards(records),
         sections=sections,
+        serving=_serving(records, charts),
         columns=view.COLUMNS,
         rows=view.table(records),
         statuses=sorted({run.status for run in records.runs}),
@@ -96,6 +98,33 @@ def _sections(records: StudyRecords) -> tuple[list[dict[str, Any]], dict[str, An
             }
         )
     return sections, specs
+
+
+def _serving(records: StudyRecords, charts: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """What the section on inference shows; None for a study that only trains."""
+    if not records.served:
+        return None
+    latencies = serving.latency_rows(records)
+    return {
+        "charts": charts,
+        "cards": serving.cards(records),
+        "runs": serving.run_rows(records),
+        "latencies": latencies,
+        "energy_reason": next((row["energy_reason"] for row in latencies if row["energy_reason"]), None),
+        "generation": serving.generation_rows(records),
+    }
+
+
+def _serving_charts(records: StudyRecords) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """One chart per workload that serves."""
+    charts, specs = [], {}
+    for number, workload in enumerate(records.served_workloads):
+        for figure in figures.latency.figures(records.served_of(workload)):
+            place = f"serving-{number}-{figure.key}"
+            charts.append({"place": place, "figure": figure, "workload": workload})
+            if figure.spec is not None:
+                specs[place] = {**figure.spec, "height": figure.height_px}
+    return charts, specs
 
 
 def json_block(content: Any) -> str:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from hpc_accel.errors import DataError
 from hpc_accel.report import fields
 from hpc_accel.study.layout import Layout
+from hpc_accel.study.recipe import Recipe
 
 STATUSES = ("completed", "wrong", "failed", "preempted", "hung", "timeout", "cancelled")
 """What summary.json may say; the report adds `missing` and `unchecked`."""
@@ -63,8 +64,13 @@ class RunRecord:
         """Whether the layout has stages."""
         return (fields.number(self.part("layout"), "pp") or 1) > 1
 
+    @property
+    def serves(self) -> bool:
+        """Whether this is an inference run; training and inference are never compared."""
+        return bool(self.part("infer"))
+
     def part(self, key: str) -> dict[str, Any]:
-        """`layout`, `recipe` or `resources`: as run, else as planned."""
+        """`layout`, `recipe`, `resources` or `infer`: as run, else as planned."""
         return fields.mapping(self.run, key) or fields.mapping(self.candidate, key)
 
 
@@ -78,7 +84,8 @@ class StudyRecords:
     cost_unit: str  # empty where the site names no price
     factors: dict[str, Any]  # the site's: carbon, electricity, power of a node; and what the study lets estimate
     directory: Path
-    runs: tuple[RunRecord, ...]
+    runs: tuple[RunRecord, ...]  # those that train
+    served: tuple[RunRecord, ...]  # those that infer
     refused: tuple[dict[str, Any], ...]  # candidates that break a rule
     left_out: tuple[dict[str, Any], ...]  # candidates that work but were not chosen
     searches: tuple[dict[str, Any], ...]  # of each workload whose layouts were searched, what was gone through
@@ -88,15 +95,24 @@ class StudyRecords:
     @property
     def measurements(self) -> tuple[RunRecord, ...]:
         """Every run that was started, repeats one by one."""
-        return tuple(each for run in self.runs for each in (run.repeats or (run,)))
+        return tuple(each for run in (*self.runs, *self.served) for each in (run.repeats or (run,)))
 
     @property
     def workloads(self) -> tuple[str, ...]:
         """Workload names in the plan's order."""
         return tuple(dict.fromkeys(run.workload for run in self.runs))
 
+    @property
+    def served_workloads(self) -> tuple[str, ...]:
+        """Names of the workloads that serve, in the plan's order."""
+        return tuple(dict.fromkeys(run.workload for run in self.served))
+
+    def served_of(self, workload: str) -> list[RunRecord]:
+        """All inference runs of one workload."""
+        return [run for run in self.served if run.workload == workload]
+
     def of(self, workload: str) -> list[RunRecord]:
-        """All runs of one workload."""
+        """All training runs of one workload."""
         return [run for run in self.runs if run.workload == workload]
 
 
@@ -116,7 +132,8 @@ def load(study_dir: Path) -> StudyRecords:
     books, _ = fields.read_json(study_dir / "accounting.json")
     jobs = fields.mapping(books, "jobs")
     price = fields.positive(plan, "factors", "price_per_node_hour")
-    chosen = [{**item, "price_per_node_hour": price} for item in chosen]
+    # Where nodes differ each run has a price of its own, or null.
+    chosen = [{"price_per_node_hour": price, **item} for item in chosen]
     loaded = {run.run_id: run for run in (_load_run(study_dir, study, item, jobs) for item in chosen)}
     from hpc_accel.report.repeats import pooled
 
@@ -127,7 +144,8 @@ def load(study_dir: Path) -> StudyRecords:
         cost_unit=fields.text(plan, "cost_unit") or "",
         directory=study_dir,
         factors=fields.mapping(plan, "factors"),
-        runs=_unique_labels(pooled(list(loaded.values()))),
+        runs=_unique_labels(pooled([run for run in loaded.values() if not run.serves])),
+        served=_unique_labels([run for run in loaded.values() if run.serves]),
         refused=tuple(item for item in candidates if item.get("refused")),
         left_out=tuple(item for item in candidates if not item.get("refused") and item.get("chosen") is not True),
         searches=tuple(fields.items(plan, "searches")),
@@ -219,13 +237,25 @@ def layout_label(layout: dict[str, Any]) -> str:
 
 def _label(layout: str, candidate: dict[str, Any]) -> str:
     precision = fields.text(candidate, "recipe", "precision") or "?"
-    label = f"{layout} {precision} x{fields.number(candidate, 'layout', 'accumulation_steps') or 1:g}"
+    served = fields.positive(candidate, "infer", "batch_size")
+    size = f"b{served:g}" if served else f"x{fields.number(candidate, 'layout', 'accumulation_steps') or 1:g}"
+    label = " ".join([layout, precision, size, *(_options(candidate) if served else [])])
     clocks = [
         f"{value:g} {unit}"
         for key, unit in (("gpu_freq_mhz", "MHz"), ("cpu_freq_khz", "kHz"), ("power_limit_w", "W"))
         if (value := fields.positive(candidate, "recipe", key))
     ]
     return " ".join([label, *clocks])
+
+
+def _options(candidate: dict[str, Any]) -> list[str]:
+    """What sets an inference run apart from the others of its layout and batch: int8, pruned, which repeat."""
+    repeat = fields.number(candidate, "repeat") or 1
+    try:
+        options = Recipe.model_validate(fields.mapping(candidate, "recipe")).options
+    except ValidationError:
+        options = []
+    return [*options, *([f"repeat {repeat:g}"] if repeat > 1 else [])]
 
 
 def _kind(layout: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import csv
 import io
 from typing import Any
 
-from hpc_accel.report import fields, more_columns, ranking, reasons
+from hpc_accel.report import fields, more_columns, ranking, reasons, serving_csv
 from hpc_accel.report.records import RunRecord, StudyRecords
 
 COLUMNS = (
@@ -32,12 +32,13 @@ def render(records: StudyRecords) -> str:
     """The whole file."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    columns = [*COLUMNS, *MORE_COLUMNS, *more_columns.COLUMNS]
+    columns = [*COLUMNS, *MORE_COLUMNS, *more_columns.COLUMNS, *serving_csv.COLUMNS]
     writer.writerow(columns)
     serial = ranking.baselines(records.runs)
-    for run in records.runs:
-        values = row(run, serial, records.factors)
-        writer.writerow([_cell(values[column]) for column in columns])
+    for run in (*records.runs, *records.served):
+        # A speed-up is over a serial run that trains: nothing an inference run could be compared with.
+        values = row(run, {} if run.serves else serial, records.factors) | serving_csv.columns(run)
+        writer.writerow([cell(values[column]) for column in columns])
     return out.getvalue()
 
 
@@ -64,8 +65,9 @@ def status_reason(run: RunRecord) -> str | None:
     if error is None and run.status in ("wrong", "unchecked"):
         parts.append(fields.text(run.summary, "parity", "reason"))
     worst, allowed = (fields.number(run.summary, "parity", key) for key in ("max_rel_err", "tolerance"))
-    if run.status == "wrong" and worst is not None and allowed is not None:
-        parts.append(f"{worst:.2g} is the largest difference of a loss, {allowed:.2g} is allowed")
+    if run.status == "wrong" and worst is not None and allowed is not None and (worst > allowed or not run.serves):
+        what = "an output" if run.serves else "a loss"
+        parts.append(f"{worst:.2g} is the largest difference of {what}, {allowed:.2g} is allowed")
     return "; ".join([part for part in parts if part] + list(run.problems)) or None
 
 
@@ -154,7 +156,8 @@ def _option(value: Any) -> Any:
     return fields.clean(value) if isinstance(value, str) else value if isinstance(value, bool | int) else None
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A value as it stands in a CSV file; nothing for what was not measured."""
     if value is None:
         return ""
     if isinstance(value, bool):

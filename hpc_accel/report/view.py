@@ -154,7 +154,7 @@ def links(run: RunRecord) -> list[tuple[str, str]]:
 def not_counting(records: StudyRecords) -> list[dict[str, Any]]:
     """Runs that are not ranked: why, and what to do; runs of the same fate share an entry."""
     fates: dict[tuple[str, str, str], list[RunRecord]] = {}
-    for run in records.runs:
+    for run in (*records.runs, *records.served):
         if not run.counts:
             why = summary_csv.status_reason(run) or f"the run is {run.status}"
             fates.setdefault((run.status, why, run.remedy or ""), []).append(run)
@@ -166,7 +166,8 @@ def not_counting(records: StudyRecords) -> list[dict[str, Any]]:
 
 def damaged(records: StudyRecords) -> list[str]:
     """Problems with files of runs that count all the same, and of the study."""
-    found = [f"{run.workload} {run.label}: {problem}" for run in records.runs if run.counts for problem in run.problems]
+    runs = (*records.runs, *records.served)
+    found = [f"{run.workload} {run.label}: {problem}" for run in runs if run.counts for problem in run.problems]
     return [*records.problems, *found]
 
 
@@ -234,7 +235,8 @@ def startup(runs: list[RunRecord]) -> str:
 def provenance(records: StudyRecords) -> list[tuple[str, str]]:
     """Versions and machines; where runs differ, all values are shown."""
     values: dict[str, dict[str, None]] = {}
-    for record in [fields.mapping(records.hardware), *[run.summary for run in records.runs]]:
+    runs = (*records.runs, *records.served)
+    for record in [fields.mapping(records.hardware), *[run.summary for run in runs]]:
         facts = {**fields.mapping(record, "provenance")}
         facts.update({key: record.get(key) for key in ("device_name",) if record.get(key)})
         for key, value in facts.items():

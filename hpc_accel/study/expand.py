@@ -6,14 +6,17 @@ import hashlib
 import importlib.util
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.study.components import Speed, place_on_components, replica_speeds
 from hpc_accel.study.layout import SINGLE, Layout, micro_batch_rule
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.schema import Measure, Optimizer, Resources, Run, Workload
+from hpc_accel.study.shares import ROUNDING, proportional
 from hpc_accel.study.study import (
     LayoutChoice,
     MeasureChoice,
@@ -34,7 +37,7 @@ def resolve_workload(choice: WorkloadChoice) -> Workload:
             raise ConfigError(
                 f"workload name {choice.name!r} without an entry",
                 f"built-in workloads are {', '.join(BUILTIN)}",
-                'name one of them, or add entry: "package.module:function"',
+                'name one of them (hpc-accel init --list says what they are), or add entry: "package.module:function"',
             )
         return Workload(
             name=choice.name or "",
@@ -86,8 +89,11 @@ def entry_digest(entry: str) -> str | None:
     return None
 
 
-def listed_runs(study: Study, choice: WorkloadChoice, facts: ModelFacts) -> Iterator[Run]:
-    """The runs a study lists for one workload, in its order. Raises ConfigError for a batch that cannot divide."""
+def listed_runs(study: Study, choice: WorkloadChoice, facts: ModelFacts, speed: Speed | None = None) -> Iterator[Run]:
+    """The runs a study lists for one workload, in its order. Raises ConfigError for a batch that cannot divide.
+
+    `speed` is what the probe knows of ranks on nodes that differ; `shares: auto` without it takes all for alike.
+    """
     layouts = choice.layouts if choice.layouts is not None else study.layouts
     if layouts == "auto":
         return
@@ -95,7 +101,10 @@ def listed_runs(study: Study, choice: WorkloadChoice, facts: ModelFacts) -> Iter
     for layout_choice in layouts:
         for fields in products(layout_choice):
             for recipe in recipes(study, choice):
-                yield make_run(study, choice, workload, resolve_layout(workload, fields), recipe, facts)
+                speeds = None
+                if fields["shares"] == "auto" and speed is not None:
+                    speeds = replica_speeds(fields, study.resources, partial(speed, precision=recipe.precision))
+                yield make_run(study, choice, workload, resolve_layout(workload, fields, speeds), recipe, facts)
 
 
 def recipes(study: Study, choice: WorkloadChoice) -> list[Recipe]:
@@ -112,12 +121,15 @@ def products(choice: LayoutChoice | RecipeChoice) -> Iterator[dict[str, Any]]:
         yield dict(zip(fields, combination, strict=True))
 
 
-def resolve_layout(workload: Workload, fields: dict[str, Any]) -> Layout:
+def resolve_layout(workload: Workload, fields: dict[str, Any], speeds: Sequence[float] | None = None) -> Layout:
     """A layout with micro-batch, accumulation and schedule filled in from the global batch.
 
     A pipeline that names neither gets the largest number of micro-batches up to four per stage, which
-    keeps the ideal bubble under a fifth. Raises ConfigError when the batch cannot be divided.
+    keeps the ideal bubble under a fifth. `shares: auto` becomes samples in proportion to `speeds`, one for each
+    replica; none where that is the same for all. Raises ConfigError when the batch cannot be divided.
     """
+    if fields.get("shares") == "auto":
+        fields = _with_shares(workload, fields, speeds or [1.0] * fields["dp"])
     dp, pp, total = fields["dp"], fields["pp"], workload.global_batch_size
     micro, accumulation, schedule = fields["micro_batch_size"], fields["accumulation_steps"], fields["schedule"]
     chunks = fields.get("stages_per_rank") or (1 if pp == 1 or schedule in (None, *SINGLE) else 2)
@@ -140,9 +152,39 @@ def resolve_layout(workload: Workload, fields: dict[str, Any]) -> Layout:
     return Layout(**{**fields, **resolved, "stages_per_rank": chunks})
 
 
-def _micro_batches(schedule: str | None, pp: int, chunks: int, shares: tuple[int, ...]) -> int:
+def _with_shares(workload: Workload, fields: dict[str, Any], speeds: Sequence[float]) -> dict[str, Any]:
+    """`fields` with the shares as numbers, and the number of micro-batches they are multiples of."""
+    dp, total = fields["dp"], workload.global_batch_size
+    if fields["micro_batch_size"] is not None and dp > 1:
+        raise ConfigError(
+            f"{workload.name}: shares auto with micro_batch_size {fields['micro_batch_size']}",
+            "shares follow from speeds, and micro_batch_size from the largest share",
+            "give accumulation_steps instead, or write the shares out",
+        )
+    if max(speeds) - min(speeds) <= ROUNDING * max(speeds) and total % dp == 0:
+        return {**fields, "shares": None}
+    multiple = fields["accumulation_steps"]
+    if multiple is None:
+        pp, schedule = fields["pp"], fields["schedule"]
+        chunks = fields.get("stages_per_rank") or (1 if pp == 1 or schedule in (None, *SINGLE) else 2)
+        multiple = _micro_batches(schedule, pp, chunks, (total,), at_most=total // dp) if pp > 1 else 1
+    try:
+        shares = proportional(total, speeds, multiple)
+    except ValueError as error:
+        raise ConfigError(
+            f"{workload.name}: shares auto: {error}",
+            "each replica gets at least one sample in each of its accumulation_steps micro-batches",
+            "choose accumulation_steps among the divisors of the global batch, or fewer replicas",
+        ) from None
+    return {**fields, "shares": shares, "accumulation_steps": multiple}
+
+
+def _micro_batches(
+    schedule: str | None, pp: int, chunks: int, shares: tuple[int, ...], at_most: int | None = None
+) -> int:
     """As many as the schedule takes, up to four per stage; 1, which a rule may refuse, if it takes none of them."""
-    fitting = [m for m in range(1, 4 * pp * chunks + 1) if all(share % m == 0 for share in shares)]
+    most = 4 * pp * chunks if at_most is None else min(4 * pp * chunks, at_most)
+    fitting = [m for m in range(1, most + 1) if all(share % m == 0 for share in shares)]
     return max((m for m in fitting if not (schedule and micro_batch_rule(schedule, pp, chunks, m))), default=1)
 
 
@@ -187,7 +229,9 @@ def repeats(study: Study, choice: WorkloadChoice, run: Run) -> list[Run]:
 
 
 def place(layout: Layout, limits: ResourcesChoice, device: str) -> Resources:
-    """As few nodes as hold the layout's ranks."""
+    """As few nodes as hold the layout's ranks; of nodes that differ, the first components that do."""
+    if limits.components is not None:
+        return place_on_components(layout.num_ranks, limits, device)
     per_node = min(layout.num_ranks, limits.ranks_per_node)
     use_gpus = limits.gpus_per_node and device != "cpu"
     return Resources(

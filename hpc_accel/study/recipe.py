@@ -21,6 +21,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 PARITY_TOLERANCE = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 5e-2, "fp16": 2e-2, "fp8": 1e-1}
 """Largest relative loss difference from the serial fp32 run that still counts as the same computation."""
 COMPRESSION_TOLERANCE = {"none": 0.0, "bf16": 1e-2, "fp16": 1e-2, "powersgd": 2e-1}
+QUANTIZE_TOLERANCE = {"none": 0.0, "int8": 1e-1}
 LOCAL_SGD_TOLERANCE = 2e-1
 """The same for options that change numbers on purpose; of several the largest counts."""
 
@@ -71,6 +72,7 @@ class Recipe(Model):
     def parity_tolerance(self) -> float:
         """What parity allows where the study does not say."""
         tolerances = [PARITY_TOLERANCE[self.precision], COMPRESSION_TOLERANCE[self.compression]]
+        tolerances.append(QUANTIZE_TOLERANCE[self.quantize])
         if self.average_every > 1:
             tolerances.append(LOCAL_SGD_TOLERANCE)
         return max(tolerances)

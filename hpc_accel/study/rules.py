@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.layout import SINGLE
 from hpc_accel.study.refusal import refusal
+from hpc_accel.study.rules_components import component_refusals
+from hpc_accel.study.rules_infer import infer_refusals
 from hpc_accel.study.rules_layout import layout_refusals
 from hpc_accel.study.rules_recipe import recipe_refusals
 from hpc_accel.study.schema import Run
@@ -19,6 +21,8 @@ def refusals(run: Run, limits: ResourcesChoice, facts: ModelFacts | None = None)
 
     Without `facts` (the model was not built) only the rules that need no model are checked.
     """
+    if run.infer is not None:
+        yield from infer_refusals(run, run.infer, facts)
     yield from layout_refusals(run)
     yield from _ranks(run, limits)
     yield from _device(run)
@@ -29,6 +33,9 @@ def refusals(run: Run, limits: ResourcesChoice, facts: ModelFacts | None = None)
 
 
 def _ranks(run: Run, limits: ResourcesChoice) -> Iterator[ConfigError]:
+    if limits.components is not None:
+        yield from component_refusals(run, limits)
+        return
     ranks, available = run.layout.num_ranks, limits.num_nodes * limits.ranks_per_node
     if ranks > available:
         yield refusal(

@@ -112,6 +112,6 @@ def _host(run: Run) -> Iterator[ConfigError]:
             "raise resources.cpus_per_rank",
         )
     for key, value in (("quantize", recipe.quantize), ("prune", recipe.prune)):
-        if value != "none":
+        if value != "none" and run.infer is None:
             rule = f"{key} changes a trained model; it is for inference"
-            yield refusal(run, f"{key} {value} in training", rule, f"leave {key} out")
+            yield refusal(run, f"{key} {value} in training", rule, f"leave {key} out, or put it under infer.recipes")

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from hpc_accel.study.infer import Infer
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.model import Model, PositiveInt, checked_name
 from hpc_accel.study.recipe import Recipe
@@ -54,8 +55,40 @@ class Workload(Model):
         return value
 
 
+class Component(Model):
+    """Nodes that are alike, of a run on nodes that differ. Memory is per node."""
+
+    number: Annotated[int, Field(ge=0, strict=True)] = 0
+    """Which of the study's components this is."""
+    num_nodes: PositiveInt = 1
+    ranks_per_node: PositiveInt = 1
+    gpus_per_node: Annotated[int, Field(ge=0, strict=True)] = 0
+    cpus_per_rank: PositiveInt = 1
+    memory_mb: PositiveInt = 4000
+    partition: str = ""
+    constraint: str = ""
+    """Features of the nodes, as Slurm's --constraint; empty: the site's."""
+    gpu_type: str = ""
+    """Type in gpu:<type>:<n>; empty: the partition's."""
+
+    @field_validator("gpu_type")
+    @classmethod
+    def _gpu_type(cls, value: str) -> str:
+        return checked_name(value) if value else value
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks on these nodes."""
+        return self.num_nodes * self.ranks_per_node
+
+
 class Resources(Model):
-    """What one run asks of the site. Memory is per node, as Slurm's --mem is."""
+    """What one run asks of the site. Memory is per node, as Slurm's --mem is.
+
+    On nodes that differ, `components` says what each kind gives, and ranks are numbered component after component.
+    The other figures then speak for all: `num_nodes` is the sum, ranks and GPUs per node the most, CPUs per rank and
+    memory the least of any component.
+    """
 
     num_nodes: PositiveInt = 1
     ranks_per_node: PositiveInt
@@ -64,11 +97,39 @@ class Resources(Model):
     memory_mb: PositiveInt = 4000
     time_limit_min: PositiveInt = 30
     partition: str = ""
+    components: Annotated[tuple[Component, ...], Field(min_length=1)] | None = None
 
     @property
     def num_ranks(self) -> int:
         """Ranks the run starts."""
-        return self.num_nodes * self.ranks_per_node
+        return sum(part.num_ranks for part in self.parts)
+
+    @property
+    def parts(self) -> tuple[Component, ...]:
+        """The components; where all nodes are alike, one that is the whole."""
+        if self.components is not None:
+            return self.components
+        keys = ("num_nodes", "ranks_per_node", "gpus_per_node", "cpus_per_rank", "memory_mb", "partition")
+        return (Component(**{key: getattr(self, key) for key in keys}),)
+
+    @property
+    def nodes_by_partition(self) -> list[tuple[str, int]]:
+        """(partition, number of nodes) of each part; an empty partition is the site's."""
+        return [(part.partition, part.num_nodes) for part in self.parts]
+
+    def component_of(self, rank: int) -> Component:
+        """The component that `rank` runs on."""
+        for part in self.parts:
+            if rank < part.num_ranks:
+                return part
+            rank -= part.num_ranks
+        raise ValueError(f"no rank {rank + self.num_ranks} of {self.num_ranks}")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Resources:
+        if self.components is not None and self.num_nodes != sum(part.num_nodes for part in self.components):
+            raise ValueError("num_nodes is the sum of the components' nodes")
+        return self
 
 
 class Measure(Model):
@@ -113,6 +174,8 @@ class Run(Model):
     checkpoint: Checkpoint = Checkpoint()
     backend: Backend = "mpi4py"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    infer: Infer | None = None
+    """What is served, and how it is loaded; None trains."""
 
     @model_validator(mode="after")
     def _identify(self) -> Run:
@@ -124,8 +187,9 @@ class Run(Model):
 
     @property
     def label(self) -> str:
-        """What the run is called in charts: layout, precision, accumulation, and options that are set."""
-        name = f"{self.layout.label} {self.recipe.precision} x{self.layout.accumulation_steps}"
+        """What the run is called in charts: layout, precision, accumulation (or batch served), options set."""
+        size = f"b{self.infer.batch_size}" if self.infer else f"x{self.layout.accumulation_steps}"
+        name = f"{self.layout.label} {self.recipe.precision} {size}"
         return " ".join([name, *self.recipe.options])
 
 
@@ -136,16 +200,19 @@ FIRST = {
     "layout": ("dp", "pp", "tp", "shard", "schedule", "micro_batch_size", "accumulation_steps", "split"),
     "recipe": ("precision", "compile", "recompute", "compression", "channels_last"),
     "measure": ("warmup_steps", "steps", "parity_steps", "parity_tolerance"),
+    "resources": ("num_nodes", "ranks_per_node", "gpus_per_node", "cpus_per_rank"),
 }
 """Keys that every run has had from the beginning."""
 
 
 def run_id(run: Run) -> str:
-    """`workload-layout-precision-aN-digest`; the digest covers every field that is measured under."""
+    """`workload-layout-precision-aN-digest` (`bN`, a batch, to serve); the digest covers all that is measured under."""
     content = run.model_dump(mode="json", exclude={"run_id"})
     # These change how the job is queued, not what is measured: editing them must not re-run anything.
     for key in ("time_limit_min", "memory_mb", "partition"):
         content["resources"].pop(key)
+    for part in content["resources"]["components"] or ():
+        part.pop("memory_mb")  # a component's partition stays: it says on which nodes these ranks compute
     # Keys that came later: where they say nothing, a run measured before them is still the same run.
     for part, model in (("", run), *((part, getattr(run, part)) for part in FIRST if part)):
         inside = content[part] if part else content
@@ -153,6 +220,6 @@ def run_id(run: Run) -> str:
             if key in inside and key not in FIRST[part] and getattr(model, key) == field.default:
                 inside.pop(key)
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
-    accumulation = f"a{run.layout.accumulation_steps}"
+    size = f"b{run.infer.batch_size}" if run.infer else f"a{run.layout.accumulation_steps}"
     repeat = [f"r{run.repeat}"] if run.repeat > 1 else []
-    return "-".join([run.workload.name, run.layout.label, run.recipe.precision, accumulation, *repeat, digest])
+    return "-".join([run.workload.name, run.layout.label, run.recipe.precision, size, *repeat, digest])

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.study.infer import InferChoice
 from hpc_accel.study.layout import Order, Schedule, Shard
 from hpc_accel.study.model import NAME, Model, PositiveInt, checked_name
 from hpc_accel.study.recipe import Bind, Compression, Count, Fraction, Offload, Precision, Prune, Quantize, Recompute
@@ -32,7 +33,7 @@ class LayoutChoice(Model):
     split: Literal["auto", "measured"] | tuple[PositiveInt, ...] = "auto"
     sequence_parallel: bool | list[bool] = False
     order: Order | list[Order] = "pp.dp.tp"
-    shares: tuple[PositiveInt, ...] | None = None
+    shares: tuple[PositiveInt, ...] | Literal["auto"] | None = None
 
 
 class RecipeChoice(Model):
@@ -75,6 +76,9 @@ class MeasureChoice(Model):
     repeats: PositiveInt | None = None
 
 
+InferChoice.model_rebuild(_types_namespace={"LayoutChoice": LayoutChoice, "RecipeChoice": RecipeChoice})
+
+
 class WorkloadChoice(Model):
     """A built-in workload by `name`, or the user's own by `entry`; its own layouts win over the study's."""
 
@@ -86,6 +90,7 @@ class WorkloadChoice(Model):
     last_batch: Literal["drop", "keep"] = "drop"
     layouts: list[LayoutChoice] | Literal["auto"] | None = None
     recipes: list[RecipeChoice] | None = None
+    infer: InferChoice | None = None
     measure: MeasureChoice = MeasureChoice()
 
     @field_validator("name")
@@ -94,8 +99,29 @@ class WorkloadChoice(Model):
         return checked_name(value) if value is not None else None
 
 
+class ComponentChoice(Model):
+    """Nodes of one kind, where a run may use several kinds. What is left out comes from `resources`, then the site."""
+
+    num_nodes: PositiveInt = 1
+    ranks_per_node: PositiveInt = 1
+    gpus_per_node: Annotated[int, Field(ge=0, strict=True)] = 0
+    cpus_per_rank: PositiveInt | None = None
+    memory_mb: PositiveInt | None = None
+    partition: str | None = None
+    constraint: str = ""
+    gpu_type: str = ""
+
+    @field_validator("gpu_type")
+    @classmethod
+    def _gpu_type(cls, value: str) -> str:
+        return checked_name(value) if value else value
+
+
 class ResourcesChoice(Model):
-    """The most that a run may use. A layout of fewer ranks takes fewer; memory is per node."""
+    """The most that a run may use. A layout of fewer ranks takes fewer; memory is per node.
+
+    `components` are for nodes that differ; nodes, ranks and GPUs per node are then theirs to say.
+    """
 
     num_nodes: PositiveInt = 1
     ranks_per_node: PositiveInt = 1
@@ -104,6 +130,14 @@ class ResourcesChoice(Model):
     memory_mb: PositiveInt = 4000
     time_limit_min: PositiveInt = 30
     partition: str = ""
+    components: Annotated[list[ComponentChoice], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _said_once(self) -> ResourcesChoice:
+        twice = {"num_nodes", "ranks_per_node", "gpus_per_node"} & self.model_fields_set
+        if self.components is not None and twice:
+            raise ValueError(f"each component says its own {', '.join(sorted(twice))}")
+        return self
 
 
 class SearchChoice(Model):
@@ -125,6 +159,9 @@ class Study(Model):
     workload: WorkloadChoice | list[WorkloadChoice]
     layouts: list[LayoutChoice] | Literal["auto"] = "auto"
     recipes: list[RecipeChoice] = [RecipeChoice()]
+    infer: InferChoice | None = None
+    train: bool = True
+    """Whether the layouts are trained; with `infer` and without training only serving is measured."""
     resources: ResourcesChoice = ResourcesChoice()
     objective: Objective = "time"
     search: SearchChoice = SearchChoice()

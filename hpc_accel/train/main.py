@@ -45,25 +45,27 @@ def run_training(path: Path, progress: Callable[[int, int], None] = lambda done,
     stop.listen()
     began, started_utc = time.perf_counter(), datetime.now(UTC).isoformat(timespec="milliseconds")
     run, directory = read_run(path), path.resolve().parent
+    if run.infer is not None:
+        raise ConfigError(f"{path}: an inference run", "what serves is not trained", f"hpc-accel infer {path}")
     try:
         from hpc_accel.train.loop import train
         from hpc_accel.train.record import write_record
         from hpc_accel.train.session import open_session
 
-        _check_writable(directory)
+        check_writable(directory)
         session = open_session(run, directory, (time.perf_counter() - began) * 1e3)
         if session.rank == 0:
             stop.announce(directory)
         try:
             seen = train(session, progress)
         except RetryableError as error:
-            _leave(session.rank, error)
+            leave(session.rank, error)
         summary = write_record(session, seen, started_utc)
         session.checkpoints.discard()
         import hpc_accel.mpi
 
         hpc_accel.mpi.shutdown()
-    except _Left as left:
+    except Left as left:
         raise SystemExit(left.exit_code) from None
     except BaseException as error:
         fail(directory, error)
@@ -73,7 +75,7 @@ def run_training(path: Path, progress: Callable[[int, int], None] = lambda done,
     return summary
 
 
-class _Left(Exception):
+class Left(Exception):
     """All ranks have ended together, in good order, with this exit code."""
 
     def __init__(self, exit_code: int) -> None:
@@ -81,14 +83,14 @@ class _Left(Exception):
         self.exit_code = exit_code
 
 
-def _leave(rank: int, error: RetryableError) -> NoReturn:
-    """End all ranks after their checkpoint. Nobody is aborted: every rank comes here after the same step."""
+def leave(rank: int, error: RetryableError) -> NoReturn:
+    """End all ranks in good order. Nobody is aborted: every rank comes here at the same point of the run."""
     import hpc_accel.mpi
 
     if rank == 0:
         sys.stderr.write(f"{error}\n")
     hpc_accel.mpi.shutdown()
-    raise _Left(error.exit_code)
+    raise Left(error.exit_code)
 
 
 def fail(directory: Path, error: BaseException) -> None:
@@ -122,7 +124,8 @@ def fail(directory: Path, error: BaseException) -> None:
     raise SystemExit(code)
 
 
-def _check_writable(directory: Path) -> None:
+def check_writable(directory: Path) -> None:
+    """Raise CannotCreateError before anything is measured if no record can be written."""
     probe = directory / ".writable"
     try:
         probe.touch()

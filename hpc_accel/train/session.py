@@ -126,7 +126,7 @@ def stage_sizes(run: Run, workload: Workload, device: torch.device, comm: Any) -
 
         times_s = layer_times_s(workload, run.layout.micro_batch_size, device, AUTOCAST[run.recipe.precision])
         workload.model.cpu()
-    return automatic_split(facts, run.layout.num_stages, comm.bcast(times_s))
+    return automatic_split(facts, run.layout.num_stages, times_s=comm.bcast(times_s))
 
 
 def choose_device(run: Run, local_rank: int, comm: Any) -> torch.device:

@@ -41,6 +41,11 @@ def announce(directory: Path) -> None:
         _asked.append(signal.SIGUSR1)
 
 
+def asked() -> bool:
+    """Whether this rank has been told to stop; others may not know yet."""
+    return bool(_asked)
+
+
 class StopRequest:
     """Whether the ranks of `comm` have agreed to stop. All ranks make the same calls."""
 

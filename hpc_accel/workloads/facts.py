@@ -44,6 +44,8 @@ class ModelFacts:
     """Largest number of equal shares the tensor plan's dimensions have in common; None without a plan."""
     sequence_length: int | None = None
     """Positions that sequence parallelism divides; None where the tensor plan does not say where it begins and ends."""
+    max_tokens: int | None = None
+    """Longest sequence of a model that generates tokens; None for one that does not."""
 
     @property
     def num_cuttable_layers(self) -> int:

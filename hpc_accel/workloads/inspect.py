@@ -55,6 +55,7 @@ def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
         sequential=sequential,
         tp_units=_tp_units(model, linears),
         sequence_length=lengths[0] if lengths and "gather" in cuts.values() else None,
+        max_tokens=inputs[0].shape[1] if any(hasattr(layer, "decode") for layer in model.children()) else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""A decoder-only language model on bytes of real English: the language reference that Python carries for `help()`.
+"""A decoder-only language model on bytes of real text: the language reference that Python carries, or the user's file.
 
 Pre-norm transformer of Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), with
 learned positions. One `nn.Sequential` (embedding, blocks, head), so that it can be cut into stages anywhere.
@@ -6,81 +6,95 @@ learned positions. One `nn.Sequential` (embedding, blocks, head), so that it can
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.workloads.tensor_plan import Cut
+from hpc_accel.workloads.kv_cache import KVCache
+from hpc_accel.workloads.text import NUM_BYTE_VALUES, next_byte_loss, read_text, windows
+from hpc_accel.workloads.transformer import TENSOR_PLAN, Block
 from hpc_accel.workloads.workload import Workload
 
-NUM_BYTE_VALUES = 256
+
+class Size(NamedTuple):
+    """Blocks, width, attention heads, and bytes per sample."""
+
+    layers: int
+    hidden: int
+    heads: int
+    sequence: int
 
 
-def build(layers: int = 4, hidden: int = 64, heads: int = 4, sequence: int = 64) -> Workload:
-    """`layers` blocks of width `hidden`, trained to predict the next byte of `sequence` bytes.
+SIZES = {
+    "tiny": Size(4, 64, 4, 64),
+    "small": Size(6, 256, 8, 128),
+    # GPT-2: Radford et al. 2019, table 2; widths of a head (64) from the published models.
+    "124M": Size(12, 768, 12, 1024),
+    "350M": Size(24, 1024, 16, 1024),
+    "774M": Size(36, 1280, 20, 1024),
+    "1.5B": Size(48, 1600, 25, 1024),
+    # OPT: Zhang et al., "OPT: Open Pre-trained Transformer Language Models" (2022), table 1; also GPT-3's, but for 13B.
+    "6.7B": Size(32, 4096, 32, 2048),
+    "13B": Size(40, 5120, 40, 2048),
+    "30B": Size(48, 7168, 56, 2048),
+    "66B": Size(64, 9216, 72, 2048),
+    "175B": Size(96, 12288, 96, 2048),
+}
+"""Shapes of the literature by their names there. A vocabulary of 256 bytes makes these models a little smaller."""
 
-    Raises ConfigError when `heads` does not divide `hidden`.
+
+def build(
+    size: str = "tiny",
+    layers: int | None = None,
+    hidden: int | None = None,
+    heads: int | None = None,
+    sequence: int | None = None,
+    text: str | None = None,
+    stride: int | None = None,
+) -> Workload:
+    """`layers` blocks of width `hidden`, trained to predict the next byte of `sequence` bytes; `size` gives the rest.
+
+    `text` is the path of the user's own file; a window begins every `stride` bytes, by default every `sequence`.
+    Raises ConfigError when `heads` does not divide `hidden`, for an unknown size and for a text that is too short.
     """
-    if hidden % heads:
-        raise ConfigError(
-            f"hidden {hidden} with {heads} heads",
-            "every attention head has the same width",
-            f"choose heads among the divisors of {hidden}",
-        )
-    blocks = [Block(hidden, hidden // heads) for _ in range(layers)]
-    plan: dict[str, Cut] = {
-        "0.byte": "vocabulary",
-        "0": "split",
-        "*.norm*": "sequence",
-        "*.attention.query": "columns",
-        "*.attention.key": "columns",
-        "*.attention.value": "columns",
-        "*.attention.out": "rows",
-        "*.up": "columns",
-        "*.down": "rows",
-        "*.project": "gather",
-    }
+    shape = _shape(size, layers, hidden, heads, sequence)
+    dataset, metric = windows("lm", read_text("lm", text), shape.sequence, stride, NUM_BYTE_VALUES)
+    blocks = [Block(shape.hidden, shape.hidden // shape.heads, causal=True) for _ in range(shape.layers)]
     return Workload(
-        model=nn.Sequential(Embedding(hidden, sequence), *blocks, Head(hidden)),
+        model=nn.Sequential(Embedding(shape.hidden, shape.sequence), *blocks, Head(shape.hidden)),
         loss=next_byte_loss,
-        dataset=ByteWindows(python_reference(), sequence),
-        tensor_plan=plan,
+        dataset=dataset,
+        tensor_plan={
+            "0.byte": "vocabulary",
+            "0": "split",
+            "*.norm*": "sequence",
+            **TENSOR_PLAN,
+            "*.project": "gather",
+        },
+        metric=metric,
     )
 
 
-def next_byte_loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cross entropy in nats per byte; outputs [n, sequence, 256], targets [n, sequence]."""
-    return nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
-
-
-def python_reference() -> bytes:
-    """Python's language reference as plain text, about 700 kB, in the order of its topics."""
-    try:
-        from pydoc_data.topics import topics
-    except ImportError:
+def _shape(size: str, layers: int | None, hidden: int | None, heads: int | None, sequence: int | None) -> Size:
+    if size not in SIZES:
         raise ConfigError(
-            "workload lm without Python's pydoc_data",
-            "the text is Python's own language reference, part of the standard library",
-            "install the full standard library (Debian: libpython3-stdlib)",
-        ) from None
-    return "\n".join(topics[name] for name in sorted(topics)).encode()
-
-
-class ByteWindows(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """Consecutive windows of `sequence` bytes, each with the same window one byte later as its target."""
-
-    def __init__(self, text: bytes, sequence: int) -> None:
-        self.data = torch.frombuffer(bytearray(text), dtype=torch.uint8)
-        self.sequence = sequence
-
-    def __len__(self) -> int:
-        return (len(self.data) - 1) // self.sequence
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        start = index * self.sequence
-        window = self.data[start : start + self.sequence + 1].long()
-        return window[:-1], window[1:]
+            f"workload lm with size {size!r}",
+            f"sizes are {', '.join(SIZES)}",
+            "name one of them, or give layers, hidden, heads and sequence",
+        )
+    given = {"layers": layers, "hidden": hidden, "heads": heads, "sequence": sequence}
+    shape = SIZES[size]._replace(**{name: value for name, value in given.items() if value is not None})
+    if min(shape) < 1:
+        raise ConfigError(f"workload lm with {shape}", "layers, hidden, heads and sequence are at least 1", "raise it")
+    if shape.hidden % shape.heads:
+        raise ConfigError(
+            f"hidden {shape.hidden} with {shape.heads} heads",
+            "every attention head has the same width",
+            f"choose heads among the divisors of {shape.hidden}",
+        )
+    return shape
 
 
 class Embedding(nn.Module):
@@ -92,44 +106,15 @@ class Embedding(nn.Module):
         self.position = nn.Embedding(sequence, hidden)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        return self._embed(tokens, 0)
+
+    def decode(self, tokens: torch.Tensor, cache: KVCache) -> torch.Tensor:
+        """The same for tokens whose positions follow those seen before."""
+        return self._embed(tokens, cache.advance(tokens.shape[1]))
+
+    def _embed(self, tokens: torch.Tensor, first: int) -> torch.Tensor:
+        positions = torch.arange(first, first + tokens.shape[1], device=tokens.device)
         return self.byte(tokens) + self.position(positions)
-
-
-class Attention(nn.Module):
-    """Causal self-attention. The number of heads follows from the local width, so a column cut just works."""
-
-    def __init__(self, hidden: int, head_width: int) -> None:
-        super().__init__()
-        self.head_width = head_width
-        self.query = nn.Linear(hidden, hidden)
-        self.key = nn.Linear(hidden, hidden)
-        self.value = nn.Linear(hidden, hidden)
-        self.out = nn.Linear(hidden, hidden)
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        query, key, value = (
-            project(states).unflatten(-1, (-1, self.head_width)).transpose(1, 2)  # [n, heads, sequence, head_width]
-            for project in (self.query, self.key, self.value)
-        )
-        mixed = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        return self.out(mixed.transpose(1, 2).flatten(2))
-
-
-class Block(nn.Module):
-    """Attention and a four-fold wide perceptron, each behind a norm and beside a residual."""
-
-    def __init__(self, hidden: int, head_width: int) -> None:
-        super().__init__()
-        self.norm_attention = nn.LayerNorm(hidden)
-        self.attention = Attention(hidden, head_width)
-        self.norm_perceptron = nn.LayerNorm(hidden)
-        self.up = nn.Linear(hidden, 4 * hidden)
-        self.down = nn.Linear(4 * hidden, hidden)
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        states = states + self.attention(self.norm_attention(states))
-        return states + self.down(nn.functional.gelu(self.up(self.norm_perceptron(states))))
 
 
 class Head(nn.Module):
@@ -142,3 +127,7 @@ class Head(nn.Module):
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         return self.project(self.norm(states))
+
+    def decode(self, states: torch.Tensor, cache: KVCache) -> torch.Tensor:
+        """Logits of the last token alone, [n, 1, 256]: the next one is all that is asked for."""
+        return self(states[:, -1:])

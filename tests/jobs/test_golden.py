@@ -13,7 +13,7 @@ from hpc_accel.jobs.script import render, render_pack, render_probe
 from hpc_accel.jobs.site import load_site
 from hpc_accel.study.study import Study
 
-from .conftest import ROOT, make_run
+from .conftest import ROOT, make_mixed_run, make_run
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = {
@@ -24,6 +24,23 @@ CASES = {
     "example-cray-amd": ("example-cray-amd", {"num_nodes": 8, "ranks_per_node": 8, "gpus_per_node": 8}),
     "example-cpu": ("example-cpu", {"num_nodes": 4, "ranks_per_node": 96, "partition": "fat"}),
 }
+MIXED = {
+    "mixed": (
+        "throwaway",
+        [
+            {"num_nodes": 2, "ranks_per_node": 1, "gpus_per_node": 1, "cpus_per_rank": 4},
+            {"ranks_per_node": 2, "partition": "small", "memory_mb": 2000},
+        ],
+    ),
+    "mixed-srun": (
+        "example-nvidia",
+        [
+            {"num_nodes": 8, "ranks_per_node": 4, "gpus_per_node": 4, "cpus_per_rank": 16},
+            {"num_nodes": 2, "ranks_per_node": 4, "gpus_per_node": 4, "gpu_type": "h100", "constraint": "new"},
+        ],
+    ),
+}
+"""Nodes that differ: site, components."""
 PATHS = {"root": Path("/home/me/my checkout"), "environment": Path("/home/me/my checkout/.venv")}
 
 
@@ -36,13 +53,16 @@ def text_of(case: str) -> str:
         runs = [make_run(1, 1), make_run(2, 2)]
         site = load_site(ROOT / "slurm/sites/throwaway.yaml")
         return render_pack(runs, site, name="pack-0", study_dir=Path("/home/me/results/mine"), **PATHS)
-    site, geometry = CASES[case]
-    run = make_run(**geometry)
+    site_name, geometry = CASES.get(case) or MIXED[case]
+    site = load_site(ROOT / f"slurm/sites/{site_name}.yaml")
+    run = make_run(**geometry) if case in CASES else make_mixed_run(*geometry)
+    if case == "mixed-srun":
+        site = site.model_copy(update={"launcher": "srun --mpi=pmix"})
     run_dir = Path("/home/me/results/study/runs") / run.run_id
-    return render(run, load_site(ROOT / f"slurm/sites/{site}.yaml"), run_dir=run_dir, **PATHS)
+    return render(run, site, run_dir=run_dir, **PATHS)
 
 
-@pytest.mark.parametrize("case", [*CASES, "probe", "pack"])
+@pytest.mark.parametrize("case", [*CASES, *MIXED, "probe", "pack"])
 def test_script_is_the_golden_file(case: str):
     text, golden = text_of(case), GOLDEN / f"{case}.sbatch"
     if os.environ.get("HPC_ACCEL_WRITE_GOLDEN"):
@@ -51,7 +71,7 @@ def test_script_is_the_golden_file(case: str):
     assert text == golden.read_text()
 
 
-@pytest.mark.parametrize("case", [*CASES, "probe", "pack"])
+@pytest.mark.parametrize("case", [*CASES, *MIXED, "probe", "pack"])
 def test_script_is_clean_shell(case: str, tmp_path: Path):
     path = tmp_path / "job.sbatch"
     path.write_text(text_of(case))

@@ -80,3 +80,22 @@ def test_the_lightest_is_the_lightest_of_all_that_are_fast_enough(num_stages):
     fastest = min(judged(sizes)[0] for sizes in every)
     wanted = min(judged(sizes)[1] for sizes in every if judged(sizes)[0] <= fastest * 1.05)
     assert judged(lightest_split(costs, memory, num_stages))[1] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("speeds", [[1.0, 1.0, 1.0], [3.0, 1.0, 2.0], [1.0, 10.0, 1.0]])
+def test_slowest_stage_is_as_fast_as_can_be(speeds):
+    costs = [4, 1, 3, 2, 2, 5, 1, 1]
+    sizes = balanced_split(costs, 3, speeds)
+
+    def slowest(sizes):
+        edges = [0, *accumulate(sizes)]
+        return max(sum(costs[a:b]) / speed for (a, b), speed in zip(pairwise(edges), speeds, strict=True))
+
+    every = [(a, b - a, len(costs) - b) for a, b in combinations(range(1, len(costs)), 2)]
+    assert slowest(sizes) == min(map(slowest, every))
+
+
+def test_a_stage_twice_as_fast_holds_twice_the_layers():
+    assert balanced_split([1.0] * 9, 2, [2.0, 1.0]) == (6, 3)
+    with pytest.raises(ValueError, match="1 speeds for 2 stages"):
+        balanced_split([1.0] * 9, 2, [2.0])

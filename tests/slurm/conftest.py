@@ -14,15 +14,19 @@ from typing import Any
 
 import pytest
 
+from hpc_accel.jobs import accounting
 from hpc_accel.jobs.script import render
 from hpc_accel.jobs.site import Site, load_site
+from hpc_accel.study.components import components_of, place_on_components
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.schema import Measure, Resources, Run, Workload
+from hpc_accel.study.study import ResourcesChoice
 
 ROOT = Path(__file__).parents[2]
 CONF = Path(os.environ.get("CLUSTER_DIR", ROOT / ".cluster")) / "etc" / "slurm.conf"
 BIN = Path(sys.executable).parent
+SLEEPS = "import time\nfrom mpi4py import MPI\ntime.sleep(100)\n"
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "PREEMPTED", "NODE_FAIL"}
 
 
@@ -140,5 +144,43 @@ def make_run(num_nodes: int = 2, ranks_per_node: int = 1, **resources: Any) -> R
     )
 
 
+def make_mixed_run(*components: dict[str, Any], **resources: Any) -> Run:
+    """The same on nodes that differ: each of `components` as a study writes it."""
+    limits = ResourcesChoice(components=list(components), **{"memory_mb": 1500, "time_limit_min": 5} | resources)
+    placed = place_on_components(sum(each.num_ranks for each in components_of(limits)), limits, "auto")
+    alike = make_run(1, placed.num_ranks)
+    return Run.model_validate({**alike.model_dump(exclude={"run_id"}), "resources": placed.model_dump()})
+
+
 def read(run_dir: Path, name: str = "summary.json") -> dict[str, Any]:
     return json.loads((run_dir / name).read_text())
+
+
+def tiny_environment(directory: Path, program: str) -> tuple[Path, Path]:
+    """An environment of one program, `hpc-accel`, to be staged; and a directory to stage it to."""
+    environment, local = directory / "tiny", directory / "disk"
+    (environment / "bin").mkdir(parents=True)
+    local.mkdir()
+    interpreter = environment / "bin/interpreter"
+    interpreter.write_text(f'#!/bin/bash\nexec "{sys.executable}" "$@"\n')
+    interpreter.chmod(0o755)
+    stand_in = environment / "bin/hpc-accel"
+    stand_in.write_text(f"#!{environment}/bin/interpreter -B\n{program}")
+    stand_in.chmod(0o755)
+    return environment, local
+
+
+def accounting_of(cluster: Cluster, run_dir: Path) -> dict:
+    """What sacct says of the run's last job. Its books lag behind by a second or two."""
+    results = run_dir.parent / "results"
+    (results / "runs").mkdir(parents=True, exist_ok=True)
+    if not (results / "runs/x").exists():
+        (results / "runs/x").symlink_to(run_dir)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(CONF))
+        for _ in range(20):
+            facts = accounting.collect(results)["jobs"]["x"]
+            if facts["state"]:
+                break
+            cluster.run("sleep", "0.5")
+    return facts

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from hpc_accel.jobs import accounting
 from hpc_accel.jobs.inspect import compare_site, draft_site
 from hpc_accel.jobs.script import render_pack
 from hpc_accel.jobs.site import load_site
 from hpc_accel.study.schema import Measure, Run, Workload
 
-from .conftest import BIN, CONF, ENDED, ROOT, Cluster, cluster_in, make_run, read
+from .conftest import (
+    BIN,
+    CONF,
+    ENDED,
+    ROOT,
+    SLEEPS,
+    Cluster,
+    accounting_of,
+    cluster_in,
+    make_run,
+    read,
+    tiny_environment,
+)
 
 SAME_IN_ALL_WAYS = ("run_id", "study", "site", "status", "device", "num_nodes", "num_ranks", "hosts", "steps", "losses")
 # Slow as long as the file `slow` is there, so that the warning finds the run under way and the rest of it is quick.
@@ -41,7 +51,6 @@ hosts = MPI.COMM_WORLD.gather(MPI.Get_processor_name())
 if hosts:
     Path(sys.argv[2]).with_name("summary.json").write_text(json.dumps({"status": "completed", "hosts": hosts}))
 """
-SLEEPS = "import time\nfrom mpi4py import MPI\ntime.sleep(100)\n"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -74,22 +83,6 @@ def test_by_hand_and_inside_an_allocation_give_the_same_record(cluster: Cluster)
         and facts["energy"]["energy_j"] is None
         and "shares its nodes" in facts["energy"]["reason"]
     )
-
-
-def accounting_of(cluster: Cluster, run_dir: Path) -> dict:
-    """What sacct says of the run's last job. Its books lag behind by a second or two."""
-    results = run_dir.parent / "results"
-    (results / "runs").mkdir(parents=True, exist_ok=True)
-    if not (results / "runs/x").exists():
-        (results / "runs/x").symlink_to(run_dir)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SLURM_CONF", str(CONF))
-        for _ in range(20):
-            facts = accounting.collect(results)["jobs"]["x"]
-            if facts["state"]:
-                break
-            cluster.run("sleep", "0.5")
-    return facts
 
 
 @pytest.mark.parametrize("options", [["-N1", "-n2", "--ntasks-per-node=2"], ["-n4", "--ntasks-per-node=2"]])
@@ -257,16 +250,8 @@ def test_runs_packed_into_one_allocation(cluster: Cluster):
 
 
 def test_environment_is_staged_to_the_node_and_removed(cluster: Cluster):
-    environment, local = cluster.directory / "tiny", cluster.directory / "disk"
-    (environment / "bin").mkdir(parents=True)
-    local.mkdir()
-    interpreter = environment / "bin/interpreter"
-    interpreter.write_text(f'#!/bin/bash\nexec "{sys.executable}" "$@"\n')
-    interpreter.chmod(0o755)
-    program = environment / "bin/hpc-accel"
     noted = NOTES_SIZE.replace("hosts}", "hosts, 'program': sys.argv[0]}")
-    program.write_text(f"#!{environment}/bin/interpreter -B\n{noted}")
-    program.chmod(0o755)
+    environment, local = tiny_environment(cluster.directory, noted)
     site = {"stage_environment": True, "node_local_dir": str(local), "environment": str(environment)}
     run_dir = cluster.prepare(make_run(1, 2), **site)
     job_id = cluster.submit(run_dir / "job.sbatch")

@@ -121,7 +121,7 @@ def test_run_json_round_trips_and_refuses_edits():
         ({"pp": 4, "accumulation_steps": 2, "schedule": "1f1b"}, facts(), {}, "2 micro-batch(es) on 4 stages"),
         ({"pp": 2, "split": (1, 1)}, facts(), {}, "the model has 4"),
         ({"pp": 2, "split": (4,)}, facts(), {}, "split names"),
-        ({"pp": 2}, facts(sequential=False), {}, "torch.nn.Sequential"),
+        ({"pp": 2}, facts(sequential=False, layers=1), {}, "run once each, in order"),
         ({"tp": 2}, facts(tp_units=None), {}, "tensor plan"),
         ({"tp": 2}, facts(tp_units=5), {}, "5 equal shares"),
         ({"schedule": "gpipe"}, facts(), {}, "needs stages"),
@@ -170,7 +170,7 @@ def test_the_users_entry_is_part_of_the_run(tmp_path, monkeypatch):
 
 def test_workloads_need_a_name_or_an_entry():
     for choice, expected in [
-        ({"name": "nope"}, "built-in workloads are digits"),
+        ({"name": "nope"}, "built-in workloads are driving"),
         ({"entry": "json:loads"}, "global_batch_size"),
     ]:
         with pytest.raises(ConfigError) as caught:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from hpc_accel.report.figures import (
     energy,
     energy_phases,
+    latency,
     loss,
     parity,
     phases,
@@ -21,6 +22,8 @@ from hpc_accel.report.figures import (
 )
 from hpc_accel.report.figures.style import Figure
 from hpc_accel.report.records import RunRecord
+
+__all__ = ["FAMILIES", "Figure", "latency", "of_workload"]
 
 FAMILIES: tuple[Callable[[list[RunRecord]], list[Figure]], ...] = (
     throughput.figures,

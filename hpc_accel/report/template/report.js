@@ -64,6 +64,7 @@
   }
 
   const table = document.getElementById("table");
+  if (!table) return;  // nothing was trained
   const body = table.tBodies[0];
   const rows = [...body.rows];
   const heads = [...table.tHead.rows[0].cells];

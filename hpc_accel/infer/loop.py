@@ -1,0 +1,221 @@
+"""What one rank sees of an inference run: full batches, each arrival rate, the search, generation, answers.
+
+Each part is an energy window of its own. A warning signal ends the run between two parts; there is nothing to save, so
+the next attempt starts from the beginning. Collective throughout.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from hpc_accel.errors import RetryableError
+from hpc_accel.infer import latency
+from hpc_accel.infer.generate import Generator, generation_facts
+from hpc_accel.infer.load import Window, open_loop
+from hpc_accel.infer.outputs import Answers, answers, compare, serial_answers, spread
+from hpc_accel.infer.search import max_rate
+from hpc_accel.infer.session import Session
+from hpc_accel.infer.weights import rebuild
+from hpc_accel.measure import clock, memory
+from hpc_accel.measure.energy import EnergyMeter
+from hpc_accel.measure.energy.derived import per
+from hpc_accel.train import stop
+from hpc_accel.train.frequency import applied
+from hpc_accel.train.loop import SAMPLE_HZ, quiet_barrier
+
+ENERGY_KEYS = ("energy_j", "window_s", "scope", "method", "is_partial", "resolution_warning", "reason", "remedy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observations:
+    """What was seen; on ranks other than 0 only `peak_memory_bytes` is whole."""
+
+    batches: list[dict[str, Any]]
+    energy: dict[str, Any]
+    windows: list[tuple[str, Window]]
+    rates: list[dict[str, Any]]
+    limit: dict[str, Any]
+    generated: list[dict[str, Any]]
+    compared: dict[str, Any]
+    peak_memory_bytes: int | None
+    notes: dict[str, str]
+
+
+def infer(session: Session, progress: Callable[[int, int], None]) -> Observations:
+    """All parts of the run. Raises RetryableError on all ranks after a warning signal."""
+    base = clock.synchronise(session.comm)
+    with (
+        torch.no_grad(),
+        applied(session.run.recipe, session.device),
+        EnergyMeter(session.comm, sample_hz=SAMPLE_HZ) as meter,
+    ):
+        meter.measure_idle(session.run.measure.idle_s)
+        parts = _Parts(session, meter, progress)
+        parts.run()
+        timebase = clock.Timebase(first=base, last=clock.synchronise(session.comm))
+        note = meter.write_samples(session.directory / "energy.parquet", timebase)
+        mine = session.replica.drive(lambda: answers(session.workload, session.replica.run, session.infer.batch_size))
+        apart = spread(session.comm, mine)
+    compared = _compared(session, mine, apart) if session.rank == 0 and mine is not None else {}
+    quiet_barrier(session.comm)
+    return Observations(
+        batches=parts.batches,
+        energy=parts.energy,
+        windows=parts.windows,
+        rates=parts.rates,
+        limit=parts.limit,
+        generated=parts.generated,
+        compared=compared,
+        peak_memory_bytes=parts.peak_memory_bytes,
+        notes={"energy.parquet": note} if note else {},
+    )
+
+
+def _compared(session: Session, served: Answers, apart: float | None) -> dict[str, Any]:
+    """Rank 0 alone: the served answers beside those of the serial fp32 model, pruned alike and unchanged."""
+    run, directory = session.run, session.directory
+    plain = serial_answers(run, rebuild(run, directory), session.device, pruned=False)
+    pruned = run.recipe.prune != "none"
+    alike = serial_answers(run, rebuild(run, directory), session.device, pruned=True) if pruned else plain
+    return compare(run, served, apart, alike, plain, session.workload)
+
+
+class _Parts:
+    """The measured parts of the run, one after the other."""
+
+    def __init__(self, session: Session, meter: EnergyMeter, progress: Callable[[int, int], None]) -> None:
+        self.session = session
+        self.meter = meter
+        self.batches: list[dict[str, Any]] = []
+        self.energy: dict[str, Any] = {}
+        self.windows: list[tuple[str, Window]] = []
+        self.rates: list[dict[str, Any]] = []
+        self.limit: dict[str, Any] = {}
+        self.generated: list[dict[str, Any]] = []
+        self.peak_memory_bytes: int | None = None
+        self._progress = progress
+        generate = session.infer.generate
+        self._total = 2 + len(session.infer.arrival_rates_per_s) + (len(generate.kv_cache) if generate else 0)
+        self._done = 0
+
+    def run(self) -> None:
+        """All of them."""
+        session, infer = self.session, self.session.infer
+        memory.reset_peak(session.device)
+        self._full_batches()
+        for rate in infer.arrival_rates_per_s:
+            self._rate(rate)
+        self.limit = max_rate(infer, self._capacity_per_s(), self._searched)
+        self._end_of_part()
+        if infer.generate is not None:
+            for kv_cache in infer.generate.kv_cache:
+                self._generate(kv_cache=kv_cache)
+        self.peak_memory_bytes = memory.peak_bytes(session.device)
+
+    def _end_of_part(self) -> None:
+        self._done += 1
+        self._progress(self._done, self._total)
+        if any(self.session.comm.allgather(stop.asked())) and self._done < self._total:
+            raise RetryableError(
+                f"asked to stop after {self._done} of {self._total} parts",
+                "an inference run that gets SIGUSR1 ends; it is short and has nothing to continue from",
+                "start it again, with a longer resources.time_limit_min",
+            )
+
+    def _full_batches(self) -> None:
+        """Warm-up and timed batches, replicas side by side; every answer is waited for."""
+        measure = self.session.run.measure
+        warm = self.session.replica.drive(partial(self._times_ns, max(1, measure.warmup_steps)))
+        with self.meter.window("timed") as window:
+            timed = self.session.replica.drive(partial(self._times_ns, measure.steps))
+        self.energy = window.result
+        mine = None if warm is None or timed is None else (warm, timed)
+        gathered = self.session.comm.gather(mine, root=0)
+        leaders = [each for each in gathered or [] if each is not None]
+        for replica, (before, after) in enumerate(leaders):
+            for step, duration_ns in enumerate([*before, *after]):
+                row = {"step": step, "rank": replica, "warmup": step < len(before), "step_ns": duration_ns}
+                self.batches.append(row)
+        self._end_of_part()
+
+    def _times_ns(self, count: int) -> list[int]:
+        session, size = self.session, self.session.infer.batch_size
+        times = []
+        for number in range(count):
+            inputs = session.samples(torch.arange(number * size, (number + 1) * size))
+            began_ns = time.perf_counter_ns()
+            session.replica.run(inputs)
+            times.append(time.perf_counter_ns() - began_ns)
+        return times
+
+    def _capacity_per_s(self) -> float:
+        """Samples per second of full batches back to back over all replicas; rank 0's figure holds for all."""
+        timed = [row["step_ns"] for row in self.batches if not row["warmup"]]
+        mean_s = sum(timed) / len(timed) / 1e9 if timed else 0.0
+        mean_s = float(self.session.comm.bcast(mean_s, root=0))
+        return self.session.run.workload.global_batch_size / mean_s
+
+    def _rate(self, rate_per_s: float) -> None:
+        infer = self.session.infer
+        with self.meter.window(f"{rate_per_s:g}/s") as energy:
+            window = open_loop(self.session, rate_per_s, infer.num_requests)
+        if window is not None:
+            self.windows.append(("rate", window))
+            self.rates.append(self._rate_facts(window, energy.result))
+        self._end_of_part()
+
+    def _rate_facts(self, window: Window, energy: dict[str, Any]) -> dict[str, Any]:
+        """One entry of `inference.rates`. Joules are of the whole window, warm-up requests included."""
+        log, counted = window.log, ~window.warmup
+        waited_ms = (log.started_ns - log.scheduled_ns)[counted] / 1e6
+        return {
+            "rate_per_s": window.rate_per_s,
+            "num_requests": int(counted.sum()),
+            "num_warmup": int(window.warmup.sum()),
+            "latency_ms": latency.latency_facts(window.counted_ms),
+            "waiting_p50_ms": latency.percentile_ms(waited_ms, 50),
+            "served_per_s": latency.served_per_s(log.scheduled_ns[counted], log.ended_ns[counted]),
+            "mean_batch": float(log.batch[counted].mean()),
+            "deadline": latency.deadline_facts(window.counted_ms, self.session.infer),
+            "energy": {key: energy.get(key) for key in ENERGY_KEYS}
+            | {"per_request_j": per(energy["energy_j"], len(log.batch))},
+        }
+
+    def _searched(self, rate_per_s: float, num_requests: int) -> float | None:
+        window = open_loop(self.session, rate_per_s, num_requests)
+        found = None
+        if window is not None:
+            self.windows.append(("search", window))
+            found = latency.percentile_ms(window.counted_ms, self.session.infer.limit_percentile)
+        answer: float | None = self.session.comm.bcast(found, root=0)
+        return answer
+
+    def _generate(self, *, kv_cache: bool) -> None:
+        """Every replica generates the same prompts; once to warm up, then as often as steps are asked for."""
+        session, wanted = self.session, self.session.infer.generate
+        assert wanted is not None
+        prompts = session.samples(torch.arange(session.infer.batch_size))[0]
+        generator = Generator(session.model, session.replica.comm, wanted, prompts)
+        first = generator(kv_cache=kv_cache)
+        repeats = session.run.measure.steps
+        with self.meter.window(f"generate, cache {kv_cache}") as window:
+            times = [generator(kv_cache=kv_cache).token_ns for _ in range(repeats)]
+        error = generator.cache_error(first) if kv_cache else None
+        gathered = session.comm.gather(times if session.replica.is_leader else None, root=0)
+        if session.rank == 0:
+            leaders = [each for each in gathered if each is not None]
+            whole = len(leaders) * len(prompts)
+            facts = generation_facts(
+                wanted, kv_cache, [times for each in leaders for times in each], whole, session.run.seed
+            )
+            energy = {key: window.result.get(key) for key in ENERGY_KEYS}
+            tokens = whole * wanted.tokens * repeats
+            energy["per_token_j"] = per(window.result["energy_j"], tokens)
+            self.generated.append({**facts, "cache_max_rel_err": error, "energy": energy})
+        self._end_of_part()

@@ -1,0 +1,51 @@
+"""`hpc-accel infer RUN.json`: one inference run on all ranks that mpirun started, from run to record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hpc_accel.errors import ConfigError, RetryableError
+from hpc_accel.train import stop
+from hpc_accel.train.main import Left, check_writable, fail, leave, read_run
+
+
+def run_inference(path: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> dict[str, Any] | None:
+    """Serve the run at `path` and write its record beside it. Rank 0 gets the summary, the others None.
+
+    Raises ConfigError for a run that trains; ends with 75 after SIGUSR1.
+    """
+    stop.listen()
+    began, started_utc = time.perf_counter(), datetime.now(UTC).isoformat(timespec="milliseconds")
+    run, directory = read_run(path), path.resolve().parent
+    if run.infer is None:
+        raise ConfigError(
+            f"{path}: a training run", "what serves has `infer` in its run.json", f"hpc-accel train {path}"
+        )
+    try:
+        from hpc_accel.infer.loop import infer
+        from hpc_accel.infer.record import write_record
+        from hpc_accel.infer.session import open_session
+
+        check_writable(directory)
+        session = open_session(run, run.infer, directory, (time.perf_counter() - began) * 1e3)
+        if session.rank == 0:
+            stop.announce(directory)
+        try:
+            seen = infer(session, progress)
+        except RetryableError as error:
+            leave(session.rank, error)
+        summary = write_record(session, seen, started_utc)
+        session.replica.close()
+        import hpc_accel.mpi
+
+        hpc_accel.mpi.shutdown()
+    except Left as left:
+        raise SystemExit(left.exit_code) from None
+    except BaseException as error:
+        fail(directory, error)
+        raise
+    return summary

@@ -1,0 +1,148 @@
+"""The model as it is served: pruned, cast, cut into the layout's parts, quantised, compiled; called on one batch.
+
+Weights are cast, not autocast as in training: 16-bit weights halve the memory that a small batch is bound by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from hpc_accel.errors import ConfigError
+from hpc_accel.infer.pruning import compress_two_of_four, prune_weights
+from hpc_accel.infer.quantize import quantize_linears
+from hpc_accel.parallel.apply import parallelize
+from hpc_accel.parallel.mesh import Place
+from hpc_accel.study.recipe import Recipe
+from hpc_accel.study.schema import Run
+from hpc_accel.workloads.workload import Workload
+
+WEIGHTS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Tensors = tuple[torch.Tensor, ...]
+
+
+def as_tensors(inputs: Any) -> Tensors:
+    """A model's inputs as a tuple, also when there is one."""
+    return tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """This rank's part. `module` is called directly, or through `schedule` where the layout has stages."""
+
+    module: nn.Module
+    schedule: Any
+    place: Place
+    device: torch.device
+    dtype: torch.dtype
+    batch_size: int
+    channels_last: bool
+    fixed_size: bool
+    """Whether every batch must be full, because shapes are compiled in or agreed between stages."""
+    notes: tuple[str, ...]
+
+    def __call__(self, inputs: Tensors) -> torch.Tensor | None:
+        """Outputs of at most `batch_size` samples, on the ranks that have them. Collective over the replica.
+
+        `inputs` are needed on the first stage only. Where a batch was padded, outputs of the padding come last.
+        """
+        prepared = tuple(self._prepared(each) for each in inputs)
+        if self.schedule is None:
+            return _arrived(self.module(*prepared))
+        # A schedule wants targets wherever it was given a loss; the loss here is none.
+        targets = torch.zeros(self.batch_size, device=self.device) if self.place.is_last_stage else None
+        outputs: torch.Tensor | None = self.schedule.eval(*prepared, target=targets)
+        return _arrived(outputs) if outputs is not None else None
+
+    def _prepared(self, tensor: torch.Tensor) -> torch.Tensor:
+        tensor = tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
+        if self.fixed_size and len(tensor) < self.batch_size:
+            missing = self.batch_size - len(tensor)
+            tensor = torch.cat([tensor, tensor[:1].expand(missing, *tensor.shape[1:])])
+        if self.channels_last and tensor.dim() == 4:
+            tensor = tensor.contiguous(memory_format=torch.channels_last)
+        return tensor
+
+
+class _Cast(Dataset[Any]):
+    """A dataset whose floating inputs have the served weights' type, from which stages learn what they pass on."""
+
+    def __init__(self, dataset: Any, dtype: torch.dtype) -> None:
+        self.dataset, self.dtype = dataset, dtype
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        inputs, targets = self.dataset[index]
+        cast = tuple(each.to(self.dtype) if each.is_floating_point() else each for each in as_tensors(inputs))
+        return (cast if isinstance(inputs, tuple | list) else cast[0]), targets
+
+
+def build_served(
+    run: Run, workload: Workload, split: Sequence[int] | None, place: Place, device: torch.device
+) -> ServedModel:
+    """The run's model on this rank, its weights those of `workload.model`. Collective over the replica.
+
+    Raises ConfigError for a recipe that finds nothing in this model to work on.
+    """
+    recipe, dtype = run.recipe, WEIGHTS[run.recipe.precision]
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = recipe.precision == "tf32"
+    model = workload.model.eval().requires_grad_(False)
+    notes = prune_weights(model, recipe)
+    if recipe.quantize != "none" and isinstance(model, nn.Linear):
+        model = nn.Sequential(model)  # a layer is replaced inside another
+    model.to(dtype)
+    # Replicas are whole models that need not talk: the layout of one of them.
+    alone = replace(place, layout=place.layout.model_copy(update={"dp": 1}))
+    cast = replace(workload, model=model, dataset=_Cast(workload.dataset, dtype))
+    parallel = parallelize(
+        cast, tuple(split) if split else None, alone, device, loss=_no_loss, recipe=Recipe(), autocast_dtype=None
+    )
+    module = parallel.module
+    if recipe.quantize == "int8":
+        notes += quantize_linears(module)
+    if recipe.prune == "2:4":
+        cut = ["prune 2:4: tensor-parallel shards are computed by dense kernels"]
+        notes += compress_two_of_four(module, device) if place.layout.tp == 1 else cut
+    if recipe.channels_last:
+        _check_images(workload.model)
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if recipe.compile:
+        module.compile()
+    fixed = parallel.schedule is not None or recipe.compile
+    return ServedModel(
+        module=module,
+        schedule=parallel.schedule,
+        place=place,
+        device=device,
+        dtype=dtype,
+        batch_size=place.layout.micro_batch_size * place.layout.accumulation_steps,
+        channels_last=recipe.channels_last,
+        fixed_size=fixed,
+        notes=(*notes, *(["batches that are not full are padded to the batch size"] if fixed else [])),
+    )
+
+
+def _arrived(outputs: torch.Tensor) -> torch.Tensor:
+    """A collective's result is waited for when somebody looks at it, and only one rank of a replica would."""
+    wait = getattr(outputs, "wait", None)
+    return wait() if wait is not None else outputs
+
+
+def _no_loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return outputs.new_zeros(())
+
+
+def _check_images(model: nn.Module) -> None:
+    if not any(parameter.dim() == 4 for parameter in model.parameters()):
+        raise ConfigError(
+            "channels_last on a model without 2-D convolutions",
+            "channels_last is an order of [n, channels, height, width] tensors",
+            "leave channels_last out",
+        )

@@ -1,0 +1,171 @@
+"""Does a served model answer what the serial fp32 model answers, and what does its recipe cost in accuracy?
+
+Two comparisons of the same samples. Parity: with the serial fp32 model that is pruned alike, since a layout must not
+change what is computed; a run that fails it never ranks. Outputs: with the unchanged serial fp32 model, as largest
+relative error, share of equal classes (top-1), and the workload's held-out metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import default_collate
+
+from hpc_accel.infer.model import Tensors, as_tensors
+from hpc_accel.infer.pruning import prune_weights
+from hpc_accel.study.schema import Run
+from hpc_accel.workloads.workload import Workload
+
+MAX_SAMPLES = 512
+MAX_OUTPUT_ELEMENTS = 1 << 24
+MAX_METRIC_SAMPLES = 4096
+Answer = Callable[[Tensors], torch.Tensor]
+"""Inputs of one batch -> outputs, on the host."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What one model said: of the compared samples, and the metric of the held-out ones."""
+
+    outputs: torch.Tensor
+    metric: float | None
+
+
+def compared_inputs(workload: Workload, count: int = MAX_SAMPLES) -> tuple[Tensors, torch.Tensor]:
+    """The first samples of the data set as (inputs, targets)."""
+    dataset: Any = workload.dataset
+    inputs, targets = default_collate([dataset[index] for index in range(min(count, len(dataset)))])
+    return as_tensors(inputs), targets
+
+
+def answers(workload: Workload, answer: Answer, batch_size: int) -> Answers:
+    """`answer` applied to the compared and the held-out samples."""
+    inputs, _ = compared_inputs(workload)
+    first = _answered(tuple(each[:batch_size] for each in inputs), answer, batch_size)
+    # Outputs may be much larger than inputs; what is compared stays small.
+    count = max(batch_size, MAX_OUTPUT_ELEMENTS // max(1, first[0].numel()))
+    rest = tuple(each[batch_size:count] for each in inputs)
+    outputs = torch.cat([first, _answered(rest, answer, batch_size)]) if len(rest[0]) else first
+    return Answers(outputs=outputs, metric=_metric(workload, answer, batch_size))
+
+
+def _answered(inputs: Tensors, answer: Answer, batch_size: int) -> torch.Tensor:
+    parts = [
+        answer(tuple(each[begin : begin + batch_size] for each in inputs))
+        for begin in range(0, len(inputs[0]), batch_size)
+    ]
+    return torch.cat([_plain(part) for part in parts])
+
+
+def _plain(outputs: torch.Tensor) -> torch.Tensor:
+    return outputs.float() if outputs.is_floating_point() else outputs
+
+
+def _metric(workload: Workload, answer: Answer, batch_size: int) -> float | None:
+    metric: Any = getattr(workload, "metric", None)
+    if metric is None:
+        return None
+    held_out = [metric.dataset[index] for index in range(min(MAX_METRIC_SAMPLES, len(metric.dataset)))]
+    inputs, targets = default_collate(held_out)
+    return float(metric.compute(_answered(as_tensors(inputs), answer, batch_size), targets))
+
+
+def serial_answers(run: Run, workload: Workload, device: torch.device, *, pruned: bool) -> Answers:
+    """What the serial fp32 model says, on one rank. `workload` is fresh from `build()`, and used up."""
+    model = workload.model.eval().to(device)
+    if pruned:
+        prune_weights(model, run.recipe)
+    batch_size = run.layout.micro_batch_size * run.layout.accumulation_steps
+    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        with torch.no_grad():
+            return answers(workload, lambda each: model(*(part.to(device) for part in each)).cpu(), batch_size)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
+
+
+def relative_error(outputs: torch.Tensor, reference: torch.Tensor) -> float | None:
+    """Largest difference over the largest magnitude of the reference; None where either is not finite."""
+    if outputs.shape != reference.shape or not (outputs.isfinite().all() and reference.isfinite().all()):
+        return None
+    scale = float(reference.abs().max())
+    return float((outputs - reference).abs().max()) / max(scale, 1e-12)
+
+
+def top1_agreement(outputs: torch.Tensor, reference: torch.Tensor, targets: torch.Tensor) -> float | None:
+    """Share of positions whose largest output is of the same class; None where targets are not classes."""
+    if targets.is_floating_point() or outputs.dim() != targets.dim() + 1:
+        return None
+    last = outputs.shape[1:-1] == targets.shape[1:]
+    dimension = -1 if last else 1
+    if outputs.shape[dimension] < 2 or (not last and outputs.shape[2:] != targets.shape[1:]):
+        return None
+    return float((outputs.argmax(dimension) == reference.argmax(dimension)).float().mean())
+
+
+def spread(comm: Any, mine: Answers | None) -> float | None:
+    """Largest relative difference of any replica's outputs from the first one's; None if some are not finite.
+
+    Collective over `comm`, whose rank 0 leads the first replica; `mine` is None on ranks that lead none.
+    """
+    leaders = comm.Split(0 if mine is not None else 1, comm.Get_rank())
+    error: float | None = 0.0
+    if mine is not None and leaders.Get_size() > 1:
+        error = relative_error(mine.outputs, leaders.bcast(mine.outputs))
+    leaders.Free()
+    errors = comm.allgather(error)
+    return None if None in errors else max(errors)
+
+
+def compare(
+    run: Run, served: Answers, apart: float | None, alike: Answers, plain: Answers, workload: Workload
+) -> dict[str, Any]:
+    """`parity` and `outputs` of summary.json: the first replica's answers, and how far others are `apart` from them."""
+    assert run.infer is not None
+    error = relative_error(served.outputs, alike.outputs)
+    worst = error + apart if error is not None and apart is not None else None
+    _, targets = compared_inputs(workload)
+    agreement = top1_agreement(served.outputs, plain.outputs, targets[: len(plain.outputs)])
+    tolerance, wanted = run.measure.parity_tolerance, run.infer.min_top1_agreement
+    reason = None
+    if worst is None:
+        reason = "outputs are not finite, or of another shape"
+    elif tolerance is None or worst > tolerance:
+        reason = f"outputs differ by {worst:.2g} relative to the serial model"
+    elif agreement is not None and agreement < wanted:
+        reason = f"{agreement:.1%} of the classes are those of the unchanged fp32 model, "
+        reason += f"infer.min_top1_agreement is {wanted:.1%}"
+    parity = {
+        "max_rel_err": worst,
+        "tolerance": tolerance,
+        "steps": len(alike.outputs),
+        "reference": "serial fp32 model, same weights and samples" + (", pruned alike" * (run.recipe.prune != "none")),
+        "passed": reason is None,
+        "reason": reason,
+    }
+    return {"parity": parity, "outputs": _outputs(workload, served, plain, agreement)}
+
+
+def _outputs(workload: Workload, served: Answers, plain: Answers, agreement: float | None) -> dict[str, Any]:
+    metric: Any = getattr(workload, "metric", None)
+    return {
+        "reference": "unchanged serial fp32 model, same weights and samples",
+        "num_samples": len(plain.outputs),
+        "max_rel_err": relative_error(served.outputs, plain.outputs),
+        "top1_agreement": agreement,
+        "top1_reason": "" if agreement is not None else "the targets are not classes",
+        "metric": None
+        if metric is None
+        else {
+            "name": metric.name,
+            "higher_is_better": metric.higher_is_better,
+            "value": served.metric,
+            "reference_value": plain.metric,
+            "num_samples": min(MAX_METRIC_SAMPLES, len(metric.dataset)),
+        },
+        "metric_reason": "" if metric is not None else "the workload has no metric",
+    }

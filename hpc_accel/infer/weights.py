@@ -1,0 +1,69 @@
+"""The weights that are served: as `build()` returns them, or trained a little first, the same on every rank.
+
+Training here is serial and in fp32, on rank 0 alone; the others get its result. It makes accuracy mean something for a
+built-in workload; a model in earnest comes trained from its own `build()`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from hpc_accel.infer.model import as_tensors
+from hpc_accel.parallel.mesh import make_place
+from hpc_accel.study.layout import Layout
+from hpc_accel.study.schema import Run
+from hpc_accel.train.batches import ShareSampler
+from hpc_accel.train.optimizer import make_optimizer
+from hpc_accel.workloads import entry
+from hpc_accel.workloads.workload import Workload
+
+FILE = "weights.safetensors"
+"""What was trained, beside run.json."""
+TRAINING_BATCH = 64
+
+
+def build_workload(run: Run, directory: Path, comm: Any) -> Workload:
+    """The workload with the weights to serve. Collective over `comm`."""
+    workload = entry.build(run.workload, run.seed)
+    assert run.infer is not None
+    if not run.infer.train_steps:
+        return workload
+    if comm.Get_rank() == 0:
+        _train(run, workload, run.infer.train_steps)
+        save_file(_state(workload.model), directory / FILE)
+    # Sorted by name: parameters and buffers in one order on all ranks.
+    for _, tensor in sorted(_state(workload.model).items()):
+        comm.Bcast(tensor.reshape(-1).view(torch.uint8).numpy(), root=0)
+    return workload
+
+
+def rebuild(run: Run, directory: Path) -> Workload:
+    """The same on this rank alone, for comparison: nothing of it was touched by the run's recipe or layout."""
+    workload = entry.build(run.workload, run.seed)
+    assert run.infer is not None
+    if run.infer.train_steps:
+        workload.model.load_state_dict(load_file(directory / FILE))
+    return workload
+
+
+def _state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+
+
+def _train(run: Run, workload: Workload, steps: int) -> None:
+    dataset: Any = workload.dataset
+    batch = min(TRAINING_BATCH, len(dataset))
+    sampler = iter(ShareSampler(len(dataset), batch, start=0, share=batch, seed=run.seed))
+    alone = make_place(Layout(micro_batch_size=batch, accumulation_steps=1), 0, "cpu")
+    optimizer = make_optimizer(run.workload.optimizer, list(workload.model.parameters()), alone)
+    assert optimizer is not None
+    workload.model.train()
+    for _ in range(steps):
+        inputs, targets = torch.utils.data.default_collate([dataset[index] for index in next(sampler)])
+        optimizer.zero_grad(set_to_none=True)
+        workload.loss(workload.model(*as_tensors(inputs)), targets).backward()
+        optimizer.step()

@@ -1,0 +1,96 @@
+"""Inference in tables for programs: more columns of summary.csv, and inference.csv with one row per run and rate."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+from hpc_accel.report import fields, serving
+from hpc_accel.report.records import RunRecord, StudyRecords
+
+COLUMNS = (
+    "mode", "batch_size", "arrival_rate_per_s", "served_per_s", "latency_p90_ms", "latency_p99_9_ms",
+    "latency_limit_ms", "max_rate_per_s", "max_rate_reason", "deadline_ms", "deadline_missed", "deadline_passed",
+    "energy_per_request_j", "energy_per_request_reason", "output_max_rel_err", "top1_agreement", "top1_reason",
+    "metric_name", "metric_value", "metric_fp32", "metric_reason",
+)  # fmt: skip
+RATE_COLUMNS = (
+    "run_id", "workload", "label", "status", "rate_per_s", "num_requests", "served_per_s", "mean_batch",
+    "latency_p50_ms", "latency_p90_ms", "latency_p99_ms", "latency_p99_9_ms", "latency_max_ms", "latency_reason",
+    "waiting_p50_ms", "deadline_ms", "deadline_missed", "deadline_passed", "energy_per_request_j", "energy_scope",
+    "energy_reason",
+)  # fmt: skip
+
+
+def columns(run: RunRecord) -> dict[str, Any]:
+    """The columns of summary.csv; those of latency are at the highest listed rate. All but `mode` None in training."""
+    if not run.serves:
+        return dict.fromkeys(COLUMNS) | {"mode": "train"}
+    last = (serving.rates(run) or [{}])[-1]
+    outputs, limit = fields.mapping(run.summary, "outputs"), serving.max_rate(run)
+    left_none = None if run.summary else f"the run is {run.status}"
+    metric = fields.mapping(outputs, "metric")
+    return {
+        "mode": "infer",
+        "batch_size": fields.positive(run.part("infer"), "batch_size"),
+        "arrival_rate_per_s": fields.positive(last, "rate_per_s"),
+        "served_per_s": fields.positive(last, "served_per_s"),
+        "latency_p90_ms": fields.positive(last, "latency_ms", "p90"),
+        "latency_p99_9_ms": fields.positive(last, "latency_ms", "p99_9"),
+        "latency_limit_ms": fields.positive(run.summary, "inference", "limit", "latency_limit_ms"),
+        "max_rate_per_s": limit.value if limit else None,
+        "max_rate_reason": left_none or serving.limit_reason(run),
+        **_deadline(last),
+        "energy_per_request_j": fields.positive(last, "energy", "per_request_j"),
+        "energy_per_request_reason": left_none or fields.text(last, "energy", "reason"),
+        "output_max_rel_err": fields.number(outputs, "max_rel_err"),
+        "top1_agreement": fields.number(outputs, "top1_agreement"),
+        "top1_reason": left_none or fields.text(outputs, "top1_reason"),
+        "metric_name": fields.text(metric, "name"),
+        "metric_value": fields.number(metric, "value"),
+        "metric_fp32": fields.number(metric, "reference_value"),
+        "metric_reason": left_none or fields.text(outputs, "metric_reason"),
+    }
+
+
+def _deadline(rate: dict[str, Any]) -> dict[str, Any]:
+    passed = fields.at(rate, "deadline", "passed")
+    return {
+        "deadline_ms": fields.positive(rate, "deadline", "deadline_ms"),
+        "deadline_missed": fields.number(rate, "deadline", "share_missed"),
+        "deadline_passed": passed if isinstance(passed, bool) else None,
+    }
+
+
+def render(records: StudyRecords) -> str:
+    """inference.csv."""
+    from hpc_accel.report.summary_csv import cell
+
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(RATE_COLUMNS)
+    for run in records.served:
+        for rate in serving.rates(run):
+            values = _rate_row(run, rate)
+            writer.writerow([cell(values[column]) for column in RATE_COLUMNS])
+    return out.getvalue()
+
+
+def _rate_row(run: RunRecord, rate: dict[str, Any]) -> dict[str, Any]:
+    reasons = fields.mapping(rate, "latency_ms", "reasons")
+    told = [text for key in serving.PERCENTILES if (text := fields.text(reasons, key))]
+    return {
+        "run_id": run.run_id,
+        "workload": run.workload,
+        "label": run.label,
+        "status": run.status,
+        **{key: fields.positive(rate, key) for key in ("rate_per_s", "num_requests", "served_per_s", "mean_batch")},
+        **{f"latency_{key}_ms": fields.positive(rate, "latency_ms", key) for key in (*serving.PERCENTILES, "max")},
+        "latency_reason": "; ".join(told) or None,
+        "waiting_p50_ms": fields.number(rate, "waiting_p50_ms"),
+        **_deadline(rate),
+        "energy_per_request_j": fields.positive(rate, "energy", "per_request_j"),
+        "energy_scope": fields.text(rate, "energy", "scope"),
+        "energy_reason": fields.text(rate, "energy", "reason"),
+    }

@@ -1,0 +1,91 @@
+"""Which layouts cannot work on nodes that differ: what lies across components that are not equally fast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hpc_accel.errors import ConfigError
+from hpc_accel.study.components import components_of, coordinates, owners
+from hpc_accel.study.refusal import refusal
+from hpc_accel.study.schema import Run
+from hpc_accel.study.study import ResourcesChoice
+
+
+def component_refusals(run: Run, limits: ResourcesChoice) -> Iterator[ConfigError]:
+    """Every rule about components that `run`, of a study that names some, breaks."""
+    components = components_of(limits)
+    yield from _gpus(run, limits)
+    if run.layout.num_ranks != run.resources.num_ranks:
+        sizes = " + ".join(f"{each.num_nodes} node(s) x {each.ranks_per_node}" for each in components)
+        yield refusal(
+            run,
+            f"{run.layout.num_ranks} ranks on components of {sizes} rank(s)",
+            "a run fits one component, in whole nodes, or it fills the first two or more components",
+            "choose dp, pp and tp whose product does, or change a component's ranks_per_node",
+        )
+    elif len(run.resources.parts) > 1:
+        yield from _device(run)
+        yield from _across(run)
+
+
+def _gpus(run: Run, limits: ResourcesChoice) -> Iterator[ConfigError]:
+    available = {each.number: each.gpus_per_node for each in components_of(limits)}
+    for part in run.resources.parts:
+        if part.ranks_per_node > available[part.number] > 0:
+            yield refusal(
+                run,
+                f"{part.ranks_per_node} ranks per node on {available[part.number]} GPU(s)",
+                "every rank has a GPU of its own",
+                "lower ranks_per_node of that component to its number of GPUs",
+            )
+
+
+def _device(run: Run) -> Iterator[ConfigError]:
+    without = [part for part in run.resources.parts if not part.gpus_per_node]
+    if without and (run.device == "cuda" or run.backend == "nccl"):
+        yield refusal(
+            run,
+            f"{'device cuda' if run.device == 'cuda' else 'backend nccl'} with component {without[0].number}, "
+            "which has no GPUs",
+            "every rank of such a run has a GPU",
+            "set gpus_per_node of that component, or device: auto and backend: mpi4py for CPUs beside GPUs",
+        )
+
+
+def _across(run: Run) -> Iterator[ConfigError]:
+    """Equal work on unequal ranks: tensor-parallel groups always, replicas with shares of their own, mixed stages."""
+    layout = run.layout
+    replicas: dict[int, set[int]] = {}
+    stages: dict[int, set[int]] = {}
+    groups: dict[tuple[int, int], set[int]] = {}
+    for part, place in zip(
+        owners(run.resources.parts), coordinates(layout.dp, layout.pp, layout.tp, layout.order), strict=True
+    ):
+        replicas.setdefault(place[0], set()).add(part.number)
+        stages.setdefault(place[1], set()).add(part.number)
+        groups.setdefault(place, set()).add(part.number)
+    if split := [place for place, numbers in groups.items() if len(numbers) > 1]:
+        replica, stage = split[0]
+        yield refusal(
+            run,
+            f"the {layout.tp} tensor-parallel ranks of replica {replica}, stage {stage}, on several components",
+            "they hold equal parts of each layer, so the slowest component would decide for all",
+            "choose tp that divides every component's ranks, or an order that ends in tp",
+        )
+        return
+    mixed_replicas = [replica for replica, numbers in replicas.items() if len(numbers) > 1]
+    mixed_stages = [stage for stage, numbers in stages.items() if len(numbers) > 1]
+    if mixed_replicas and layout.shares is not None and len(set(layout.shares)) > 1:
+        yield refusal(
+            run,
+            f"shares {list(layout.shares)} with replica {mixed_replicas[0]} on several components",
+            "a share is in proportion to the speed of one component",
+            "set order: dp.pp.tp, so that each replica lies in one component, or leave shares out",
+        )
+    elif mixed_replicas and mixed_stages:
+        yield refusal(
+            run,
+            f"replica {mixed_replicas[0]} and stage {mixed_stages[0]} both on several components",
+            "each replica, or each stage, lies in one component: else no share and no split evens them out",
+            "choose dp (with order: dp.pp.tp) or pp so that components hold whole replicas or whole stages",
+        )

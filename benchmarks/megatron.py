@@ -145,6 +145,7 @@ MEGATRON = Software(
     recompute="full",
     # Gradients are all-reduced after the last backward pass, as one buffer.
     overlaps_gradients=False,
+    flattens_gradients=False,
     gradient_bucket_bytes=1e12,
     tensor_parallel_operations=2,
     collective_operations=2,

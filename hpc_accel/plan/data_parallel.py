@@ -5,6 +5,9 @@ shard optimizer   the same; each rank updates its part of the parameters and sen
 shard full        gradients reduce-scattered layer by layer; each rank updates its shards (FSDP2). The all-gathers
                   of parameters happen in every pass and are in `stages`.
 average_every k   no gradients; every k steps parameters are all-reduced (local SGD)
+
+A schedule that splits backward has no moment at which DistributedDataParallel would see a gradient finished, so there,
+as without overlap, nothing is sent until all of them are.
 """
 
 from __future__ import annotations
@@ -14,12 +17,14 @@ from collections.abc import Callable
 
 from hpc_accel.plan.hardware import Network
 from hpc_accel.plan.network import Group, allreduce_s, gather_s
-from hpc_accel.plan.software import Software
+from hpc_accel.plan.software import Software, averages_later
 from hpc_accel.plan.stage import Stage, exposed_s
 from hpc_accel.study.layout import Layout
 
 TENSORS_PER_LAUNCH = 50
 """On a GPU torch's optimizers update about this many tensors in one kernel."""
+FLATTENING_PASSES = 6
+"""Times what is averaged after backward is read or written: copied together, divided, copied back."""
 POWERSGD_PASSES = 8
 """Times PowerSGD reads or writes a gradient: error added and kept, two products with it, result written."""
 POWERSGD_OPERATIONS = 10
@@ -37,18 +42,21 @@ class Replicas:
         self.network = network
         self.software = software
         self.device = device
-        self.overlaps = overlaps and software.overlaps_gradients
+        self.later = averages_later(layout, software) or software.average_every > 1
+        self.overlaps = overlaps and software.overlaps_gradients and not self.later
 
     def communication_s(self, rank: Stage) -> float:
         """Of one step, less what backward of the last micro-batch hides. `rank` is all stages of one rank."""
         if self.layout.dp == 1 or not rank.num_parameters:
             return 0.0
         if self.software.average_every > 1:
-            return self._buckets(rank, self._all_reduce)[0] / self.software.average_every
+            whole = self._buckets(rank, self._all_reduce)[0] + self._flattened_s(rank)
+            return whole / self.software.average_every
         if self.software.powersgd_rank is not None:
             return self._powersgd_s(rank) + self._updated_s(rank)
         reduced = self._scattered_s(rank) if self.layout.shard == "full" else self._reduced_s(rank)
-        return reduced + self._recoded_s(rank) + self._updated_s(rank)
+        copied = self._flattened_s(rank) if self.later else 0.0
+        return reduced + copied + self._recoded_s(rank) + self._updated_s(rank)
 
     def optimizer_s(self, rank: Stage) -> float:
         """Of one step; sharded, each rank updates its part."""
@@ -95,6 +103,12 @@ class Replicas:
         each = rank.num_parameters / rank.num_layers
         total = rank.num_layers * (self._gather(each * self._wire_bytes) + overhead)
         return exposed_s(total, total / rank.num_layers, rank.backward_s, self.overlaps, self.device)
+
+    def _flattened_s(self, rank: Stage) -> float:
+        if not self.software.flattens_gradients:
+            return 0.0
+        moved = FLATTENING_PASSES * self.software.gradient_bytes
+        return rank.num_parameters * moved / rank.memory_bandwidth_bytes_per_s
 
     def _recoded_s(self, rank: Stage) -> float:
         """Gradients written for the wire and read from it, where that is another precision."""

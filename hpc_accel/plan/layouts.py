@@ -9,8 +9,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
+from typing import Any
 
-from hpc_accel.study.layout import LOOPED, SINGLE, V_SHAPED, Layout, Schedule, micro_batch_rule
+from hpc_accel.study.layout import LOOPED, SINGLE, SPLIT_BACKWARD, V_SHAPED, Layout, Schedule, micro_batch_rule
 from hpc_accel.study.study import ResourcesChoice
 
 
@@ -40,7 +42,8 @@ class Ladder:
     """One layout, and the same with what saves memory, most of it last."""
 
     whole: Layout
-    has_sequence: bool
+    sequence_length: int | None = None
+    """Of what tensor-parallel ranks can divide; None where they cannot."""
 
     def layouts(self) -> Iterator[Layout]:
         """All of them, from the one that saves nothing."""
@@ -48,7 +51,9 @@ class Ladder:
         fields = self.whole.model_dump()
         for shard in ("none", "optimizer", "full") if self.whole.dp > 1 else ("none",):
             for sequence_parallel in (False, True) if self._divides else (False,):
-                if shard != "none" or sequence_parallel:
+                # In a backward of two halves torch's FSDP2 loses gradients: the study's rules refuse it.
+                lossy = shard == "full" and self.whole.schedule in SPLIT_BACKWARD
+                if (shard != "none" or sequence_parallel) and not lossy:
                     yield Layout(**fields | {"shard": shard, "sequence_parallel": sequence_parallel})
 
     def divided(self) -> Iterator[Layout]:
@@ -60,15 +65,22 @@ class Ladder:
     @property
     def num_layouts(self) -> int:
         """How many that are."""
-        return (3 if self.whole.dp > 1 else 1) * (2 if self._divides else 1)
+        num_shards = 1 if self.whole.dp == 1 else 2 if self.whole.schedule in SPLIT_BACKWARD else 3
+        return num_shards * (2 if self._divides else 1)
 
     @property
     def _divides(self) -> bool:
-        return self.has_sequence and self.whole.tp > 1
+        return self.whole.tp > 1 and self.sequence_length is not None and self.sequence_length % self.whole.tp == 0
 
 
 def ladders(
-    dp: int, pp: int, tp: int, global_batch_size: int, *, num_cuttable_layers: int = 0, has_sequence: bool = False
+    dp: int,
+    pp: int,
+    tp: int,
+    global_batch_size: int,
+    *,
+    num_cuttable_layers: int = 0,
+    sequence_length: int | None = None,
 ) -> Iterator[Ladder]:
     """Micro-batch sizes and schedules of one (dp, pp, tp). Nothing if dp does not divide the batch.
 
@@ -89,16 +101,12 @@ def ladders(
                 micro_batch_size=micro_batch_size,
                 accumulation_steps=accumulation_steps,
             )
-            yield Ladder(whole=layout, has_sequence=has_sequence)
+            yield Ladder(whole=layout, sequence_length=sequence_length)
 
 
-def variants(
-    dp: int, pp: int, tp: int, global_batch_size: int, *, num_cuttable_layers: int = 0, has_sequence: bool = False
-) -> Iterator[Layout]:
+def variants(dp: int, pp: int, tp: int, global_batch_size: int, **model: Any) -> Iterator[Layout]:
     """All layouts of all `ladders`."""
-    found = ladders(dp, pp, tp, global_batch_size, num_cuttable_layers=num_cuttable_layers, has_sequence=has_sequence)
-    for ladder in found:
-        yield from ladder.layouts()
+    return chain.from_iterable(ladder.layouts() for ladder in ladders(dp, pp, tp, global_batch_size, **model))
 
 
 def _schedules(pp: int, num_micro_batches: int, num_cuttable_layers: int) -> list[tuple[Schedule | None, int]]:

@@ -71,7 +71,7 @@ def state_bytes(size: RankSize, layout: Layout, software: Software) -> float:
         sharded = 0.0 if software.offload == "parameters" else (weights + gradients + state) / layout.dp
         gathered = size.parameters if layout.pp > 1 else min(size.parameters, 2 * size.largest_parameters)
         reduced = size.parameters if layout.accumulation_steps > 1 else size.largest_parameters
-        return size.parameters * sharded + gathered * weights + reduced * gradients
+        return size.parameters * sharded + gathered * software.gather_bytes + reduced * gradients
     if layout.shard == "optimizer":
         state /= layout.dp
     transit = min(size.parameters * gradients, software.gradient_bucket_bytes) if layout.dp > 1 else 0.0

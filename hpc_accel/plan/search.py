@@ -24,7 +24,6 @@ from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.rules import refusals
 from hpc_accel.study.schema import Objective, Resources, Run, Workload
 from hpc_accel.study.study import ResourcesChoice
-from hpc_accel.workloads.facts import ModelFacts
 
 MakeRun = Callable[[Layout, Recipe], Run]
 _ANY: dict[str, Any] = {"micro_batch_size": 1, "accumulation_steps": 1}
@@ -117,7 +116,9 @@ class Search:
     def _entries(self) -> Iterator[tuple[float, int, _Ladder | _Option]]:
         """Ladders with the quickest bound there is; those of one rank, which may be baselines, looked at already."""
         facts = next(iter(self.models.values())).facts
-        shape: dict[str, Any] = {"num_cuttable_layers": facts.num_cuttable_layers, "has_sequence": has_sequence(facts)}
+        # A model that torch's tracer cuts runs under schedules with one stage a rank.
+        cuttable = facts.num_cuttable_layers if facts.sequential else 0
+        shape: dict[str, Any] = {"num_cuttable_layers": cuttable, "sequence_length": facts.sequence_length}
         for dp, pp, tp in factors(self.limits):
             recipes = [recipe for recipe in self.models if self._allowed(dp, pp, tp, recipe)]
             if not recipes:
@@ -195,12 +196,6 @@ class Search:
     def _weighted(self, resources: Resources, seconds: float) -> float:
         """Seconds, or node-seconds: equal nodes cost and draw alike, so neither price nor power changes the order."""
         return seconds if self.objective == "time" else seconds * resources.num_nodes
-
-
-def has_sequence(facts: ModelFacts) -> bool:
-    """Whether the layers that tensor parallelism cuts see several rows a sample, which is a sequence to divide."""
-    cut = [layer for layer in facts.layers if layer.tp_parameters]
-    return any(layer.tp_flops_per_sample >= 2 * 2 * layer.tp_parameters for layer in cut)
 
 
 def memory_refusal(name: str, layout: Layout, resources: Resources, model: StepModel) -> ConfigError | None:

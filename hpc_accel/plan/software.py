@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from hpc_accel.study.layout import SPLIT_BACKWARD, Layout
 from hpc_accel.study.recipe import Offload, Precision, Recipe, Recompute
 from hpc_accel.study.schema import Backend, Optimizer
 
@@ -55,20 +56,25 @@ class Software:
     """Whether buckets of gradients are all-reduced while backward still runs."""
     gradient_wire_bytes: float | None = None
     """Per gradient where it is sent in another precision than kept, which costs reading and writing it twice."""
+    gather_bytes: float = 4
+    """Per parameter that sharded replicas send each other and hold whole while a layer computes."""
     powersgd_rank: int | None = None
     """Rank of the two matrices that stand for a gradient on the wire (Vogels et al., arXiv 1905.13727)."""
     average_every: int = 1
     """Steps between averages of the replicas' parameters; above 1 gradients are not exchanged."""
     fused_optimizer: bool = False
     """Whether an optimizer step is one operation."""
+    flattens_gradients: bool = True
+    """Whether what is averaged after backward is copied into buckets, divided, and copied back."""
     data_workers: int = 0
     """Processes that fetch samples beside training."""
     queues_collectives: bool = False
     """Whether collectives are queued on the GPU like kernels (nccl), so that the host need not wait for them."""
     gradient_bucket_bytes: float = 25 * 2**20
     first_bucket_bytes: float = 2**20
-    tensor_parallel_operations: float = 60
-    """Operations' worth of time one divided matrix product adds: DTensor dispatch in Python, forward."""
+    tensor_parallel_operations: float = 2
+    """Operations' worth of time one divided matrix product adds, forward: what enters or leaves it is viewed or copied
+    by an autograd node in Python. Counted in `parallel.exchange`."""
     data_parallel_operations: float = 3
     """Operations' worth of time per parameter tensor and micro-batch: DistributedDataParallel's hooks."""
     pipeline_operations: float = 40
@@ -110,7 +116,8 @@ def torch_amp(optimizer: Optimizer, recipe: Recipe, backend: Backend = "mpi4py")
         offload=recipe.offload,
         overlaps_gradients=recipe.overlap,
         gradient_wire_bytes=2 if recipe.compression in ("bf16", "fp16") else None,
-        powersgd_rank=1 if recipe.compression == "powersgd" else None,
+        gather_bytes=2 if half else 4,
+        powersgd_rank=4 if recipe.compression == "powersgd" else None,  # parallel.data.POWERSGD_RANK
         average_every=recipe.average_every,
         fused_optimizer=recipe.fused_optimizer,
         data_workers=recipe.data_workers,
@@ -119,6 +126,12 @@ def torch_amp(optimizer: Optimizer, recipe: Recipe, backend: Backend = "mpi4py")
         return software
     size = recipe.bucket_mb * 2**20
     return replace(software, gradient_bucket_bytes=size, first_bucket_bytes=min(size, software.first_bucket_bytes))
+
+
+def averages_later(layout: Layout, software: Software) -> bool:
+    """Whether gradients are averaged after backward, as one flat copy, and not by hooks while it runs."""
+    split = layout.schedule in SPLIT_BACKWARD
+    return layout.dp > 1 and layout.shard != "full" and (split or not software.overlaps_gradients)
 
 
 HALF = ("bf16", "fp16", "fp8")

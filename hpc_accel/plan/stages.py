@@ -10,7 +10,7 @@ from hpc_accel.parallel.split import automatic_split
 from hpc_accel.plan.compute import LayerTime, PassTime, divided_parameters, layer_time
 from hpc_accel.plan.hardware import Hardware, Level
 from hpc_accel.plan.network import Group, allreduce_s, gather_s, group_of
-from hpc_accel.plan.software import Software
+from hpc_accel.plan.software import Software, averages_later
 from hpc_accel.plan.stage import Stage, Stages, exposed_s
 from hpc_accel.study.layout import V_SHAPED, Layout
 from hpc_accel.study.recipe import Precision
@@ -80,7 +80,7 @@ class StageTimes:
         """
         at_once = resources.ranks_per_node if crowded else self._at_once(layout, resources)
         placed = "v" if layout.schedule in V_SHAPED else layout.stages_per_rank
-        shape = (layout.dp > 1, layout.pp, placed, layout.split)
+        shape = (self._has_hooks(layout), layout.pp, placed, layout.split)
         key = (*shape, *self._layer_key(layout, resources.ranks_per_node, at_once))
         if key not in self._stages:
             self._stages[key] = self._make(layout, resources.ranks_per_node, at_once)
@@ -115,7 +115,7 @@ class StageTimes:
         key = (layout.tp, group)
         if key not in self._gathers:
             sizes = [divided_parameters(layer, layout.tp) for layer in self.facts.layers]
-            each = {size: gather_s(self.network, group, size * self.software.parameter_bytes) for size in set(sizes)}
+            each = {size: gather_s(self.network, group, size * self.software.gather_bytes) for size in set(sizes)}
             self._gathers[key] = sum(each[size] or 0.0 for size in sizes)
         return self._gathers[key]
 
@@ -156,6 +156,10 @@ class StageTimes:
         """Whether something communicates while a rank computes: on a CPU that takes a core of its own."""
         return self.kind.device == "cuda" or ranks_per_node * threads < self.kind.num_cpus
 
+    def _has_hooks(self, layout: Layout) -> bool:
+        """Whether backward tells the replicas of every gradient."""
+        return layout.dp > 1 and not averages_later(layout, self.software) and self.software.average_every == 1
+
     def _contents_of(self, split: tuple[int, ...]) -> list[Content]:
         """Per stage, which layers it has how often."""
         if split not in self._contents:
@@ -188,7 +192,7 @@ class StageTimes:
             if facts.num_parameters:
                 num_layers += count
                 num_matmuls += facts.num_matmuls * count
-        hooks = own.data_parallel_operations * num_tensors if layout.dp > 1 else 0.0
+        hooks = own.data_parallel_operations * num_tensors if self._has_hooks(layout) else 0.0
         hooks += own.micro_batch_operations
         backward += PassTime(host_s=hooks * overhead_s, device_s=0.0)
         inputs = PassTime(host_s=backward.host_s - weights.host_s, device_s=backward.device_s - weights.device_s)
@@ -235,7 +239,7 @@ class StageTimes:
         gather = 0.0
         if layout.shard == "full" and parameters:
             group = group_of(layout, "dp", ranks_per_node)
-            gather = gather_s(self.network, group, parameters * self.software.parameter_bytes) or 0.0
+            gather = gather_s(self.network, group, parameters * self.software.gather_bytes) or 0.0
             gather += self.software.collective_operations * level.kernel_overhead_s
         message = self._message_s(layer, layout, ranks_per_node, level)
         return _Layer(time=time, message_s=message, parameters=parameters, gather_s=gather)
@@ -250,4 +254,6 @@ class StageTimes:
         group = group_of(layout, "tp", ranks_per_node)
         entered = 2 if layout.sequence_parallel else 1
         overhead = entered * self.software.collective_operations * level.kernel_overhead_s
+        if layout.sequence_parallel:  # parts lie side by side only after a copy, read and written, each way
+            overhead += 4 * num_bytes / level.memory_bandwidth_bytes_per_s
         return num * ((allreduce_s(self.network, group, num_bytes) or 0.0) + overhead)

@@ -31,7 +31,12 @@ def model(num_layers: int = 8, **changes: Any) -> ModelFacts:
     """`num_layers` equal layers, cut into 4 by tensor parallelism."""
     layer = replace(LAYER, **changes)
     return ModelFacts(
-        layers=(layer,) * num_layers, num_samples=100_000, sample_bytes=1_000, sequential=True, tp_units=4
+        layers=(layer,) * num_layers,
+        num_samples=100_000,
+        sample_bytes=1_000,
+        sequential=True,
+        tp_units=4,
+        sequence_length=64,
     )
 
 

@@ -20,6 +20,7 @@ PLAIN = Software(
     activation_bytes=4,
     wire_bytes=4,
     overlaps_gradients=False,
+    flattens_gradients=False,
     tensor_parallel_operations=0,
     pipeline_operations=0,
     collective_operations=0,
@@ -188,7 +189,7 @@ def test_norms_slower_than_their_traffic_take_their_own_time():
 @pytest.mark.parametrize(
     ("change", "added_ms", "part"),
     [
-        ({"data_parallel_operations": 2}, 2 * 32 * 3, "backward"),
+        ({"data_parallel_operations": 2, "overlaps_gradients": True}, 2 * 32 * 3, "backward"),
         ({"micro_batch_operations": 7}, 7 * 3, "backward"),
         ({"sample_operations": 4}, 4 * 24, "other"),
         ({"step_operations": 5}, 5, "other"),

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from hpc_accel.parallel.data import POWERSGD_RANK
 from hpc_accel.plan.cost import StepModel, predict
 from hpc_accel.plan.software import torch_amp
 from hpc_accel.study.recipe import Recipe
@@ -60,6 +61,18 @@ def test_compressed_gradients_are_half_as_long_and_moved_twice_more():
     assert half == pytest.approx((ring + 8e6 * 12 / 1e11) * 1e3)
 
 
+def test_gradients_averaged_after_backward_are_copied_and_never_hidden():
+    flat = replace(PLAIN, flattens_gradients=True)
+    later = parts(flat, dp=4)["communication_exposed"]
+    assert later - parts(dp=4)["communication_exposed"] == pytest.approx(6 * 32e6 / 1e11 * 1e3)
+    # A split backward hides none either, even where gradients would otherwise be sent meanwhile.
+    hiding = replace(flat, overlaps_gradients=True)
+    layout = {"dp": 2, "pp": 2, "accumulation": 4, "stages_per_rank": 2}
+    split = parts(hiding, schedule="zbv_zero_bubble", **layout)["communication_exposed"]
+    assert split == pytest.approx(parts(flat, schedule="zbv_zero_bubble", **layout)["communication_exposed"])
+    assert split > parts(hiding, schedule="interleaved_1f1b", **layout)["communication_exposed"]
+
+
 def test_powersgd_sends_two_thin_matrices():
     thin = parts(replace(PLAIN, powersgd_rank=1), dp=4)["communication_exposed"]
     width = (8e6 / 16) ** 0.5
@@ -106,7 +119,9 @@ def test_the_mesh_order_decides_what_crosses_nodes():
 def test_a_divided_sequence_divides_norms_and_sends_as_much():
     whole, divided = parts(tp=4), parts(tp=4, sequence_parallel=True)
     assert divided["forward"] == pytest.approx(128 / 4 + 64 * 10_000 / 4 * 4 * 2 / 1e11 * 1e3)
-    assert divided["communication_exposed"] == pytest.approx(whole["communication_exposed"])
+    # As many bytes as all-reduces send, and a copy each way to lay parts of 8 x 1,000 elements side by side.
+    copies = 2 * 16 * 4 * 8 * 1_000 * 4 / 1e11 * 1e3
+    assert divided["communication_exposed"] == pytest.approx(whole["communication_exposed"] + copies)
     entering = replace(PLAIN, collective_operations=5)
     cpu = machine(device="cpu")
     more = parts(entering, cpu, tp=4, sequence_parallel=True)["communication_exposed"]
@@ -237,7 +252,8 @@ def test_the_recipe_decides_the_software():
     assert software(bucket_mb=4).gradient_bucket_bytes == 4 * 2**20
     assert not software(overlap=False).overlaps_gradients
     assert software(compression="fp16").gradient_wire_bytes == 2
-    assert software(compression="powersgd").powersgd_rank == 1
+    assert software(compression="powersgd").powersgd_rank == POWERSGD_RANK
+    assert (software().gather_bytes, software(precision="bf16").gather_bytes) == (4, 2)
     assert software(average_every=3).average_every == 3
     assert software(recompute="selective").recompute == "selective"
     assert software(offload="activations").offload == "activations"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hpc_accel.plan.layouts import divisors, factors, ladders, rank_counts, variants
-from hpc_accel.study.layout import SINGLE, micro_batch_rule
+from hpc_accel.study.layout import SINGLE, SPLIT_BACKWARD, micro_batch_rule
 from hpc_accel.study.study import ResourcesChoice
 
 
@@ -51,14 +51,20 @@ def test_two_stages_a_rank_are_tried_where_layers_and_micro_batches_suffice():
 
 
 def test_a_ladder_is_every_way_to_save_memory_the_whole_layout_first():
-    first = next(ladders(2, 1, 2, 64, has_sequence=True))
+    first = next(ladders(2, 1, 2, 64, sequence_length=64))
     rungs = [(layout.shard, layout.sequence_parallel) for layout in first.layouts()]
     assert rungs[0] == ("none", False) and len(set(rungs)) == len(rungs) == first.num_layouts == 6
     assert next(ladders(1, 1, 2, 64)).num_layouts == 1
+    assert next(ladders(1, 1, 2, 64, sequence_length=63)).num_layouts == 1  # two ranks cannot halve it
+    for ladder in ladders(2, 2, 2, 64, num_cuttable_layers=8, sequence_length=64):
+        every = list(ladder.layouts())
+        assert len(every) == ladder.num_layouts
+        split = ladder.whole.schedule in SPLIT_BACKWARD
+        assert any(layout.shard == "full" for layout in every) != split
 
 
 def test_every_variant_is_one_the_rules_allow():
-    for layout in variants(2, 2, 2, 64, num_cuttable_layers=8, has_sequence=True):
+    for layout in variants(2, 2, 2, 64, num_cuttable_layers=8, sequence_length=64):
         chunks = layout.stages_per_rank
         assert micro_batch_rule(layout.schedule, layout.pp, chunks, layout.accumulation_steps) is None
         assert (chunks == 1) == (layout.schedule in SINGLE)

@@ -82,7 +82,7 @@ def test_the_kept_layouts_are_those_of_an_exhaustive_search(machine_fields, reci
     for dp, pp, tp in factors(wanted.resources):
         if dp == 1 and own.options and own.recompute == "none":
             continue  # options of data parallelism
-        for ladder in ladders(dp, pp, tp, 64, num_cuttable_layers=8, has_sequence=True):
+        for ladder in ladders(dp, pp, tp, 64, num_cuttable_layers=8, sequence_length=64):
             for layout in ladder.layouts():
                 num_layouts += 1
                 resources = place(layout, wanted.resources, "auto")
@@ -159,7 +159,8 @@ def test_the_plan_is_json_with_the_contracts_keys():
 
 
 def test_4608_gpus_are_searched_with_few_simulations():
-    deep = replace(model(num_layers=96, num_parameters=150_000_000, tp_parameters=150_000_000), tp_units=96)
+    deep = model(num_layers=96, num_parameters=150_000_000, tp_parameters=150_000_000)
+    deep = replace(deep, tp_units=96, sequence_length=1536)
     hardware = machine_json(num_nodes=2, ranks_per_node=8, device_memory_bytes=80 * 10**9)
     start = time.process_time()
     plan = make_plan(study(batch=4608, ranks=8, nodes=576), hardware, {"lm": deep})
@@ -213,15 +214,14 @@ def test_options_of_data_parallelism_do_not_hide_other_recipes_layouts():
 
 
 def test_sharding_is_proposed_where_whole_replicas_do_not_fit():
-    # 8 layers of 150 million parameters: 19.2 GB a replica, on GPUs of 16 GB.
-    big = model(num_parameters=150_000_000, tp_parameters=150_000_000)
-    uncut = replace(big, tp_units=None, sequential=False)
+    # One layer of 1.2e9 parameters, which neither stages nor tensor parallelism cut: 19.2 GB, on GPUs of 16 GB.
+    uncut = replace(model(num_layers=1, num_parameters=1_200_000_000), tp_units=None)
     plan = make_plan(study(search={"keep": 2}), machine(), {"lm": uncut})
     assert {candidate.run.layout.shard for candidate in plan.candidates if candidate.chosen} <= {"optimizer", "full"}
 
 
 def test_a_model_without_a_sequence_is_offered_none_to_divide():
-    flat = model(tp_flops_per_sample=2e6, forward_flops_per_sample=2e6)  # one row a sample
+    flat = replace(model(), sequence_length=None)
     plan = make_plan(study(search={"keep": 200}), machine(), {"lm": flat})
     assert not any(candidate.run.layout.sequence_parallel for candidate in plan.candidates)
     with_rows = make_plan(study(search={"keep": 200}), machine(), {"lm": model()})

@@ -18,17 +18,17 @@ class Builtin:
 
 
 BUILTIN: dict[str, Builtin] = {
-    "driving": Builtin(
-        entry="hpc_accel.workloads.driving:build",
-        global_batch_size=64,
-        optimizer=Optimizer(name="adamw", learning_rate=1e-3),
-        about="camera, lidar and kinematics of recorded highway episodes, and what a rule-based driver did",
-    ),
     "digits": Builtin(
         entry="hpc_accel.workloads.digits:build",
         global_batch_size=64,
         optimizer=Optimizer(name="sgd", learning_rate=0.05, momentum=0.9),
         about="handwritten digits (scikit-learn's, 1,797 images) and a small convolutional classifier",
+    ),
+    "driving": Builtin(
+        entry="hpc_accel.workloads.driving:build",
+        global_batch_size=64,
+        optimizer=Optimizer(name="adamw", learning_rate=1e-3),
+        about="camera, lidar and kinematics of recorded highway episodes, and what a rule-based driver did",
     ),
     "hf": Builtin(
         entry="hpc_accel.workloads.hf:build",

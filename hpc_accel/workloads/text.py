@@ -33,7 +33,10 @@ def read_text(workload: str, text: str | None) -> bytes:
 
 
 def python_reference(workload: str) -> bytes:
-    """Python's language reference as plain text, about 700 kB, in the order of its topics."""
+    """Python's language reference as plain text, in the order of its topics, each paragraph once.
+
+    Many topics repeat whole sections of others, and what is held out must not have been trained on.
+    """
     try:
         from pydoc_data.topics import topics
     except ImportError:
@@ -42,7 +45,8 @@ def python_reference(workload: str) -> bytes:
             "the text is Python's own language reference, part of the standard library",
             "install the full standard library (Debian: libpython3-stdlib), or name a file of yours as text",
         ) from None
-    return "\n".join(topics[name] for name in sorted(topics)).encode()
+    paragraphs = (part for name in sorted(topics) for part in topics[name].split("\n\n"))
+    return "\n\n".join(dict.fromkeys(paragraphs)).encode()
 
 
 class ByteWindows(Dataset[tuple[torch.Tensor, torch.Tensor]]):

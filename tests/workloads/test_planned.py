@@ -1,11 +1,16 @@
 """Facts for the planner of models no memory here could hold: the same numbers, without the weights."""
 
+import json
+from pathlib import Path
+
 import pytest
 
+from hpc_accel.commands import plan_study
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.schema import Workload
 from hpc_accel.workloads import entry, planned
 from hpc_accel.workloads.inspect import describe
+from tests.plan.examples import machine_json
 
 READS_VALUES = """
 import torch
@@ -57,3 +62,29 @@ def test_a_build_that_reads_values_and_does_not_fit_is_refused(users_model, monk
     with pytest.raises(ConfigError, match=r"must not read any") as caught:
         planned.facts_of(users_model, seed=0)
     assert "reads_values" in caught.value.value
+
+
+def test_175_billion_parameters_are_planned_for_a_large_cluster(tmp_path, monkeypatch):
+    gpu = {"device_memory_bytes": 80 * 10**9, "matmul_flops_per_s": {"fp32": 6e13, "bf16": 4e14, "fp16": 4e14}}
+    hardware = machine_json(num_nodes=576, ranks_per_node=8, **gpu)
+    study = {
+        "workload": {"name": "lm", "args": {"size": "175B", "stride": 64}, "global_batch_size": 1152},
+        "recipes": [{"precision": "bf16"}],
+        "layouts": [{"dp": 36, "pp": 16, "tp": 8, "micro_batch_size": 1}],
+        "resources": {"num_nodes": 576, "ranks_per_node": 8, "gpus_per_node": 8},
+    }
+    (tmp_path / "large.yaml").write_text(json.dumps(study))
+    (tmp_path / "hardware.json").write_text(json.dumps(hardware))
+    monkeypatch.chdir(tmp_path)
+    described = []
+    facts_of = planned.facts_of
+    monkeypatch.setattr(planned, "facts_of", lambda *args: described.append(facts_of(*args)) or described[0])
+    plan = plan_study(Path("large.yaml"), Path("hardware.json"), Path("results/plan.json"))
+    (candidate,) = plan["candidates"]
+    assert candidate["chosen"]
+    assert candidate["prediction"]["step_time_ms"] > 0
+    (facts,) = described
+    layers, hidden, sequence = 96, 12288, 2048
+    per_block = 12 * hidden * hidden + 13 * hidden
+    assert facts.num_parameters == layers * per_block + (256 + sequence) * hidden + 2 * hidden + hidden * 256 + 256
+    assert len(facts.layers) == 98

@@ -7,11 +7,12 @@ import subprocess
 import pytest
 
 from hpc_accel.parallel.split import automatic_split
-from hpc_accel.study.schema import Run
+from hpc_accel.study.schema import Measure, Run, Workload
 from hpc_accel.workloads import entry
 from hpc_accel.workloads.inspect import describe
 
 from .conftest import BIN, ROOT, SLEEPS, Cluster, accounting_of, make_mixed_run, read, tiny_environment
+from .test_script import SLOW_MODEL
 
 BIG = {"num_nodes": 2, "ranks_per_node": 1, "gpus_per_node": 1, "cpus_per_rank": 2}
 SMALL = {"ranks_per_node": 2, "partition": "small", "memory_mb": 900}
@@ -137,3 +138,34 @@ def test_stopping_who_waits_cancels_the_job(cluster: Cluster):
     waiting.terminate()
     assert waiting.wait(timeout=60) == 143
     assert cluster.wait(job_id)["JobState"] == "CANCELLED"
+
+
+def test_warning_reaches_both_components_and_the_job_comes_back_whole(cluster: Cluster):
+    """All ranks save after the same step; the requeue of the first component is that of all."""
+    (cluster.directory / "slow_model.py").write_text(SLOW_MODEL)
+    (cluster.directory / "slow").touch()
+    run = make_mixed_run({**BIG, "num_nodes": 1}, {**SMALL, "ranks_per_node": 1})
+    changes = {
+        "workload": Workload(name="slow", entry="slow_model:build", global_batch_size=16),
+        "layout": run.layout.model_copy(update={"micro_batch_size": 8}),
+        "measure": Measure(warmup_steps=1, steps=200, parity_steps=2, parity_tolerance=1e-4),
+    }
+    run_dir = cluster.prepare(Run.model_validate({**run.model_dump(exclude={"run_id"}), **changes, "device": "cpu"}))
+    job_id = cluster.submit(run_dir / "job.sbatch")
+    log = run_dir / "log.txt"
+    for _ in range(120):
+        if log.exists() and "step 1 of" in log.read_text():
+            break
+        cluster.run("sleep", "0.5")
+    cluster.run("scancel", "--batch", "--signal=USR1", job_id)
+    for _ in range(120):
+        if cluster.show(job_id)["Restarts"] != "0":
+            break
+        cluster.run("sleep", "0.5")
+    assert "asked to stop: saved after step" in log.read_text(), log.read_text()
+    (cluster.directory / "slow").unlink()
+    cluster.start_now(job_id)
+    assert cluster.wait(job_id)["JobState"] == "COMPLETED", log.read_text()
+    summary = read(run_dir)
+    assert (summary["status"], summary["attempt"], summary["hosts"]) == ("completed", 2, ["n1", "n3"])
+    assert summary["checkpoints"]["resumed_from_step"] > 0

@@ -66,29 +66,42 @@ def window_of(service_ms, calls):
 def test_bisection_closes_in_on_the_rate_where_the_queue_begins_to_grow():
     calls = []
     # Capacity is claimed to be 1000/s; the server takes 4 ms, so from 250/s on the queue grows.
-    found = max_rate(infer(latency_limit_ms=50, num_requests=200), 1000.0, window_of(4, calls))
-    assert found["max_rate_per_s"] <= 260 <= found["next_rate_per_s"] + 20
-    assert found["next_rate_per_s"] - found["max_rate_per_s"] == pytest.approx(1000 / 64)
+    asked = infer(arrival_rates_per_s=[20, 800], latency_limit_ms=50, num_requests=200)
+    found = max_rate(asked, [(800.0, 300.0), (20.0, 4.0)], 1000.0, window_of(4, calls))
     assert found["max_rate_per_s"] == pytest.approx(250, abs=16)
+    assert found["max_rate_per_s"] < found["next_rate_per_s"] <= found["max_rate_per_s"] * 1.04
+    assert calls[0][0] == 410  # between the listed rate that holds and the one that breaks
     assert all(number >= rate * 0.5 for rate, number in calls)
     assert [tried["rate_per_s"] for tried in found["tried"]] == [rate for rate, _ in calls]
 
 
-def test_a_limit_that_holds_at_full_load_needs_one_window():
+def test_what_lies_above_all_listed_rates_is_looked_for_up_to_full_load():
     calls = []
-    found = max_rate(infer(latency_limit_ms=5, num_requests=200), 900.0, window_of(1, calls))
+    asked = infer(arrival_rates_per_s=[10], latency_limit_ms=5, num_requests=200)
+    found = max_rate(asked, [(10.0, 1.0)], 900.0, window_of(1, calls))
     assert (found["max_rate_per_s"], found["next_rate_per_s"], len(calls)) == (900.0, None, 1)
 
 
-def test_a_limit_below_the_service_time_has_no_rate_and_a_reason():
-    found = max_rate(infer(latency_limit_ms=3, num_requests=200), 250.0, window_of(4, []))
+def test_a_limit_that_the_lowest_listed_rate_breaks_needs_no_window():
+    calls = []
+    asked = infer(arrival_rates_per_s=[50], latency_limit_ms=3, num_requests=200)
+    found = max_rate(asked, [(50.0, 4.0)], 250.0, window_of(4, calls))
+    assert (found["max_rate_per_s"], calls) == (None, [])
+    assert "above 3 ms at 50 requests/s already" in found["reason"]
+
+
+def test_a_window_too_short_to_show_a_growing_queue_proves_nothing():
+    """100 requests at 10,000/s are over after 10 ms, all of them within a limit of 1 s, at any capacity."""
+    calls = []
+    asked = infer(arrival_rates_per_s=[10_000], latency_limit_ms=1000, num_requests=100)
+    found = max_rate(asked, [(10_000.0, 400.0)], 250.0, window_of(4, calls))
+    assert calls[0] == (10_000.0, 100_000)
     assert found["max_rate_per_s"] is None
-    assert "above 3 ms" in found["reason"]
 
 
 def test_no_limit_and_too_few_requests_are_said():
-    assert "latency_limit_ms" in max_rate(infer(), 10.0, window_of(1, []))["reason"]
-    found = max_rate(infer(latency_limit_ms=1, num_requests=50), 10.0, window_of(1, []))
+    assert "latency_limit_ms" in max_rate(infer(), [], 10.0, window_of(1, []))["reason"]
+    found = max_rate(infer(latency_limit_ms=1, num_requests=50), [(1.0, None)], 10.0, window_of(1, []))
     assert found["max_rate_per_s"] is None
     assert "raise infer.num_requests" in found["reason"]
 

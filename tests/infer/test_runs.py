@@ -92,7 +92,7 @@ def test_layouts_on_two_ranks(tmp_path):
             assert (generated["cache_max_rel_err"] or 0.0) < 1e-4
     limit = summaries[limited[0].parent]["inference"]["limit"]
     assert (limit["max_rate_per_s"] is None) == bool(limit["reason"])
-    assert 1 <= len(limit["tried"]) <= 7
+    assert len(limit["tried"]) <= 7
     assert all(tried["within"] == (tried["latency_ms"] <= 30) for tried in limit["tried"])
 
 

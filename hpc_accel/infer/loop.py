@@ -111,7 +111,7 @@ class _Parts:
         self._full_batches()
         for rate in infer.arrival_rates_per_s:
             self._rate(rate)
-        self.limit = max_rate(infer, self._capacity_per_s(), self._searched)
+        self.limit = max_rate(infer, self._measured(), self._capacity_per_s(), self._searched)
         self._end_of_part()
         if infer.generate is not None:
             for kv_cache in infer.generate.kv_cache:
@@ -186,6 +186,13 @@ class _Parts:
             "energy": {key: energy.get(key) for key in ENERGY_KEYS}
             | {"per_request_j": per(energy["energy_j"], len(log.batch))},
         }
+
+    def _measured(self) -> list[tuple[float, float | None]]:
+        """The limit's percentile at the listed rates; rank 0's figures hold for all."""
+        percentile = self.session.infer.limit_percentile
+        mine = [(window.rate_per_s, latency.percentile_ms(window.counted_ms, percentile)) for _, window in self.windows]
+        found: list[tuple[float, float | None]] = self.session.comm.bcast(mine, root=0)
+        return found
 
     def _searched(self, rate_per_s: float, num_requests: int) -> float | None:
         window = open_loop(self.session, rate_per_s, num_requests)

@@ -19,7 +19,7 @@ from hpc_accel.infer.pruning import prune_weights
 from hpc_accel.study.schema import Run
 from hpc_accel.workloads.workload import Workload
 
-MAX_SAMPLES = 512
+MAX_SAMPLES = 256
 MAX_OUTPUT_ELEMENTS = 1 << 24
 MAX_METRIC_SAMPLES = 4096
 Answer = Callable[[Tensors], torch.Tensor]

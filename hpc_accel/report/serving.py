@@ -71,7 +71,7 @@ def _figure(found: Best) -> str:
     limit = fields.mapping(run.summary, "inference", "limit")
     if max_rate(run):
         percentile, limit_ms = fields.number(limit, "percentile") or 99, fields.positive(limit, "latency_limit_ms")
-        bound = f"p{percentile:g} within {wording.short(limit_ms)} ms"
+        bound = f"p{percentile:g} within {limit_ms or 0:g} ms"
         return f"{wording.short(found.value.value)} requests/s with {bound}"
     last = rates(run)[-1]
     key = "p99" if fields.positive(last, "latency_ms", "p99") else "p50"
@@ -92,8 +92,8 @@ def _deadline_words(run: RunRecord) -> str:
         return ""
     first = late[0]
     share = wording.percent(fields.number(first, "deadline", "share_missed"))
-    rate, deadline = fields.positive(first, "rate_per_s"), fields.positive(first, "deadline", "deadline_ms")
-    return f"; at {wording.short(rate)} requests/s {share} miss the deadline of {wording.short(deadline)} ms"
+    rate, deadline = fields.positive(first, "rate_per_s") or 0, fields.positive(first, "deadline", "deadline_ms") or 0
+    return f"; at {rate:g} requests/s {share} miss the deadline of {deadline:g} ms"
 
 
 def outputs_words(run: RunRecord) -> str:

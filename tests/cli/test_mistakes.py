@@ -99,6 +99,18 @@ def test_train_refuses_an_edited_run(tmp_path):
     assert "edited" in done.stderr
 
 
+def test_train_and_infer_take_their_own_runs_only(tmp_path):
+    both = GOOD + "layouts: [{}]\ninfer: {arrival_rates_per_s: [9]}\n"
+    assert plan(tmp_path, both).returncode == 0
+    paths = sorted(tmp_path.glob("results/s/runs/*/run.json"))
+    [serves] = [path for path in paths if "-b1-" in str(path)]
+    [trains] = [path for path in paths if path != serves]
+    for command, path, other in (("train", serves, "infer"), ("infer", trains, "train")):
+        done = call(tmp_path, command, str(path))
+        assert done.returncode == 78, done.stderr
+        assert f"hpc-accel {other}" in done.stderr
+
+
 def test_init_writes_a_study_and_never_overwrites(tmp_path):
     done = call(tmp_path, "init", "--name", "mine")
     assert done.returncode == 0, done.stderr
@@ -112,7 +124,7 @@ def test_init_writes_a_study_and_never_overwrites(tmp_path):
 
 def test_help_of_every_command():
     listing = call(".", "--help").stdout
-    for command in ("doctor", "init", "probe", "plan", "script", "train", "report"):
+    for command in ("doctor", "init", "probe", "plan", "script", "train", "infer", "report"):
         assert command in listing
         done = call(".", command, "--help")
         assert done.returncode == 0

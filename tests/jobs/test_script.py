@@ -28,6 +28,14 @@ def test_laptop_runs_exactly_the_runs_ranks(bench: Bench):
     assert bench.args("mpirun") == ["-n", "6", "--map-by", ":OVERSUBSCRIBE", "--bind-to", "none", *tail]
 
 
+def test_a_run_that_serves_is_started_as_one(bench: Bench):
+    run = make_run(1, 2)
+    content = {**run.model_dump(exclude={"run_id"}), "infer": {"arrival_rates_per_s": [5.0], "batch_size": 64}}
+    code, output = bench.run(run=Run.model_validate(content), scheduler="none")
+    assert code == 0, output
+    assert bench.args("mpirun")[-3:] == ["hpc-accel", "infer", str(bench.run_dir / "run.json")]
+
+
 def test_in_slurm_ranks_are_placed_per_node(bench: Bench):
     slurm = IN_SLURM | {"SLURM_JOB_NUM_NODES": "2", "SLURM_NTASKS": "6"}
     assert bench.run(run=make_run(2, 3), slurm=slurm)[0] == 0

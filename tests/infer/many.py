@@ -1,0 +1,21 @@
+"""Serve several run.json one after another on the same ranks. With `--warn` rank 1 is told to stop after a part."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from hpc_accel.infer.main import run_inference
+
+
+def warn(done, total):
+    if done == 1 and os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK")) == "1":
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+
+paths = [Path(each) for each in sys.argv[1:] if each != "--warn"]
+for path in paths:
+    if "--warn" in sys.argv:
+        run_inference(path, warn)
+    else:
+        run_inference(path)

@@ -17,7 +17,8 @@ from hpc_accel.infer.weights import build_workload
 from hpc_accel.parallel.mesh import make_place
 from hpc_accel.study.infer import Infer
 from hpc_accel.study.schema import Run
-from hpc_accel.train.session import choose_device, stage_sizes
+from hpc_accel.train.device import choose_device
+from hpc_accel.train.session import stage_sizes
 from hpc_accel.train.threads import threads_per_rank
 from hpc_accel.workloads.workload import Workload
 
@@ -56,9 +57,10 @@ def open_session(run: Run, infer: Infer, directory: Path, import_ms: float) -> S
     world = hpc_accel.mpi.init(run.backend, expected_size=run.layout.num_ranks)
     from mpi4py import MPI
 
-    num_threads = run.recipe.threads_per_rank or threads_per_rank(world.local_size, run.resources.cpus_per_rank)
+    own = run.resources.component_of(world.rank)
+    num_threads = run.recipe.threads_per_rank or threads_per_rank(world.local_size, own.cpus_per_rank)
     torch.set_num_threads(num_threads)
-    device = choose_device(run, world.local_rank, MPI.COMM_WORLD)
+    device = choose_device(run, own.gpus_per_node, world.local_rank, MPI.COMM_WORLD)
     mpi_done = time.perf_counter()
     workload = build_workload(run, directory, MPI.COMM_WORLD)
     split = stage_sizes(run, workload, device, MPI.COMM_WORLD)

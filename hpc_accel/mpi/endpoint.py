@@ -77,7 +77,8 @@ class Endpoint:
         self._node = None if threads.REDUCED else find_node(comm)
         self._shared: SharedMemory | None = None
         self._may_share = self._node is not None
-        self.gpu_aware = gpu_aware.agreed(comm)
+        # A host's tensor goes whole: where some ranks have no accelerator, none sends its own in chunks.
+        self.gpu_aware, self.chunks = gpu_aware.agreed(comm)
         threads.warn_if_reduced()
         watchdog.start()
 
@@ -112,7 +113,11 @@ class Endpoint:
             else:
                 staged = staging.DeviceCall(device, reads, writes)
                 straight = self.gpu_aware and device_memory and all(t.is_contiguous() for t in (*reads, *writes))
-                run = partial(_run_aware, staged, call) if straight else partial(_run_staged, staged, call, elementwise)
+                run = (
+                    partial(_run_aware, staged, call)
+                    if straight
+                    else partial(_run_staged, staged, call, elementwise and self.chunks)
+                )
         if self.debug:
             run = partial(self._run_compared, self.num_collectives, debug.describe(op, detail, reads or writes), run)
         work = CollectiveWork(self.lane, op, run, list(writes) if result is None else result, timeout_s, record)

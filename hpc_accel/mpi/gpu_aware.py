@@ -14,6 +14,9 @@ import os
 import subprocess
 import sys
 from functools import lru_cache
+from typing import Any
+
+import numpy as np
 
 from hpc_accel.mpi.launch import mpi
 
@@ -85,10 +88,14 @@ def here() -> bool:
     return verified(accelerator.type, torch.accelerator.current_device_index())
 
 
-def agreed(comm: object) -> bool:
-    """Whether all ranks of `comm` say yes. Collective; asks MPI only where an accelerator is."""
+def agreed(comm: Any) -> tuple[bool, bool]:
+    """Whether device memory goes straight in on all ranks of `comm`, and whether all or none have an accelerator.
+
+    Collective over every group, because a rank without an accelerator cannot know that others have one.
+    """
     import torch
 
-    if not torch.accelerator.is_available():
-        return False
-    return bool(comm.allreduce(int(here()), op=mpi().MIN))  # type: ignore[attr-defined]
+    has = int(torch.accelerator.is_available())
+    answers = np.array([int(here()) if has else 0, has, -has], dtype=np.int32)
+    comm.Allreduce(mpi().IN_PLACE, answers, op=mpi().MIN)
+    return bool(answers[0]), int(answers[1]) == -int(answers[2])

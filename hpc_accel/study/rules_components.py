@@ -25,6 +25,7 @@ def component_refusals(run: Run, limits: ResourcesChoice) -> Iterator[ConfigErro
         )
     elif len(run.resources.parts) > 1:
         yield from _device(run)
+        yield from _shard(run)
         yield from _across(run)
 
 
@@ -49,6 +50,17 @@ def _device(run: Run) -> Iterator[ConfigError]:
             "which has no GPUs",
             "every rank of such a run has a GPU",
             "set gpus_per_node of that component, or device: auto and backend: mpi4py for CPUs beside GPUs",
+        )
+
+
+def _shard(run: Run) -> Iterator[ConfigError]:
+    some = {bool(part.gpus_per_node) for part in run.resources.parts}
+    if len(some) == 2 and run.device != "cpu" and run.layout.shard == "full":
+        yield refusal(
+            run,
+            "shard full over CPUs beside GPUs",
+            "FSDP2 divides parameters over devices of one kind",
+            "use shard: none or optimizer, or device: cpu",
         )
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 import hpc_accel.mpi
-from hpc_accel.errors import ConfigError
 from hpc_accel.parallel.mesh import Place, make_place
 from hpc_accel.parallel.split import automatic_split
 from hpc_accel.study.schema import Run
 from hpc_accel.train.build import make_stepper
 from hpc_accel.train.checkpoint import Checkpoint, Checkpoints
+from hpc_accel.train.device import choose_device, mesh_device
 from hpc_accel.train.precision import AUTOCAST
 from hpc_accel.train.state import restore
 from hpc_accel.train.step import Stepper
@@ -59,12 +59,13 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
     world = hpc_accel.mpi.init(run.backend, expected_size=run.layout.num_ranks)
     from mpi4py import MPI
 
-    num_threads = run.recipe.threads_per_rank or threads_per_rank(world.local_size, run.resources.cpus_per_rank)
+    own = run.resources.component_of(world.rank)
+    num_threads = run.recipe.threads_per_rank or threads_per_rank(world.local_size, own.cpus_per_rank)
     torch.set_num_threads(num_threads)
-    device = choose_device(run, world.local_rank, MPI.COMM_WORLD)
+    device = choose_device(run, own.gpus_per_node, world.local_rank, MPI.COMM_WORLD)
     mpi_done = time.perf_counter()
     workload = entry.build(run.workload, run.seed)
-    place = make_place(run.layout, world.rank, device.type)
+    place = make_place(run.layout, world.rank, mesh_device(run, device))
     checkpoints = Checkpoints(run, directory, MPI.COMM_WORLD, place)
     found = checkpoints.load()
     split: tuple[int, ...] | None
@@ -115,9 +116,9 @@ def stage_sizes(run: Run, workload: Workload, device: torch.device, comm: Any) -
         return None
     if isinstance(run.layout.split, tuple):
         return run.layout.split
-    from hpc_accel.workloads.inspect import describe  # imports torch's compiler, a second that others need not spend
+    from hpc_accel.workloads.planned import facts_of_built  # imports torch's compiler: a second others need not spend
 
-    facts = describe(workload)
+    facts = facts_of_built(workload, run.workload, run.seed)
     if run.layout.split == "auto":
         return automatic_split(facts, run.layout.num_stages)
     times_s = None
@@ -127,34 +128,3 @@ def stage_sizes(run: Run, workload: Workload, device: torch.device, comm: Any) -
         times_s = layer_times_s(workload, run.layout.micro_batch_size, device, AUTOCAST[run.recipe.precision])
         workload.model.cpu()
     return automatic_split(facts, run.layout.num_stages, times_s=comm.bcast(times_s))
-
-
-def choose_device(run: Run, local_rank: int, comm: Any) -> torch.device:
-    """The device this rank computes on; `auto` takes a GPU where there is one.
-
-    Raises ConfigError when the study asks for GPUs that are not there, or for one per rank and ranks share.
-    """
-    if run.device == "cpu" or (run.device == "auto" and not torch.cuda.is_available()):
-        if run.resources.gpus_per_node and run.device != "cpu":
-            raise ConfigError(
-                f"{run.resources.gpus_per_node} GPU(s) per node requested, torch sees none",
-                "a rank that was promised a GPU must find it",
-                "install the CUDA lock (make env ACCEL=cuda), check nvidia-smi and CUDA_VISIBLE_DEVICES",
-            )
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise ConfigError(
-            "device cuda, torch sees no GPU",
-            "the device must be there",
-            "set device: auto or cpu, or install the CUDA lock (make env ACCEL=cuda)",
-        )
-    device = torch.device("cuda", local_rank % torch.cuda.device_count())
-    torch.cuda.set_device(device)
-    uuids = comm.allgather(str(torch.cuda.get_device_properties(device).uuid))
-    if run.resources.gpus_per_node and len(set(uuids)) < len(uuids):
-        raise ConfigError(
-            f"{len(uuids)} ranks see {len(set(uuids))} different GPU(s)",
-            "every rank of this run was promised a GPU of its own",
-            "check the launcher's GPU binding: request GPUs per node (gres), not per task",
-        )
-    return device

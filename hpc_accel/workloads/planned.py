@@ -20,6 +20,7 @@ from hpc_accel.study import schema
 from hpc_accel.workloads import entry
 from hpc_accel.workloads.facts import ModelFacts
 from hpc_accel.workloads.inspect import describe
+from hpc_accel.workloads.workload import Workload
 
 LARGEST_WITH_VALUES_BYTES = 100 * 10**6
 """Parameters up to which a model is run for real: that also checks the values, in about a second."""
@@ -55,6 +56,12 @@ def facts_of(spec: schema.Workload, seed: int) -> ModelFacts:
             "take sizes from shapes and arguments, not from .item(), .tolist() or `if tensor:`; or plan on a node with "
             "more memory",
         ) from without_values
+
+
+def facts_of_built(workload: Workload, spec: schema.Workload, seed: int) -> ModelFacts:
+    """The same of a workload that is built already, which is run if it is small."""
+    num_bytes = sum(each.numel() * each.element_size() for each in workload.model.parameters())
+    return describe(workload) if num_bytes <= LARGEST_WITH_VALUES_BYTES else facts_of(spec, seed)
 
 
 @contextmanager

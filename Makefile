@@ -6,7 +6,7 @@ BIN := .venv/bin
 SHELL := /bin/bash
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: env extras demo test lint conformance bench clean
+.PHONY: env extras demo catalogue test lint conformance bench clean
 
 env: .venv/.installed-$(ACCEL)
 
@@ -31,6 +31,11 @@ demo: env
 	snakemake --cores all --quiet rules --config study=$(STUDY) 2>&1 | grep --line-buffered -v '^Assuming' || exit 1; \
 	results=results/$$(basename $(STUDY) .yaml); \
 	echo; cat $$results/answer.txt; echo; echo "report: $(CURDIR)/$$results/report.html"
+
+# Every layout, schedule and recipe that a CPU runs, each against the serial run: 63 small runs.
+catalogue: env
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakemake --cores 1 --quiet rules --config study=studies/catalogue.yaml
+	HPC_ACCEL_CATALOGUE=results/catalogue $(BIN)/python -m pytest -m catalogue tests
 
 test: env
 	$(BIN)/python -m pytest --durations=10

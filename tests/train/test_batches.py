@@ -43,3 +43,30 @@ def test_loader_yields_the_share():
     (inputs,), targets = next(share_loader(data, sampler))
     assert inputs.tolist() == next(iter(share_of(2, 1, num_samples=40, total=8, seed=0)))
     assert torch.equal(targets, inputs * 2)
+
+
+@pytest.mark.parametrize(("dp", "total"), [(1, 20), (2, 20), (4, 20), (20, 20), (3, 30)])
+def test_a_kept_last_batch_makes_each_sample_count_once(dp, total):
+    """Short shares are filled up, and what fills them does not count."""
+    counted = []
+    for rank in range(dp):
+        sampler = share_of(dp, rank, total=total, keep_last=True)
+        for step, mine in enumerate(islice(sampler, sampler.batches_per_epoch)):
+            assert len(mine) == total // dp
+            counted += mine[: sampler.valid(step)]
+    assert sorted(counted) == list(range(103))
+
+
+def test_unequal_shares_make_up_the_serial_batch():
+    shares = [12, 5, 3]
+    parts = [
+        list(islice(ShareSampler(103, 20, start=sum(shares[:rank]), share=share, seed=3), 7))
+        for rank, share in enumerate(shares)
+    ]
+    whole = [[index for part in each for index in part] for each in zip(*parts, strict=True)]
+    assert whole == batches(1, count=7)
+
+
+def test_kept_batches_are_resumed_where_they_were():
+    whole = list(islice(share_of(2, 1, keep_last=True), 15))
+    assert list(islice(share_of(2, 1, keep_last=True, first_step=7), 8)) == whole[7:]

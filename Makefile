@@ -37,8 +37,9 @@ catalogue: env
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakemake --cores 1 --quiet rules --config study=studies/catalogue.yaml
 	HPC_ACCEL_CATALOGUE=results/catalogue $(BIN)/python -m pytest -m catalogue tests
 
+# Two at a time: most tests wait for processes to start. Those of the cluster, which is one, take turns.
 test: env
-	$(BIN)/python -m pytest --durations=10
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations=10
 
 lint: env
 	$(BIN)/pip install --quiet -r envs/requirements-dev.txt

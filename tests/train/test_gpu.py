@@ -59,7 +59,7 @@ def test_two_gpus_divide_and_exchange(tmp_path):
     paths += write_runs(tmp_path, deep, [{"dp": 2, "shard": "full"}], recipe={"offload": "parameters"}, **two)
     paths += write_runs(tmp_path, deep, [{"dp": 2}], recipe={"compression": ["bf16", "powersgd"]}, **two)
     for backend in ("mpi4py", "nccl"):
-        assert_parity(trained(2, [path for path in with_backend(paths, backend, tmp_path)]))
+        assert_parity(trained(2, list(with_backend(paths, backend, tmp_path))))
 
 
 def with_backend(paths, backend, directory):

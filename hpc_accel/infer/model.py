@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.infer.pruning import compress_two_of_four, prune_weights
-from hpc_accel.infer.quantize import quantize_linears
+from hpc_accel.infer.quantize import check_linears, quantize_linears
 from hpc_accel.parallel.apply import parallelize
 from hpc_accel.parallel.mesh import Place
 from hpc_accel.study.recipe import Recipe
@@ -95,8 +95,10 @@ def build_served(
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = recipe.precision == "tf32"
     model = workload.model.eval().requires_grad_(False)
     notes = prune_weights(model, recipe)
-    if recipe.quantize != "none" and isinstance(model, nn.Linear):
-        model = nn.Sequential(model)  # a layer is replaced inside another
+    if recipe.quantize == "int8":
+        notes += check_linears(model)
+        if isinstance(model, nn.Linear):
+            model = nn.Sequential(model)  # a layer is replaced inside another
     model.to(dtype)
     # Replicas are whole models that need not talk: the layout of one of them.
     alone = replace(place, layout=place.layout.model_copy(update={"dp": 1}))
@@ -106,7 +108,7 @@ def build_served(
     )
     module = parallel.module
     if recipe.quantize == "int8":
-        notes += quantize_linears(module)
+        quantize_linears(module)
     if recipe.prune == "2:4":
         cut = ["prune 2:4: tensor-parallel shards are computed by dense kernels"]
         notes += compress_two_of_four(module, device) if place.layout.tp == 1 else cut

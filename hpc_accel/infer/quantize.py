@@ -15,20 +15,23 @@ from torch import nn
 from hpc_accel.errors import ConfigError
 
 
-def quantize_linears(module: nn.Module) -> list[str]:
-    """Replace the linear layers inside `module` (not itself) in place; what was done. ConfigError without any."""
-    linears = [each for each in module.modules() if type(each) is nn.Linear and each is not module]
-    if not linears:
+def check_linears(model: nn.Module) -> list[str]:
+    """What will be done to the whole model, in words for the report. Raises ConfigError if it has no linear layer."""
+    count = sum(type(each) is nn.Linear for each in model.modules())
+    if not count:
         raise ConfigError(
-            "quantize int8 on a model without linear layers inside",
+            "quantize int8 on a model without linear layers",
             "dynamic int8 is for torch.nn.Linear; others stay as they are",
-            "leave quantize out, or put the layer into a torch.nn.Sequential",
+            "leave quantize out",
         )
+    return [f"quantize int8: {count} linear layers, {torch.backends.quantized.engine} kernels; other layers stay fp32"]
+
+
+def quantize_linears(module: nn.Module) -> None:
+    """Replace the linear layers inside `module` (not itself) in place. A stage may have none."""
     with warnings.catch_warnings():
         # Said once, in this file's first lines; users can do nothing about it.
         warnings.simplefilter("ignore")
         from torch.ao.quantization import quantize_dynamic
 
         quantize_dynamic(module, {nn.Linear}, dtype=torch.qint8, inplace=True)
-    found = f"{len(linears)} linear layers, {torch.backends.quantized.engine} kernels; other layers stay fp32"
-    return [f"quantize int8: {found}"]

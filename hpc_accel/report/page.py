@@ -109,6 +109,7 @@ def _serving(records: StudyRecords, charts: list[dict[str, Any]]) -> dict[str, A
         "charts": charts,
         "cards": serving.cards(records),
         "runs": serving.run_rows(records),
+        "notes": serving.notes(records),
         "latencies": latencies,
         "energy_reason": next((row["energy_reason"] for row in latencies if row["energy_reason"]), None),
         "generation": serving.generation_rows(records),

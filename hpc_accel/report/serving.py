@@ -181,8 +181,6 @@ def run_rows(records: StudyRecords) -> list[dict[str, Any]]:
         outputs, limit = fields.mapping(run.summary, "outputs"), max_rate(run)
         rate = throughput(run)
         error, agreement = fields.number(outputs, "max_rel_err"), fields.number(outputs, "top1_agreement")
-        notes = fields.at(run.summary, "inference", "notes")
-        notes = notes if isinstance(notes, list) else []
         found.append(
             {
                 "run": run,
@@ -196,11 +194,21 @@ def run_rows(records: StudyRecords) -> list[dict[str, Any]]:
                 "metric": metric_words(run),
                 "metric_reason": fields.text(outputs, "metric_reason") or wording.NOT_MEASURED,
                 "memory": wording.memory(fields.positive(run.summary, "peak_memory_bytes")),
-                "notes": [fields.clean(note) for note in notes if isinstance(note, str)],
                 "status_reason": summary_csv.status_reason(run),
             }
         )
     return found
+
+
+def notes(records: StudyRecords) -> list[dict[str, str]]:
+    """What a reader must know of recipes and layouts; runs with the same words share an entry."""
+    shared: dict[str, list[str]] = {}
+    for run in records.served:
+        found = fields.at(run.summary, "inference", "notes")
+        for note in found if isinstance(found, list) else []:
+            if isinstance(note, str):
+                shared.setdefault(fields.clean(note), []).append(f"{run.workload} {run.label}")
+    return [{"text": text, "runs": wording.named(names, most=3)} for text, names in shared.items()]
 
 
 def _batch(run: RunRecord) -> float:

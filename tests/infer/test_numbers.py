@@ -13,7 +13,7 @@ from hpc_accel.infer.generate import Generator
 from hpc_accel.infer.model import build_served
 from hpc_accel.infer.outputs import Answers, answers, compare, relative_error, serial_answers, top1_agreement
 from hpc_accel.infer.pruning import compress_two_of_four, prune_weights, two_of_four
-from hpc_accel.infer.quantize import quantize_linears
+from hpc_accel.infer.quantize import check_linears
 from hpc_accel.parallel.mesh import make_place
 from hpc_accel.study.infer import Generate
 from hpc_accel.study.recipe import Recipe
@@ -50,7 +50,7 @@ def test_what_has_nothing_to_work_on_is_refused():
     with pytest.raises(ConfigError, match="multiple of 4"):
         prune_weights(nn.Sequential(nn.Linear(6, 2)), Recipe(prune="2:4"))
     with pytest.raises(ConfigError, match="without linear layers"):
-        quantize_linears(relu)
+        check_linears(relu)
 
 
 def test_a_cpu_says_that_it_has_no_sparse_kernels():

@@ -75,16 +75,20 @@ def test_recipes_on_one_rank(tmp_path):
 def test_layouts_on_two_ranks(tmp_path):
     layouts = [{"dp": 2}, {"pp": 2}, {"tp": 2}]
     digits = {**LOAD, "batch_sizes": [4], "layouts": layouts, "train_steps": 5}
+    # The first stage has convolutions alone: nothing to quantise there is no mistake.
+    int8 = {**LOAD, "layouts": [{"pp": 2, "split": [5, 4]}], "recipes": [{"quantize": "int8"}]}
     lm = {**LOAD, "layouts": [{"dp": 2}, {"tp": 2}], "batch_sizes": [3], "generate": {"prompt": 5, "tokens": 8}}
     paths = write_runs(tmp_path, {"name": "digits"}, digits)
     paths += write_runs(tmp_path, LM, lm)
     paths += write_runs(tmp_path, LM, {**LOAD, "layouts": [{"pp": 2, "split": [2, 2]}]})
     limited = write_runs(tmp_path, {"name": "mlp"}, {**LOAD, "layouts": [{"dp": 2}], "latency_limit_ms": 30})
-    paths += limited
+    paths += limited + write_runs(tmp_path, {"name": "digits"}, int8)
     summaries = serve_all(2, paths)
     for directory, summary in summaries.items():
         check_record(directory, summary)
-        assert summary["parity"]["max_rel_err"] < 1e-4, (directory.name, summary["parity"])
+        int8 = bool(summary["inference"]["notes"]) and "int8" in summary["inference"]["notes"][0]
+        assert summary["parity"]["max_rel_err"] < (0.1 if int8 else 1e-4), (directory.name, summary["parity"])
+        assert not int8 or summary["parity"]["max_rel_err"] > 1e-4
         for generated in summary["inference"]["generate"]:
             assert generated["time_to_first_token_ms"]["median"] > 0
             assert generated["time_per_output_token_ms"]["median"] > 0

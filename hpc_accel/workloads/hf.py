@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.workloads.extras import check_installed
+from hpc_accel.workloads.tensor_plan import Plan, has_transformer_blocks
 from hpc_accel.workloads.text import NUM_BYTE_VALUES, next_byte_loss, read_text, windows
 from hpc_accel.workloads.workload import Workload
 
@@ -28,14 +29,15 @@ def build(
     sequence: int = 128,
     text: str | None = None,
     stride: int | None = None,
-    tensor_plan: Mapping[str, Literal["columns", "rows"]] | None = None,
+    tensor_plan: Plan | None = None,
 ) -> Workload:
     """A model of `architecture` (a model type such as gpt2 or llama) with the defaults of its configuration class.
 
     `config` is a configuration instead: a mapping, or the path of a config.json or of its directory. `weights` is a
     local directory with configuration and weights. `overrides` replace entries of any of these; dropout is 0 unless
-    they say otherwise, because every layout would draw other numbers. Raises ConfigError for what is not on this
-    machine, for unknown entries, and without the extra.
+    they say otherwise, because every layout would draw other numbers. `tensor_plan` is the "transformer" one where the
+    model's layers have the names it knows. Raises ConfigError for what is not on this machine, for unknown entries, and
+    without the extra.
     """
     check_installed("hf", "llm", "transformers")
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -48,11 +50,14 @@ def build(
             f"set overrides: {{vocab_size: {NUM_BYTE_VALUES}}} or more",
         )
     dataset, metric = windows("hf", read_text("hf", text), sequence, stride, vocabulary)
+    model = Logits(_model(resolved, weights))
+    if tensor_plan is None:
+        tensor_plan = "transformer" if has_transformer_blocks(model) else {}
     return Workload(
-        model=Logits(_model(resolved, weights)),
+        model=model,
         loss=next_byte_loss,
         dataset=dataset,
-        tensor_plan=tensor_plan or {},
+        tensor_plan=tensor_plan,
         metric=metric,
     )
 

@@ -64,20 +64,29 @@ def transformer_plan(model: nn.Module) -> dict[str, Cut]:
     A parent is divided if it has layers of both kinds, so that what columns divide, rows join again.
     Raises ConfigError when there is none: the plan must then name the layers.
     """
-    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    found: dict[str, Cut] = {}
-    for name in linears:
-        last = name.rpartition(".")[2]
-        if last in COLUMNS.split() or last in ROWS.split():
-            found[name] = "columns" if last in COLUMNS.split() else "rows"
-    by_parent: dict[str, set[Cut]] = {}
-    for name, way in found.items():
-        by_parent.setdefault(name.rpartition(".")[0], set()).add(way)
-    whole = {name: way for name, way in found.items() if len(by_parent[name.rpartition(".")[0]]) == 2}
+    whole = _transformer_layers(model)
     if not whole:
+        linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
         raise ConfigError(
             "tensor_plan 'transformer' on a model without transformer blocks of common names",
             f"a block has linear layers named like {COLUMNS.split(maxsplit=1)[0]} and {ROWS.split(maxsplit=1)[0]}",
             f"name them: the model's linear layers are {', '.join(linears) or 'none'}",
         )
     return whole
+
+
+def has_transformer_blocks(model: nn.Module) -> bool:
+    """Whether the plan "transformer" finds anything to divide."""
+    return bool(_transformer_layers(model))
+
+
+def _transformer_layers(model: nn.Module) -> dict[str, Cut]:
+    found: dict[str, Cut] = {}
+    for name, module in model.named_modules():
+        last = name.rpartition(".")[2]
+        if isinstance(module, nn.Linear) and last in COLUMNS.split() + ROWS.split():
+            found[name] = "columns" if last in COLUMNS.split() else "rows"
+    by_parent: dict[str, set[Cut]] = {}
+    for name, way in found.items():
+        by_parent.setdefault(name.rpartition(".")[0], set()).add(way)
+    return {name: way for name, way in found.items() if len(by_parent[name.rpartition(".")[0]]) == 2}

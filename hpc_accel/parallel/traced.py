@@ -51,9 +51,11 @@ def trace(workload: Workload, split: tuple[int, ...], place: Place, autocast_dty
         with warnings.catch_warnings(), autocast:
             warnings.simplefilter("ignore", FutureWarning)  # torch's tracer uses what torch itself deprecates
             pipe = pipeline(workload.model, mb_args=inputs, split_spec=dict(starts))
+            with torch.no_grad():
+                pipe(*inputs)  # some models are cut without complaint into stages that cannot run
     except Exception as error:
         raise ConfigError(
-            f"{type(workload.model).__name__} cannot be traced: {_first_line(error)}",
+            f"{type(workload.model).__name__} cannot be cut by the tracer: {_first_line(error)}",
             "pp > 1 cuts a model that is no torch.nn.Sequential with torch.export",
             "return a torch.nn.Sequential from build(), or use dp, shard or tp",
         ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.infer import InferChoice
@@ -84,7 +84,7 @@ class WorkloadChoice(Model):
 
     name: str | None = None
     entry: str | None = None
-    args: dict[str, bool | int | float | str] = {}
+    args: dict[str, JsonValue] = {}
     global_batch_size: PositiveInt | None = None
     optimizer: Optimizer | None = None
     last_batch: Literal["drop", "keep"] = "drop"

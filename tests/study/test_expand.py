@@ -211,3 +211,9 @@ def test_gpu_clocks_without_gpus_are_refused():
     content = {"workload": {"name": "digits"}, "layouts": [{}], "recipes": [{"gpu_freq_mhz": 900}]}
     [why] = refused(content)
     assert "gpu_freq_mhz 900 without GPUs" in why
+
+
+def test_arguments_may_be_nested():
+    args = {"overrides": {"hidden_size": 64}, "sizes": [1, 2], "text": None}
+    choice = study(workload={"name": "hf", "args": args}).workloads[0]
+    assert resolve_workload(choice).args == args

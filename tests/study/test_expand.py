@@ -170,7 +170,7 @@ def test_the_users_entry_is_part_of_the_run(tmp_path, monkeypatch):
 
 def test_workloads_need_a_name_or_an_entry():
     for choice, expected in [
-        ({"name": "nope"}, "built-in workloads are driving"),
+        ({"name": "nope"}, "built-in workloads are digits"),
         ({"entry": "json:loads"}, "global_batch_size"),
     ]:
         with pytest.raises(ConfigError) as caught:

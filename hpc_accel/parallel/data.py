@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -71,7 +72,7 @@ def shard(module: nn.Module, place: Place, recipe: Recipe, autocast_dtype: torch
     """Parameters, gradients and optimizer state divided over the data-parallel ranks by FSDP2, block by block."""
     from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
-    from hpc_accel.workloads.blocks import blocks_of
+    from hpc_accel.workloads.blocks import blocks_with_parameters
 
     options: dict[str, Any] = {
         "mesh": place.submesh("dp"),
@@ -80,8 +81,11 @@ def shard(module: nn.Module, place: Place, recipe: Recipe, autocast_dtype: torch
         ),
         "offload_policy": CPUOffloadPolicy() if recipe.offload == "parameters" else OffloadPolicy(),
     }
-    for _, block in blocks_of(module):
-        if any(True for _ in block.parameters()):
+    blocks = blocks_with_parameters(module)
+    uses = Counter(id(parameter) for block in blocks for parameter in block.parameters())
+    for block in blocks:
+        # Blocks that share a parameter stay with the whole: FSDP2 wants tied weights in one group.
+        if all(uses[id(parameter)] == 1 for parameter in block.parameters()):
             fully_shard(block, **options)
     fully_shard(module, **options)
     return module

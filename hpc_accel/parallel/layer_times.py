@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from hpc_accel.workloads.blocks import blocks_of
-from hpc_accel.workloads.chain import as_inputs
+from hpc_accel.workloads.chain import as_inputs, is_sequence, layers_of
 from hpc_accel.workloads.workload import Workload
 
 NUM_REPEATS = 5
@@ -33,7 +33,7 @@ def layer_times_s(
     passes = []
     for _ in range(NUM_REPEATS + 1):
         with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
-            if isinstance(model, nn.Sequential):
+            if is_sequence(model):
                 passes.append(_chain(model, workload, states, targets.to(device)))
             else:
                 passes.append(_blocks(model, states, device))
@@ -45,8 +45,8 @@ def _chain(
     model: nn.Sequential, workload: Workload, states: tuple[torch.Tensor, ...], targets: torch.Tensor
 ) -> list[float]:
     times = []
-    layers = list(model.children())
-    for index, layer in enumerate(layers):
+    layers = layers_of(model)
+    for index, (_, layer) in enumerate(layers):
         begin = _now(states[0].device)
         outputs = layer(*states)
         result = workload.loss(outputs, targets) if index == len(layers) - 1 else outputs

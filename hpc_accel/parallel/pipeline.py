@@ -34,7 +34,7 @@ from hpc_accel.parallel.mesh import Place
 from hpc_accel.parallel.tensor import SEQUENCE
 from hpc_accel.parallel.traced import TracedStages, trace
 from hpc_accel.study.layout import SINGLE
-from hpc_accel.workloads.chain import Chain, as_inputs
+from hpc_accel.workloads.chain import Chain, as_inputs, is_sequence, layers_of
 from hpc_accel.workloads.tensor_plan import Cut, planned
 from hpc_accel.workloads.workload import Loss, Workload
 
@@ -78,7 +78,7 @@ def cut(
 ) -> Stages | TracedStages:
     """The model in stages of `split` layers; this rank keeps its own."""
     model = workload.model
-    if not isinstance(model, nn.Sequential):
+    if not is_sequence(model):
         return trace(workload, split, place, autocast_dtype)
     micro_batch = as_inputs(default_collate([workload.dataset[0][0]] * place.micro_batch_size))
     boundaries = boundary_tensors(model, split, micro_batch, autocast_dtype)
@@ -93,7 +93,7 @@ def cut(
 def stage_layers(model: nn.Sequential, sizes: tuple[int, ...], stage: int) -> nn.Sequential:
     """The children of `model` that stage `stage` runs, under their own names."""
     start = sum(sizes[:stage])
-    children = list(model.named_children())[start : start + sizes[stage]]
+    children = layers_of(model)[start : start + sizes[stage]]
     return (Chain if isinstance(model, Chain) and stage == 0 else nn.Sequential)(OrderedDict(children))
 
 
@@ -124,7 +124,7 @@ def boundary_tensors(
 
 def divided_boundaries(model: nn.Sequential, sizes: tuple[int, ...], plan: Mapping[str, Cut]) -> list[int]:
     """Boundaries that lie where sequence parallelism divides the states: after the split, up to where it ends."""
-    position = {name: index for index, (name, _) in enumerate(model.named_children())}
+    position = {name: index for index, (name, _) in enumerate(layers_of(model))}
     begin = min(position[name.split(".")[0]] for name, way in plan.items() if way == "split")
     end = max(position[name.split(".")[0]] for name, way in plan.items() if way == "gather")
     return [stage for stage in range(1, len(sizes)) if begin < sum(sizes[:stage]) <= end]

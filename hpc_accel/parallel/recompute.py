@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from hpc_accel.workloads.blocks import blocks_of
+from hpc_accel.workloads.blocks import blocks_with_parameters
 
 _aten = torch.ops.aten
 KEPT = frozenset(
@@ -40,9 +40,8 @@ def recompute_blocks(module: nn.Module, kind: str) -> None:
     options: dict[str, Any] = {"use_reentrant": False}
     if kind == "selective":
         options["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
-    for _, block in blocks_of(module):
-        if any(True for _ in block.parameters()):
-            block.forward = _recomputed(block.forward, options)
+    for block in blocks_with_parameters(module):
+        block.forward = _recomputed(block.forward, options)
 
 
 def _recomputed(forward: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:

@@ -28,6 +28,7 @@ class TensorCut:
         self.plan = plan
         self.group = group
         self.sequence_parallel = sequence_parallel
+        self._shards: dict[tuple[int, int], tuple[nn.Parameter, nn.Parameter]] = {}
 
     def apply(self, module: nn.Module) -> None:
         """Divide the planned modules that this stage holds, in place; no communication."""
@@ -99,7 +100,7 @@ class TensorCut:
         whole, rank = embedding.num_embeddings, dist.get_rank(self.group)
         self._shard(embedding, "weight", 0)
         count = embedding.weight.shape[0]
-        first = sum(len(each) for each in torch.arange(whole).chunk(dist.get_world_size(self.group))[:rank])
+        first = sum(len(each) for each in torch.arange(whole).tensor_split(dist.get_world_size(self.group))[:rank])
 
         def forward(ids: torch.Tensor) -> torch.Tensor:
             own = ids - first
@@ -113,8 +114,12 @@ class TensorCut:
         parameter = getattr(module, name)
         if parameter is None:
             return
-        own = parameter.detach().chunk(dist.get_world_size(self.group), dim=dim)[dist.get_rank(self.group)]
-        setattr(module, name, nn.Parameter(own.clone(), requires_grad=parameter.requires_grad))
+        # Tied weights stay tied; the whole one is kept, or its id might become another's.
+        key = id(parameter), dim
+        if key not in self._shards:
+            own = parameter.detach().tensor_split(dist.get_world_size(self.group), dim=dim)[dist.get_rank(self.group)]
+            self._shards[key] = parameter, nn.Parameter(own.clone(), requires_grad=parameter.requires_grad)
+        setattr(module, name, self._shards[key][1])
 
 
 class _Entrance:

@@ -13,7 +13,7 @@ from typing import Any
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.components import Speed, place_on_components, replica_speeds
-from hpc_accel.study.layout import SINGLE, Layout, micro_batch_rule
+from hpc_accel.study.layout import SINGLE, Layout, micro_batch_rule, plain_order
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.schema import Measure, Optimizer, Resources, Run, Workload
 from hpc_accel.study.shares import ROUNDING, proportional
@@ -126,7 +126,8 @@ def resolve_layout(workload: Workload, fields: dict[str, Any], speeds: Sequence[
 
     A pipeline that names neither gets the largest number of micro-batches up to four per stage, which
     keeps the ideal bubble under a fifth. `shares: auto` becomes samples in proportion to `speeds`, one for each
-    replica; none where that is the same for all. Raises ConfigError when the batch cannot be divided.
+    replica; none where that is the same for all. Of orders that place ranks alike the first counts.
+    Raises ConfigError when the batch cannot be divided.
     """
     if fields.get("shares") == "auto":
         fields = _with_shares(workload, fields, speeds or [1.0] * fields["dp"])
@@ -149,7 +150,8 @@ def resolve_layout(workload: Workload, fields: dict[str, Any], speeds: Sequence[
             raise _indivisible(workload, f"micro_batch_size {micro}", share, f"a divisor of {share}")
     schedule = schedule or ("1f1b" if pp > 1 and accumulation >= pp else "gpipe" if pp > 1 else None)
     resolved = {"micro_batch_size": micro, "accumulation_steps": accumulation, "schedule": schedule}
-    return Layout(**{**fields, **resolved, "stages_per_rank": chunks})
+    order = plain_order(fields.get("order", "pp.dp.tp"), dp=dp, pp=pp, tp=fields["tp"])
+    return Layout(**{**fields, **resolved, "stages_per_rank": chunks, "order": order})
 
 
 def _with_shares(workload: Workload, fields: dict[str, Any], speeds: Sequence[float]) -> dict[str, Any]:
@@ -205,7 +207,8 @@ def make_run(
     facts: ModelFacts,
 ) -> Run:
     """A complete run; whether it can work is for `rules.refusals` to say."""
-    steps_per_epoch = max(1, facts.num_samples // workload.global_batch_size)
+    whole, rest = divmod(facts.num_samples, workload.global_batch_size)
+    steps_per_epoch = max(1, whole + (rest > 0 and workload.last_batch == "keep"))
     return Run(
         study=study.name,
         site=study.site,

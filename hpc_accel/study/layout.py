@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from hpc_accel.study.model import Model, PositiveInt
 
@@ -79,6 +79,15 @@ class Layout(Model):
         if self.shares is not None:
             parts.append("+".join(map(str, self.shares)))
         return ".".join(parts) or "serial"
+
+
+def plain_order(order: Order, **sizes: int) -> Order:
+    """The first order that places ranks as `order` does in a mesh of `sizes`: only dimensions above 1 count."""
+
+    def used(names: str) -> list[str]:
+        return [name for name in names.split(".") if sizes[name] > 1]
+
+    return next(each for each in get_args(Order) if used(each) == used(order))
 
 
 def micro_batch_rule(schedule: str, pp: int, stages_per_rank: int, num_micro_batches: int) -> str | None:

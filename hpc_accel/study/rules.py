@@ -10,7 +10,7 @@ from hpc_accel.study.refusal import refusal
 from hpc_accel.study.rules_components import component_refusals
 from hpc_accel.study.rules_infer import infer_refusals
 from hpc_accel.study.rules_layout import layout_refusals
-from hpc_accel.study.rules_recipe import recipe_refusals
+from hpc_accel.study.rules_recipe import model_recipe_refusals, recipe_refusals
 from hpc_accel.study.schema import Run
 from hpc_accel.study.study import ResourcesChoice
 from hpc_accel.workloads.facts import ModelFacts
@@ -107,6 +107,9 @@ def _model(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
             "every stage has a layer to train",
             f"set pp x stages_per_rank <= {facts.num_cuttable_layers}",
         )
+    if layout.pp > 1:
+        yield from _tied(run, facts)
+    yield from model_recipe_refusals(run, facts)
     if isinstance(layout.split, tuple) and len(layout.split) == layout.num_stages:
         yield from _split(run, layout.split, facts)
     if layout.sequence_parallel and layout.tp > 1:
@@ -125,14 +128,21 @@ def _model(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
             "tp must divide every dimension of the tensor plan (attention heads included)",
             f"choose tp among the divisors of {facts.tp_units}",
         )
+    if layout.tp > 1 and facts.half_divided:
+        yield refusal(
+            run,
+            f"tp {layout.tp} with {facts.half_divided[0]}, which shares a parameter with a module outside the plan",
+            "tied weights are divided alike wherever they are used",
+            "name both in the tensor_plan (an embedding as 'vocabulary', its head as 'gather'), or neither",
+        )
 
 
 def _traced(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
     """A model that torch's tracer cuts."""
     layout = run.layout
     remedy = "return a torch.nn.Sequential from build(), or use dp, shard or tp"
-    if layout.num_stages > len(facts.layers):
-        value = f"pp {layout.pp} on {len(facts.layers)} block(s) that run once each, in order"
+    if layout.num_stages > facts.num_cuttable_layers:
+        value = f"pp {layout.pp} on {facts.num_cuttable_layers} block(s) with parameters that run once each, in order"
         yield refusal(run, value, "pp > 1 cuts between the children of a Sequential, or between such blocks", remedy)
     for value, wrong in (
         (f"schedule {layout.schedule}", layout.schedule not in SINGLE),
@@ -144,6 +154,20 @@ def _traced(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
         if wrong:
             rule = "stages that a tracer cut are graphs without their layers; they run under gpipe and 1f1b"
             yield refusal(run, f"{value} with stages of a model that is no torch.nn.Sequential", rule, remedy)
+
+
+def _tied(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
+    split = run.layout.split
+    stages = [stage for stage, size in enumerate(split) for _ in range(size)] if isinstance(split, tuple) else None
+    for first, last in facts.tied_layers:
+        if stages is None or len(stages) <= last or stages[first] != stages[last]:
+            yield refusal(
+                run,
+                f"layers {first} ({facts.layers[first].name}) and {last} ({facts.layers[last].name}) share a parameter",
+                "each stage trains what it holds, so tied weights would drift apart between stages",
+                "list a `split` with both layers in one stage, untie them in build(), or use dp, shard or tp",
+            )
+            return
 
 
 def _sequence(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:

@@ -38,7 +38,9 @@ def _batch(run: Run) -> Iterator[ConfigError]:
 def _shares(run: Run, shares: tuple[int, ...]) -> Iterator[ConfigError]:
     layout, total = run.layout, run.workload.global_batch_size
     told = f"shares {list(shares)}"
-    if len(shares) != layout.dp:
+    if layout.dp == 1:
+        yield refusal(run, f"{told} with dp 1", "replicas have shares", "set dp >= 2, or leave shares out")
+    elif len(shares) != layout.dp:
         yield refusal(run, f"{told} with dp {layout.dp}", "each replica has a share", f"give {layout.dp} numbers")
     if sum(shares) != total:
         yield refusal(
@@ -122,6 +124,16 @@ def _data(run: Run) -> Iterator[ConfigError]:
             f"compression {recipe.compression}",
             "whole replicas train alone and average their parameters; there are no gradients to share or compress",
             "set dp >= 2 without shard and compression, or average_every: 1",
+        )
+    elif recipe.average_every > 1 and not recipe.overlap:
+        rule = "overlap is about the all-reduce of gradients, and replicas that train alone have none"
+        yield refusal(run, f"overlap off with average_every {recipe.average_every}", rule, "leave overlap out")
+    elif recipe.average_every > run.measure.steps:
+        yield refusal(
+            run,
+            f"average_every {recipe.average_every} with {run.measure.steps} timed steps",
+            "at least one average is among what is measured",
+            f"set measure.steps >= {recipe.average_every}",
         )
     elif recipe.average_every > 1 and recipe.precision == "fp16":
         yield refusal(

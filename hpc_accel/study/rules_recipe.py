@@ -9,6 +9,7 @@ from hpc_accel.errors import ConfigError
 from hpc_accel.study.layout import SPLIT_BACKWARD
 from hpc_accel.study.refusal import refusal
 from hpc_accel.study.schema import Run
+from hpc_accel.workloads.facts import ModelFacts
 
 
 def recipe_refusals(run: Run) -> Iterator[ConfigError]:
@@ -17,6 +18,24 @@ def recipe_refusals(run: Run) -> Iterator[ConfigError]:
     yield from _data_parallel(run)
     yield from _compile(run)
     yield from _host(run)
+
+
+def model_recipe_refusals(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
+    """Every rule about its model that the recipe of `run` breaks."""
+    layout, recipe = run.layout, run.recipe
+    if recipe.channels_last and not facts.has_channels:
+        rule = "channels_last orders the weights of 2-D and 3-D convolutions, of which the model has none"
+        yield refusal(run, "channels_last without convolutions", rule, "leave channels_last out")
+    hooks = layout.shard != "full" and layout.schedule not in SPLIT_BACKWARD and run.infer is None
+    hooks = hooks and recipe.overlap and not recipe.static_graph and recipe.average_every == 1
+    if layout.dp > 1 and hooks and facts.unused_parameters:
+        yield refusal(
+            run,
+            f"dp {layout.dp} with {len(facts.unused_parameters)} parameter(s) that the loss does not depend on, first "
+            f"{facts.unused_parameters[0]}",
+            "DistributedDataParallel waits for the gradient of every trainable parameter",
+            "leave them out of the model or freeze them (requires_grad_(False)), or use overlap: false or shard: full",
+        )
 
 
 def _device(run: Run) -> Iterator[ConfigError]:
@@ -48,6 +67,11 @@ def _data_parallel(run: Run) -> Iterator[ConfigError]:
             "PowerSGD is a hook of DistributedDataParallel on the whole model",
             "set shard: none or optimizer and pp: 1, or compression: bf16",
         )
+    elif recipe.compression == "powersgd" and recipe.precision == "fp16":
+        rule = (
+            "PowerSGD adds what it left out to the next step's gradients, and an overflow in fp16 would stay for ever"
+        )
+        yield refusal(run, "compression powersgd with fp16", rule, "use bf16 or fp32, or compression: fp16")
     for key in ("bucket_mb", "static_graph", "overlap"):
         value = getattr(recipe, key)
         if value != type(recipe).model_fields[key].default and (layout.dp == 1 or layout.shard == "full"):
@@ -69,6 +93,19 @@ def _data_parallel(run: Run) -> Iterator[ConfigError]:
     if recipe.precision == "fp8" and layout.tp > 1:
         rule = "float8 layers are torchao's own, which tensor parallelism here does not divide"
         yield refusal(run, f"fp8 with tp {layout.tp}", rule, "use bf16, or set tp: 1")
+    if layout.shard == "full" and recipe.channels_last:
+        rule = "torch's FSDP2 divides contiguous parameters only"
+        yield refusal(run, "channels_last with shard full", rule, "set shard: none or optimizer, or leave it out")
+    if layout.shard == "full" and recipe.fused_optimizer and run.workload.optimizer.name == "sgd":
+        rule = "torch has no fused SGD for the divided parameters of FSDP2"
+        yield refusal(run, "fused_optimizer of sgd with shard full", rule, "leave it out, or use adamw")
+    if recipe.recompute == "selective" and layout.schedule in SPLIT_BACKWARD:
+        yield refusal(
+            run,
+            f"recompute selective with schedule {layout.schedule}",
+            "what selective recomputation keeps is given once, and a backward of two halves asks twice",
+            "use recompute: full, or gpipe, 1f1b, interleaved_1f1b or looped_bfs",
+        )
     if recipe.offload == "parameters" and layout.shard != "full":
         rule = "parameters are offloaded by what shards them"
         yield refusal(run, f"offload parameters with shard {layout.shard}", rule, "set shard: full")
@@ -111,7 +148,8 @@ def _host(run: Run) -> Iterator[ConfigError]:
             "threads need a core each",
             "raise resources.cpus_per_rank",
         )
-    for key, value in (("quantize", recipe.quantize), ("prune", recipe.prune)):
-        if value != "none" and run.infer is None:
+    for key in ("quantize", "prune", "prune_fraction"):
+        value = getattr(recipe, key)
+        if value != type(recipe).model_fields[key].default and run.infer is None:
             rule = f"{key} changes a trained model; it is for inference"
             yield refusal(run, f"{key} {value} in training", rule, f"leave {key} out, or put it under infer.recipes")

@@ -32,6 +32,12 @@ class Optimizer(Model):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
+    @model_validator(mode="after")
+    def _acts(self) -> Optimizer:
+        if self.name == "adamw" and self.momentum:
+            raise ValueError("momentum is an option of sgd; adamw has its own")
+        return self
+
 
 class Workload(Model):
     """Model + data + loss: a built-in `name`, or the user's own `entry` "package.module:function"."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
@@ -16,7 +16,18 @@ from hpc_accel.study.schema import Backend, Checkpoint, Objective, Optimizer
 from hpc_accel.study.yaml import read_yaml, validated
 
 
-class LayoutChoice(Model):
+class Choice(Model):
+    """Values, or lists of values that are compared."""
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        for key in self.model_fields_set:
+            if getattr(self, key) == []:
+                raise ValueError(f"{key} lists nothing, so nothing would run; give a value or leave the key out")
+        return self
+
+
+class LayoutChoice(Choice):
     """One layout, or with lists the cross product of several.
 
     Give `micro_batch_size` or `accumulation_steps`; the other follows from the global batch.
@@ -36,7 +47,7 @@ class LayoutChoice(Model):
     shares: tuple[PositiveInt, ...] | Literal["auto"] | None = None
 
 
-class RecipeChoice(Model):
+class RecipeChoice(Choice):
     """One recipe, or with lists the cross product of several."""
 
     precision: Precision | list[Precision] = "fp32"
@@ -62,6 +73,10 @@ class RecipeChoice(Model):
     power_limit_w: PositiveInt | list[PositiveInt] | None = None
 
 
+Layouts = Annotated[list[LayoutChoice], Field(min_length=1)]
+Recipes = Annotated[list[RecipeChoice], Field(min_length=1)]
+
+
 class MeasureChoice(Model):
     """How runs are measured; what is left out comes from the enclosing level, then from the defaults."""
 
@@ -74,6 +89,12 @@ class MeasureChoice(Model):
     idle_s: Annotated[float, Field(ge=0, le=600)] | None = None
     target_loss: Annotated[float, Field(allow_inf_nan=False)] | None = None
     repeats: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _said_once(self) -> MeasureChoice:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("steps and epochs both say how long a run trains: give one of them")
+        return self
 
 
 InferChoice.model_rebuild(_types_namespace={"LayoutChoice": LayoutChoice, "RecipeChoice": RecipeChoice})
@@ -88,8 +109,8 @@ class WorkloadChoice(Model):
     global_batch_size: PositiveInt | None = None
     optimizer: Optimizer | None = None
     last_batch: Literal["drop", "keep"] = "drop"
-    layouts: list[LayoutChoice] | Literal["auto"] | None = None
-    recipes: list[RecipeChoice] | None = None
+    layouts: Layouts | Literal["auto"] | None = None
+    recipes: Recipes | None = None
     infer: InferChoice | None = None
     measure: MeasureChoice = MeasureChoice()
 
@@ -156,9 +177,9 @@ class Study(Model):
     """The whole file. Its name is the file's, so a study and its results can be found from each other."""
 
     name: str = Field(exclude=True)
-    workload: WorkloadChoice | list[WorkloadChoice]
-    layouts: list[LayoutChoice] | Literal["auto"] = "auto"
-    recipes: list[RecipeChoice] = [RecipeChoice()]
+    workload: WorkloadChoice | Annotated[list[WorkloadChoice], Field(min_length=1)]
+    layouts: Layouts | Literal["auto"] = "auto"
+    recipes: Recipes = [RecipeChoice()]
     infer: InferChoice | None = None
     train: bool = True
     """Whether the layouts are trained; with `infer` and without training only serving is measured."""

@@ -8,13 +8,14 @@ its contiguous share of each global batch.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from hpc_accel.errors import DataError
+from hpc_accel.errors import ConfigError, DataError
 from hpc_accel.workloads.chain import as_inputs
 
 
@@ -100,10 +101,24 @@ Batch = tuple[tuple[torch.Tensor, ...], torch.Tensor]
 def share_loader(
     dataset: Dataset[Any], sampler: ShareSampler, *, num_workers: int = 0, pin_memory: bool = False
 ) -> Iterator[Batch]:
-    """Endless batches of one rank's share. Workers are fresh processes: one forked after MPI began may not live."""
-    options: dict[str, Any] = {"num_workers": num_workers, "pin_memory": pin_memory}
+    """Endless batches of one rank's share. Workers are fresh processes: one forked after MPI began may not live.
+
+    Raises ConfigError for a data set that cannot be sent to them.
+    """
+    # A loader draws the seed of its workers when it starts: not from the generator that dropout draws from, or a run
+    # that goes on from a checkpoint, with a new loader, would draw other numbers.
+    generator = torch.Generator().manual_seed(sampler.seed)
+    options: dict[str, Any] = {"num_workers": num_workers, "pin_memory": pin_memory, "generator": generator}
     if num_workers:
         options |= {"multiprocessing_context": "forkserver", "persistent_workers": True}
     loader: DataLoader[Any] = DataLoader(dataset, batch_sampler=sampler, **options)
-    for inputs, targets in loader:
+    try:
+        loaded = iter(loader)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ConfigError(
+            f"data_workers {num_workers} with a data set that cannot be pickled: {error}",
+            "workers are processes of their own, to which the data set is sent",
+            "define its class at the top of a module and keep no lambdas or open files in it, or set data_workers: 0",
+        ) from error
+    for inputs, targets in loaded:
         yield as_inputs(inputs), targets

@@ -30,6 +30,7 @@ def evaluate(stepper: Stepper, workload: Workload, comm: Any) -> dict[str, Any] 
     metric = workload.metric
     if metric is None:
         return _told(None, 0, {}, NO_METRIC) if comm.Get_rank() == 0 else None
+    stepper.average_replicas()
     mine = _outputs(stepper, metric)
     gathered = comm.gather(mine, root=0)
     if comm.Get_rank() != 0:
@@ -37,8 +38,11 @@ def evaluate(stepper: Stepper, workload: Workload, comm: Any) -> dict[str, Any] 
     found = {begin: (outputs, targets) for part in gathered for begin, outputs, targets in part}
     outputs, targets = (torch.cat([found[begin][side] for begin in sorted(found)]) for side in (0, 1))
     values: dict[str, float] = {}
-    for name, compute in {metric.name: metric.compute, **metric.also}.items():
-        values[name] = float(compute(outputs, targets))
+    try:
+        for name, compute in {metric.name: metric.compute, **metric.also}.items():
+            values[name] = float(compute(outputs, targets))
+    except Exception as error:  # the user's function; what was measured before it is worth keeping
+        return _told(metric, len(outputs), values, f"{name} raised {type(error).__name__}: {error}")
     return _told(metric, len(outputs), values, "")
 
 

@@ -124,8 +124,12 @@ class Stepper:
         else:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.recipe.average_every > 1 and self.num_steps % self.recipe.average_every == 0:
-            assert self.model.average is not None
+        if self.num_steps % self.recipe.average_every == 0:
+            self.average_replicas()
+
+    def average_replicas(self) -> None:
+        """Make replicas that train alone (local SGD) equal; nothing elsewhere. Collective over them."""
+        if self.recipe.average_every > 1 and self.model.average is not None and self.model.parameters:
             self.model.average(self.model.parameters)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -17,11 +17,21 @@ class Chain(nn.Sequential):
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         """Inputs [n, ...] each -> what the last child makes of them."""
-        first, *rest = self.children()
+        first, *rest = self
         states = first(*inputs)
         for layer in rest:
             states = layer(states)
         return states
+
+
+def is_sequence(model: nn.Module) -> TypeGuard[nn.Sequential]:
+    """Whether `model` runs its children one after the other: a Sequential that no subclass runs otherwise."""
+    return isinstance(model, nn.Sequential) and type(model).forward in (nn.Sequential.forward, Chain.forward)
+
+
+def layers_of(model: nn.Sequential) -> list[tuple[str, nn.Module]]:
+    """Names and modules of the children, in order; `named_children` leaves out one that stands there twice."""
+    return list(zip(model._modules, model, strict=True))
 
 
 def as_inputs(batch: torch.Tensor | Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:

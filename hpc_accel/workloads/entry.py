@@ -65,6 +65,8 @@ def checked(entry: str, built: Any) -> Workload:
     problem = input_problem(sample[0])
     if problem:
         raise _wrong(entry, f"the input of dataset[0] is {problem}", "return one tensor, or a tuple of tensors")
+    if isinstance(sample[1], tuple | list | dict | str | bytes) or sample[1] is None:
+        raise _wrong(entry, f"the target of dataset[0] is {type(sample[1]).__name__}", "return one tensor or number")
     if built.metric is not None:
         _check_metric(entry, built.metric, sample)
     if isinstance(built.loss, torch.nn.Module):

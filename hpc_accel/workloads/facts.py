@@ -44,6 +44,14 @@ class ModelFacts:
     """Largest number of equal shares the tensor plan's dimensions have in common; None without a plan."""
     sequence_length: int | None = None
     """Positions that sequence parallelism divides; None where the tensor plan does not say where it begins and ends."""
+    tied_layers: tuple[tuple[int, int], ...] = ()
+    """First and last layer, by index, that share a parameter."""
+    half_divided: tuple[str, ...] = ()
+    """Modules of the tensor plan that share a parameter with one that it does not divide alike."""
+    unused_parameters: tuple[str, ...] = ()
+    """Trainable parameters that the loss does not depend on; none are known of a model too large to be run."""
+    has_channels: bool = True
+    """Whether any parameter has the 4 or 5 dimensions of images' or volumes' weights."""
     max_tokens: int | None = None
     """Longest sequence of a model that generates tokens; None for one that does not."""
 

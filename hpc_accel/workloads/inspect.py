@@ -13,11 +13,11 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.data import default_collate
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.workloads.blocks import blocks_of, parameters_of_blocks
-from hpc_accel.workloads.chain import as_inputs
+from hpc_accel.workloads.blocks import blocks_of, parameters_of_blocks, tied_blocks
+from hpc_accel.workloads.chain import as_inputs, is_sequence, layers_of
 from hpc_accel.workloads.counting import Counting, Counts
 from hpc_accel.workloads.facts import LayerFacts, ModelFacts
-from hpc_accel.workloads.tensor_plan import Cut, planned, planned_linears
+from hpc_accel.workloads.tensor_plan import Cut, half_divided, planned, planned_linears
 from hpc_accel.workloads.workload import Workload
 
 NUM_SAMPLES = 2
@@ -40,11 +40,10 @@ def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
     inputs, model = as_inputs(batch), workload.model
     cuts, linears = planned(model, workload.tensor_plan), planned_linears(model, workload.tensor_plan)
     lengths = _sequence_lengths(model, cuts)
-    sequential = isinstance(model, nn.Sequential)
     with Counting(model, linears) as counting:
-        pieces = list(_in_order(model, inputs, counting)) if sequential else _in_blocks(model, inputs, counting)
+        pieces = list(_in_order(model, inputs, counting)) if is_sequence(model) else _in_blocks(model, inputs, counting)
     outputs = pieces[-1][2]
-    _try_loss(workload, outputs, targets, with_values=with_values)
+    unused = _try_loss(workload, outputs, targets, with_values=with_values)
     return ModelFacts(
         layers=tuple(
             _facts(model, piece, parameters, cuts, linears)
@@ -52,17 +51,21 @@ def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
         ),
         num_samples=len(workload.dataset),  # type: ignore[arg-type]
         sample_bytes=sum(part[0].numel() * part.element_size() for part in inputs),
-        sequential=sequential,
+        sequential=is_sequence(model),
         tp_units=_tp_units(model, linears),
         sequence_length=lengths[0] if lengths and "gather" in cuts.values() else None,
+        tied_layers=tuple(tied_blocks(model)) if len(pieces) > 1 else (),
+        half_divided=half_divided(model, cuts),
+        unused_parameters=unused,
+        has_channels=any(parameter.dim() in (4, 5) for parameter in model.parameters()),
         max_tokens=inputs[0].shape[1] if any(hasattr(layer, "decode") for layer in model.children()) else None,
     )
 
 
-def _in_order(model: nn.Module, inputs: tuple[torch.Tensor, ...], counting: Counting) -> Iterator[Piece]:
+def _in_order(model: nn.Sequential, inputs: tuple[torch.Tensor, ...], counting: Counting) -> Iterator[Piece]:
     """The children of a Sequential."""
     states = inputs
-    for name, layer in model.named_children():
+    for name, layer in layers_of(model):
         try:
             output = layer(*states)
             if not isinstance(output, torch.Tensor):
@@ -126,16 +129,23 @@ def _sequence_lengths(model: nn.Module, cuts: dict[str, Cut]) -> list[int]:
     return lengths
 
 
-def _try_loss(workload: Workload, outputs: torch.Tensor, targets: torch.Tensor, *, with_values: bool) -> None:
+def _try_loss(
+    workload: Workload, outputs: torch.Tensor, targets: torch.Tensor, *, with_values: bool
+) -> tuple[str, ...]:
+    """The parameters that the loss does not depend on, where it can be differentiated."""
+    unused: tuple[str, ...] = ()
     try:
         loss = workload.loss(outputs, targets)
         if with_values:
             loss.backward()
+            trained = [(name, each) for name, each in workload.model.named_parameters() if each.requires_grad]
+            unused = tuple(name for name, each in trained if each.grad is None)
             workload.model.zero_grad(set_to_none=True)
     except Exception as error:
         raise _misfit("the loss refuses outputs and targets", (outputs,), error) from error
     if loss.numel() != 1:
         raise ConfigError(f"a loss of shape {list(loss.shape)}", "the loss is one number", "take the mean")
+    return unused
 
 
 def _parameters(model: nn.Module, num_pieces: int) -> list[dict[str, nn.Parameter]]:

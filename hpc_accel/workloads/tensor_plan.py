@@ -58,6 +58,19 @@ def planned_linears(model: nn.Module, plan: Plan) -> dict[str, Literal["columns"
     return {name: ways[way] for name, way in planned(model, plan).items() if way in ways}
 
 
+def half_divided(model: nn.Module, cuts: Mapping[str, Cut]) -> tuple[str, ...]:
+    """Modules of the resolved plan that share a parameter with one that is divided otherwise, or not at all."""
+    ways: dict[int, set[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            way = cuts.get(name, "whole")
+            # The same rows of the same matrix, as an embedding's and as a head's.
+            ways.setdefault(id(parameter), set()).add(way if way not in ("vocabulary", "gather") else "columns")
+    return tuple(
+        name for name in cuts if any(len(ways[id(each)]) > 1 for each in model.get_submodule(name).parameters())
+    )
+
+
 def transformer_plan(model: nn.Module) -> dict[str, Cut]:
     """Divides the projections and the perceptron of every transformer block whose layers have common names.
 

@@ -104,7 +104,7 @@ def checkpoints(tmp_path):
 
 
 def save(checkpoints, step):
-    return checkpoints.save(step, lambda: {"model.weight": torch.full((4, 3), float(step))}, {"note": step})
+    return checkpoints.save(step, lambda part: {"model.weight": torch.full((4, 3), float(step))}, {"note": step})
 
 
 def loaded_step(checkpoints):
@@ -204,7 +204,7 @@ def test_full_disk_keeps_the_old_one(checkpoints):
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
     try:
-        reason = checkpoints.save(10, lambda: large, {"note": 10})
+        reason = checkpoints.save(10, lambda part: large, {"note": 10})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, before)

@@ -15,7 +15,7 @@ def blocks_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
         return list(model.named_children())
     found: list[tuple[str, nn.Module]] = []
     for name, module in model.named_modules():
-        inside = any(name.startswith(f"{outer}.") for outer, _ in found)
+        inside = any(name == outer or name.startswith(f"{outer}.") for outer, _ in found)
         if isinstance(module, nn.ModuleList | nn.Sequential) and len(module) and name and not inside:
             found += [(f"{name}.{key}", child) for key, child in module.named_children()]
     return found or list(model.named_children()) or [("", model)]

@@ -13,7 +13,7 @@ COLUMNS = (
     "mode", "batch_size", "arrival_rate_per_s", "served_per_s", "latency_p90_ms", "latency_p99_9_ms",
     "latency_limit_ms", "max_rate_per_s", "max_rate_reason", "deadline_ms", "deadline_missed", "deadline_passed",
     "energy_per_request_j", "energy_per_request_reason", "output_max_rel_err", "top1_agreement", "top1_reason",
-    "metric_name", "metric_value", "metric_fp32", "metric_reason",
+    "metric_fp32",
 )  # fmt: skip
 RATE_COLUMNS = (
     "run_id", "workload", "label", "status", "rate_per_s", "num_requests", "served_per_s", "mean_batch",
@@ -24,13 +24,17 @@ RATE_COLUMNS = (
 
 
 def columns(run: RunRecord) -> dict[str, Any]:
-    """The columns of summary.csv; those of latency are at the highest listed rate. All but `mode` None in training."""
+    """The columns of summary.csv; those of latency are at the highest listed rate. All but `mode` None in training.
+
+    Of what serves also the columns that training has of the metric: the difference is that from the fp32 model.
+    """
     if not run.serves:
         return dict.fromkeys(COLUMNS) | {"mode": "train"}
     last = (serving.rates(run) or [{}])[-1]
     outputs, limit = fields.mapping(run.summary, "outputs"), serving.max_rate(run)
     left_none = None if run.summary else f"the run is {run.status}"
     metric = fields.mapping(outputs, "metric")
+    figure, plain = fields.number(metric, "value"), fields.number(metric, "reference_value")
     return {
         "mode": "infer",
         "batch_size": fields.positive(run.part("infer"), "batch_size"),
@@ -47,9 +51,10 @@ def columns(run: RunRecord) -> dict[str, Any]:
         "output_max_rel_err": fields.number(outputs, "max_rel_err"),
         "top1_agreement": fields.number(outputs, "top1_agreement"),
         "top1_reason": left_none or fields.text(outputs, "top1_reason"),
-        "metric_name": fields.text(metric, "name"),
-        "metric_value": fields.number(metric, "value"),
-        "metric_fp32": fields.number(metric, "reference_value"),
+        "metric": fields.text(metric, "name"),
+        "metric_value": figure,
+        "metric_difference": figure - plain if figure is not None and plain is not None else None,
+        "metric_fp32": plain,
         "metric_reason": left_none or fields.text(outputs, "metric_reason"),
     }
 

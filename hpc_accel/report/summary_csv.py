@@ -38,8 +38,8 @@ def render(records: StudyRecords) -> str:
     serial, plain = ranking.baselines(records.runs), metric.baselines(records.runs)
     for run in (*records.runs, *records.served):
         # A speed-up is over a serial run that trains: nothing an inference run could be compared with.
-        values = row(run, {} if run.serves else serial, records.factors) | serving_csv.columns(run)
-        values |= metric.columns(run, {} if run.serves else plain)
+        values = row(run, {} if run.serves else serial, records.factors) | metric.columns(run, plain)
+        values |= serving_csv.columns(run)  # later: what serves has a metric of its own
         writer.writerow([cell(values[column]) for column in columns])
     return out.getvalue()
 

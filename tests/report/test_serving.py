@@ -156,6 +156,11 @@ def test_tables_for_programs(served):
     assert float(row["latency_p99_ms"]) == pytest.approx(7.142857, rel=1e-5)
     assert row["speed_up"] == row["energy_per_request_j"] == ""
     assert row["energy_per_request_reason"]
+    metric = (row["metric"], row["metric_value"], row["metric_fp32"], row["metric_reason"])
+    assert metric == ("accuracy", "0.9", "0.91", "")
+    assert float(row["metric_difference"]) == pytest.approx(-0.01)
+    header = (study / "summary.csv").read_text().splitlines()[0].split(",")
+    assert len(set(header)) == len(header)
     trained = [row for row in rows.values() if row["mode"] == "train"]
     assert trained
     assert all(row["batch_size"] == "" for row in trained)

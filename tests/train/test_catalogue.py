@@ -29,7 +29,7 @@ class Net(nn.Module):
 class Tied(nn.Module):
     def __init__(self):
         super().__init__()
-        self.embed = nn.Embedding(16, 8)
+        self.embed = nn.Embedding(16, 8, padding_idx=3)
         self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
         self.head = nn.Linear(8, 16, bias=False)
         self.head.weight = self.embed.weight

@@ -7,6 +7,7 @@ import pytest
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.expand import listed_runs, resolve_workload
+from hpc_accel.study.expand_infer import served_runs
 from hpc_accel.study.rules import refusals
 from hpc_accel.study.study import load_study
 from hpc_accel.workloads.planned import facts_of
@@ -20,7 +21,7 @@ def test_every_listed_run_can_work(path, monkeypatch, tmp_path):
         pytest.skip("keras is not installed (make extras)")
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    study = load_study(path)
+    study, num_runs = load_study(path), 0
     for written in study.workloads:
         # Fewer episodes: recording all of them would take most of the time.
         choice = written.model_copy(update={"args": {"samples": 120}}) if written.name == "driving" else written
@@ -30,6 +31,8 @@ def test_every_listed_run_can_work(path, monkeypatch, tmp_path):
             if "the extra" not in error.rule:
                 raise
             pytest.skip(f"{error.value} (make extras)")
-        runs = list(listed_runs(study, choice, facts))
-        assert len(runs) >= 2
+        trained = list(listed_runs(study, choice, facts)) if study.train else []
+        runs = [*trained, *served_runs(study, choice)]
+        num_runs += len(runs)
         assert [str(error) for run in runs for error in refusals(run, study.resources, facts)] == []
+    assert num_runs >= 2, "a study compares"

@@ -18,12 +18,13 @@ from hpc_accel.infer.model import ServedModel
 from hpc_accel.infer.outputs import relative_error
 from hpc_accel.measure.statistics import median_ci
 from hpc_accel.study.infer import Generate
+from hpc_accel.workloads.chain import layers_of
 from hpc_accel.workloads.kv_cache import KVCache
 
 
 def layers_of(module: nn.Module) -> list[nn.Module]:
     """The parts of a model that `decode` one after the other."""
-    return list(module.children()) if isinstance(module, nn.Sequential) else [module]
+    return [layer for _, layer in layers_of(module)] if isinstance(module, nn.Sequential) else [module]
 
 
 def decode(layers: Sequence[nn.Module], caches: Sequence[KVCache], tokens: torch.Tensor) -> torch.Tensor:

@@ -101,11 +101,13 @@ class TensorCut:
         self._shard(embedding, "weight", 0)
         count = embedding.weight.shape[0]
         first = sum(len(each) for each in torch.arange(whole).tensor_split(dist.get_world_size(self.group))[:rank])
+        padding = None if embedding.padding_idx is None else embedding.padding_idx - first
+        padding = padding if padding is not None and 0 <= padding < count else None  # another rank's row
 
         def forward(ids: torch.Tensor) -> torch.Tensor:
             own = ids - first
             absent = (own < 0) | (own >= count)
-            found = nn.functional.embedding(own.masked_fill(absent, 0), embedding.weight)
+            found = nn.functional.embedding(own.masked_fill(absent, 0), embedding.weight, padding)
             return exchange.total(found.masked_fill(absent.unsqueeze(-1), 0.0), self.group)
 
         embedding.forward = forward

@@ -29,6 +29,13 @@ from hpc_accel.workloads.catalogue import BUILTIN
 from hpc_accel.workloads.facts import ModelFacts
 
 
+def _optimizer(chosen: Optimizer | None, usual: Optimizer) -> Optimizer:
+    """The built-in's, with what the study says of it; all of the study's where that names another kind."""
+    if chosen is None or (chosen.name != usual.name and "name" in chosen.model_fields_set):
+        return chosen or usual
+    return Optimizer(**usual.model_dump() | chosen.model_dump(exclude_unset=True))
+
+
 def resolve_workload(choice: WorkloadChoice) -> Workload:
     """The workload with its entry point, batch and optimizer filled in. Raises ConfigError."""
     if choice.entry is None:
@@ -44,7 +51,7 @@ def resolve_workload(choice: WorkloadChoice) -> Workload:
             entry=builtin.entry,
             args=choice.args,
             global_batch_size=choice.global_batch_size or builtin.global_batch_size,
-            optimizer=choice.optimizer or builtin.optimizer,
+            optimizer=_optimizer(choice.optimizer, builtin.optimizer),
             last_batch=choice.last_batch,
         )
     if choice.global_batch_size is None:

@@ -17,7 +17,7 @@ from hpc_accel.workloads.facts import ModelFacts
 
 
 def refusals(run: Run, limits: ResourcesChoice, facts: ModelFacts | None = None) -> Iterator[ConfigError]:
-    """Every rule that `run` breaks, each with value, rule and remedy. None means the run can work.
+    """Every rule that `run` breaks, each with value, rule and remedy; of a run that can work, nothing.
 
     Without `facts` (the model was not built) only the rules that need no model are checked.
     """

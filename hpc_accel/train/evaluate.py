@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.data import default_collate
 
 from hpc_accel.parallel.forward import forward
@@ -30,6 +33,8 @@ def evaluate(stepper: Stepper, workload: Workload, comm: Any) -> dict[str, Any] 
     metric = workload.metric
     if metric is None:
         return _told(None, 0, {}, NO_METRIC) if comm.Get_rank() == 0 else None
+    if reason := _no_evaluation_mode(stepper, workload.model):
+        return _told(metric, 0, {}, reason) if comm.Get_rank() == 0 else None
     stepper.average_replicas()
     mine = _outputs(stepper, metric)
     gathered = comm.gather(mine, root=0)
@@ -44,6 +49,18 @@ def evaluate(stepper: Stepper, workload: Workload, comm: Any) -> dict[str, Any] 
     except Exception as error:  # the user's function; what was measured before it is worth keeping
         return _told(metric, len(outputs), values, f"{name} raised {type(error).__name__}: {error}")
     return _told(metric, len(outputs), values, "")
+
+
+def _no_evaluation_mode(stepper: Stepper, model: nn.Module) -> str:
+    """Why outputs would be those of training: a tracer fixes in its stages how such layers act. "" elsewhere."""
+    if stepper.model.schedule is None or stepper.model.boundaries:
+        return ""
+    kinds = {type(each).__name__ for each in model.modules() if isinstance(each, _BatchNorm) or _drops(each)}
+    return f"stages that a tracer cut have no evaluation mode, which {', '.join(sorted(kinds))} wants" if kinds else ""
+
+
+def _drops(module: nn.Module) -> bool:
+    return isinstance(module, _DropoutNd) and module.p > 0
 
 
 def _outputs(stepper: Stepper, metric: Metric) -> list[tuple[int, torch.Tensor, torch.Tensor]]:

@@ -39,7 +39,7 @@ class ModelFacts:
     num_samples: int
     sample_bytes: int
     sequential: bool
-    """Whether stages can be cut between any two layers; if not, pp > 1 is refused."""
+    """Whether stages can be cut between any two layers; if not, a tracer cuts between blocks."""
     tp_units: int | None
     """Largest number of equal shares the tensor plan's dimensions have in common; None without a plan."""
     sequence_length: int | None = None

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
+from hpc_accel.errors import ConfigError
 from hpc_accel.parallel.apply import parallelize
 from hpc_accel.parallel.mesh import make_place
 from hpc_accel.study.layout import Layout
@@ -119,6 +120,14 @@ def test_workers_load_in_processes_of_their_own(num_workers):
     (processes,), indices = next(batches)
     assert (int(processes[0]) != os.getpid()) == bool(num_workers)
     assert indices.tolist() == next(iter(ShareSampler(8, 4, start=0, share=4, seed=0)))
+
+
+def test_a_data_set_that_cannot_be_sent_to_workers_is_refused():
+    class Local(Processes):
+        pass
+
+    with pytest.raises(ConfigError, match="cannot be pickled"):
+        next(share_loader(Local(), ShareSampler(8, 4, start=0, share=4, seed=0), num_workers=1))
 
 
 def test_tf32_holds_inside_only():

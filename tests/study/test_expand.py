@@ -26,13 +26,14 @@ def layer(parameters=10, flops=100.0):
     )
 
 
-def facts(layers=4, sequential=True, tp_units=4, samples=1000):
+def facts(layers=4, sequential=True, tp_units=4, samples=1000, **more):
     return ModelFacts(
         layers=tuple(layer() for _ in range(layers)),
         num_samples=samples,
         sample_bytes=4,
         sequential=sequential,
         tp_units=tp_units,
+        **more,
     )
 
 
@@ -86,6 +87,9 @@ def test_a_batch_that_does_not_divide_is_an_error(layout):
 def test_epochs_are_counted_in_steps_warm_up_included():
     [run] = runs_of({"workload": {"name": "mlp", "measure": {"epochs": 100}}, "layouts": [{}]}, facts(samples=100))
     assert run.measure.warmup_steps + run.measure.steps == 100
+    kept = {"name": "mlp", "global_batch_size": 30, "last_batch": "keep", "measure": {"epochs": 2}}
+    [run] = runs_of({"workload": kept, "layouts": [{}]}, facts(samples=100))
+    assert run.measure.warmup_steps + run.measure.steps == 2 * 4
 
 
 def test_run_id_covers_what_is_measured_and_not_how_it_is_queued():
@@ -127,12 +131,73 @@ def test_run_json_round_trips_and_refuses_edits():
         ({"schedule": "gpipe"}, facts(), {}, "needs stages"),
         ({"dp": 4}, facts(), {"ranks_per_node": 4, "gpus_per_node": 2}, "on 2 GPU(s)"),
         ({}, facts(samples=10), {}, "of 10 samples"),
+        ({"pp": 2, "split": (2, 2)}, facts(tied_layers=((0, 3),)), {}, "share a parameter"),
+        ({"pp": 2}, facts(tied_layers=((0, 1),)), {}, "share a parameter"),
+        ({"tp": 2}, facts(half_divided=("head",)), {}, "with head, which shares"),
+        ({"dp": 2}, facts(unused_parameters=("spare.weight",)), {}, "first spare.weight"),
+        ({"shares": (64,)}, facts(), {}, "with dp 1"),
     ],
 )
 def test_impossible_layouts_are_refused_with_the_rule(layout, model, limits, expected):
     messages = refused({"workload": {"name": "digits"}, "layouts": [layout]}, model, **limits)
     assert any(expected in message for message in messages), messages
     assert all("rule:" in message and "remedy:" in message for message in messages)
+
+
+@pytest.mark.parametrize(
+    ("layout", "recipe", "expected"),
+    [
+        ({"dp": 2}, {"compression": "powersgd", "precision": "fp16"}, "powersgd with fp16"),
+        ({"dp": 2, "shard": "full"}, {"channels_last": True}, "channels_last with shard full"),
+        ({"dp": 2, "shard": "full"}, {"fused_optimizer": True}, "fused_optimizer of sgd"),
+        ({"pp": 2, "schedule": "zbv_zero_bubble"}, {"recompute": "selective"}, "recompute selective"),
+        ({"dp": 2}, {"average_every": 2, "overlap": False}, "overlap off"),
+        ({"dp": 2}, {"average_every": 31}, "with 30 timed steps"),
+        ({}, {"prune_fraction": 0.3}, "prune_fraction 0.3 in training"),
+    ],
+)
+def test_impossible_recipes_are_refused_with_the_rule(layout, recipe, expected):
+    [message] = refused({"workload": {"name": "digits"}, "layouts": [layout], "recipes": [recipe]})
+    assert expected in message
+    assert "remedy:" in message
+
+
+def test_channels_last_wants_convolutions():
+    content = {"workload": {"name": "mlp"}, "layouts": [{}], "recipes": [{"channels_last": True}]}
+    assert refused(content) == []
+    [message] = refused(content, facts(has_channels=False))
+    assert "without convolutions" in message
+
+
+def test_tied_layers_of_one_stage_and_frozen_hooks_are_not_refused():
+    content = {"workload": {"name": "digits"}}
+    assert refused({**content, "layouts": [{"pp": 2, "split": (2, 2)}]}, facts(tied_layers=((0, 1),))) == []
+    unused = facts(unused_parameters=("spare.weight",))
+    assert refused({**content, "layouts": [{"dp": 2, "shard": "full"}]}, unused) == []
+    assert refused({**content, "layouts": [{"dp": 2}], "recipes": [{"overlap": False}]}, unused) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"layouts": [{"dp": []}]}, "dp lists nothing"),
+        ({"layouts": []}, "at least 1 item"),
+        ({"recipes": []}, "at least 1 item"),
+        ({"measure": {"steps": 3, "epochs": 2}}, "give one of them"),
+        ({"workload": {"name": "lm", "optimizer": {"name": "adamw", "momentum": 0.9}}}, "adamw has its own"),
+    ],
+)
+def test_keys_that_would_do_nothing_are_refused(content, expected):
+    with pytest.raises(ValueError, match=expected):
+        study(**{"workload": {"name": "digits"}, **content})
+
+
+def test_orders_that_place_ranks_alike_are_one_run():
+    orders = ["pp.dp.tp", "pp.tp.dp", "dp.pp.tp", "dp.tp.pp", "tp.pp.dp", "tp.dp.pp"]
+    for sizes, count in [({"dp": 2}, 1), ({"dp": 2, "tp": 2}, 2), ({"dp": 2, "pp": 2, "tp": 2}, 6)]:
+        runs = runs_of({"workload": {"name": "digits"}, "layouts": [{**sizes, "order": orders}]})
+        assert len({run.run_id for run in runs}) == count
+        assert runs[0].layout.order == "pp.dp.tp"
 
 
 @pytest.mark.parametrize("layout", [{}, {"dp": 8}, {"pp": 4}, {"tp": 4}, {"dp": 2, "pp": 2, "tp": 2}])
@@ -217,3 +282,10 @@ def test_arguments_may_be_nested():
     args = {"overrides": {"hidden_size": 64}, "sizes": [1, 2], "text": None}
     choice = study(workload={"name": "hf", "args": args}).workloads[0]
     assert resolve_workload(choice).args == args
+
+
+def test_a_learning_rate_alone_keeps_the_built_ins_optimizer():
+    made = resolve_workload(study(workload={"name": "lm", "optimizer": {"learning_rate": 0.1}}).workloads[0])
+    assert (made.optimizer.name, made.optimizer.learning_rate) == ("adamw", 0.1)
+    other = resolve_workload(study(workload={"name": "lm", "optimizer": {"name": "sgd"}}).workloads[0])
+    assert (other.optimizer.name, other.optimizer.learning_rate) == ("sgd", 0.01)

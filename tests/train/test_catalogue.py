@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.mpirun import check, mpirun
+from tests.mpirun import ROOT, check, mpirun
 from tests.train.test_layouts import FP32, LM, SCRIPT, assert_parity, train_all, write_runs
 
 DEEP = {**LM, "args": {**LM["args"], "layers": 6}}
@@ -25,6 +25,32 @@ class Net(nn.Module):
         for layer in self.layers:
             states = states + torch.tanh(layer(states))
         return self.head(states + first)
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(16, 8, padding_idx=3)
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
+        self.head = nn.Linear(8, 16, bias=False)
+        self.head.weight = self.embed.weight
+    def forward(self, ids):
+        states = self.embed(ids)
+        for layer in self.layers:
+            states = states + torch.tanh(layer(states))
+        return self.head(states)
+
+def tied():
+    ids = torch.randint(0, 16, (96, 6), generator=torch.Generator().manual_seed(1))
+    loss = lambda outputs, targets: nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
+    plan = {"embed": "vocabulary", "head": "gather"}
+    return Workload(model=Tied(), loss=loss, dataset=TensorDataset(ids, (ids + 1) % 16), tensor_plan=plan)
+
+def sequence():
+    embed = nn.Embedding(16, 8)
+    model = nn.Sequential(embed, nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 16, bias=False))
+    model[3].weight = embed.weight
+    made = tied()
+    return model, made.loss, made.dataset
 
 def build():
     generator = torch.Generator().manual_seed(1)
@@ -104,11 +130,16 @@ def test_a_model_that_is_no_sequence_is_cut_by_the_tracer(tmp_path, monkeypatch)
         {"dp": 2, "shard": "full"},
     ]
     paths = write_runs(tmp_path, workload, layouts, ("fp32", "bf16"))
-    check(mpirun(2, [SCRIPT, *paths], 120, PYTHONPATH=str(tmp_path)))
+    shared = {"global_batch_size": 32, "name": "tied"}
+    tied = write_runs(tmp_path, {**shared, "entry": "skips_model:tied"}, [{"tp": 2}])
+    tied += write_runs(tmp_path, {**shared, "entry": "skips_model:sequence"}, [{"dp": 2, "shard": "full"}])
+    paths += tied
+    check(mpirun(2, [SCRIPT, *paths], 120, PYTHONPATH=f"{ROOT}:{tmp_path}"))
     summaries = {path.parent.name: json.loads((path.parent / "summary.json").read_text()) for path in paths}
     assert_parity(summaries)
-    exact = {summary["metric"]["value"] for run, summary in summaries.items() if "fp32" in run}
+    exact = {summary["metric"]["value"] for run, summary in summaries.items() if "fp32" in run and "tied" not in run}
     assert len(exact) == 1
+    assert_parity({path.parent.name: summaries.pop(path.parent.name) for path in tied}, FP32)
     for run_id, summary in summaries.items():
         assert summary["metric"]["num_samples"] == 53
         assert summary["split"] is None or (sum(summary["split"]) == 4 and len(summary["split"]) == 2), run_id

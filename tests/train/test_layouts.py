@@ -157,7 +157,7 @@ def test_a_wrong_layout_is_marked_wrong(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     workload = {"entry": "random_model:build", "global_batch_size": 16}
     [path] = write_runs(tmp_path, workload, [{"dp": 2}])
-    check(mpirun(2, [SCRIPT, path], 120, PYTHONPATH=str(tmp_path)))
+    check(mpirun(2, [SCRIPT, path], 120, PYTHONPATH=f"{ROOT}:{tmp_path}"))
     summary = json.loads((path.parent / "summary.json").read_text())
     assert summary["status"] == "wrong"
     assert summary["error"]["kind"] == "parity"

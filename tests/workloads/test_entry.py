@@ -146,6 +146,7 @@ def test_a_sample_of_several_tensors_goes_to_the_first_layer(load):
     [
         ("(torch.full((3,), 1.0 * index), torch.ones(5))", "(1, torch.ones(5))", "a tuple that holds int"),
         ("(torch.full((3,), 1.0 * index), torch.ones(5))", "{'one': torch.ones(3)}", "input of dataset[0] is dict"),
+        ("torch.tensor(index % 2)", "(index, index)", "target of dataset[0] is tuple"),
         ("dataset=Data())", "dataset=Data(), metric=3)", "metric is int"),
         (
             "dataset=Data())",

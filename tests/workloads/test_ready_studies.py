@@ -21,7 +21,7 @@ def test_every_listed_run_can_work(path, monkeypatch, tmp_path):
         pytest.skip("keras is not installed (make extras)")
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    study = load_study(path)
+    study, num_runs = load_study(path), 0
     for written in study.workloads:
         # Fewer episodes: recording all of them would take most of the time.
         choice = written.model_copy(update={"args": {"samples": 120}}) if written.name == "driving" else written
@@ -32,5 +32,6 @@ def test_every_listed_run_can_work(path, monkeypatch, tmp_path):
                 raise
             pytest.skip(f"{error.value} (make extras)")
         runs = [*(listed_runs(study, choice, facts) if study.train else []), *served_runs(study, choice)]
-        assert runs
+        num_runs += len(runs)
         assert [str(error) for run in runs for error in refusals(run, study.resources, facts)] == []
+    assert num_runs >= 2, "a study compares"

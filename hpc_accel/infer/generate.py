@@ -22,7 +22,7 @@ from hpc_accel.workloads.chain import layers_of
 from hpc_accel.workloads.kv_cache import KVCache
 
 
-def layers_of(module: nn.Module) -> list[nn.Module]:
+def decoding_layers(module: nn.Module) -> list[nn.Module]:
     """The parts of a model that `decode` one after the other."""
     return [layer for _, layer in layers_of(module)] if isinstance(module, nn.Sequential) else [module]
 
@@ -59,7 +59,7 @@ class Generator:
 
     def __call__(self, *, kv_cache: bool) -> Generated:
         """Generate greedily once."""
-        layers = layers_of(self.module)
+        layers = decoding_layers(self.module)
         caches = [KVCache(self.wanted.prompt + self.wanted.tokens) for _ in layers]
         sequence, new, times, logits = self.prompts, self.prompts, [], []
         began_ns = time.perf_counter_ns()

@@ -20,6 +20,7 @@ from hpc_accel.parallel.gradients import ReplicaAverage, add_up, gradients_of
 from hpc_accel.parallel.memory import offload_activations, set_channels_last
 from hpc_accel.parallel.mesh import Place
 from hpc_accel.study.recipe import Recipe
+from hpc_accel.workloads.chain import is_sequence
 from hpc_accel.workloads.tensor_plan import planned
 from hpc_accel.workloads.workload import Loss, Workload
 
@@ -88,7 +89,8 @@ def parallelize(
     `loss` is the loss of one micro-batch, divided by their number.
     """
     tensor_cut = _tensor_cut(workload, place)
-    prepare = _Prepare(place, device, recipe, autocast_dtype, tensor_cut)
+    later = averages_later(place, recipe, is_traced=split is not None and not is_sequence(workload.model))
+    prepare = _Prepare(place, device, recipe, autocast_dtype, tensor_cut, later=later)
     boundaries: list[tuple[torch.Tensor, ...]] = []
     if split is None:
         modules, schedule = {0: prepare(workload.model)}, None
@@ -103,7 +105,7 @@ def parallelize(
         modules=modules,
         schedule=schedule,
         boundaries=boundaries,
-        average=make_average(place, recipe),
+        average=make_average(place, recipe, later=later),
         partial=prepare.partial,
         tp_group=place.group("tp"),
     )
@@ -129,12 +131,15 @@ class _Prepare:
         recipe: Recipe,
         autocast_dtype: torch.dtype | None,
         tensor_cut: TensorCut | None,
+        *,
+        later: bool,
     ) -> None:
         self.place = place
         self.device = device
         self.recipe = recipe
         self.autocast_dtype = autocast_dtype
         self.tensor_cut = tensor_cut
+        self.later = later
         self.partial: list[nn.Parameter] = []
 
     def __call__(self, module: nn.Module) -> nn.Module:
@@ -168,6 +173,6 @@ class _Prepare:
         place, recipe = self.place, self.recipe
         if place.layout.shard == "full":
             return shard(module, place, recipe, self.autocast_dtype)
-        if place.layout.dp > 1 and not averages_later(place, recipe) and recipe.average_every == 1:
+        if place.layout.dp > 1 and not self.later and recipe.average_every == 1:
             return replicate(module, place, recipe, self.device)
         return module

@@ -21,10 +21,13 @@ POWERSGD_START = 2
 """Steps with whole gradients before PowerSGD begins; its error feedback wants at least 2."""
 
 
-def averages_later(place: Place, recipe: Recipe) -> bool:
-    """Whether gradients are averaged after backward, and not by hooks while it runs."""
+def averages_later(place: Place, recipe: Recipe, *, is_traced: bool) -> bool:
+    """Whether gradients are averaged after backward, and not by hooks while it runs.
+
+    `is_traced`: torch's stages look into the graphs that its tracer made, which DistributedDataParallel would hide.
+    """
     split = place.layout.schedule in SPLIT_BACKWARD
-    return place.layout.dp > 1 and place.layout.shard != "full" and (split or not recipe.overlap)
+    return place.layout.dp > 1 and place.layout.shard != "full" and (split or is_traced or not recipe.overlap)
 
 
 def replicate(module: nn.Module, place: Place, recipe: Recipe, device: torch.device) -> nn.Module:
@@ -59,10 +62,10 @@ def _compress(wrapped: DistributedDataParallel, compression: str, group: dist.Pr
     wrapped.register_comm_hook(group, lambda state, bucket: compressed(state, bucket))  # noqa: PLW0108
 
 
-def make_average(place: Place, recipe: Recipe) -> ReplicaAverage | None:
-    """What averages gradients after backward, or parameters under local SGD; None where neither is needed."""
+def make_average(place: Place, recipe: Recipe, *, later: bool) -> ReplicaAverage | None:
+    """What averages gradients `later`, after backward, or parameters under local SGD; None where neither is needed."""
     group = place.group("dp")
-    if group is None or not (averages_later(place, recipe) or recipe.average_every > 1):
+    if group is None or not (later or recipe.average_every > 1):
         return None
     bucket_bytes = recipe.bucket_mb * 2**20 if recipe.bucket_mb else DEFAULT_BUCKET_BYTES
     return ReplicaAverage(group, bucket_bytes, WIRE.get(recipe.compression))

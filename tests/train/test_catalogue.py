@@ -146,7 +146,7 @@ def test_a_model_that_is_no_sequence_is_cut_by_the_tracer(tmp_path, monkeypatch)
 
 
 @pytest.mark.mpi
-def test_four_ranks_in_two_dimensions(tmp_path):
+def test_four_ranks_in_two_dimensions(tmp_path, monkeypatch):
     layouts = [
         {"dp": 2, "pp": 2, "schedule": "zbv_zero_bubble", "accumulation_steps": 4},
         {"dp": 2, "pp": 2, "schedule": "looped_bfs", "shard": "full", "accumulation_steps": 2},
@@ -154,4 +154,10 @@ def test_four_ranks_in_two_dimensions(tmp_path):
         {"pp": 2, "tp": 2, "sequence_parallel": True, "accumulation_steps": 2},
         {"dp": 2, "pp": 2, "shares": [6, 2], "accumulation_steps": 2},
     ]
-    assert_parity(train_all(4, write_runs(tmp_path, DEEP, layouts)), FP32)
+    paths = write_runs(tmp_path, DEEP, layouts)
+    (tmp_path / "skips_model.py").write_text(SKIPS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    traced = [{"dp": 2, "pp": 2, "accumulation_steps": 4}]
+    paths += write_runs(tmp_path, {"entry": "skips_model:build", "global_batch_size": 32}, traced)
+    assert_parity(train_all(4, paths), FP32)

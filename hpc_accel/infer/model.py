@@ -17,6 +17,7 @@ from hpc_accel.errors import ConfigError
 from hpc_accel.infer.pruning import compress_two_of_four, prune_weights
 from hpc_accel.infer.quantize import check_linears, quantize_linears
 from hpc_accel.parallel.apply import parallelize
+from hpc_accel.parallel.memory import CHANNELS_LAST, channels_last, set_channels_last
 from hpc_accel.parallel.mesh import Place
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.schema import Run
@@ -64,9 +65,7 @@ class ServedModel:
         if self.fixed_size and len(tensor) < self.batch_size:
             missing = self.batch_size - len(tensor)
             tensor = torch.cat([tensor, tensor[:1].expand(missing, *tensor.shape[1:])])
-        if self.channels_last and tensor.dim() == 4:
-            tensor = tensor.contiguous(memory_format=torch.channels_last)
-        return tensor
+        return channels_last(tensor) if self.channels_last else tensor
 
 
 class _Cast(Dataset[Any]):
@@ -114,7 +113,7 @@ def build_served(
         notes += compress_two_of_four(module, device) if place.layout.tp == 1 else cut
     if recipe.channels_last:
         _check_images(workload.model)
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        set_channels_last(module)
     if recipe.compile:
         module.compile()
     fixed = parallel.schedule is not None or recipe.compile
@@ -142,9 +141,9 @@ def _no_loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def _check_images(model: nn.Module) -> None:
-    if not any(parameter.dim() == 4 for parameter in model.parameters()):
+    if not any(parameter.dim() in CHANNELS_LAST for parameter in model.parameters()):
         raise ConfigError(
-            "channels_last on a model without 2-D convolutions",
-            "channels_last is an order of [n, channels, height, width] tensors",
+            "channels_last on a model without convolutions",
+            "channels_last is an order of images and volumes",
             "leave channels_last out",
         )

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from tests.mpirun import ROOT, check, mpirun
-from tests.train.test_layouts import FP32, LM, SCRIPT, assert_parity, train_all, write_runs
+from tests.mpirun import ROOT
+from tests.train.test_layouts import FP32, LM, assert_parity, train_all, write_runs
 
 DEEP = {**LM, "args": {**LM["args"], "layers": 6}}
 SKIPS = """
@@ -134,8 +134,7 @@ def test_a_model_that_is_no_sequence_is_cut_by_the_tracer(tmp_path, monkeypatch)
     tied = write_runs(tmp_path, {**shared, "entry": "skips_model:tied"}, [{"tp": 2}])
     tied += write_runs(tmp_path, {**shared, "entry": "skips_model:sequence"}, [{"dp": 2, "shard": "full"}])
     paths += tied
-    check(mpirun(2, [SCRIPT, *paths], 120, PYTHONPATH=f"{ROOT}:{tmp_path}"))
-    summaries = {path.parent.name: json.loads((path.parent / "summary.json").read_text()) for path in paths}
+    summaries = train_all(2, paths, PYTHONPATH=f"{ROOT}:{tmp_path}")
     assert_parity(summaries)
     exact = {summary["metric"]["value"] for run, summary in summaries.items() if "fp32" in run and "tied" not in run}
     assert len(exact) == 1
@@ -160,4 +159,4 @@ def test_four_ranks_in_two_dimensions(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     traced = [{"dp": 2, "pp": 2, "accumulation_steps": 4}]
     paths += write_runs(tmp_path, {"entry": "skips_model:build", "global_batch_size": 32}, traced)
-    assert_parity(train_all(4, paths), FP32)
+    assert_parity(train_all(4, paths, PYTHONPATH=f"{ROOT}:{tmp_path}"), FP32)

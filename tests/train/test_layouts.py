@@ -39,8 +39,8 @@ def write_runs(directory, workload, layouts, precisions=("fp32",), recipe=None, 
     return paths
 
 
-def train_all(n, paths, timeout_s=240):
-    check(mpirun(n, [SCRIPT, *paths], timeout_s))
+def train_all(n, paths, timeout_s=240, **environment):
+    check(mpirun(n, [SCRIPT, *paths], timeout_s, **environment))
     return {path.parent.name: json.loads((path.parent / "summary.json").read_text()) for path in paths}
 
 

@@ -115,7 +115,7 @@ def test_a_batch_of_fixed_size_is_padded_with_samples_it_has():
 
 
 def test_channels_last_needs_images():
-    with pytest.raises(ConfigError, match="without 2-D convolutions"):
+    with pytest.raises(ConfigError, match="without convolutions"):
         model_of(workload(), channels_last=True)
     images = Workload(
         model=nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten()),

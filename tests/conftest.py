@@ -8,6 +8,8 @@ from collections.abc import Generator
 
 import pytest
 
+LONGEST = ["train", "mpi", "slurm", "infer", "workflow"]
+
 
 @functools.lru_cache(maxsize=1)
 def _has_gpu() -> bool:
@@ -17,7 +19,11 @@ def _has_gpu() -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share what there is once go to the same of the parallel workers: the cluster, and module fixtures."""
+    """Tests that share what there is once go to the same of the parallel workers: the cluster, and module fixtures.
+
+    The longest come first, so that no worker is left alone with them at the end.
+    """
+    items.sort(key=lambda item: LONGEST.index(item.path.parent.name) if item.path.parent.name in LONGEST else 99)
     for item in items:
         group = "slurm" if item.get_closest_marker("slurm") else item.path.name
         item.add_marker(pytest.mark.xdist_group(group))

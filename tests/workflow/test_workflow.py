@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -133,7 +134,8 @@ def wait_for(condition, timeout_s: float = 60) -> None:
     raise AssertionError(f"not within {timeout_s} s")
 
 
-def test_a_thousand_runs_are_planned_within_20_s(workflow: Workflow):
+def test_a_thousand_runs_are_planned_in_20_s_of_one_core(workflow: Workflow):
+    """Of processor time, which other work on the machine does not change."""
     layouts = "".join(f"  - {{micro_batch_size: {2**n}}}\n" for n in range(7))
     recipes = "[{precision: [fp32, bf16]}]"
     workloads = "".join(
@@ -144,9 +146,10 @@ def test_a_thousand_runs_are_planned_within_20_s(workflow: Workflow):
     workflow.snakemake("--cores", "2", "--until", "plan")
     num_runs = len(json.loads((workflow.directory / "results/s/plan.json").read_text())["candidates"])
     assert num_runs >= 1000
-    started = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     output = workflow.snakemake("--cores", "2", "--dry-run", "--quiet", "rules")
-    assert time.monotonic() - started < 20
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 20
     assert "run " in output and str(num_runs) in output
 
 

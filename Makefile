@@ -32,9 +32,12 @@ demo: env
 	results=results/$$(basename $(STUDY) .yaml); \
 	echo; cat $$results/answer.txt; echo; echo "report: $(CURDIR)/$$results/report.html"
 
-# Every layout, schedule and recipe that a CPU runs, each against the serial run: 63 small runs.
+# Every layout, schedule and recipe that a CPU runs, each against the serial run: 63 small runs, one launch for all of a
+# number of ranks. `snakemake --cores all --config study=studies/catalogue.yaml` makes a job of each, and a report.
 catalogue: env
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakemake --cores 1 --quiet rules --config study=studies/catalogue.yaml
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakemake --cores 1 --quiet rules --until plan \
+		--config study=studies/catalogue.yaml
+	$(BIN)/python -m tests.train.grouped results/catalogue
 	HPC_ACCEL_CATALOGUE=results/catalogue $(BIN)/python -m pytest -m catalogue tests
 
 # Two at a time: most tests wait for processes to start. Those of the cluster, which is one, take turns.

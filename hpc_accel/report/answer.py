@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hpc_accel.report import fields, footprint, ranking, reasons, serving, wording
+from hpc_accel.report import doubts, fields, footprint, ranking, reasons, serving, wording
 from hpc_accel.report.ranking import Best
 from hpc_accel.report.records import RunRecord, StudyRecords
 
@@ -90,7 +90,7 @@ def answer(records: StudyRecords) -> Answer:
         ),
         winners={name: run.run_id for name, run in winners.items()},
         to_serve={name: run.run_id for name, run in to_serve.items()},
-        submit=tuple(submit_command(records, run) for run in (*winners.values(), *to_serve.values())),
+        submit=tuple(records.submit_command(run) for run in (*winners.values(), *to_serve.values())),
         report=str(records.directory / "report.html"),
         num_runs=len(runs),
         num_ranked=sum(run.counts for run in runs),
@@ -108,12 +108,6 @@ def winner(records: StudyRecords, workload: str) -> RunRecord | None:
         best = ranking.cheapest(runs)
     best = best or ranking.fastest(runs)
     return best.run if best else None
-
-
-def submit_command(records: StudyRecords, run: RunRecord) -> str:
-    """How to run the winner again: its own script, by `sbatch`, or by `bash` where there is no cluster."""
-    script = run.directory / "job.sbatch"
-    return f"{'bash' if records.site == 'local' else 'sbatch'} {script}"
 
 
 def tie_words(best: Best) -> str:
@@ -193,8 +187,8 @@ def _electricity_words(records: StudyRecords, best: Best | None, *, named: bool 
 
 
 def _speed_up(records: StudyRecords, workload: str, runs: list[RunRecord]) -> str:
-    best = ranking.fastest(runs)
-    gain = ranking.speed_up(best.run, ranking.baselines(runs)) if best else None
+    best, baselines = ranking.fastest(runs), ranking.baselines(runs)
+    gain = ranking.speed_up(best.run, baselines) if best else None
     if best is None:
         return wording.NOT_MEASURED
     if gain is None:
@@ -206,7 +200,9 @@ def _speed_up(records: StudyRecords, workload: str, runs: list[RunRecord]) -> st
     efficiency = wording.percent(gain.value / best.run.num_ranks)
     base = f"serial {best.run.precision}"
     spread = f" ({wording.short(gain.low)} to {wording.short(gain.high)})" if gain.high > gain.low else ""
-    return f"{wording.short(gain.value)}x{spread} over {base} on {best.run.num_ranks} ranks, {efficiency} of ideal"
+    doubt = " (more than they can give: see the warnings)" if doubts.exceeds_ranks(best.run, baselines) else ""
+    ranks = f"{best.run.num_ranks} ranks"
+    return f"{wording.short(gain.value)}x{spread} over {base} on {ranks}, {efficiency} of ideal{doubt}"
 
 
 def _not_measured(records: StudyRecords) -> tuple[tuple[str, str], ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hpc_accel.report import fields, more_columns, wording
+from hpc_accel.report import fields, more_columns, ranking, wording
 from hpc_accel.report.records import RunRecord, StudyRecords
 
 MAX_SHOWN = 5
@@ -27,11 +27,12 @@ def rows(records: StudyRecords) -> list[dict[str, Any]]:
 
 
 def warnings(records: StudyRecords) -> list[dict[str, Any]]:
-    """What runs that count warned of; runs with the same words share an entry."""
+    """What is to be known of runs that count; runs with the same words share an entry."""
     shared: dict[str, list[str]] = {}
+    serial = ranking.baselines(records.runs)
     for run in records.runs:
         if run.counts:
-            for text in more_columns.warnings(run):
+            for text in more_columns.warnings(run, serial):
                 shared.setdefault(text, []).append(f"{run.workload} {run.label}")
     return [{"text": text, "runs": wording.named(names, most=3)} for text, names in shared.items()]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from hpc_accel.report import fields, footprint, reasons
+from hpc_accel.report.doubts import doubts
+from hpc_accel.report.ranking import Baselines
 from hpc_accel.report.records import RunRecord
 
 PHASES = ("compute", "comm_exposed", "pipeline_wait", "idle")
@@ -19,7 +21,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def columns(run: RunRecord, factors: dict[str, Any]) -> dict[str, Any]:
+def columns(run: RunRecord, serial: Baselines, factors: dict[str, Any]) -> dict[str, Any]:
     """All of them; None where not measured."""
     steps = fields.mapping(run.summary, "steps")
     flops = fields.mapping(run.summary, "flops")
@@ -38,14 +40,15 @@ def columns(run: RunRecord, factors: dict[str, Any]) -> dict[str, Any]:
         "mfu_reason": left_none or reasons.mfu_reason(run),
         **_energy(run, left_none),
         **_factors(run, factors, left_none),
-        "warnings": "; ".join(warnings(run)) or None,
+        "warnings": "; ".join(warnings(run, serial)) or None,
     }
 
 
-def warnings(run: RunRecord) -> list[str]:
-    """What the run itself warned of."""
+def warnings(run: RunRecord, serial: Baselines) -> list[str]:
+    """What the run itself warned of, and what in its figures is too good."""
     found = run.summary.get("warnings")
-    return [fields.clean(text) for text in found if isinstance(text, str)] if isinstance(found, list) else []
+    said = [fields.clean(text) for text in found if isinstance(text, str)] if isinstance(found, list) else []
+    return [*said, *doubts(run, serial)]
 
 
 def _energy(run: RunRecord, left_none: str | None) -> dict[str, Any]:

@@ -111,6 +111,10 @@ class StudyRecords:
         """All inference runs of one workload."""
         return [run for run in self.served if run.workload == workload]
 
+    def submit_command(self, run: RunRecord) -> str:
+        """How to start a run again: its own script, by `sbatch`, or by `bash` where there is no cluster."""
+        return f"{'bash' if self.site == 'local' else 'sbatch'} {run.directory / 'job.sbatch'}"
+
     def of(self, workload: str) -> list[RunRecord]:
         """All training runs of one workload."""
         return [run for run in self.runs if run.workload == workload]

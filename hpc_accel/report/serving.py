@@ -6,6 +6,7 @@ rate (p50 where there were too few requests for a p99). Runs of wrong answers ar
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from hpc_accel.report import fields, summary_csv, wording
@@ -63,7 +64,7 @@ def best_words(runs: list[RunRecord]) -> str:
         why = f"none within the limit: {next(iter(reasons))}" if reasons else f"{counts} of {len(runs)} runs count"
         return f"{wording.NOT_MEASURED if not counts else 'no configuration'} ({why})"
     tie = f" (a tie with {wording.named([run.label for run in found.ties])})" if found.ties else ""
-    return f"{found.run.label}, {_figure(found)}{tie}{_deadline_words(found.run)}{outputs_words(found.run)}"
+    return f"{found.run.label}, {_figure(found)}{tie}{_after(deadline(found.run).words)}{outputs_words(found.run)}"
 
 
 def _figure(found: Best) -> str:
@@ -86,14 +87,31 @@ def limit_reason(run: RunRecord) -> str | None:
     return fields.text(run.summary, "inference", "limit", "reason") or "no highest rate was looked for"
 
 
-def _deadline_words(run: RunRecord) -> str:
-    late = [rate for rate in rates(run) if fields.at(rate, "deadline", "passed") is False]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadline:
+    """Whether the listed arrival rates met the deadline; None and no words where there is none."""
+
+    passed: bool | None
+    words: str
+
+
+def deadline(run: RunRecord) -> Deadline:
+    """The verdict on a run: missed at the lowest rate that missed it, or met up to the highest."""
+    judged = [rate for rate in rates(run) if isinstance(fields.at(rate, "deadline", "passed"), bool)]
+    if not judged:
+        return Deadline(passed=None, words="")
+    late = [rate for rate in judged if not fields.at(rate, "deadline", "passed")]
+    decisive = late[0] if late else judged[-1]
+    at = f"{fields.positive(decisive, 'rate_per_s') or 0:g} requests/s"
+    limit = f"the deadline of {fields.positive(decisive, 'deadline', 'deadline_ms') or 0:g} ms"
     if not late:
-        return ""
-    first = late[0]
-    share = wording.percent(fields.number(first, "deadline", "share_missed"))
-    rate, deadline = fields.positive(first, "rate_per_s") or 0, fields.positive(first, "deadline", "deadline_ms") or 0
-    return f"; at {rate:g} requests/s {share} miss the deadline of {deadline:g} ms"
+        return Deadline(passed=True, words=f"{limit} is met up to {at}")
+    share = wording.percent(fields.number(decisive, "deadline", "share_missed"))
+    return Deadline(passed=False, words=f"at {at} {share} miss {limit}")
+
+
+def _after(words: str) -> str:
+    return f"; {words}" if words else ""
 
 
 def outputs_words(run: RunRecord) -> str:
@@ -129,7 +147,8 @@ def cards(records: StudyRecords) -> list[dict[str, Any]]:
                 "workload": workload,
                 "run": top.run,
                 "figure": _figure(top),
-                "late": _deadline_words(top.run).removeprefix("; "),
+                "deadline": deadline(top.run),
+                "command": records.submit_command(top.run),
                 "outputs": outputs_words(top.run).removeprefix("; "),
                 "tie": wording.named([run.label for run in top.ties], most=3) if top.ties else "",
             }

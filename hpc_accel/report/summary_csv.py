@@ -46,7 +46,7 @@ def render(records: StudyRecords) -> str:
 
 def row(run: RunRecord, serial: ranking.Baselines, factors: dict[str, Any]) -> dict[str, Any]:
     """All columns of one run; None where not measured."""
-    more = more_columns.columns(run, factors)
+    more = more_columns.columns(run, serial, factors)
     return {**_identity(run), **_measured(run), **_predicted(run), **_more(run, serial), **more}
 
 

@@ -33,6 +33,7 @@ COLUMNS = (
     Column(key="throughput_samples_per_s", title="Samples/s", words=wording.short),
     Column(key="speed_up", title="Speed\u2011up", words=lambda value: f"{value:.2f}"),
     Column(key="efficiency", title="Efficiency", words=wording.percent),
+    Column(key="metric_value", title="Held-out metric", words=lambda value: f"{value:.4g}", reason_key="metric_reason"),
     Column(key="comm_exposed_ms", title="Exposed comm. ms", words=wording.short, reason_key="comm_exposed_reason"),
     Column(key="comm_overlapped_ms", title="Hidden comm. ms", words=wording.short, reason_key="comm_overlapped_reason"),
     Column(key="bubble_fraction", title="Bubble", words=wording.percent, reason_key="bubble_reason"),
@@ -41,7 +42,6 @@ COLUMNS = (
     Column(key="energy_per_sample_j", title="J/sample", words=wording.short, reason_key="energy_reason"),
     Column(key="cost", title="Cost of timed steps", words=wording.short, reason_key="cost_reason"),
     Column(key="final_loss", title="Final loss", words=lambda value: f"{value:.4g}"),
-    Column(key="metric_value", title="Held-out metric", words=lambda value: f"{value:.4g}", reason_key="metric_reason"),
     Column(key="parity_max_rel_err", title="Parity error", words=wording.error, reason_key="parity_reason"),
     Column(key="predicted_step_time_ms", title="Predicted ms", words=wording.short, reason_key="prediction_reason"),
     Column(key="prediction_error", title="Error", words=wording.signed_percent, reason_key="prediction_reason"),
@@ -75,7 +75,7 @@ def cards(records: StudyRecords) -> list[dict[str, Any]]:
                 "rate": _split(ranking.throughput(run), "samples/s"),
                 "gain": _split(gain, "") if gain else None,
                 "is_serial": run.kind == "serial",
-                "command": answer.submit_command(records, run),
+                "command": records.submit_command(run),
             }
         )
     return found

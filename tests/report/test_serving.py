@@ -90,6 +90,16 @@ def test_a_missed_deadline_is_part_of_the_answer(served):
     assert "at 200 requests/s 3.0 % miss the deadline of 20 ms" in lines_of(study)["Best to serve"]["digits"]
 
 
+def test_a_card_has_the_verdict_and_the_command(served):
+    study, runs = served
+    write(study)
+    html = (study / "report.html").read_text()
+    assert '<span class="status good">pass</span> the deadline of 20 ms is met up to 200 requests/s' in html
+    command = f"bash {study / 'runs' / runs['dp2'].run_id / 'job.sbatch'}"
+    assert html.count(f'data-copy="{command}"') == 1
+    assert "deadline" not in serving.deadline(load(study).runs[0]).words
+
+
 def test_a_study_that_only_serves_has_a_whole_report(study):
     add_serving(study, only=True)
     found = write(study)

@@ -204,6 +204,7 @@ class StepModel:
             self.software,
             device=self.kind.device,
             overlaps=self.stage_times.can_overlap(resources.ranks_per_node, first.threads),
+            later=self.stage_times.averages_later(layout),
         )
         return {
             "communication": max(replicas.communication_s(rank) for rank in stages.ranks),

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from hpc_accel.plan.hardware import Network
 from hpc_accel.plan.network import Group, allreduce_s, gather_s
-from hpc_accel.plan.software import Software, averages_later
+from hpc_accel.plan.software import Software
 from hpc_accel.plan.stage import Stage, exposed_s
 from hpc_accel.study.layout import Layout
 
@@ -35,15 +35,24 @@ class Replicas:
     """The data-parallel group of one layout on one kind of node."""
 
     def __init__(
-        self, layout: Layout, group: Group, network: Network, software: Software, *, device: str, overlaps: bool
+        self,
+        layout: Layout,
+        group: Group,
+        network: Network,
+        software: Software,
+        *,
+        device: str,
+        overlaps: bool,
+        later: bool,
     ) -> None:
+        """`overlaps`: something can communicate while a rank computes. `later`: it has nothing to before the end."""
         self.layout = layout
         self.group = group
         self.network = network
         self.software = software
         self.device = device
-        self.later = averages_later(layout, software) or software.average_every > 1
-        self.overlaps = overlaps and software.overlaps_gradients and not self.later
+        self.later = later
+        self.overlaps = overlaps and software.overlaps_gradients and not later
 
     def communication_s(self, rank: Stage) -> float:
         """Of one step, less what backward of the last micro-batch hides. `rank` is all stages of one rank."""

@@ -156,9 +156,14 @@ class StageTimes:
         """Whether something communicates while a rank computes: on a CPU that takes a core of its own."""
         return self.kind.device == "cuda" or ranks_per_node * threads < self.kind.num_cpus
 
+    def averages_later(self, layout: Layout) -> bool:
+        """Whether replicas exchange something after backward, and not each gradient while it runs."""
+        later = averages_later(layout, self.software, is_sequential=self.facts.sequential)
+        return later or self.software.average_every > 1
+
     def _has_hooks(self, layout: Layout) -> bool:
         """Whether backward tells the replicas of every gradient."""
-        return layout.dp > 1 and not averages_later(layout, self.software) and self.software.average_every == 1
+        return layout.dp > 1 and not self.averages_later(layout)
 
     def _contents_of(self, split: tuple[int, ...]) -> list[Content]:
         """Per stage, which layers it has how often."""

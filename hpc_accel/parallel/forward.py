@@ -22,9 +22,9 @@ def forward(
 
     Collective over the stages; `inputs` are read on the rank with the first one.
     """
-    parts = list(zip(*(each.split(place.micro_batch_size) for each in inputs), strict=True))
     if model.schedule is not None and not model.boundaries:
         return _through_schedule(model.schedule, place, inputs)
+    parts = zip(*(each.split(place.micro_batch_size) for each in inputs), strict=True)
     results = [_through_stages(model, place, part, device) for part in parts]
     known = [result for result in results if result is not None]
     return torch.cat(known) if known else None

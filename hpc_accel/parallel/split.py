@@ -13,6 +13,8 @@ SLACK = 0.05
 """Splits whose slowest stage is this little slower than the best count as equally fast."""
 Memory = tuple[float, float]
 """Elements a layer keeps whatever the batch, and for each micro-batch in flight."""
+_Row = dict[int, tuple[float, float, int]]
+"""For the first n layers on some stages: what is to be small, what decides between equals, start of the last stage."""
 
 
 def automatic_split(
@@ -66,10 +68,10 @@ def balanced_split(costs: Sequence[float], num_stages: int, speeds: Sequence[flo
         raise ValueError(f"{len(speeds)} speeds for {num_stages} stages")
     prefix = [0.0, *accumulate(costs)]
     # best[k][n]: (largest stage, sum of squares, start of the last stage) for the first n layers on k stages
-    best: list[dict[int, tuple[float, float, int]]] = [{0: (0.0, 0.0, 0)}]
+    best: list[_Row] = [{0: (0.0, 0.0, 0)}]
     for stage in range(1, num_stages + 1):
         speed = speeds[stage - 1] if speeds is not None else 1.0
-        row: dict[int, tuple[float, float, int]] = {}
+        row: _Row = {}
         for end in range(stage, num_layers - (num_stages - stage) + 1):
             row[end] = min(
                 (max(largest, cost), squares + cost * cost, start)
@@ -78,13 +80,7 @@ def balanced_split(costs: Sequence[float], num_stages: int, speeds: Sequence[flo
                 for cost in ((prefix[end] - prefix[start]) / speed,)
             )
         best.append(row)
-    sizes: list[int] = []
-    end = num_layers
-    for stage in range(num_stages, 0, -1):
-        start = best[stage][end][2]
-        sizes.append(end - start)
-        end = start
-    return tuple(reversed(sizes))
+    return _sizes(best, num_layers)
 
 
 def lightest_split(costs: Sequence[float], memory: Sequence[Memory], num_stages: int) -> tuple[int, ...]:
@@ -97,9 +93,9 @@ def lightest_split(costs: Sequence[float], memory: Sequence[Memory], num_stages:
     kept = [0.0, *accumulate(saved for _, saved in memory)]
     ends = list(accumulate(balanced_split(costs, num_stages)))
     limit = max(prefix[end] - prefix[start] for start, end in zip([0, *ends], ends, strict=False)) * (1 + SLACK)
-    best: list[dict[int, tuple[float, float, int]]] = [{0: (0.0, 0.0, 0)}]
+    best: list[_Row] = [{0: (0.0, 0.0, 0)}]
     for stage in range(num_stages):
-        row: dict[int, tuple[float, float, int]] = {}
+        row: _Row = {}
         for end in range(stage + 1, len(costs) - (num_stages - stage - 1) + 1):
             options = [
                 (max(fullest, held), max(slowest, prefix[end] - prefix[start]), start)
@@ -110,10 +106,14 @@ def lightest_split(costs: Sequence[float], memory: Sequence[Memory], num_stages:
             if options:
                 row[end] = min(options)
         best.append(row)
+    return _sizes(best, len(costs))
+
+
+def _sizes(best: Sequence[_Row], end: int) -> tuple[int, ...]:
+    """Layers of each stage of the best split of the first `end` layers, read backwards: best[k] is for k stages."""
     sizes: list[int] = []
-    end = len(costs)
-    for stage in range(num_stages, 0, -1):
-        start = best[stage][end][2]
+    for row in reversed(best[1:]):
+        start = row[end][2]
         sizes.append(end - start)
         end = start
     return tuple(reversed(sizes))

@@ -17,7 +17,7 @@ from hpc_accel.workloads.blocks import blocks_of, parameters_of_blocks, tied_blo
 from hpc_accel.workloads.chain import as_inputs, is_sequence, layers_of
 from hpc_accel.workloads.counting import Counting, Counts
 from hpc_accel.workloads.facts import LayerFacts, ModelFacts
-from hpc_accel.workloads.tensor_plan import Cut, half_divided, planned, planned_linears
+from hpc_accel.workloads.tensor_plan import Cut, divided_linears, half_divided, planned
 from hpc_accel.workloads.workload import Workload
 
 NUM_SAMPLES = 2
@@ -38,7 +38,8 @@ def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
     samples = [workload.dataset[index % len(workload.dataset)] for index in range(NUM_SAMPLES)]  # type: ignore[arg-type]
     batch, targets = default_collate(samples)
     inputs, model = as_inputs(batch), workload.model
-    cuts, linears = planned(model, workload.tensor_plan), planned_linears(model, workload.tensor_plan)
+    cuts = planned(model, workload.tensor_plan)
+    linears = divided_linears(cuts)
     lengths = _sequence_lengths(model, cuts)
     with Counting(model, linears) as counting:
         pieces = list(_in_order(model, inputs, counting)) if is_sequence(model) else _in_blocks(model, inputs, counting)

@@ -52,10 +52,10 @@ def planned(model: nn.Module, plan: Plan) -> dict[str, Cut]:
     return {name: resolved[name] for name, _ in model.named_modules() if name in resolved}
 
 
-def planned_linears(model: nn.Module, plan: Plan) -> dict[str, Literal["columns", "rows"]]:
-    """Of the plan, the linear layers that are divided."""
+def divided_linears(cuts: Mapping[str, Cut]) -> dict[str, Literal["columns", "rows"]]:
+    """Of the resolved plan, the linear layers that are divided."""
     ways: dict[Cut, Literal["columns", "rows"]] = {"columns": "columns", "gather": "columns", "rows": "rows"}
-    return {name: ways[way] for name, way in planned(model, plan).items() if way in ways}
+    return {name: ways[way] for name, way in cuts.items() if way in ways}
 
 
 def half_divided(model: nn.Module, cuts: Mapping[str, Cut]) -> tuple[str, ...]:

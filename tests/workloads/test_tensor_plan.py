@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.workloads.tensor_plan import planned, planned_linears
+from hpc_accel.workloads.tensor_plan import divided_linears, planned
 
 
 class Attention(nn.Module):
@@ -46,8 +46,9 @@ def test_without_such_blocks_the_layers_must_be_named():
 
 def test_a_cut_wants_its_kind_of_module():
     table = nn.Sequential(nn.Embedding(4, 2), nn.Linear(2, 2))
-    assert planned(table, {"0": "vocabulary", "1": "gather"}) == {"0": "vocabulary", "1": "gather"}
-    assert planned_linears(table, {"0": "vocabulary", "1": "gather"}) == {"1": "columns"}
+    cuts = planned(table, {"0": "vocabulary", "1": "gather"})
+    assert cuts == {"0": "vocabulary", "1": "gather"}
+    assert divided_linears(cuts) == {"1": "columns"}
     with pytest.raises(ConfigError, match="modules that fit: 0"):
         planned(table, {"1": "vocabulary"})
 

@@ -28,6 +28,7 @@ from hpc_accel.measure.energy.derived import per
 from hpc_accel.train import stop
 from hpc_accel.train.frequency import applied
 from hpc_accel.train.loop import SAMPLE_HZ, quiet_barrier
+from hpc_accel.train.precision import arithmetic
 
 ENERGY_KEYS = ("energy_j", "window_s", "scope", "method", "is_partial", "resolution_warning", "reason", "remedy")
 
@@ -52,6 +53,7 @@ def infer(session: Session, progress: Callable[[int, int], None]) -> Observation
     base = clock.synchronise(session.comm)
     with (
         torch.no_grad(),
+        arithmetic(session.run.recipe.precision),
         applied(session.run.recipe, session.device),
         EnergyMeter(session.comm, sample_hz=SAMPLE_HZ) as meter,
     ):
@@ -60,7 +62,8 @@ def infer(session: Session, progress: Callable[[int, int], None]) -> Observation
         parts.run()
         timebase = clock.Timebase(first=base, last=clock.synchronise(session.comm))
         note = meter.write_samples(session.directory / "energy.parquet", timebase)
-        mine = session.replica.drive(lambda: answers(session.workload, session.replica.run, session.infer.batch_size))
+        asked = session.infer.batch_size, session.run.measure.metric_samples
+        mine = session.replica.drive(lambda: answers(session.workload, session.replica.run, *asked))
         apart = spread(session.comm, mine)
     compared = _compared(session, mine, apart) if session.rank == 0 and mine is not None else {}
     quiet_barrier(session.comm)

@@ -10,7 +10,8 @@ from typing import Any
 
 from hpc_accel.errors import ConfigError, RetryableError
 from hpc_accel.train import stop
-from hpc_accel.train.main import Left, check_writable, fail, leave, read_run
+from hpc_accel.train.ending import ending_together, leave
+from hpc_accel.train.main import read_run
 
 
 def run_inference(path: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> dict[str, Any] | None:
@@ -25,12 +26,11 @@ def run_inference(path: Path, progress: Callable[[int, int], None] = lambda done
         raise ConfigError(
             f"{path}: a training run", "what serves has `infer` in its run.json", f"hpc-accel train {path}"
         )
-    try:
+    with ending_together(directory):
         from hpc_accel.infer.loop import infer
         from hpc_accel.infer.record import write_record
         from hpc_accel.infer.session import open_session
 
-        check_writable(directory)
         session = open_session(run, run.infer, directory, (time.perf_counter() - began) * 1e3)
         if session.rank == 0:
             stop.announce(directory)
@@ -40,12 +40,4 @@ def run_inference(path: Path, progress: Callable[[int, int], None] = lambda done
             leave(session.rank, error)
         summary = write_record(session, seen, started_utc)
         session.replica.close()
-        import hpc_accel.mpi
-
-        hpc_accel.mpi.shutdown()
-    except Left as left:
-        raise SystemExit(left.exit_code) from None
-    except BaseException as error:
-        fail(directory, error)
-        raise
     return summary

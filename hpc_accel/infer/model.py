@@ -21,15 +21,11 @@ from hpc_accel.parallel.memory import CHANNELS_LAST, channels_last, set_channels
 from hpc_accel.parallel.mesh import Place
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.schema import Run
+from hpc_accel.workloads.chain import as_inputs
 from hpc_accel.workloads.workload import Workload
 
 WEIGHTS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Tensors = tuple[torch.Tensor, ...]
-
-
-def as_tensors(inputs: Any) -> Tensors:
-    """A model's inputs as a tuple, also when there is one."""
-    return tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +75,7 @@ class _Cast(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         inputs, targets = self.dataset[index]
-        cast = tuple(each.to(self.dtype) if each.is_floating_point() else each for each in as_tensors(inputs))
+        cast = tuple(each.to(self.dtype) if each.is_floating_point() else each for each in as_inputs(inputs))
         return (cast if isinstance(inputs, tuple | list) else cast[0]), targets
 
 
@@ -91,7 +87,6 @@ def build_served(
     Raises ConfigError for a recipe that finds nothing in this model to work on.
     """
     recipe, dtype = run.recipe, WEIGHTS[run.recipe.precision]
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = recipe.precision == "tf32"
     model = workload.model.eval().requires_grad_(False)
     notes = prune_weights(model, recipe)
     if recipe.quantize == "int8":

@@ -14,14 +14,16 @@ from typing import Any
 import torch
 from torch.utils.data import default_collate
 
-from hpc_accel.infer.model import Tensors, as_tensors
+from hpc_accel.infer.model import Tensors
 from hpc_accel.infer.pruning import prune_weights
 from hpc_accel.study.schema import Run
-from hpc_accel.workloads.workload import Workload
+from hpc_accel.train.evaluate import NO_METRIC, NOT_ASKED
+from hpc_accel.train.precision import arithmetic
+from hpc_accel.workloads.chain import as_inputs
+from hpc_accel.workloads.workload import Metric, Workload
 
 MAX_SAMPLES = 256
 MAX_OUTPUT_ELEMENTS = 1 << 24
-MAX_METRIC_SAMPLES = 4096
 Answer = Callable[[Tensors], torch.Tensor]
 """Inputs of one batch -> outputs, on the host."""
 
@@ -32,24 +34,26 @@ class Answers:
 
     outputs: torch.Tensor
     metric: float | None
+    metric_reason: str
 
 
 def compared_inputs(workload: Workload, count: int = MAX_SAMPLES) -> tuple[Tensors, torch.Tensor]:
     """The first samples of the data set as (inputs, targets)."""
     dataset: Any = workload.dataset
     inputs, targets = default_collate([dataset[index] for index in range(min(count, len(dataset)))])
-    return as_tensors(inputs), targets
+    return as_inputs(inputs), targets
 
 
-def answers(workload: Workload, answer: Answer, batch_size: int) -> Answers:
-    """`answer` applied to the compared and the held-out samples."""
+def answers(workload: Workload, answer: Answer, batch_size: int, metric_samples: int) -> Answers:
+    """`answer` applied to the compared and to at most `metric_samples` held-out samples."""
     inputs, _ = compared_inputs(workload)
     first = _answered(tuple(each[:batch_size] for each in inputs), answer, batch_size)
     # Outputs may be much larger than inputs; what is compared stays small.
     count = max(batch_size, MAX_OUTPUT_ELEMENTS // max(1, first[0].numel()))
     rest = tuple(each[batch_size:count] for each in inputs)
     outputs = torch.cat([first, _answered(rest, answer, batch_size)]) if len(rest[0]) else first
-    return Answers(outputs=outputs, metric=_metric(workload, answer, batch_size))
+    figure, reason = _figure(workload.metric, answer, batch_size, metric_samples)
+    return Answers(outputs=outputs, metric=figure, metric_reason=reason)
 
 
 def _answered(inputs: Tensors, answer: Answer, batch_size: int) -> torch.Tensor:
@@ -64,13 +68,11 @@ def _plain(outputs: torch.Tensor) -> torch.Tensor:
     return outputs.float() if outputs.is_floating_point() else outputs
 
 
-def _metric(workload: Workload, answer: Answer, batch_size: int) -> float | None:
-    metric: Any = getattr(workload, "metric", None)
-    if metric is None:
-        return None
-    held_out = [metric.dataset[index] for index in range(min(MAX_METRIC_SAMPLES, len(metric.dataset)))]
-    inputs, targets = default_collate(held_out)
-    return float(metric.compute(_answered(as_tensors(inputs), answer, batch_size), targets))
+def _figure(metric: Metric | None, answer: Answer, batch_size: int, most: int) -> tuple[float | None, str]:
+    if metric is None or not most:
+        return None, NO_METRIC if metric is None else NOT_ASKED
+    inputs, targets = default_collate([metric.dataset[index] for index in metric.chosen(most)])
+    return metric.figure(metric.name, _answered(as_inputs(inputs), answer, batch_size), targets)
 
 
 def serial_answers(run: Run, workload: Workload, device: torch.device, *, pruned: bool) -> Answers:
@@ -79,13 +81,13 @@ def serial_answers(run: Run, workload: Workload, device: torch.device, *, pruned
     if pruned:
         prune_weights(model, run.recipe)
     batch_size = run.layout.micro_batch_size * run.layout.accumulation_steps
-    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
-        with torch.no_grad():
-            return answers(workload, lambda each: model(*(part.to(device) for part in each)).cpu(), batch_size)
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
+    with torch.no_grad(), arithmetic("fp32"):
+        return answers(
+            workload,
+            lambda each: model(*(part.to(device) for part in each)).cpu(),
+            batch_size,
+            run.measure.metric_samples,
+        )
 
 
 def relative_error(outputs: torch.Tensor, reference: torch.Tensor) -> float | None:
@@ -147,11 +149,11 @@ def compare(
         "passed": reason is None,
         "reason": reason,
     }
-    return {"parity": parity, "outputs": _outputs(workload, served, plain, agreement)}
+    return {"parity": parity, "outputs": _outputs(run, workload, served, plain, agreement)}
 
 
-def _outputs(workload: Workload, served: Answers, plain: Answers, agreement: float | None) -> dict[str, Any]:
-    metric: Any = getattr(workload, "metric", None)
+def _outputs(run: Run, workload: Workload, served: Answers, plain: Answers, agreement: float | None) -> dict[str, Any]:
+    metric = workload.metric
     return {
         "reference": "unchanged serial fp32 model, same weights and samples",
         "num_samples": len(plain.outputs),
@@ -165,7 +167,7 @@ def _outputs(workload: Workload, served: Answers, plain: Answers, agreement: flo
             "higher_is_better": metric.higher_is_better,
             "value": served.metric,
             "reference_value": plain.metric,
-            "num_samples": min(MAX_METRIC_SAMPLES, len(metric.dataset)),
+            "num_samples": len(metric.chosen(run.measure.metric_samples)),
         },
-        "metric_reason": "" if metric is not None else "the workload has no metric",
+        "metric_reason": served.metric_reason or plain.metric_reason,
     }

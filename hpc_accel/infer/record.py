@@ -9,21 +9,18 @@ from __future__ import annotations
 import io
 import json
 import os
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 
 from hpc_accel.files import write_atomically
 from hpc_accel.infer.loop import Observations
 from hpc_accel.infer.session import Session
-from hpc_accel.measure import memory, provenance
+from hpc_accel.measure import provenance
 from hpc_accel.measure.energy.derived import per
-from hpc_accel.measure.statistics import median_ci
 from hpc_accel.train import checks
-from hpc_accel.train.record import slowest
+from hpc_accel.train.summary import identity, peak_memory, slowest, speed
 
 STEP_METHOD = "median over full batches back to back, each that of the slowest replica; 95 % bootstrap interval"
 
@@ -77,31 +74,19 @@ def summarise(
     """summary.json as a mapping. Every figure that is null has a reason beside it."""
     run, infer = session.run, session.infer
     timed_ms = slowest(steps.filter(~pl.col("warmup")))
-    median, low, high = median_ci(list(timed_ms.values()), seed=run.seed)
     batch = run.workload.global_batch_size
-    known_peaks = [peak for peak in peaks if peak is not None]
     parity = _with_cache(seen.compared["parity"], seen.generated)
     passed = parity["passed"]
     highest = max(seen.rates, key=lambda rate: rate["rate_per_s"])
-    cuda = session.device.type == "cuda"
     return {
-        "format": 1,
-        "run_id": run.run_id,
-        "study": run.study,
-        "site": run.site,
-        "status": "completed" if passed else "wrong",
-        "error": None if passed else _error(parity),
-        "device": session.device.type,
-        "device_name": torch.cuda.get_device_name(session.device) if cuda else provenance.cpu_model(),
-        "num_nodes": len(session.hosts),
-        "num_ranks": run.layout.num_ranks,
-        "num_threads_per_rank": session.num_threads,
-        "hosts": session.hosts,
-        "split": list(session.split) if session.split else None,
-        "started_utc": started_utc,
-        "ended_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "attempt": int(os.environ.get("SLURM_RESTART_COUNT") or 0) + 1,
-        "job_id": os.environ.get("SLURM_JOB_ID"),
+        **identity(
+            session,
+            session.split,
+            attempt=int(os.environ.get("SLURM_RESTART_COUNT") or 0) + 1,
+            started_utc=started_utc,
+            status="completed" if passed else "wrong",
+            error=None if passed else _error(parity),
+        ),
         "steps": {
             "num_warmup": int(steps["warmup"].sum()) // run.layout.dp,
             "num_asked": run.measure.steps,
@@ -109,11 +94,9 @@ def summarise(
             "global_batch_size": batch,
             "outliers": checks.found_outliers(list(timed_ms), list(timed_ms.values())),
         },
-        "step_time_ms": {"median": median, "ci_low": low, "ci_high": high, "method": STEP_METHOD},
-        "throughput_samples_per_s": batch / median * 1e3 if median else None,
+        **speed(run, timed_ms, STEP_METHOD),
         "startup_ms": {**session.startup_ms, "first_step": steps["step_ns"][0] / 1e6},
-        "peak_memory_bytes": max(known_peaks) if known_peaks else None,
-        "peak_memory_scope": f"largest rank, {memory.scope(session.device)}",
+        **peak_memory(peaks, session.device),
         "latency_ms": {"rate_per_s": highest["rate_per_s"], **highest["latency_ms"]},
         "energy": seen.energy | {"per_sample_j": per(seen.energy["energy_j"], len(timed_ms) * batch)},
         "inference": {

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from hpc_accel.infer.model import as_tensors
 from hpc_accel.parallel.mesh import make_place
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.schema import Run
 from hpc_accel.train.batches import ShareSampler
 from hpc_accel.train.optimizer import make_optimizer
 from hpc_accel.workloads import entry
+from hpc_accel.workloads.chain import as_inputs
 from hpc_accel.workloads.workload import Workload
 
 FILE = "weights.safetensors"
@@ -65,5 +65,5 @@ def _train(run: Run, workload: Workload, steps: int) -> None:
     for _ in range(steps):
         inputs, targets = torch.utils.data.default_collate([dataset[index] for index in next(sampler)])
         optimizer.zero_grad(set_to_none=True)
-        workload.loss(workload.model(*as_tensors(inputs)), targets).backward()
+        workload.loss(workload.model(*as_inputs(inputs)), targets).backward()
         optimizer.step()

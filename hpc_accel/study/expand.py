@@ -260,7 +260,7 @@ def _measure(outer: MeasureChoice, inner: MeasureChoice, recipe: Recipe, steps_p
         value = getattr(inner, key)
         return value if value is not None else getattr(outer, key)
 
-    keys = ("warmup_steps", "steps", "parity_steps", "max_steps", "idle_s", "target_loss")
+    keys = ("warmup_steps", "steps", "parity_steps", "metric_samples", "max_steps", "idle_s", "target_loss")
     fields = {key: pick(key) for key in keys if pick(key) is not None}
     if inner.epochs is not None or (outer.epochs is not None and inner.steps is None):
         # Epochs count from the first step, warm-up included: what is trained is what the study says.

@@ -142,7 +142,8 @@ class Measure(Model):
     """How a run is measured.
 
     `parity_steps` losses are compared with a serial fp32 run; `parity_tolerance` (relative) is filled
-    from the precision when the study does not set it. Up to `max_steps` are timed where `steps` take less than 100
+    from the precision when the study does not set it. The workload's metric is computed on at most `metric_samples`
+    held-out samples, evenly spread; 0 leaves it out. Up to `max_steps` are timed where `steps` take less than 100
     updates of the energy sensors. `idle_s` None measures idle power where a sensor can be read, 0 never.
     """
 
@@ -150,6 +151,7 @@ class Measure(Model):
     steps: PositiveInt = 30
     parity_steps: Annotated[int, Field(ge=0)] = 5
     parity_tolerance: Annotated[float, Field(gt=0)] | None = None
+    metric_samples: Annotated[int, Field(ge=0)] = 1024
     max_steps: PositiveInt | None = None
     idle_s: Annotated[float, Field(ge=0, le=600)] | None = None
     target_loss: Annotated[float, Field(allow_inf_nan=False)] | None = None

@@ -85,6 +85,7 @@ class MeasureChoice(Model):
     epochs: PositiveInt | None = None
     parity_steps: Annotated[int, Field(ge=0, strict=True)] | None = None
     parity_tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    metric_samples: Annotated[int, Field(ge=0, strict=True)] | None = None
     max_steps: PositiveInt | None = None
     idle_s: Annotated[float, Field(ge=0, le=600)] | None = None
     target_loss: Annotated[float, Field(allow_inf_nan=False)] | None = None

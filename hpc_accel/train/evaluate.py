@@ -5,7 +5,6 @@ A fast recipe that learns worse shows here: the figure stands beside that of the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,33 +21,30 @@ from hpc_accel.workloads.chain import as_inputs
 from hpc_accel.workloads.workload import Metric, Workload
 
 NO_METRIC = "the workload names no metric"
+NOT_ASKED = "the study sets metric_samples: 0"
 
 
-def evaluate(stepper: Stepper, workload: Workload, comm: Any) -> dict[str, Any] | None:
+def evaluate(stepper: Stepper, workload: Workload, comm: Any, most: int) -> dict[str, Any] | None:
     """The `metric` object of summary.json on rank 0, None on the others. Collective over `comm`.
 
-    Every replica runs its share of the held-out samples, the last share filled up and cut off again, because stages
-    know one shape of batch only. Outputs travel to rank 0, which computes the figure over all of them.
+    Every replica runs its share of at most `most` held-out samples, the last share filled up and cut off again, because
+    stages know one shape of batch only. Outputs travel to rank 0, which computes the figure over all of them.
     """
     metric = workload.metric
     if metric is None:
         return _told(None, 0, {}, NO_METRIC) if comm.Get_rank() == 0 else None
-    if reason := _no_evaluation_mode(stepper, workload.model):
+    if reason := _no_evaluation_mode(stepper, workload.model) if most else NOT_ASKED:
         return _told(metric, 0, {}, reason) if comm.Get_rank() == 0 else None
     stepper.average_replicas()
-    mine = _outputs(stepper, metric)
+    mine = _outputs(stepper, metric, most)
     gathered = comm.gather(mine, root=0)
     if comm.Get_rank() != 0:
         return None
     found = {begin: (outputs, targets) for part in gathered for begin, outputs, targets in part}
     outputs, targets = (torch.cat([found[begin][side] for begin in sorted(found)]) for side in (0, 1))
-    values: dict[str, float] = {}
-    try:
-        for name, compute in {metric.name: metric.compute, **metric.also}.items():
-            values[name] = float(compute(outputs, targets))
-    except Exception as error:  # the user's function; what was measured before it is worth keeping
-        return _told(metric, len(outputs), values, f"{name} raised {type(error).__name__}: {error}")
-    return _told(metric, len(outputs), values, "")
+    figures = {name: metric.figure(name, outputs, targets) for name in (metric.name, *metric.also)}
+    reasons = [reason for _, reason in figures.values() if reason]
+    return _told(metric, len(outputs), {name: value for name, (value, _) in figures.items()}, "; ".join(reasons))
 
 
 def _no_evaluation_mode(stepper: Stepper, model: nn.Module) -> str:
@@ -63,10 +59,10 @@ def _drops(module: nn.Module) -> bool:
     return isinstance(module, _DropoutNd) and module.p > 0
 
 
-def _outputs(stepper: Stepper, metric: Metric) -> list[tuple[int, torch.Tensor, torch.Tensor]]:
+def _outputs(stepper: Stepper, metric: Metric, most: int) -> list[tuple[int, torch.Tensor, torch.Tensor]]:
     """(first sample, outputs, targets) of each batch this rank has the results of."""
-    place, dataset = stepper.place, metric.dataset
-    share, total = place.share, len(dataset)  # type: ignore[arg-type]
+    place, indices = stepper.place, metric.chosen(most)
+    share, total = place.share, len(indices)
     shares = place.layout.shares or (share,) * place.layout.dp
     start, batch = sum(shares[: place.dp_rank]), sum(shares)
     found = []
@@ -74,7 +70,7 @@ def _outputs(stepper: Stepper, metric: Metric) -> list[tuple[int, torch.Tensor, 
         for first in range(0, total, batch):
             begin = first + start
             count = max(0, min(share, total - begin))
-            samples = [dataset[min(begin + index, total - 1)] for index in range(share)]
+            samples = [metric.dataset[indices[min(begin + index, total - 1)]] for index in range(share)]
             inputs, targets = default_collate(samples)
             outputs = forward(stepper.model, place, stepper.moved(as_inputs(inputs)), stepper.device)
             if outputs is not None and place.tp_rank == 0 and count:
@@ -94,15 +90,12 @@ def _evaluating(stepper: Stepper) -> Iterator[None]:
             module.train()
 
 
-def _told(metric: Metric | None, num_samples: int, values: dict[str, float], reason: str) -> dict[str, Any]:
-    unfit = [name for name, value in values.items() if not math.isfinite(value)]
-    reason = reason or (f"{', '.join(unfit)} is not finite" if unfit else "")
-    finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+def _told(metric: Metric | None, num_samples: int, values: dict[str, float | None], reason: str) -> dict[str, Any]:
     return {
         "name": metric.name if metric else None,
-        "value": finite.get(metric.name) if metric else None,
+        "value": values.get(metric.name) if metric else None,
         "higher_is_better": metric.higher_is_better if metric else None,
-        "also": {name: value for name, value in finite.items() if metric and name != metric.name},
+        "also": {name: value for name, value in values.items() if metric and name != metric.name},
         "num_samples": num_samples,
         "reason": reason,
     }

@@ -80,7 +80,7 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
         notes["trace.json"] = trace.write(directory / "trace.json", comm, spans, events, meter.power_series(), timebase)
     straggler = stragglers.slowest(comm, float(np.median([busy_ms(row) for row in rows])))
     with arithmetic(recipe.precision):
-        metric = evaluate(session.stepper, session.workload, comm)
+        metric = evaluate(session.stepper, session.workload, comm, session.run.measure.metric_samples)
     reference = serial_reference(session.run, session.device) if session.rank == 0 else None
     quiet_barrier(comm)
     return Observations(

@@ -5,22 +5,19 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
-from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
-import torch
 
 from hpc_accel.files import write_atomically
-from hpc_accel.measure import memory, provenance
-from hpc_accel.measure.statistics import median_ci
+from hpc_accel.measure import provenance
 from hpc_accel.study.layout import SPLIT_BACKWARD, Layout
 from hpc_accel.study.schema import Run
 from hpc_accel.train import checks, efficiency
 from hpc_accel.train.loop import Observations
 from hpc_accel.train.parity import compare
 from hpc_accel.train.session import Session
+from hpc_accel.train.summary import identity, peak_memory, slowest, speed
 from hpc_accel.train.utilisation import flops_facts
 
 PHASES = ("data", "forward", "backward", "comm_exposed", "pipeline_wait", "optimizer")
@@ -53,63 +50,45 @@ def summarise(
     run = session.run
     timed = steps.filter(~pl.col("warmup"))
     slowest_ms = slowest(timed)
-    median, low, high = median_ci(list(slowest_ms.values()), seed=run.seed)
+    measured = speed(run, slowest_ms, STEP_METHOD)
     losses = mean_losses(steps)
     reference = seen.reference
     parity = compare(run, losses, reference.losses if reference else [])
     finite = all(map(math.isfinite, losses))
-    known_peaks = [peak for peak in peaks if peak is not None]
-    phases = phase_medians_ms(timed)
-    if run.layout.dp == 1 and run.layout.tp == 1:
-        phases["comm_exposed"] = None  # there is nothing to expose, which is not the same as nothing exposed
-    if run.layout.num_ranks == 1:
-        phases["comm_overlapped"] = None
-    cuda = session.device.type == "cuda"
+    phases = _phases(run.layout, timed)
     step_facts = _step_facts(session, steps, slowest_ms)
-    num_timed = step_facts["num_timed"]
     energy = seen.energy | efficiency.energy_figures(
         seen.energy,
-        num_steps=num_timed,
+        num_steps=step_facts["num_timed"],
         global_batch_size=run.workload.global_batch_size,
         samples_per_epoch=step_facts["samples_per_epoch"],
         tokens=step_facts["tokens_per_sample"],
     )
     return {
-        "format": 1,
-        "run_id": run.run_id,
-        "study": run.study,
-        "site": run.site,
-        "status": _status(parity, finite),
-        "error": _error(parity, losses, finite),
-        "device": session.device.type,
-        "device_name": torch.cuda.get_device_name(session.device) if cuda else provenance.cpu_model(),
-        "num_nodes": len(session.hosts),
-        "num_ranks": run.layout.num_ranks,
-        "num_threads_per_rank": session.num_threads,
-        "hosts": session.hosts,
-        "split": list(session.split) if session.split else None,
-        "started_utc": started_utc,
-        "ended_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "attempt": session.attempt,
-        "job_id": os.environ.get("SLURM_JOB_ID"),
+        **identity(
+            session,
+            session.split,
+            attempt=session.attempt,
+            started_utc=started_utc,
+            status=_status(parity, finite),
+            error=_error(parity, losses, finite),
+        ),
         "steps": step_facts,
-        "step_time_ms": {"median": median, "ci_low": low, "ci_high": high, "method": STEP_METHOD},
-        "throughput_samples_per_s": run.workload.global_batch_size / median * 1e3 if median else None,
+        **measured,
         "phases_ms": phases,
         "phases_reason": _phase_reasons(run, phases),
         **_bubble(run.layout, timed, phases),
         "startup_ms": {**session.startup_ms, "first_step": seen.first_step_ms},
-        "peak_memory_bytes": max(known_peaks) if known_peaks else None,
-        "peak_memory_scope": f"largest rank, {memory.scope(session.device)}",
+        **peak_memory(peaks, session.device),
         "energy": energy,
-        "target": efficiency.target(run, losses, energy, num_timed),
+        "target": efficiency.target(run, losses, energy, step_facts["num_timed"]),
         "flops": flops_facts(
             run,
             session.directory,
             session.device.type,
             reference.flops_per_step if reference else None,
             reference.flops_reason if reference else "",
-            median,
+            measured["step_time_ms"]["median"],
         ),
         "warnings": checks.warnings(run, step_facts, energy),
         "straggler": seen.straggler,
@@ -124,12 +103,6 @@ def summarise(
         "metric": seen.metric,
         "provenance": provenance.collect(),
     }
-
-
-def slowest(steps: pl.DataFrame) -> dict[int, float]:
-    """Milliseconds of each step, that of its slowest rank, in order."""
-    longest = steps.group_by("step").agg(pl.col("step_ns").max()).sort("step")
-    return dict(zip(longest["step"].to_list(), (longest["step_ns"] / 1e6).to_list(), strict=True))
 
 
 def _step_facts(session: Session, steps: pl.DataFrame, timed_ms: dict[int, float]) -> dict[str, Any]:
@@ -174,6 +147,16 @@ def phase_medians_ms(timed: pl.DataFrame) -> dict[str, float | None]:
         value = by_step[f"{phase}_ns"].median()
         medians[phase] = float(value) / 1e6 if isinstance(value, int | float) else None
     return medians
+
+
+def _phases(layout: Layout, timed: pl.DataFrame) -> dict[str, float | None]:
+    """The medians; None where there is nothing to wait for, which is not the same as nobody waited."""
+    phases = phase_medians_ms(timed)
+    if layout.dp == 1 and layout.tp == 1:
+        phases["comm_exposed"] = None
+    if layout.num_ranks == 1:
+        phases["comm_overlapped"] = None
+    return phases
 
 
 def _phase_reasons(run: Run, phases: dict[str, float | None]) -> dict[str, str]:

@@ -9,35 +9,27 @@ from typing import Any
 
 import torch
 
-import hpc_accel.mpi
 from hpc_accel.parallel.mesh import Place, make_place
 from hpc_accel.parallel.split import automatic_split
 from hpc_accel.study.schema import Run
 from hpc_accel.train.build import make_stepper
 from hpc_accel.train.checkpoint import Checkpoint, Checkpoints
-from hpc_accel.train.device import choose_device, mesh_device
+from hpc_accel.train.device import mesh_device
+from hpc_accel.train.launch import Launch, start_ranks
 from hpc_accel.train.precision import AUTOCAST
 from hpc_accel.train.state import restore
 from hpc_accel.train.step import Stepper
-from hpc_accel.train.threads import threads_per_rank
 from hpc_accel.workloads import entry
 from hpc_accel.workloads.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True)
-class Session:
+class Session(Launch):
     """A run, set up on this rank: at its beginning, or where the checkpoint `first_step` comes from left it.
 
     `earlier` is what earlier attempts measured on this rank: rows, windows, peak_memory_bytes, notes.
     """
 
-    run: Run
-    directory: Path
-    comm: Any
-    rank: int
-    hosts: list[str]
-    device: torch.device
-    num_threads: int
     workload: Workload
     split: tuple[int, ...] | None
     place: Place
@@ -55,37 +47,24 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
 
     Raises ConfigError when the launch does not fit, DataError when there are checkpoints and all are broken.
     """
-    began = time.perf_counter()
-    world = hpc_accel.mpi.init(run.backend, expected_size=run.layout.num_ranks)
-    from mpi4py import MPI
-
-    own = run.resources.component_of(world.rank)
-    num_threads = run.recipe.threads_per_rank or threads_per_rank(world.local_size, own.cpus_per_rank)
-    torch.set_num_threads(num_threads)
-    device = choose_device(run, own.gpus_per_node, world.local_rank, MPI.COMM_WORLD)
-    mpi_done = time.perf_counter()
+    launch = start_ranks(run, directory)
+    began, device, comm = time.perf_counter(), launch.device, launch.comm
     workload = entry.build(run.workload, run.seed)
-    place = make_place(run.layout, world.rank, mesh_device(run, device))
-    checkpoints = Checkpoints(run, directory, MPI.COMM_WORLD, place)
+    place = make_place(run.layout, launch.rank, mesh_device(run, device))
+    checkpoints = Checkpoints(run, directory, comm, place)
     found = checkpoints.load()
     split: tuple[int, ...] | None
     if found and run.layout.split == "measured":
         split = tuple(found.values["split"])  # measured again it might be another, and its weights lie elsewhere
     else:
-        split = stage_sizes(run, workload, device, MPI.COMM_WORLD)
+        split = stage_sizes(run, workload, device, comm)
     first_step = found.step if found else 0
     stepper = make_stepper(run, workload, place, device, recipe=run.recipe, split=split, first_step=first_step)
     if found:
         restore(stepper, found.tensors, found.values)
     built = time.perf_counter()
     return Session(
-        run=run,
-        directory=directory,
-        comm=MPI.COMM_WORLD,
-        rank=world.rank,
-        hosts=list(world.hosts),
-        device=device,
-        num_threads=num_threads,
+        **vars(launch),
         workload=workload,
         split=split,
         place=place,
@@ -97,8 +76,8 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
         samples_dropped_per_epoch=stepper.sampler.samples_dropped_per_epoch,
         startup_ms={
             "import": import_ms,
-            "mpi_init": (mpi_done - began) * 1e3,
-            "model_build": (built - mpi_done) * 1e3,
+            "mpi_init": launch.mpi_init_ms,
+            "model_build": (built - began) * 1e3,
         },
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,8 +21,8 @@ class Metric:
     """How good the trained model is, on samples it was not trained on.
 
     name: with its unit if it has one ("accuracy", "bits_per_byte").
-    compute: (outputs, targets) -> figure; both are of the whole held-out set, concatenated, on the CPU, and what is
-        floating point is in fp32.
+    compute: (outputs, targets) -> figure; both are of all held-out samples looked at, concatenated, on the CPU, and
+        what is floating point is in fp32.
     dataset: held-out data of the same shapes as the training data.
     also: further figures of the same outputs and targets, by name.
     """
@@ -31,6 +32,24 @@ class Metric:
     higher_is_better: bool
     dataset: Dataset[Any]
     also: Mapping[str, Score] = field(default_factory=dict)
+
+    def chosen(self, most: int) -> list[int]:
+        """Indices of at most `most` held-out samples, evenly spread; the same for every layout."""
+        total = len(self.dataset)  # type: ignore[arg-type]
+        count = min(most, total)
+        return [index * total // count for index in range(count)]
+
+    def figure(self, name: str, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[float | None, str]:
+        """The metric of that name, or one of `also`: (figure, ""), or (None, why there is none).
+
+        The function is the user's; when it fails, what was measured before is worth keeping.
+        """
+        compute = self.compute if name == self.name else self.also[name]
+        try:
+            value = float(compute(outputs, targets))
+        except Exception as error:
+            return None, f"{name} raised {type(error).__name__}: {error}"
+        return (value, "") if math.isfinite(value) else (None, f"{name} is not finite")
 
 
 @dataclass(frozen=True, kw_only=True)

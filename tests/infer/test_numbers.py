@@ -18,7 +18,7 @@ from hpc_accel.parallel.mesh import make_place
 from hpc_accel.study.infer import Generate
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.workloads import lm
-from hpc_accel.workloads.workload import Workload
+from hpc_accel.workloads.workload import Metric, Workload
 from tests.infer.make_runs import served_run
 
 CPU = torch.device("cpu")
@@ -68,17 +68,16 @@ def test_sparse_kernels_compute_what_the_zeros_say():
         assert relative_error(layer(inputs).float(), dense.float()) < 1e-2
 
 
-def workload(model=None, metric=None):
+def workload(model=None, metric=None, metric_reason=""):
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(40, 16, generator=generator)
     torch.manual_seed(1)
-    made = Workload(
+    return Workload(
         model=model or nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 5)),
         loss=nn.functional.cross_entropy,
         dataset=TensorDataset(inputs, torch.arange(40) % 5),
+        metric=metric,
     )
-    object.__setattr__(made, "metric", metric)
-    return made
 
 
 def model_of(made, **recipe):
@@ -144,7 +143,7 @@ def test_errors_and_classes():
 
 def accuracy():
     held_out = workload().dataset
-    return SimpleNamespace(
+    return Metric(
         name="accuracy",
         higher_is_better=True,
         dataset=held_out,
@@ -161,11 +160,12 @@ def test_answers_cover_all_samples_in_batches_and_the_held_out_ones():
         with torch.no_grad():
             return made.model(*inputs)
 
-    found = answers(made, answer, 16)
-    assert sizes == [16, 16, 8] * 2
+    found = answers(made, answer, 16, 25)
+    assert sizes == [16, 16, 8, 16, 9]
     with torch.no_grad():
         assert torch.allclose(found.outputs, made.model(made.dataset.tensors[0]))
-    assert found.metric == accuracy().compute(found.outputs, made.dataset.tensors[1])
+    chosen = [index * 40 // 25 for index in range(25)]
+    assert found.metric == accuracy().compute(found.outputs[chosen], made.dataset.tensors[1][chosen])
 
 
 def test_parity_is_with_the_model_pruned_alike_and_outputs_with_the_unchanged_one():
@@ -190,9 +190,9 @@ def test_a_wrong_replica_and_lost_accuracy_fail_parity():
     apart = compare(run, right, 0.5, right, right, made)["parity"]
     assert not apart["passed"]
     assert "differ by 0.5" in apart["reason"]
-    broken = Answers(outputs=right.outputs * float("nan"), metric=None)
+    broken = Answers(outputs=right.outputs * float("nan"), metric=None, metric_reason="")
     assert "not finite" in compare(run, broken, 0.0, right, right, made)["parity"]["reason"]
-    other = Answers(outputs=-right.outputs, metric=None)
+    other = Answers(outputs=-right.outputs, metric=None, metric_reason="")
     lost = compare(run, other, 0.0, other, right, made)["parity"]
     assert not lost["passed"]
     assert "infer.min_top1_agreement is 90.0%" in lost["reason"]

@@ -21,7 +21,7 @@ def write_runs(directory, workload, layouts, precisions=("fp32",), recipe=None, 
     content = {
         "name": "t",
         "resources": {"ranks_per_node": 8},
-        "measure": {"warmup_steps": 2, "steps": 4, "parity_steps": 5},
+        "measure": {"warmup_steps": 2, "steps": 4, "parity_steps": 5, "metric_samples": 64},
         "device": "cpu",
         **study,
     }

@@ -1,0 +1,54 @@
+"""What every rank of a run knows once it is started, trained or served: who the others are, and what it computes on."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import hpc_accel.mpi
+from hpc_accel.study.schema import Run
+from hpc_accel.train.device import choose_device
+from hpc_accel.train.threads import threads_per_rank
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """A run, its directory, and this rank's place and device in it."""
+
+    run: Run
+    directory: Path
+    comm: Any
+    rank: int
+    hosts: list[str]
+    device: torch.device
+    num_threads: int
+    mpi_init_ms: float
+
+
+def start_ranks(run: Run, directory: Path) -> Launch:
+    """Start MPI, take this rank's device and set its number of threads. Collective over all ranks.
+
+    Raises ConfigError when the launch does not fit the run.
+    """
+    began = time.perf_counter()
+    world = hpc_accel.mpi.init(run.backend, expected_size=run.layout.num_ranks)
+    from mpi4py import MPI
+
+    own = run.resources.component_of(world.rank)
+    num_threads = run.recipe.threads_per_rank or threads_per_rank(world.local_size, own.cpus_per_rank)
+    torch.set_num_threads(num_threads)
+    device = choose_device(run, own.gpus_per_node, world.local_rank, MPI.COMM_WORLD)
+    return Launch(
+        run=run,
+        directory=directory,
+        comm=MPI.COMM_WORLD,
+        rank=world.rank,
+        hosts=list(world.hosts),
+        device=device,
+        num_threads=num_threads,
+        mpi_init_ms=(time.perf_counter() - began) * 1e3,
+    )

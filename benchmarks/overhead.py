@@ -1,13 +1,15 @@
 """What measuring costs: training steps with all measurement on against off, alternating in one run.
 
-    mpirun -n 2 python -m mpi4py benchmarks/overhead.py [--rounds 30] [--steps 100] [--json FILE]
+    mpirun -n 2 python -m mpi4py benchmarks/overhead.py [--rounds 400] [--steps 20] [--json FILE]
 
 On is what a timed step has, by the same code: phases on the clock, the communication timeline, a record kept of every
 step, and sensors sampled at 10 Hz. Where the machine has no sensor a tree of eight files stands in, whose reading costs
-what reading counters costs. A round is four blocks, off on on off, so that drift hits both alike; its ratio is one
-value, and the figure is the median of the rounds with its 95 % interval. Beside it stands what was spent on measuring
-itself, which other work on the machine hardly changes: time after each step and processor time of the sensors'
-threads, as a share of the step. Also: the time to import the sensors, and the memory that measuring takes.
+what reading counters costs. A round is four blocks, off on on off, so that drift hits both alike; the blocks are short,
+because a shared machine is never the same for long. A round's ratio of all its steps' time, those the sensors were read
+in among them, is one value, and the figure is the median of the rounds with its 95 % interval; the same of the median
+step, which is what a report shows, stands beside it. So does what was spent on measuring itself, which other work on
+the machine hardly changes: time after each step and processor time of the sensors' threads, as a share of the step.
+Also: the time to import the sensors, and the memory that measuring takes.
 """
 
 from __future__ import annotations
@@ -47,8 +49,8 @@ def stand_in_sensors(directory: Path) -> None:
 def options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=30, help="rounds of four blocks")
-    parser.add_argument("--steps", type=int, default=100, help="steps per block")
+    parser.add_argument("--rounds", type=int, default=400, help="rounds of four blocks")
+    parser.add_argument("--steps", type=int, default=20, help="steps per block")
     parser.add_argument("--width", type=int, default=512, help="width of the perceptron")
     parser.add_argument("--batch", type=int, default=64, help="samples per rank and step")
     parser.add_argument("--json", type=Path, help="write the result there, too")
@@ -122,6 +124,14 @@ def machine_busy_s() -> float:
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
+Times = tuple[float, float]
+"""Mean and median milliseconds of a block's steps."""
+
+
+def _times(durations_ns: list[int]) -> Times:
+    return plain.mean(durations_ns) / 1e6, plain.median(durations_ns) / 1e6
+
+
 class Bench:
     """Blocks of steps with measurement on and off."""
 
@@ -132,18 +142,18 @@ class Bench:
         self.after_us: list[float] = []
         self.sensors_share: list[float] = []
 
-    def off(self) -> float:
-        """Median milliseconds of a step without any measurement."""
+    def off(self) -> Times:
+        """A step without any measurement."""
         clock, durations = NoClock(), []
         self.comm.Barrier()
         for _ in range(self.num_steps):
             begin = time.perf_counter_ns()
             self.trainer.step(clock)
             durations.append(time.perf_counter_ns() - begin)
-        return plain.median(durations) / 1e6
+        return _times(durations)
 
-    def on(self) -> float:
-        """Median milliseconds of a step and of what is kept of it, the sensors' threads running."""
+    def on(self) -> Times:
+        """A step and what is kept of it, the sensors' threads running."""
         from hpc_accel.measure.energy import EnergyMeter
 
         # The threads exist only while a measured block runs: off is off.
@@ -152,7 +162,7 @@ class Bench:
             durations = self.record(self.num_steps)[1]
             spent_ns = sensors_processor_ns() - sensors_ns
             self.sensors_share.append(spent_ns / (time.perf_counter_ns() - begin_ns))
-        return plain.median(durations) / 1e6
+        return _times(durations)
 
     def record(self, num_steps: int) -> tuple[Any, list[int]]:
         """Steps as the training loop measures them: the rows kept, and nanoseconds of each step with its record."""
@@ -219,7 +229,7 @@ def import_seconds() -> float:
 
 
 def compare(arguments: argparse.Namespace, comm: Any) -> dict[str, Any] | None:
-    """All rounds; the figures on rank 0. A step is as slow as its slowest rank, so medians are of the slowest."""
+    """All rounds; the figures on rank 0. A step is as slow as its slowest rank, so a block's times are the slowest's."""
     from mpi4py import MPI
 
     from hpc_accel.measure.statistics import median_ci
@@ -229,12 +239,14 @@ def compare(arguments: argparse.Namespace, comm: Any) -> dict[str, Any] | None:
     memory = comm.allreduce(bench.memory_bytes())  # while nothing has been measured: later, memory is reused
     bench.on()
     bench.after_us.clear()
-    off_ms, ratios = [], []
+    off_ms, ratios, of_medians = [], [], []
     began_s, busy_s, own_s = time.perf_counter(), machine_busy_s(), time.process_time()
     for _ in range(arguments.rounds):
-        times = [comm.allreduce(block(), op=MPI.MAX) for block in (bench.off, bench.on, bench.on, bench.off)]
+        blocks = [block() for block in (bench.off, bench.on, bench.on, bench.off)]
+        for found, mine in ((ratios, [mean for mean, _ in blocks]), (of_medians, [median for _, median in blocks])):
+            times = [comm.allreduce(each, op=MPI.MAX) for each in mine]
+            found.append((times[1] + times[2]) / (times[0] + times[3]))
         off_ms.append((times[0] + times[3]) / 2)
-        ratios.append((times[1] + times[2]) / (times[0] + times[3]))
     own_s = comm.allreduce(time.process_time() - own_s)
     others = (machine_busy_s() - busy_s - own_s) / (time.perf_counter() - began_s) / (os.cpu_count() or 1)
     after_us, share = plain.median(bench.after_us), plain.median(bench.sensors_share)
@@ -242,6 +254,7 @@ def compare(arguments: argparse.Namespace, comm: Any) -> dict[str, Any] | None:
     if gathered is None:
         return None
     ratio, low, high = median_ci(ratios)
+    of_median, *of_median_ci = median_ci(of_medians)
     after_us, share = max(each for each, _ in gathered), max(each for _, each in gathered)
     return {
         "rounds": arguments.rounds,
@@ -250,6 +263,8 @@ def compare(arguments: argparse.Namespace, comm: Any) -> dict[str, Any] | None:
         "step_time_off_ms": plain.median(off_ms),
         "ratio_on_over_off": ratio,
         "ratio_ci": [low, high],
+        "ratio_of_median_step": of_median,
+        "ratio_of_median_step_ci": of_median_ci,
         "ratios": ratios,
         "record_us_per_step": after_us,
         "sensors_processor_share": share,

@@ -8,6 +8,7 @@ marks of an account, at both ends of a window, give the window's energy.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from hpc_accel.measure.energy.sensor import Reading, SensorInfo
 
@@ -18,8 +19,7 @@ JUMP_UPDATES = 4
 """Updates' worth of the largest power a counter may run ahead of the time between two reads."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Mark:
+class Mark(NamedTuple):
     """The state of an account at one end of a window."""
 
     total_j: float
@@ -88,6 +88,8 @@ class Account:
     def _may_hide_a_wrap(self, duration_s: float, wrap_j: float) -> bool:
         """Whether one whole range could have passed: at the largest power, or at four times what was seen so far."""
         power_w = self.info.max_power_w
+        if power_w * duration_s < wrap_j:
+            return False
         if self._first is not None and self._last is not None and self._total_j > 0:
             seen_s = max((self._last.time_ns - self._first.time_ns) * NS - duration_s, 1e-3)
             power_w = min(power_w, 4 * self._total_j / seen_s)

@@ -29,11 +29,11 @@ class PowerMeter:
     """One meter's average power in microwatts."""
 
     info: SensorInfo
-    path: Path
+    file: sysfs.KeptFile
 
     def read(self) -> Reading:
         """The power now."""
-        value_uw = sysfs.read_number(self.path)
+        value_uw = self.file.number()
         return Reading(time_ns=time.perf_counter_ns(), power_w=value_uw * 1e-6)
 
 
@@ -64,7 +64,7 @@ def _meter(directory: Path) -> Sensor:
         kind="power",
         update_period_s=period_ms / 1000 if period_ms else DEFAULT_PERIOD_S,
     )
-    return PowerMeter(info, path)
+    return PowerMeter(info, sysfs.KeptFile(path))
 
 
 def discover() -> list[Sensor]:

@@ -25,11 +25,11 @@ class IntelCounter:
     """One card's or tile's counter."""
 
     info: SensorInfo
-    path: Path
+    file: sysfs.KeptFile
 
     def read(self) -> Reading:
         """The counter now."""
-        value_uj = sysfs.read_number(self.path)
+        value_uj = self.file.number()
         return Reading(time_ns=time.perf_counter_ns(), energy_j=value_uj * 1e-6)
 
 
@@ -52,7 +52,7 @@ def _counter(directory: Path, driver: str, scope: str) -> Sensor | None:
     except SensorError as error:
         return absent(SOURCE, scope, error.reason, error.remedy, name=label, present=True)
     info = SensorInfo(name=label, source=SOURCE, scope=scope, key=f"intel/{address}/{driver}", max_power_w=MAX_POWER_W)
-    return IntelCounter(info, path)
+    return IntelCounter(info, sysfs.KeptFile(path))
 
 
 def discover() -> list[Sensor]:

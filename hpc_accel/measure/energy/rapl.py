@@ -38,11 +38,11 @@ class RaplZone:
     """One zone's counter in microjoules."""
 
     info: SensorInfo
-    path: Path
+    file: sysfs.KeptFile
 
     def read(self) -> Reading:
         """The counter now."""
-        value_uj = sysfs.read_number(self.path)
+        value_uj = self.file.number()
         return Reading(time_ns=time.perf_counter_ns(), energy_j=value_uj * 1e-6)
 
 
@@ -66,7 +66,7 @@ def _zone(directory: Path) -> Sensor | None:
         wrap_j=range_j,
         max_power_w=MAX_POWER_W[scope],
     )
-    return RaplZone(info, directory / "energy_uj")
+    return RaplZone(info, sysfs.KeptFile(directory / "energy_uj"))
 
 
 def discover() -> list[Sensor]:

@@ -9,7 +9,7 @@ go wrong in a read is a SensorError: a figure is then unknown, and never 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NoReturn, Protocol
+from typing import Literal, NamedTuple, NoReturn, Protocol
 
 Kind = Literal["counter", "power"]
 
@@ -51,9 +51,8 @@ class SensorInfo:
         return not self.reason
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reading:
-    """One look at a sensor.
+class Reading(NamedTuple):
+    """One look at a sensor: a tuple, because a hundred are made in a second, beside what is measured.
 
     `time_ns` is this process's clock, `sensor_time_ns` the sensor's own where it has one. `freshness` must
     change between two looks at a living sensor and `epoch` must not; both empty where a sensor has none.

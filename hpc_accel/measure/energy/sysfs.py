@@ -32,21 +32,58 @@ def exists(path: Path) -> bool:
         return False
 
 
+class KeptFile:
+    """A file that is read again and again, and stays open: the kernel makes its content anew for each read from 0.
+
+    Every system call hands Python's global lock to the training thread and back, so one is better than three.
+    """
+
+    __slots__ = ("_descriptor", "_path")
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = -1
+
+    def read(self) -> str:
+        """The content now, as `read_text`."""
+        try:
+            if self._descriptor < 0:
+                self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            return os.pread(self._descriptor, MAX_BYTES, 0).decode("ascii", "replace").strip()
+        except OSError as error:
+            self.close()  # a device may come back under the same name
+            raise _failure(self._path, error) from error
+
+    def number(self) -> float:
+        """The first word as a number, as `read_number`."""
+        return _number(self._path, self.read())
+
+    def close(self) -> None:
+        """Give the descriptor back; the next read opens the file anew."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __del__(self) -> None:
+        self.close()
+
+
 def read_text(path: Path) -> str:
     """The file's content without surrounding blanks; a SensorError says what to ask an administrator for."""
+    file = KeptFile(path)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return os.read(descriptor, MAX_BYTES).decode("ascii", "replace").strip()
-        finally:
-            os.close(descriptor)
-    except PermissionError as error:
-        raise SensorError(
+        return file.read()
+    finally:
+        file.close()
+
+
+def _failure(path: Path, error: OSError) -> SensorError:
+    if isinstance(error, PermissionError):
+        return SensorError(
             f"{path}: permission denied (mode {_mode(path)})",
             f"an administrator can allow it on the compute nodes: chmod a+r {path} (at boot, by a udev rule)",
-        ) from error
-    except OSError as error:
-        raise SensorError(f"{path}: {error.strerror or error}") from error
+        )
+    return SensorError(f"{path}: {error.strerror or error}")
 
 
 def _mode(path: Path) -> str:
@@ -58,9 +95,12 @@ def _mode(path: Path) -> str:
 
 def read_number(path: Path) -> float:
     """The file's first word as a number."""
-    text = read_text(path)
+    return _number(path, read_text(path))
+
+
+def _number(path: Path, text: str) -> float:
     try:
-        return float(text.split()[0])
+        return float(text.split(maxsplit=1)[0])
     except (IndexError, ValueError):
         raise SensorError(f"{path}: {text[:40]!r} is not a number") from None
 

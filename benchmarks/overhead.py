@@ -229,7 +229,7 @@ def import_seconds() -> float:
 
 
 def compare(arguments: argparse.Namespace, comm: Any) -> dict[str, Any] | None:
-    """All rounds; the figures on rank 0. A step is as slow as its slowest rank, so a block's times are the slowest's."""
+    """All rounds; the figures on rank 0. A step is as slow as its slowest rank, whose times are a block's."""
     from mpi4py import MPI
 
     from hpc_accel.measure.statistics import median_ci

@@ -28,7 +28,7 @@ def write_runs(directory, workload, infer, **study):
     content = {
         "name": "t",
         "resources": {"ranks_per_node": 2},
-        "measure": {"warmup_steps": 1, "steps": 3, "idle_s": 0},
+        "measure": {"warmup_steps": 1, "steps": 3, "idle_s": 0, "metric_samples": 64},
         "device": "cpu",
         "train": False,
         **study,

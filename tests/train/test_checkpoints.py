@@ -21,7 +21,7 @@ from tests.mpirun import ROOT, check, mpirun
 from tests.train.test_layouts import LM, SCRIPT, write_runs
 
 TESTING = {"HPC_ACCEL_TESTING": "1"}
-LONG = {"warmup_steps": 2, "steps": 28, "parity_steps": 1}
+LONG = {"warmup_steps": 2, "steps": 28, "parity_steps": 1, "metric_samples": 16}
 
 
 def losses(directory):
@@ -37,7 +37,7 @@ def summary_of(directory):
 def test_warned_runs_go_on_bit_for_bit(tmp_path):
     """Data parallel with a loss scale and Adam's state, tensor parallel, pipelines; what replicas hold each alone."""
     adam = {**LM, "optimizer": {"name": "adamw", "learning_rate": 0.001}}
-    short = {"measure": {"warmup_steps": 2, "steps": 12, "parity_steps": 1}}
+    short = {"measure": {"warmup_steps": 2, "steps": 12, "parity_steps": 1, "metric_samples": 16}}
     paths = write_runs(tmp_path, adam, [{"dp": 2, "accumulation_steps": 2}], ("fp16",), **short)
     paths += write_runs(tmp_path, {"name": "digits"}, [{"tp": 2}, {"pp": 2, "accumulation_steps": 4}], **short)
     own = [{"dp": 2, "shard": ["optimizer", "full"], "accumulation_steps": 2}]

@@ -6,7 +6,7 @@ BIN := .venv/bin
 SHELL := /bin/bash
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: env extras demo catalogue test lint conformance bench clean
+.PHONY: env extras demo catalogue test lint conformance bench bench-gpu clean
 
 env: .venv/.installed-$(ACCEL)
 
@@ -59,6 +59,11 @@ conformance: env
 # The backend beside gloo, in one run; ratios in benchmarks/results/.
 bench: env
 	$(BIN)/hpc-accel bench backend --json benchmarks/results/backend-cpu-$$(date +%F).json
+
+# The backend on device tensors: figures and a trace of some steps in benchmarks/results/.
+bench-gpu: env
+	$(BIN)/hpc-accel bench gpu --json benchmarks/results/backend-gpu-$$(date +%F).json \
+		--trace benchmarks/results/backend-gpu-$$(date +%F).trace.json
 
 clean:
 	rm -rf results logs .snakemake

@@ -184,6 +184,19 @@ def backend(
     raise typer.Exit(bench_backend(only, json_path, ranks, quick))
 
 
+@bench.command()
+def gpu(
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
+    trace: Annotated[Path | None, typer.Option(help="Write a trace of some steps here, for Perfetto.")] = None,
+    ranks: Annotated[int, typer.Option(min=1, help="Ranks to start here; under a launcher, its own count.")] = 2,
+    quick: Annotated[bool, typer.Option("--quick", help="See that it works; the figures mean nothing.")] = False,
+) -> None:
+    """The mpi4py backend on device tensors: staging beside copies, DDP steps beside nccl's and none, what is hidden."""
+    from hpc_accel.mpi.bench_gpu import bench_gpu
+
+    raise typer.Exit(bench_gpu(json_path, trace, ranks, quick))
+
+
 def main() -> None:
     """Entry point: errors for people become value, rule, remedy on standard error and their exit code."""
     try:

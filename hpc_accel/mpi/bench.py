@@ -80,17 +80,15 @@ def run(only: list[str], json_path: Path | None, quick: bool) -> None:
             sys.stdout.writelines(line(entry) + "\n" for entry in rows)
             sys.stdout.flush()
     if place.rank == 0 and json_path:
-        document = {
-            "format": 1,
-            "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-            "load_average_1min": os.getloadavg()[0],
-            "quick": quick,
-            "versions": versions(),
-            "entries": entries,
-        }
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(json.dumps(document, indent=1) + "\n")
+        write(json_path, {"quick": quick, "versions": versions(), "entries": entries})
     hpc_accel.mpi.shutdown()
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """The figures, with when and under what load they were measured."""
+    when = {"created_utc": datetime.now(UTC).isoformat(timespec="seconds"), "load_average_1min": os.getloadavg()[0]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"format": 1, **when, **content}, indent=1) + "\n")
 
 
 def launched() -> bool:
@@ -100,8 +98,8 @@ def launched() -> bool:
     return any(value.isdigit() and (int(value) > 1 or not name.startswith("SLURM")) for name, value in sizes)
 
 
-def start_ranks(num_ranks: int, arguments: list[str]) -> int:
-    """Run this module on so many ranks of this host; its exit code."""
+def start_ranks(num_ranks: int, module: str, arguments: list[str]) -> int:
+    """Run a module on so many ranks of this host; its exit code."""
     launcher = shutil.which("mpirun", path=str(Path(sys.executable).parent)) or shutil.which("mpirun")
     if launcher is None:
         raise ConfigError(
@@ -116,7 +114,7 @@ def start_ranks(num_ranks: int, arguments: list[str]) -> int:
         environment.setdefault("OMPI_MCA_btl", "self,sm")
         if os.geteuid() == 0:
             environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    command = [launcher, "-n", str(num_ranks), *place, sys.executable, "-m", "mpi4py", "-m", __name__, *arguments]
+    command = [launcher, "-n", str(num_ranks), *place, sys.executable, "-m", "mpi4py", "-m", module, *arguments]
     return subprocess.run(command, env=environment, check=False).returncode
 
 
@@ -132,7 +130,7 @@ def bench_backend(only: str, json_path: Path | None, num_ranks: int, quick: bool
         return 0
     arguments = ["--only", only] if only else []
     arguments += ["--json", str(json_path.resolve())] if json_path else []
-    return start_ranks(num_ranks, [*arguments, *(["--quick"] if quick else [])])
+    return start_ranks(num_ranks, "hpc_accel.mpi.bench", [*arguments, *(["--quick"] if quick else [])])
 
 
 def main() -> None:

@@ -29,16 +29,27 @@ MICRO_BATCHES = 8
 Step = Callable[[], None]
 
 
-def interleaved(ways: dict[str, Step], repetitions: int, inner: int = 1, warmup: int = 2) -> dict[str, float]:
-    """Median seconds of the slowest rank for each way, taking turns. All ranks call this."""
+def nothing() -> None:
+    """On the CPU a step is over when it returns."""
+
+
+def interleaved(
+    ways: dict[str, Step], repetitions: int, inner: int = 1, warmup: int = 2, settle: Step = nothing
+) -> dict[str, float]:
+    """Median seconds of the slowest rank for each way, taking turns. All ranks call this.
+
+    `settle` waits for what a step has only queued, on a device.
+    """
     comm = mpi().COMM_WORLD
     times: dict[str, list[float]] = {name: [] for name in ways}
     for repetition in range(repetitions + warmup):
         for name, step in ways.items():
+            settle()
             comm.Barrier()
             began = time.perf_counter()
             for _ in range(inner):
                 step()
+            settle()
             took = (time.perf_counter() - began) / inner
             if repetition >= warmup:
                 times[name].append(took)
@@ -112,7 +123,7 @@ def ddp(name: str, groups: dict[str, Any], repetitions: int) -> dict[str, Any]:
     torch.manual_seed(0)
     model, x = MODELS[name]()
     silent = nn.parallel.DistributedDataParallel(model, process_group=groups["mpi4py"])
-    silent.register_comm_hook(None, lambda state, bucket: _no_message(bucket))  # DDP wants no quoted annotations
+    silent.register_comm_hook(None, lambda state, bucket: no_message(bucket))  # DDP wants no quoted annotations
     ways["silent"] = train_step(silent, x)
     torch.manual_seed(0)
     ways["none"] = train_step(*MODELS[name]())
@@ -120,7 +131,8 @@ def ddp(name: str, groups: dict[str, Any], repetitions: int) -> dict[str, Any]:
     return row(name, times, least=times["silent"])
 
 
-def _no_message(bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+def no_message(bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """A bucket as if it had been reduced: DistributedDataParallel's own cost remains."""
     done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
     done.set_result(bucket.buffer())
     return done

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from hpc_accel.mpi.launch import SIZE_VARIABLES
 from tests.mpirun import ENVIRONMENT, check, mpirun
@@ -17,10 +18,10 @@ QUICK = ("--quick", "--only", "all_reduce,ddp_cnn")
 COMMAND = "from hpc_accel.cli import main; main()"
 
 
-def alone(*arguments: str) -> subprocess.CompletedProcess[str]:
+def alone(*arguments: str, what: str = "backend") -> subprocess.CompletedProcess[str]:
     """The command as a user types it, outside of any launcher."""
     environment = {k: v for k, v in {**os.environ, **ENVIRONMENT}.items() if k not in dict(SIZE_VARIABLES)}
-    command = [sys.executable, "-c", COMMAND, "bench", "backend", *arguments]
+    command = [sys.executable, "-c", COMMAND, "bench", what, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150, check=False)
 
 
@@ -56,3 +57,25 @@ def test_an_unknown_row_is_refused() -> None:
     result = alone("--only", "all_reduce,nothing")
     assert result.returncode == 78
     assert "known are all_reduce, ddp_mlp" in result.stderr
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")
+def test_without_a_gpu_that_one_is_refused_before_any_rank_starts() -> None:
+    result = alone(what="gpu")
+    assert result.returncode == 78
+    assert result.stderr.count("torch sees no GPU") == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.mpi
+def test_device_tensors_two_ranks_may_share_a_gpu(tmp_path: Path) -> None:
+    path, trace = tmp_path / "figures.json", tmp_path / "trace.json"
+    result = alone("--quick", "--json", str(path), "--trace", str(trace), what="gpu")
+    assert result.returncode == 0, result.stdout + result.stderr
+    rows = json.loads(path.read_text())["entries"]
+    assert [row["name"] for row in rows] == ["all_reduce"] * 2 + ["ddp_mlp", "ddp_transformer", "ddp_cnn"]
+    for row in rows:
+        assert all(seconds > 0 for seconds in row["times_s"].values())
+    assert {"staged", "copy_in", "host", "copy_out"} == set(rows[0]["times_s"])
+    assert all(0 <= row["hidden"] <= 1 for row in rows[2:])
+    assert json.loads(trace.read_text())["traceEvents"]

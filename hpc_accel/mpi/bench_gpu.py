@@ -35,9 +35,6 @@ REQUIRED_OF_SLOWEST = 0.8
 REQUIRED_FROM_BYTES = 25 * MIB
 REPETITIONS = 20
 TRACED_STEPS = 3
-NO_GPU = ConfigError(
-    "torch sees no GPU", "this measures device tensors", "run it on a node with one; CPUs: hpc-accel bench backend"
-)
 
 
 def staged(device: torch.device, quick: bool, settle: Step) -> list[dict[str, Any]]:
@@ -97,9 +94,7 @@ def ddp_steps(name: str, groups: dict[str, Any], device: torch.device) -> dict[s
     ways: dict[str, Step] = {}
     for key, group in [*groups.items(), ("silent", groups["mpi4py"])]:
         model, x = made(name, device)
-        wrapped = nn.parallel.DistributedDataParallel(
-            model, [device] if device.type != "cpu" else None, process_group=group
-        )
+        wrapped = nn.parallel.DistributedDataParallel(model, [device], process_group=group)
         if key == "silent":
             wrapped.register_comm_hook(None, lambda state, bucket: no_message(bucket))
         ways[key] = train_step(wrapped, x)
@@ -135,7 +130,7 @@ def run(json_path: Path | None, trace_path: Path | None, quick: bool) -> None:
     place = hpc_accel.mpi.init()
     device = place.device()
     if device.type == "cpu":
-        raise NO_GPU
+        raise _no_gpu()
     torch.accelerator.set_device_index(device.index)
     settle: Callable[[], None] = partial(torch.accelerator.synchronize, device)
     groups: dict[str, Any] = {"mpi4py": dist.group.WORLD}
@@ -163,10 +158,15 @@ def bench_gpu(json_path: Path | None, trace_path: Path | None, num_ranks: int, q
         run(json_path, trace_path, quick)
         return 0
     if not torch.accelerator.is_available():  # said once, and not by every rank
-        raise NO_GPU
+        raise _no_gpu()
     arguments = [text for key, path in (("--json", json_path), ("--trace", trace_path)) if path
                  for text in (key, str(path.resolve()))]  # fmt: skip
     return start_ranks(num_ranks, "hpc_accel.mpi.bench_gpu", [*arguments, *(["--quick"] if quick else [])])
+
+
+def _no_gpu() -> ConfigError:
+    remedy = "run it on a node with one; on CPUs: hpc-accel bench backend"
+    return ConfigError("torch sees no GPU", "this measures device tensors", remedy)
 
 
 def main() -> None:

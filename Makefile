@@ -42,7 +42,7 @@ catalogue: env
 
 # Two at a time: most tests wait for processes to start. Those of the cluster, which is one, take turns.
 test: env
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations=10
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations=10
 
 lint: env
 	$(BIN)/pip install --quiet -r envs/requirements-dev.txt

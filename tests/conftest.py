@@ -8,7 +8,7 @@ from collections.abc import Generator
 
 import pytest
 
-LONGEST = ["train", "mpi", "slurm", "infer", "workflow"]
+LONGEST = ["slurm", "tests", "workflow", "train", "mpi", "cli", "infer"]
 
 
 @functools.lru_cache(maxsize=1)
@@ -18,10 +18,12 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that share what there is once go to the same of the parallel workers: the cluster, and module fixtures.
 
-    The longest come first, so that no worker is left alone with them at the end.
+    The longest come first, so that no worker is left alone with them at the end. First, because pytest-xdist looks at
+    the groups in the same hook.
     """
     items.sort(key=lambda item: LONGEST.index(item.path.parent.name) if item.path.parent.name in LONGEST else 99)
     for item in items:

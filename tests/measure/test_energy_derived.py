@@ -115,6 +115,16 @@ def test_a_counter_slower_than_the_sampling_shows_its_mean_power():
     assert list(powers_w) == pytest.approx([50.0] * 33)
 
 
+def test_two_close_moments_are_one():
+    """The first reading and the window's beginning, a millisecond apart: a counter that moved there is no power."""
+    samples = Series()
+    for args in [(0, 0), (1, 100), (1.001, 110), (2, 200)]:
+        samples.add(mark(*args))
+    times_ns, powers_w = samples.power()
+    assert list(times_ns) == [1.001 * SECOND, 2 * SECOND]
+    assert list(powers_w) == pytest.approx([110 / 1.001, 90 / 0.999])
+
+
 def test_power_across_a_fault_is_left_out():
     samples = Series()
     for args in [(0, 0), (1, 100), (2, 100, 1), (3, 200, 1)]:

@@ -113,6 +113,7 @@ class Cluster:
 def _cluster_is_up() -> None:
     environment = os.environ | {"SLURM_CONF": str(CONF)}
     try:
+        CONF.stat()  # without its file sinfo asks a controller that is not there, for a while
         subprocess.run(["sinfo"], env=environment, capture_output=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         pytest.skip("the throwaway cluster is not up: make cluster")

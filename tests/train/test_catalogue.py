@@ -146,14 +146,13 @@ def test_a_model_that_is_no_sequence_is_cut_by_the_tracer(tmp_path, monkeypatch)
 
 @pytest.mark.mpi
 def test_four_ranks_in_two_dimensions(tmp_path, monkeypatch):
+    """One of each kind; `make catalogue` trains the others, and those on eight ranks."""
     layouts = [
-        {"dp": 2, "pp": 2, "schedule": "zbv_zero_bubble", "accumulation_steps": 4},
-        {"dp": 2, "pp": 2, "schedule": "looped_bfs", "shard": "full", "accumulation_steps": 2},
+        {"dp": 2, "pp": 2, "shares": [6, 2], "accumulation_steps": 2},
         {"dp": 2, "tp": 2, "shard": "full", "order": "pp.tp.dp"},
         {"pp": 2, "tp": 2, "sequence_parallel": True, "accumulation_steps": 2},
-        {"dp": 2, "pp": 2, "shares": [6, 2], "accumulation_steps": 2},
     ]
-    paths = write_runs(tmp_path, DEEP, layouts)
+    paths = write_runs(tmp_path, LM, layouts)
     (tmp_path / "skips_model.py").write_text(SKIPS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))

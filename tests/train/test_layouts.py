@@ -115,24 +115,6 @@ def test_two_ranks_in_16_bits(tmp_path):
 
 
 @pytest.mark.mpi
-def test_four_ranks(tmp_path):
-    layouts = [
-        {"dp": 2, "pp": 2, "accumulation_steps": 2},
-        {"dp": 2, "tp": 2},
-        {"pp": 2, "tp": 2, "accumulation_steps": 2},
-        {"dp": 4, "accumulation_steps": 2},
-        {"pp": 4, "accumulation_steps": 4},
-    ]
-    assert_parity(train_all(4, write_runs(tmp_path, LM, layouts)), FP32)
-
-
-@pytest.mark.mpi
-def test_eight_ranks_in_three_dimensions(tmp_path):
-    paths = write_runs(tmp_path, LM, [{"dp": 2, "pp": 2, "tp": 2, "accumulation_steps": 2}])
-    assert_parity(train_all(8, paths), FP32)
-
-
-@pytest.mark.mpi
 def test_gloo_carries_the_same_runs(tmp_path):
     paths = write_runs(tmp_path, LM, [{"dp": 2}, {"pp": 2, "accumulation_steps": 2}], backend="gloo")
     summaries = train_all(2, paths)

@@ -25,6 +25,8 @@ MAX_ROWS = 4_000_000
 """Rows of one energy.parquet, about 30 MB; more sensors get fewer samples each."""
 
 
+CLOSE_NS = 20_000_000
+"""Moments this near to each other, 20 updates of the quickest counter, are one."""
 MAX_SAMPLES = 1 << 15
 """Moments kept per sensor, 768 KiB; when full every second one goes and the rate halves."""
 
@@ -40,9 +42,16 @@ class Series:
         self._count = 0
 
     def add(self, mark: Mark) -> None:
-        """Keep one of every `stride` moments at which energy had passed."""
+        """Keep one of every `stride` moments at which energy had passed.
+
+        Of two that are close the later one stands for both: between them a counter may have moved once or not at all,
+        which is no power.
+        """
         is_fault = bool(self._faults) and mark.num_faults != self._faults[-1]
         if self._totals_j and mark.total_j <= self._totals_j[-1] and not is_fault:
+            return
+        if self._times_ns and mark.time_ns - self._times_ns[-1] < CLOSE_NS and not is_fault:
+            self._times_ns[-1], self._totals_j[-1] = mark.time_ns, mark.total_j
             return
         self._count += 1
         if self._count % self._stride and not is_fault:

@@ -7,7 +7,6 @@ import pytest
 from tests.mpirun import ROOT
 from tests.train.test_layouts import FP32, LM, assert_parity, train_all, write_runs
 
-DEEP = {**LM, "args": {**LM["args"], "layers": 6}}
 SKIPS = """
 import torch
 from torch import nn
@@ -67,21 +66,39 @@ def build():
 """
 
 
-@pytest.mark.mpi
-def test_layouts_on_two_ranks(tmp_path):
-    many = ["interleaved_1f1b", "looped_bfs", "interleaved_zero_bubble", "zbv_zero_bubble", "dualpipev"]
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Summaries of layouts, and of recipes with the recipe, in one launch. `make catalogue` trains all there are."""
     layouts = [
         {"dp": 2, "shard": ["optimizer", "full"], "accumulation_steps": 2},
         {"tp": 2, "sequence_parallel": True},
-        {"pp": 2, "schedule": many, "accumulation_steps": 4},
+        {"pp": 2, "schedule": ["interleaved_1f1b", "zbv_zero_bubble"], "accumulation_steps": 4},
     ]
-    paths = write_runs(tmp_path, DEEP, layouts)
+    directory = tmp_path_factory.mktemp("catalogue")
+    paths = write_runs(directory, {**LM, "args": {**LM["args"], "layers": 4}}, layouts)
     # 1,500 samples: the last batch of an epoch has 300 of 400, so of a rank's micro-batches one is short and one empty.
     kept = {"name": "digits", "args": {"width": 8}, "global_batch_size": 400, "last_batch": "keep"}
-    paths += write_runs(tmp_path, kept, [{"dp": 2, "accumulation_steps": 5}, {"pp": 2, "accumulation_steps": 5}])
+    paths += write_runs(directory, kept, [{"dp": 2, "accumulation_steps": 5}, {"pp": 2, "accumulation_steps": 5}])
     unequal = [{"dp": 2, "shares": [48, 16], "shard": ["none", "full"], "accumulation_steps": 2}]
-    paths += write_runs(tmp_path, {"name": "digits"}, unequal)
-    summaries = train_all(2, paths)
+    paths += write_runs(directory, {"name": "digits"}, unequal)
+    recipes = [
+        {"compression": ["bf16", "powersgd"]},
+        {"overlap": False, "compression": ["none", "fp16"]},
+        {"static_graph": True},
+        {"average_every": 3},
+        {"data_workers": 1},
+        {"channels_last": True, "fused_optimizer": True, "recompute": "full", "bucket_mb": 1},
+    ]
+    digits = {"name": "digits", "args": {"width": 8}}
+    by_option = [path for recipe in recipes for path in write_runs(directory, digits, [{"dp": 2}], recipe=recipe)]
+    found = train_all(2, [*paths, *by_option])
+    of_recipes = [(json.loads(path.read_text())["recipe"], found[path.parent.name]) for path in by_option]
+    return {path.parent.name: found[path.parent.name] for path in paths}, of_recipes
+
+
+@pytest.mark.mpi
+def test_layouts_on_two_ranks(trained):
+    summaries, _ = trained
     assert_parity(summaries, FP32)
     for run_id, summary in summaries.items():
         if "digits-" in run_id and "1f1b" not in run_id and "+" not in run_id:
@@ -91,24 +108,10 @@ def test_layouts_on_two_ranks(tmp_path):
 
 
 @pytest.mark.mpi
-def test_recipes_on_two_ranks(tmp_path):
-    digits = {"name": "digits", "args": {"width": 8}}
-    recipes = [
-        {"compression": ["bf16", "powersgd"]},
-        {"overlap": False, "compression": ["none", "fp16"]},
-        {"static_graph": True},
-        {"average_every": 3},
-        {"data_workers": 1},
-        {"channels_last": True, "fused_optimizer": True, "recompute": "full", "bucket_mb": 1},
-    ]
-    by_option = {}
-    for recipe in recipes:
-        for path in write_runs(tmp_path, digits, [{"dp": 2}], recipe=recipe):
-            by_option[path] = json.loads(path.read_text())["recipe"]
-    summaries = train_all(2, list(by_option))
-    assert_parity(summaries)
-    for path, recipe in by_option.items():
-        summary = summaries[path.parent.name]
+def test_recipes_on_two_ranks(trained):
+    _, of_recipes = trained
+    assert_parity({summary["run_id"]: summary for _, summary in of_recipes})
+    for recipe, summary in of_recipes:
         error = summary["parity"]["max_rel_err"]
         changes_numbers = recipe["compression"] != "none" or recipe["average_every"] > 1
         assert (error > 2e-7) == changes_numbers, (recipe, error)

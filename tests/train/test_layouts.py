@@ -56,19 +56,36 @@ def assert_parity(summaries, tolerance=None):
 LM = {"name": "lm", "args": {"layers": 2, "hidden": 32, "heads": 2, "sequence": 16}, "global_batch_size": 8}
 
 
-@pytest.mark.mpi
-def test_two_ranks(tmp_path):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Directory and summary of runs on two ranks, by what is asked of them; one launch, which costs more than they."""
     digits = [
         {"dp": 2, "accumulation_steps": [1, 4]},
         {"tp": 2, "accumulation_steps": 2},
         {"pp": 2, "schedule": ["gpipe", "1f1b"], "accumulation_steps": 4},
     ]
     lm = [{"dp": 2}, {"tp": 2, "accumulation_steps": 2}, {"pp": 2, "split": [2, 2], "accumulation_steps": 4}]
-    paths = write_runs(tmp_path, {"name": "digits"}, digits) + write_runs(tmp_path, LM, lm)
-    summaries = train_all(2, paths)
-    assert_parity(summaries, FP32)
-    for path in paths:
-        check_record(path.parent, summaries[path.parent.name])
+    halved = [{"dp": 2, "accumulation_steps": 2}, {"tp": 2}, {"pp": 2, "accumulation_steps": 2}]
+    gloo = [{"dp": 2}, {"pp": 2, "accumulation_steps": 2}]
+    directory = tmp_path_factory.mktemp("layouts")
+    paths = {
+        "fp32": write_runs(directory, {"name": "digits"}, digits) + write_runs(directory, LM, lm),
+        "16 bits": write_runs(directory, LM, halved, ("bf16", "fp16")),
+        "gloo": write_runs(directory, LM, gloo, backend="gloo"),
+    }
+    found = train_all(2, [path for each in paths.values() for path in each])
+    return {what: {path.parent: found[path.parent.name] for path in each} for what, each in paths.items()}
+
+
+def by_name(runs):
+    return {directory.name: summary for directory, summary in runs.items()}
+
+
+@pytest.mark.mpi
+def test_two_ranks(trained):
+    assert_parity(by_name(trained["fp32"]), FP32)
+    for directory, summary in trained["fp32"].items():
+        check_record(directory, summary)
 
 
 def check_record(directory, summary):
@@ -105,19 +122,16 @@ def check_record(directory, summary):
 
 
 @pytest.mark.mpi
-def test_two_ranks_in_16_bits(tmp_path):
-    layouts = [{"dp": 2, "accumulation_steps": 2}, {"tp": 2}, {"pp": 2, "accumulation_steps": 2}]
-    paths = write_runs(tmp_path, LM, layouts, ("bf16", "fp16"))
-    summaries = train_all(2, paths)
+def test_two_ranks_in_16_bits(trained):
+    summaries = by_name(trained["16 bits"])
     assert_parity(summaries)
     errors = [summary["parity"]["max_rel_err"] for summary in summaries.values()]
     assert max(errors) > 1e-7  # 16 bits do leave a trace: the recipe was really applied
 
 
 @pytest.mark.mpi
-def test_gloo_carries_the_same_runs(tmp_path):
-    paths = write_runs(tmp_path, LM, [{"dp": 2}, {"pp": 2, "accumulation_steps": 2}], backend="gloo")
-    summaries = train_all(2, paths)
+def test_gloo_carries_the_same_runs(trained):
+    summaries = by_name(trained["gloo"])
     assert_parity(summaries, FP32)
     for run_id, summary in summaries.items():
         unseen = "pipeline_wait" if "pp2" in run_id else "comm_exposed"

@@ -26,8 +26,29 @@ def percentile_ms(latency_ms: np.ndarray, percentile: float) -> float | None:
     return float(np.partition(latency_ms, rank - 1)[rank - 1])
 
 
+def interval_ms(latency_ms: np.ndarray, percentile: float) -> tuple[float | None, float | None]:
+    """The 95 % interval of a percentile, both ends latencies that were observed; an end beyond all of them is None.
+
+    From order statistics, whatever the distribution (H. A. David and H. N. Nagaraja, Order Statistics, 2003, 7.1): how
+    many of n requests stay below the percentile is binomial. Requests that wait in one queue are not independent, so
+    the true interval is wider.
+    """
+    count, share = len(latency_ms), percentile / 100
+    below = np.arange(count)
+    steps = np.log((count - below) / (below + 1)) + math.log(share / (1 - share))
+    logs = count * math.log1p(-share) + np.concatenate([[0.0], np.cumsum(steps)])
+    cumulative = np.cumsum(np.exp(logs))
+    first = int(np.searchsorted(cumulative, 0.025, side="right"))
+    last = int(np.searchsorted(cumulative, 0.975)) + 1
+    ordered = np.sort(latency_ms)
+    return (
+        float(ordered[first - 1]) if first >= 1 else None,
+        float(ordered[last - 1]) if last <= count else None,
+    )
+
+
 def latency_facts(latency_ms: np.ndarray) -> dict[str, Any]:
-    """Percentiles and the longest of [num_requests] latencies; each that is null has a reason."""
+    """Percentiles with their intervals, and the longest of [num_requests] latencies; what is null has a reason."""
     count = len(latency_ms)
     found = {name: percentile_ms(latency_ms, percentile) for name, percentile in PERCENTILES.items()}
     reasons = {
@@ -35,7 +56,10 @@ def latency_facts(latency_ms: np.ndarray) -> dict[str, Any]:
         for name, value in found.items()
         if value is None
     }
-    return {**found, "max": float(latency_ms.max()), "num_requests": count, "reasons": reasons}
+    intervals = {
+        name: list(interval_ms(latency_ms, PERCENTILES[name])) for name, value in found.items() if value is not None
+    }
+    return {**found, "intervals": intervals, "max": float(latency_ms.max()), "num_requests": count, "reasons": reasons}
 
 
 def deadline_facts(latency_ms: np.ndarray, infer: Infer) -> dict[str, Any]:

@@ -18,6 +18,9 @@ from typing import Any
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _MAX_TEXT = 4000
 
+PERCENTILES = ("p50", "p90", "p99", "p99_9")
+"""Keys of `latency_ms` in summary.json."""
+
 
 def clean(value: str) -> str:
     """The text without control characters, newlines and tabs kept, bounded in length."""

@@ -1,11 +1,13 @@
 """Inference runs as rows and cards: which configuration serves the most requests within the limit, and at what latency.
 
 With `infer.latency_limit_ms` the best has the highest rate within it; without, the shortest p99 at the highest listed
-rate (p50 where there were too few requests for a p99). Runs of wrong answers are never ranked.
+rate (p50 where there were too few requests for a p99), and what overlaps with it is a tie. Runs of wrong answers are
+never ranked.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +15,6 @@ from hpc_accel.report import fields, summary_csv, wording
 from hpc_accel.report.ranking import Best, throughput
 from hpc_accel.report.records import RunRecord, StudyRecords
 from hpc_accel.report.statistics import Interval
-
-PERCENTILES = ("p50", "p90", "p99", "p99_9")
 
 
 def rates(run: RunRecord) -> list[dict[str, Any]]:
@@ -45,14 +45,26 @@ def best(runs: list[RunRecord]) -> Best | None:
     timed = [(value, run) for run in counting if (value := _tail_ms(run)) is not None]
     if not timed:
         return None
-    value_ms, run = min(timed, key=lambda pair: pair[0])
-    return Best(run=run, value=Interval(value=value_ms, low=value_ms, high=value_ms, is_known=False), ties=())
+    shortest, run = min(timed, key=lambda pair: pair[0].value)
+    ties = tuple(each for value, each in timed if each is not run and value.overlaps(shortest))
+    return Best(run=run, value=shortest, ties=ties)
 
 
-def _tail_ms(run: RunRecord) -> float | None:
+def _tail_ms(run: RunRecord) -> Interval | None:
     last = rates(run)[-1:]
-    values = [fields.positive(rate, "latency_ms", key) for rate in last for key in ("p99", "p50")]
+    values = [latency_ms(rate, key) for rate in last for key in ("p99", "p50")]
     return next((value for value in values if value is not None), None)
+
+
+def latency_ms(rate: dict[str, Any], key: str) -> Interval | None:
+    """A percentile at one arrival rate, with its interval; an end beyond the longest latency is infinite."""
+    value, ends = fields.positive(rate, "latency_ms", key), fields.at(rate, "latency_ms", "intervals", key)
+    if value is None:
+        return None
+    if not isinstance(ends, list) or len(ends) != 2:
+        return Interval(value=value, low=value, high=value, is_known=False)
+    low, high = (end if isinstance(end, int | float) and end > 0 else None for end in ends)
+    return Interval(value=value, low=min(low or 0.0, value), high=max(high or math.inf, value))
 
 
 def best_words(runs: list[RunRecord]) -> str:
@@ -77,7 +89,14 @@ def _figure(found: Best) -> str:
     last = rates(run)[-1]
     key = "p99" if fields.positive(last, "latency_ms", "p99") else "p50"
     rate = wording.short(fields.positive(last, "rate_per_s"))
-    return f"{key} {wording.short(found.value.value)} ms at {rate} requests/s"
+    spread = f" ({_spread(found.value)})" if found.value.is_known else ""
+    return f"{key} {wording.short(found.value.value)} ms{spread} at {rate} requests/s"
+
+
+def _spread(latency: Interval) -> str:
+    """`17 to 35`, or `17 or more` where too few requests bound it."""
+    low = wording.short(latency.low)
+    return f"{low} to {wording.short(latency.high)}" if math.isfinite(latency.high) else f"{low} or more"
 
 
 def limit_reason(run: RunRecord) -> str | None:
@@ -169,11 +188,12 @@ def latency_rows(records: StudyRecords) -> list[dict[str, Any]]:
                     "served": wording.short(fields.positive(rate, "served_per_s")),
                     "latencies": [
                         {
-                            "text": wording.short(value) if value is not None else "",
-                            "reason": None if value is not None else fields.text(reasons, key) or wording.NOT_MEASURED,
+                            "text": wording.short(value.value) if value else "",
+                            "spread": _spread(value) if value and value.is_known else "",
+                            "reason": None if value else fields.text(reasons, key) or wording.NOT_MEASURED,
                         }
-                        for key in PERCENTILES
-                        for value in [fields.positive(rate, "latency_ms", key)]
+                        for key in fields.PERCENTILES
+                        for value in [latency_ms(rate, key)]
                     ],
                     "requests": f"{fields.number(rate, 'num_requests') or 0:,.0f}",
                     "batch": wording.short(fields.positive(rate, "mean_batch")),

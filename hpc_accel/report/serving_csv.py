@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from typing import Any
 
 from hpc_accel.report import fields, serving
@@ -17,7 +18,8 @@ COLUMNS = (
 )  # fmt: skip
 RATE_COLUMNS = (
     "run_id", "workload", "label", "status", "rate_per_s", "num_requests", "served_per_s", "mean_batch",
-    "latency_p50_ms", "latency_p90_ms", "latency_p99_ms", "latency_p99_9_ms", "latency_max_ms", "latency_reason",
+    *(f"latency_{key}{end}_ms" for key in fields.PERCENTILES for end in ("", "_ci_low", "_ci_high")),
+    "latency_max_ms", "latency_reason",
     "waiting_p50_ms", "deadline_ms", "deadline_missed", "deadline_passed", "energy_per_request_j", "energy_scope",
     "energy_reason",
 )  # fmt: skip
@@ -82,16 +84,28 @@ def render(records: StudyRecords) -> str:
     return out.getvalue()
 
 
+def _latency(rate: dict[str, Any], key: str) -> dict[str, float | None]:
+    """A percentile and the ends of its interval, empty where the requests do not bound it."""
+    found = serving.latency_ms(rate, key)
+    known = found is not None and found.is_known
+    return {
+        f"latency_{key}_ms": found.value if found else None,
+        f"latency_{key}_ci_low_ms": found.low if found and known else None,
+        f"latency_{key}_ci_high_ms": found.high if found and known and math.isfinite(found.high) else None,
+    }
+
+
 def _rate_row(run: RunRecord, rate: dict[str, Any]) -> dict[str, Any]:
     reasons = fields.mapping(rate, "latency_ms", "reasons")
-    told = [text for key in serving.PERCENTILES if (text := fields.text(reasons, key))]
+    told = [text for key in fields.PERCENTILES if (text := fields.text(reasons, key))]
     return {
         "run_id": run.run_id,
         "workload": run.workload,
         "label": run.label,
         "status": run.status,
         **{key: fields.positive(rate, key) for key in ("rate_per_s", "num_requests", "served_per_s", "mean_batch")},
-        **{f"latency_{key}_ms": fields.positive(rate, "latency_ms", key) for key in (*serving.PERCENTILES, "max")},
+        **{name: value for key in fields.PERCENTILES for name, value in _latency(rate, key).items()},
+        "latency_max_ms": fields.positive(rate, "latency_ms", "max"),
         "latency_reason": "; ".join(told) or None,
         "waiting_p50_ms": fields.number(rate, "waiting_p50_ms"),
         **_deadline(rate),

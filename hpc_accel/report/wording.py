@@ -39,9 +39,12 @@ def with_interval(interval: Interval | None, unit: str = "") -> str:
 
 
 def percent(fraction: float | None) -> str:
-    """`62 %`; one decimal under 10 %."""
+    """`62 %`; one decimal under 10 %, and where no decimal would make it all."""
     if fraction is None:
         return NOT_MEASURED
+    nearly_all = 0.99 <= abs(fraction) < 1
+    if nearly_all:
+        return f"{math.copysign(math.floor(1000 * abs(fraction)) / 10, fraction):.1f} %"
     return f"{100 * fraction:.{0 if abs(fraction) >= 0.1 else 1}f} %"
 
 

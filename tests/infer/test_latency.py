@@ -21,6 +21,24 @@ def test_percentiles_are_latencies_that_were_observed():
     assert facts["reasons"] == {}
 
 
+def test_intervals_hold_the_percentile_as_often_as_they_say():
+    """Of 400 samples of a known distribution about 95 % have intervals with its true percentile in them."""
+    generator = np.random.default_rng(0)
+    for percentile, count in ((50, 60), (90, 200), (99, 2000)):
+        held = 0
+        for _ in range(400):
+            low, high = latency.interval_ms(generator.exponential(size=count), percentile)
+            held += low <= -np.log(1 - percentile / 100) <= high
+        assert 0.93 <= held / 400 <= 0.99
+
+
+def test_an_interval_of_too_few_requests_has_no_upper_end():
+    times = np.arange(1.0, 101.0)
+    assert latency.latency_facts(times)["intervals"]["p99"] == [97.0, None]
+    low, high = latency.interval_ms(np.arange(1.0, 100_001.0), 50)
+    assert low == pytest.approx(50_000 - 310, abs=3) and high == pytest.approx(50_000 + 310, abs=3)
+
+
 def test_too_few_requests_give_a_reason_and_no_percentile():
     facts = latency.latency_facts(np.arange(1.0, 201.0))
     assert facts["p99"] == 198.0

@@ -38,6 +38,8 @@ def rate(rate_per_s: float, capacity_per_s: float, num_requests: int = 500) -> d
     return {
         "rate_per_s": rate_per_s, "num_requests": num_requests, "num_warmup": 50, "served_per_s": rate_per_s * 0.99,
         "latency_ms": {"p50": base, "p90": base * 2, "p99": base * 5, "p99_9": None, "max": base * 8,
+                       "intervals": {"p50": [base * 0.95, base * 1.05], "p90": [base * 1.9, base * 2.1],
+                                     "p99": [base * 4.5, base * 6]},
                        "num_requests": num_requests,
                        "reasons": {"p99_9": f"{num_requests} requests: p99.9 needs at least 1000"}},
         "waiting_p50_ms": base / 4, "mean_batch": 1.5,

@@ -71,7 +71,15 @@ def test_without_a_limit_the_shortest_tail_at_the_highest_rate_wins(served):
     none = {"latency_limit_ms": None, "max_rate_per_s": None, "reason": "the study names no limit"}
     for run in runs.values():
         edit(study / "runs" / run.run_id / "summary.json", lambda s: s["inference"]["limit"].update(none))
-    assert lines_of(study)["Best to serve"]["digits"].startswith("dp2 fp32 b8, p99 7.14 ms at 200 requests/s")
+    text = lines_of(study)["Best to serve"]["digits"]
+    assert text.startswith("dp2 fp32 b8, p99 7.14 ms (6.43 to 8.57) at 200 requests/s")
+    assert "tie" not in text
+    path = study / "runs" / runs["int8"].run_id / "summary.json"
+    wide = {"p99": [1.0, None]}
+    edit(path, lambda s: s["inference"]["rates"][1]["latency_ms"]["intervals"].update(wide))
+    write(study)
+    assert "a tie with serial fp32 b8 quantize=int8" in lines_of(study)["Best to serve"]["digits"]
+    assert "1.00 or more" in (study / "report.html").read_text()
 
 
 def test_a_limit_that_none_holds_names_no_configuration(served):

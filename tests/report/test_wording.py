@@ -39,7 +39,9 @@ def test_an_interval_is_shown_only_where_there_is_one():
 
 
 def test_fractions_memory_and_durations():
-    assert [wording.percent(value) for value in (None, 0.031, 0.62)] == ["not measured", "3.1 %", "62 %"]
+    values = (None, 0.031, 0.62, 0.9956, 0.9999, 1.0)
+    words = ["not measured", "3.1 %", "62 %", "99.5 %", "99.9 %", "100 %"]
+    assert [wording.percent(value) for value in values] == words
     assert [wording.signed_percent(value) for value in (0.031, -0.5)] == ["+3.1 %", "-50 %"]
     assert [wording.memory(value) for value in (12, 2**20, 3 * 2**40)] == ["12 B", "1.0 MiB", "3.0 TiB"]
     assert wording.memory(None) == "not measured"

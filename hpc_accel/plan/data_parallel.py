@@ -79,6 +79,8 @@ class Replicas:
         each = 1 if own.fused_optimizer else own.optimizer_operations_per_tensor
         if own.fused_optimizer and self.device == "cpu":
             launches = 1
+        elif self.layout.shard == "full" and self.device == "cpu":
+            each += own.sharded_update_operations
         overhead = launches * each * rank.overhead_s
         traffic = parameters * own.optimizer_traffic_bytes / rank.memory_bandwidth_bytes_per_s
         return max(overhead, traffic) if self.device == "cuda" else overhead + traffic

@@ -198,6 +198,9 @@ class StageTimes:
                 num_layers += count
                 num_matmuls += facts.num_matmuls * count
         hooks = own.data_parallel_operations * num_tensors if self._has_hooks(layout) else 0.0
+        if layout.shard == "full":
+            forward += PassTime(host_s=own.sharded_forward_operations * num_layers * overhead_s, device_s=0.0)
+            hooks = own.sharded_backward_operations * num_layers
         hooks += own.micro_batch_operations
         backward += PassTime(host_s=hooks * overhead_s, device_s=0.0)
         inputs = PassTime(host_s=backward.host_s - weights.host_s, device_s=backward.device_s - weights.device_s)

@@ -26,6 +26,9 @@ PLAIN = Software(
     collective_operations=0,
     step_operations=0,
     data_parallel_operations=0,
+    sharded_forward_operations=0,
+    sharded_backward_operations=0,
+    sharded_update_operations=0,
     micro_batch_operations=0,
     sample_operations=0,
 )

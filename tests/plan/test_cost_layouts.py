@@ -48,6 +48,17 @@ def test_full_sharding_gathers_every_layer_twice_and_scatters_it_once():
     assert crowded == pytest.approx(3 * 8 * each)  # no core left to communicate beside
 
 
+def test_full_sharding_costs_the_host_by_layer_and_by_tensor():
+    own = replace(PLAIN, sharded_forward_operations=10, sharded_backward_operations=20, sharded_update_operations=30)
+    kind = machine(device="cpu", num_cpus=8)
+    each_ms = kind.slowest.level(4).kernel_overhead_s * 1e3
+    plain, costly = (parts(software, kind, dp=4, shard="full", accumulation=2) for software in (PLAIN, own))
+    assert costly["forward"] - plain["forward"] == pytest.approx(2 * 8 * 10 * each_ms)
+    assert costly["backward"] - plain["backward"] == pytest.approx(2 * 8 * 20 * each_ms)
+    assert costly["optimizer"] - plain["optimizer"] == pytest.approx(32 * 30 * each_ms)
+    assert parts(own, kind, dp=4, shard="optimizer") == parts(PLAIN, kind, dp=4, shard="optimizer")
+
+
 def test_zero_1_sends_updated_parameters_tensor_by_tensor():
     plain, sharded = parts(dp=4), parts(dp=4, shard="optimizer")
     tensor = 3 * (1e-5 + 1e6 / 4 / 1e10) * 1e3  # 32 tensors of 1 MB

@@ -5,10 +5,12 @@
 On is what a timed step has, by the same code: phases on the clock, the communication timeline, a record kept of every
 step, and sensors sampled at 10 Hz. Where the machine has no sensor a tree of eight files stands in, whose reading costs
 what reading counters costs. A round is four blocks, off on on off, so that drift hits both alike; the blocks are short,
-because a shared machine is never the same for long. A round's ratio of all its steps' time, those the sensors were read
-in among them, is one value, and the figure is the median of the rounds with its 95 % interval; the same of the median
-step, which is what a report shows, stands beside it. So does what was spent on measuring itself, which other work on
-the machine hardly changes: time after each step and processor time of the sensors' threads, as a share of the step.
+because a shared machine is never the same for long. The first five steps of every block do not count: a run starts its
+sensors once, not every fifth of a second, and what follows finds the processor's caches cold. A round's ratio of all
+its steps' time, those the sensors were read in among them, is one value, and the figure is the median of the rounds
+with its 95 % interval; the same of the median step, which is what a report shows, stands beside it. So does what was
+spent on measuring itself, which other work on the machine hardly changes: time after each step and processor time of
+the sensors' threads, as a share of the step.
 Also: the time to import the sensors, and the memory that measuring takes.
 """
 
@@ -31,6 +33,7 @@ from typing import Any
 TARGETS = {"ratio": 1.01, "import_s": 0.3, "memory_bytes_per_node": 30e6}
 IMPORT = "import time; t = time.perf_counter(); import hpc_accel.measure.energy; print(time.perf_counter() - t)"
 MEMORY_STEPS = 1000
+SETTLE_STEPS = 5
 
 
 def stand_in_sensors(directory: Path) -> None:
@@ -142,10 +145,16 @@ class Bench:
         self.after_us: list[float] = []
         self.sensors_share: list[float] = []
 
+    def settle(self, clock: NoClock) -> None:
+        """Begin a block: all ranks, and steps that do not count."""
+        self.comm.Barrier()
+        for _ in range(SETTLE_STEPS):
+            self.trainer.step(clock)
+
     def off(self) -> Times:
         """A step without any measurement."""
         clock, durations = NoClock(), []
-        self.comm.Barrier()
+        self.settle(clock)
         for _ in range(self.num_steps):
             begin = time.perf_counter_ns()
             self.trainer.step(clock)
@@ -158,6 +167,7 @@ class Bench:
 
         # The threads exist only while a measured block runs: off is off.
         with EnergyMeter(self.comm, sample_hz=10) as meter, meter.window("block"):
+            self.settle(NoClock())
             begin_ns, sensors_ns = time.perf_counter_ns(), sensors_processor_ns()
             durations = self.record(self.num_steps)[1]
             spent_ns = sensors_processor_ns() - sensors_ns
@@ -173,7 +183,6 @@ class Bench:
 
         clock, rows, durations = HostClock(), Rows(_run(), 0, [], timeline.drain), []
         timeline.enable()
-        self.comm.Barrier()
         after_us = 0.0
         for number in range(num_steps):
             begin = time.perf_counter_ns()

@@ -6,11 +6,10 @@ Off by default; then an operation pays one attribute look-up. Times are time.per
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class CommEvent:
+class CommEvent(NamedTuple):
     """One completed operation of one process group, seen from this rank."""
 
     op: str
@@ -66,9 +65,12 @@ def add(record: Record) -> None:
 
 def drain() -> list[CommEvent]:
     """Completed events in the order of enqueueing; those under way stay for the next call."""
+    done: list[Record] = []
+    left: list[Record] = []
     with _lock:
-        done = [record for record in _records if record.ended_ns is not None]
-        _records[:] = [record for record in _records if record.ended_ns is None]
+        for record in _records:  # looked at once: another thread may end it at any moment
+            (left if record.ended_ns is None else done).append(record)
+        _records[:] = left
     return [_event(record) for record in done]
 
 

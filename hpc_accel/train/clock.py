@@ -9,14 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """One phase of one step: `time.perf_counter_ns()` at both ends."""
+class Span(NamedTuple):
+    """One phase of one step: `time.perf_counter_ns()` at both ends.
+
+    A tuple, because several are made in every step, right after it has taken the processor's caches.
+    """
 
     name: str
     start_ns: int
@@ -33,14 +35,14 @@ class _Phase:
 
     __slots__ = ("_found", "_name", "_start_ns")
 
-    def __init__(self, found: list[tuple[str, int, int]], name: str) -> None:
+    def __init__(self, found: list[Span], name: str) -> None:
         self._found, self._name = found, name
 
     def __enter__(self) -> None:
         self._start_ns = time.perf_counter_ns()
 
     def __exit__(self, *_: object) -> None:
-        self._found.append((self._name, self._start_ns, time.perf_counter_ns()))
+        self._found.append(Span(self._name, self._start_ns, time.perf_counter_ns()))
 
 
 class HostClock:
@@ -48,7 +50,7 @@ class HostClock:
 
     def begin(self) -> None:
         """Start a step."""
-        self._found: list[tuple[str, int, int]] = []
+        self._found: list[Span] = []
         self._begin_ns = time.perf_counter_ns()
 
     def phase(self, name: str) -> AbstractContextManager[None]:
@@ -57,7 +59,7 @@ class HostClock:
 
     def finish(self) -> tuple[Span, list[Span]]:
         """The whole step and its phases."""
-        return Span("step", self._begin_ns, time.perf_counter_ns()), [Span(*each) for each in self._found]
+        return Span("step", self._begin_ns, time.perf_counter_ns()), self._found
 
 
 class CudaClock:

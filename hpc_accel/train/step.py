@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,8 +19,7 @@ CHUNKS = {"forward_one_chunk": "forward", "backward_one_chunk": "backward", "bac
 """What a pipeline schedule calls, and the phase it is."""
 
 
-@dataclass(frozen=True, slots=True)
-class StepResult:
+class StepResult(NamedTuple):
     """What one rank saw of one step. `loss` is its share's part of the mean; None where no loss is computed."""
 
     step: Span

@@ -27,38 +27,37 @@ Seen = tuple[int, bool, StepResult, list[Any] | None]
 """Number of the step, whether it is warm-up, its spans and loss, and its communication events."""
 
 
+class _Ids(dict[str, int]):
+    """A number for each name, in the order of their first use."""
+
+    def __missing__(self, name: str) -> int:
+        found = self[name] = len(self)
+        return found
+
+
 class Kept:
     """All steps of one attempt, in order."""
 
     def __init__(self) -> None:
         self._numbers = array("q")
         self._losses = array("d")
-        self._names: list[str] = []
-        self._ids: dict[str, int] = {}
+        self._ids = _Ids()
         self.recent: deque[Seen] = deque(maxlen=NUM_RECENT)
 
     def __len__(self) -> int:
         return len(self._losses)
 
-    def _id(self, name: str) -> int:
-        found = self._ids.get(name)
-        if found is None:
-            found = self._ids[name] = len(self._names)
-            self._names.append(name)
-        return found
-
     def add(self, step: int, warmup: bool, result: StepResult, events: list[Any] | None) -> None:
         """Keep a step; between two timed steps, so it is quick."""
         self.recent.append((step, warmup, result, events))
-        name, span = self._id, result.step
+        ids, span = self._ids, result.step
         found = [step, warmup, span.start_ns, span.end_ns, len(result.phases), -1 if events is None else len(events)]
-        for phase in result.phases:
-            found += (name(phase.name), phase.start_ns, phase.end_ns)
-        for event in events or ():
-            peer = -1 if event.peer is None else event.peer
-            found += (name(event.op), name(event.group), event.num_bytes, peer)
-            found += (event.enqueued_ns, event.started_ns, event.ended_ns, event.via_future, len(event.waited_ns))
-            for wait in event.waited_ns:
+        for name, start_ns, end_ns in result.phases:
+            found += (ids[name], start_ns, end_ns)
+        for op, group, num_bytes, peer, enqueued_ns, started_ns, ended_ns, waits, via_future in events or ():
+            found += (ids[op], ids[group], num_bytes, -1 if peer is None else peer)
+            found += (enqueued_ns, started_ns, ended_ns, via_future, len(waits))
+            for wait in waits:
                 found += wait
         # A loss may be NaN in earnest, so that there is none is a number of its own.
         found.append(result.loss is not None)
@@ -66,7 +65,7 @@ class Kept:
         self._losses.append(math.nan if result.loss is None else result.loss)
 
     def __iter__(self) -> Iterator[Seen]:
-        numbers, at, names = self._numbers, 0, self._names
+        numbers, at, names = self._numbers, 0, list(self._ids)
         for loss in self._losses:
             step, warmup, start, end, num_phases, num_events = numbers[at : at + 6]
             at += 6

@@ -130,18 +130,15 @@ def test_hardware_is_looked_for_beside_the_studys_runs(tmp_path: Path):
     assert found["mfu"] == pytest.approx(1e7 / 2e-3 / 1e10)
 
 
-class Event:
-    op, group, num_bytes, peer, via_future = "allreduce", "g", 4, None, False
-
-    def __init__(self, start: int, end: int, waited: tuple[tuple[int, int], ...], op: str = "allreduce") -> None:
-        self.op, self.enqueued_ns, self.started_ns, self.ended_ns, self.waited_ns = op, start, start, end, waited
+def event(start: int, end: int, waited: tuple[tuple[int, int], ...], op: str = "allreduce") -> CommEvent:
+    return CommEvent(op, "g", 4, None, start, start, end, waited, False)
 
 
 def test_every_moment_of_a_window_is_one_thing():
-    early = Event(3, 8, ((4, 8),))
+    early = event(3, 8, ((4, 8),))
     rows = Rows(make_run(), 0, [], lambda: [early, *events])
     phases = [Span("forward", 10, 50), Span("backward", 50, 90)]
-    events = [Event(40, 70, ((60, 70),)), Event(20, 30, ((25, 30),), op="recv")]
+    events = [event(40, 70, ((60, 70),)), event(20, 30, ((25, 30),), op="recv")]
     rows.add(0, True, StepResult(step=Span("step", 0, 9), phases=[Span("forward", 0, 9)], loss=None))
     rows.add(1, False, StepResult(step=Span("step", 10, 95), phases=phases, loss=None))
     pieces = {}

@@ -4,7 +4,8 @@
     mpirun -n 4 python -m mpi4py -m hpc_accel.mpi.bench                    # or under any launcher
 
 Both groups live side by side and take turns, repetition by repetition, so that a noisy machine disturbs both alike.
-A figure is the median over repetitions of the slowest rank's time; a ratio above 1 means mpi4py is faster.
+A figure is the median over repetitions of the slowest rank's time; a ratio above 1 means mpi4py is faster. A turn of
+all-reduces is many calls, up to 4 MiB twenty; `cold` is the ratio of turns of one call, right after another's.
 `none` is the step with no communication at all, `silent` one whose messages are left out, `bare` a mpi4py call on a
 NumPy buffer. Sizes and models are fixed, so that results compare; the figures of --quick mean nothing.
 """
@@ -39,7 +40,9 @@ def line(entry: dict[str, Any]) -> str:
     size = f" {entry['num_bytes'] // KIB} KiB" if "num_bytes" in entry else ""
     times = "  ".join(f"{name} {1e6 * value:9.0f} us" for name, value in entry["times_s"].items())
     wanted = f" (wanted {entry['required']}x)" if entry["required"] else ""
-    extra = f"  of bare {entry['ratio_bare']:.2f}" if "ratio_bare" in entry else ""
+    extra = ""
+    if "ratio_bare" in entry:
+        extra = f"  of bare {entry['ratio_bare']:.2f}  cold {entry['ratio_gloo_cold']:.1f}x"
     if entry.get("over_no_communication"):
         extra = f"  over none {entry['over_no_communication']:.2f}"
     if entry.get("ratio_bound"):

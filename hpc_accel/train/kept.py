@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import math
 from array import array
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from hpc_accel.mpi.timeline import CommEvent
@@ -23,6 +25,8 @@ from hpc_accel.train.clock import Span
 from hpc_accel.train.step import StepResult
 
 NUM_RECENT = 20
+START = 2
+"""Where a step's start stands among its numbers."""
 Seen = tuple[int, bool, StepResult, list[Any] | None]
 """Number of the step, whether it is warm-up, its spans and loss, and its communication events."""
 
@@ -41,6 +45,7 @@ class Kept:
     def __init__(self) -> None:
         self._numbers = array("q")
         self._losses = array("d")
+        self._begins = array("q")
         self._ids = _Ids()
         self.recent: deque[Seen] = deque(maxlen=NUM_RECENT)
 
@@ -61,12 +66,23 @@ class Kept:
                 found += wait
         # A loss may be NaN in earnest, so that there is none is a number of its own.
         found.append(result.loss is not None)
+        self._begins.append(len(self._numbers))
         self._numbers.extend(found)
         self._losses.append(math.nan if result.loss is None else result.loss)
 
     def __iter__(self) -> Iterator[Seen]:
-        numbers, at, names = self._numbers, 0, list(self._ids)
-        for loss in self._losses:
+        return self.after(0)
+
+    def since(self, start_ns: int) -> Iterator[Seen]:
+        """Those that began at that time or later."""
+        return self.after(bisect_left(self._begins, start_ns, key=lambda at: self._numbers[at + START]))
+
+    def after(self, num_steps: int) -> Iterator[Seen]:
+        """Those after the first `num_steps`."""
+        if num_steps >= len(self):
+            return
+        numbers, at, names = self._numbers, self._begins[num_steps], list(self._ids)
+        for loss in islice(self._losses, num_steps, None):
             step, warmup, start, end, num_phases, num_events = numbers[at : at + 6]
             at += 6
             phases = []

@@ -20,8 +20,6 @@ from hpc_accel.errors import InputOutputError, RetryableError
 from hpc_accel.measure import clock, memory, stragglers, trace
 from hpc_accel.measure.energy import EnergyMeter, Window
 from hpc_accel.measure.energy.joined import joined
-from hpc_accel.measure.energy.split import unknown
-from hpc_accel.measure.events import Interval
 from hpc_accel.mpi import timeline
 from hpc_accel.train import faults
 from hpc_accel.train.clock import Span
@@ -70,8 +68,6 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
         peak_memory_bytes = steps.peak_memory_bytes()
         timebase = clock.Timebase(first=base, last=clock.synchronise(comm))
         rows = steps.rows.all()
-        energy = joined(steps.windows)
-        energy |= steps.split(energy)
         notes = {"energy.parquet": meter.write_samples(directory / "energy.parquet", timebase)}
         traced = list(steps.rows.seen.recent)[-NUM_TRACED_STEPS:]
         spans = [span for _, _, result, _ in traced for span in (result.step, *result.phases)]
@@ -85,7 +81,7 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
     quiet_barrier(comm)
     return Observations(
         rows=rows,
-        energy=energy,
+        energy=joined(steps.windows),
         reference=reference,
         peak_memory_bytes=peak_memory_bytes,
         first_step_ms=next(iter(steps.rows.seen))[2].step.duration_ns / 1e6,
@@ -108,7 +104,6 @@ class _Steps:
         self.rows = Rows(session.run, session.rank, earlier["rows"], timeline.drain if self._instrumented else None)
         self.windows: list[dict[str, Any]] = list(earlier["windows"])
         self.saves: list[Span] = []
-        self._intervals: list[Interval] = []
         measure = session.run.measure
         self._total: int = earlier["total_steps"] or measure.warmup_steps + measure.steps
         self._stop = StopRequest(session.comm)
@@ -135,8 +130,7 @@ class _Steps:
                     stopping = self._advance(self._total, warmup=False)
                 if session.device.type == "cuda":
                     torch.cuda.synchronize(session.device)
-            self.windows.append(window.result)
-            self._intervals.append(window.interval_ns)
+            self.windows.append(window.result | self._split(window))
             if self._done < self._total:
                 self._save(stopping=stopping)
         self._stop.close()
@@ -172,14 +166,12 @@ class _Steps:
         more = min(allowed, math.ceil(missing_s / typical_s)) if missing_s > 0 else 0
         return int(self.session.comm.bcast(more, root=0))
 
-    def split(self, energy: dict[str, Any]) -> dict[str, Any]:
-        """Where this run's joules went. Collective."""
-        if self.session.attempt > 1:
-            return unknown("the run was continued: power samples of its earlier attempts are gone")
+    def _split(self, window: Window) -> dict[str, Any]:
+        """Where this window's joules went: now, so that a later attempt knows it too. Collective."""
         device, key = self.session.device, ""
         if device.type == "cuda":
             key = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-        return self.meter.split(energy, self.rows.doing(self._intervals), key)
+        return self.meter.split(window.result, self.rows.doing(window.interval_ns), key)
 
     def _step_s(self) -> float:
         """A typical step so far, for the pace of checks; the first one is too long to count."""

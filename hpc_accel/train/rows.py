@@ -5,7 +5,6 @@ A step is only kept as it happens and looked at when rows are asked for, which n
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -73,28 +72,25 @@ class Rows:
 
     def all(self) -> list[dict[str, Any]]:
         """Every row so far."""
-        done = len(self._rows) - self._num_earlier
-        for step, warmup, result, events in itertools.islice(self.seen, done, None):
+        for step, warmup, result, events in self.seen.after(len(self._rows) - self._num_earlier):
             self._rows.append(self._row(step, warmup, result, events))
         return self._rows
 
-    def doing(self, windows: list[Interval]) -> list[Piece]:
-        """What this rank did during the timed steps: compute, comm_exposed, pipeline_wait, and idle for the rest.
+    def doing(self, window: Interval) -> list[Piece]:
+        """What this rank did in the window its latest steps were timed in: compute, comm_exposed, pipeline_wait, idle.
 
-        `windows` are the intervals the steps were timed in. Without communication events waiting looks like computing.
+        Without communication events waiting looks like computing.
         """
         working: list[Interval] = []
         blocked: dict[str, list[Interval]] = {"comm_exposed": [], "pipeline_wait": []}
-        for _, warmup, result, events in self.seen:
-            if warmup:
-                continue
+        for _, _, result, events in self.seen.since(window[0]):
             working += [(span.start_ns, span.end_ns) for span in result.phases]
             if events:
                 found = waits(events, result.step.start_ns, result.step.end_ns)
                 blocked["comm_exposed"] += found.collective
                 blocked["pipeline_wait"] += found.point_to_point
         waiting = [interval for each in blocked.values() for interval in each]
-        parts = {"compute": without(working, waiting), **blocked, "idle": without(windows, [*working, *waiting])}
+        parts = {"compute": without(working, waiting), **blocked, "idle": without([window], [*working, *waiting])}
         return [Piece(name, *interval) for name, intervals in parts.items() for interval in union(intervals)]
 
     def _row(self, step: int, warmup: bool, result: StepResult, events: list[Any] | None) -> dict[str, Any]:

@@ -122,3 +122,30 @@ def test_what_was_not_sampled_has_a_reason_and_no_figure(rows, reason):
 def test_an_unknown_energy_keeps_its_own_reason():
     found = split.split(energy(energy_j=None, reason="no readable sensor"), [])
     assert (found["by_phase_j"], found["phases_reason"]) == (None, "no readable sensor")
+
+
+def window(**phases_j: float | None):
+    known = None not in phases_j.values()
+    return split.split(energy("a"), [row("a", phases_j)] if known else [row("a", {"compute": None})])
+
+
+def test_windows_that_follow_each_other_are_added():
+    found = split.added([window(compute=1.0, idle=2.0), window(compute=10.0, comm_exposed=5.0)])
+    assert found["by_phase_j"] == {"compute": 11.0, "idle": 2.0, "comm_exposed": 5.0}
+    [device] = found["by_device"]
+    assert (device["energy_j"], device["phases_j"]) == (2000.0, found["by_phase_j"])
+    assert found["phases_reason"] == ""
+
+
+def test_one_unknown_window_makes_the_phases_unknown():
+    found = split.added([window(compute=1.0), window(compute=None), window(compute=1.0)])
+    assert found["by_phase_j"] is None
+    assert found["phases_reason"].startswith("1 of 3 windows: the power samples do not cover")
+    assert found["by_device"][0]["energy_j"] == 3000.0
+    assert found["by_device"][0]["phases_j"] == {"compute": None}
+
+
+def test_windows_with_other_devices_have_none_in_common():
+    other = split.split(energy("b"), [row("b", {"compute": 1.0})])
+    found = split.added([window(compute=1.0), other])
+    assert (found["by_phase_j"], found["by_device"]) == ({"compute": 2.0}, [])

@@ -13,6 +13,16 @@ WIDTH = 24
 """Values are written in place at one width, so that no reader sees half of one."""
 
 
+def power_meter(root: Path, power_w: float) -> Path:
+    """A tree at `root` with one meter of a node's constant power; gives `root`."""
+    meter = root / "class/hwmon/hwmon0"
+    meter.mkdir(parents=True)
+    microwatts = str(round(power_w * 1e6))
+    for name, text in (("name", "power_meter"), ("power1_average", microwatts), ("power1_average_interval", "10")):
+        (meter / name).write_text(text)
+    return root
+
+
 class Rising:
     """Files that follow the clock: `with Rising() as tree: tree.add(path, lambda seconds: text)`."""
 

@@ -17,6 +17,7 @@ from hpc_accel.errors import DataError
 from hpc_accel.parallel.mesh import Place
 from hpc_accel.study.schema import Run
 from hpc_accel.train.checkpoint import Checkpoints
+from tests.measure import trees
 from tests.mpirun import ROOT, check, mpirun
 from tests.train.test_layouts import LM, SCRIPT, write_runs
 
@@ -37,7 +38,7 @@ def summary_of(directory):
 def test_warned_runs_go_on_bit_for_bit(tmp_path):
     """Data parallel with a loss scale and Adam's state, tensor parallel, pipelines; what replicas hold each alone."""
     adam = {**LM, "optimizer": {"name": "adamw", "learning_rate": 0.001}}
-    short = {"measure": {"warmup_steps": 2, "steps": 12, "parity_steps": 1, "metric_samples": 16}}
+    short = {"measure": {"warmup_steps": 2, "steps": 12, "parity_steps": 1, "metric_samples": 16, "idle_s": 0}}
     paths = write_runs(tmp_path, adam, [{"dp": 2, "accumulation_steps": 2}], ("fp16",), **short)
     paths += write_runs(tmp_path, {"name": "digits"}, [{"tp": 2}, {"pp": 2, "accumulation_steps": 4}], **short)
     own = [{"dp": 2, "shard": ["optimizer", "full"], "accumulation_steps": 2}]
@@ -45,7 +46,8 @@ def test_warned_runs_go_on_bit_for_bit(tmp_path):
     paths += write_runs(tmp_path, {**adam, "args": {**LM["args"], "layers": 4}}, own, **short)
     sgd = {"name": "digits", "global_batch_size": 200, "last_batch": "keep"}
     paths += write_runs(tmp_path, sgd, [{"dp": 2}], recipe={"average_every": 3}, **short)
-    check(mpirun(2, [ROOT / "tests/train/resume.py", *paths], 250, **TESTING))
+    sensors = {"HPC_ACCEL_SYSFS": str(trees.power_meter(tmp_path / "sys", 200.0))}
+    check(mpirun(2, [ROOT / "tests/train/resume.py", *paths], 250, **TESTING, **sensors))
     for path in paths:
         whole, broken = path.parent, path.parent.with_name(path.parent.name + "-broken")
         assert losses(whole) == losses(broken)
@@ -57,6 +59,12 @@ def test_warned_runs_go_on_bit_for_bit(tmp_path):
         assert warm == [0, 1, stopped, stopped + 1][: 2 + min(2, 14 - 1 - stopped)], "a new process is cold again"
         assert summary["steps"]["num_timed"] == 14 - len(warm)
         assert not (broken / "checkpoints").exists(), "a run that is done is not continued"
+        energy = summary["energy"]
+        assert energy["num_windows"] == 2, "one of each attempt"
+        assert energy["energy_j"] == pytest.approx(200 * energy["window_s"], rel=0.02)
+        phases_j = sum(energy["by_phase_j"].values())
+        assert phases_j == pytest.approx(energy["energy_j"], rel=0.02, abs=2), "of both attempts"
+        assert energy["by_device"][0]["phases_j"] == pytest.approx(energy["by_phase_j"])
 
 
 @pytest.mark.mpi

@@ -142,7 +142,7 @@ def test_every_moment_of_a_window_is_one_thing():
     rows.add(0, True, StepResult(step=Span("step", 0, 9), phases=[Span("forward", 0, 9)], loss=None))
     rows.add(1, False, StepResult(step=Span("step", 10, 95), phases=phases, loss=None))
     pieces = {}
-    for piece in rows.doing([(8, 100)]):
+    for piece in rows.doing((8, 100)):
         pieces.setdefault(piece.name, []).append((piece.start_ns, piece.end_ns))
     assert pieces == {
         "compute": [(10, 25), (30, 60), (70, 90)],
@@ -177,6 +177,8 @@ def test_kept_steps_come_back_as_they_were():
         kept.add(*step)
     assert list(kept) == steps
     assert list(kept.recent) == steps
+    assert list(kept.after(1)) == list(kept.since(100)) == list(kept.since(11)) == steps[1:]
+    assert list(kept.after(3)) == list(kept.since(201)) == []
     kept.add(3, False, StepResult(step=Span("step", 300, 301), phases=[], loss=math.nan), [])
     assert math.isnan(list(kept)[3][2].loss)
     assert len(kept) == 4

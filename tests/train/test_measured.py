@@ -23,10 +23,6 @@ MEASURE = {"warmup_steps": 2, "steps": 6, "parity_steps": 2, "idle_s": 0.4, "tar
 def found(tmp_path_factory):
     """Summary and directory of: dp2 with more steps allowed, pp2 without, dp2 by gloo; on one node of 200 W."""
     root = tmp_path_factory.mktemp("study")
-    meter = root / "sys/class/hwmon/hwmon0"
-    meter.mkdir(parents=True)
-    for name, text in (("name", "power_meter"), ("power1_average", "200000000"), ("power1_average_interval", "10")):
-        (meter / name).write_text(text)
     level = {"ranks": 2, "matmul_flops_per_s": {"fp32": PEAK, "bf16": None, "fp16": None}}
     kind = {"device": "cpu", "matmul_flops_per_s": {"fp32": 2 * PEAK}, "levels": [level]}
     (root / "hardware.json").write_text(json.dumps({"site": "local", "node_kinds": [kind]}))
@@ -36,7 +32,7 @@ def found(tmp_path_factory):
         *write_runs(runs, LM, [{"pp": 2, "accumulation_steps": 4}], measure=MEASURE),
         *write_runs(runs, LM, [{"dp": 2}], measure={**MEASURE, "idle_s": 0}, backend="gloo", seed=1, site="other"),
     ]
-    with trees.pretended_root(root / "sys"):
+    with trees.pretended_root(trees.power_meter(root / "sys", POWER_W)):
         summaries = train_all(2, paths, 120)
     return [(summaries[path.parent.name], path.parent) for path in paths]
 

@@ -1,5 +1,7 @@
 """Several windows of one run as one figure: the run paused between them to save, or stopped and went on later.
 
+A window is what EnergyMeter found, and where the joules went (split.py).
+
 What was measured is added; what was not is not guessed, so one unknown part makes the whole unknown.
 """
 
@@ -8,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from hpc_accel.measure.energy import split
 from hpc_accel.measure.energy.total import UPDATES_WANTED
 
 
@@ -17,11 +20,12 @@ def joined(windows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if len(windows) == 1:
         return last
     window_s = sum(window["window_s"] for window in windows)
-    whole = {**last, "window_s": window_s, "num_windows": len(windows)}
+    whole = {**last, **split.added(windows), "window_s": window_s, "num_windows": len(windows)}
     reason = _why_not(windows)
     if reason:
         nothing = {"energy_j": None, "scope": None, "method": "none", "energy_above_idle_j": None}
         nothing |= {"idle_power_w": None, "idle_window_s": None, "idle_reason": reason}
+        nothing |= split.unknown(reason, whole["by_device"])
         return whole | nothing | {"reason": reason, "remedy": _first(windows, "remedy")}
     energy_j = sum(window["energy_j"] for window in windows)
     # Each window may miss an update at either end, so several windows need several times the length.

@@ -132,6 +132,48 @@ def split(energy: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, A
     }
 
 
+def added(splits: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The split of windows that follow each other; not known where that of one of them is not."""
+    devices = _added_devices([each["by_device"] for each in splits])
+    lacking = [each["phases_reason"] for each in splits if each["by_phase_j"] is None]
+    if lacking:
+        some = f"{len(lacking)} of {len(splits)} windows: " if len(lacking) < len(splits) else ""
+        return unknown(some + lacking[0], devices)
+    resolved = all(each["phases_resolved"] for each in splits)
+    return {
+        "by_phase_j": _added_phases([each["by_phase_j"] for each in splits]),
+        "by_device": devices,
+        "phases_resolved": resolved,
+        "phases_method": METHOD,
+        "phases_note": "" if resolved else COARSE,
+        "phases_reason": "",
+    }
+
+
+def _added_devices(lists: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Device by device, where all windows had the same ones; else none, for whose share would be whose is a guess."""
+    names = [[(row["node"], row["name"], row["scope"]) for row in rows] for rows in lists]
+    if any(each != names[0] for each in names):
+        return []
+    found = []
+    for rows in zip(*lists, strict=True):
+        energies = [row["energy_j"] for row in rows]
+        energy_j = None if None in energies else sum(energies)
+        found.append(rows[0] | {"energy_j": energy_j, "phases_j": _added_phases([row["phases_j"] for row in rows])})
+    return found
+
+
+def _added_phases(parts: Sequence[dict[str, float | None] | None]) -> dict[str, float | None] | None:
+    if None in parts:
+        return None
+    known = [part for part in parts if part is not None]
+    total: dict[str, float | None] = {}
+    for name in dict.fromkeys(name for part in known for name in part):
+        values = [part[name] for part in known if name in part]
+        total[name] = None if None in values else sum(value for value in values if value is not None)
+    return total
+
+
 def _next(known: dict[tuple[str, ...], list[dict[str, Any]]], identity: tuple[str, ...]) -> dict[str, Any] | None:
     rows = known.get(identity)
     return rows.pop(0) if rows else None

@@ -167,7 +167,6 @@ class Bench:
 
         # The threads exist only while a measured block runs: off is off.
         with EnergyMeter(self.comm, sample_hz=10) as meter, meter.window("block"):
-            self.settle(NoClock())
             begin_ns, sensors_ns = time.perf_counter_ns(), sensors_processor_ns()
             durations = self.record(self.num_steps)[1]
             spent_ns = sensors_processor_ns() - sensors_ns
@@ -182,6 +181,7 @@ class Bench:
         from hpc_accel.train.step import StepResult
 
         clock, rows, durations = HostClock(), Rows(_run(), 0, [], timeline.drain), []
+        self.settle(NoClock())
         timeline.enable()
         after_us = 0.0
         for number in range(num_steps):

@@ -5,7 +5,7 @@
 
 Both groups live side by side and take turns, repetition by repetition, so that a noisy machine disturbs both alike.
 A figure is the median over repetitions of the slowest rank's time; a ratio above 1 means mpi4py is faster. A turn of
-all-reduces is many calls, up to 4 MiB twenty; `cold` is the ratio of turns of one call, right after another's.
+all-reduces is twenty calls up to 4 MiB and three above; `cold` is the ratio of turns of one call, after another way.
 `none` is the step with no communication at all, `silent` one whose messages are left out, `bare` a mpi4py call on a
 NumPy buffer. Sizes and models are fixed, so that results compare; the figures of --quick mean nothing.
 """

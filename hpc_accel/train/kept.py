@@ -7,7 +7,7 @@
     last:    whether the step has a loss on this rank
 
 Python objects would take four times as much, and a run of many steps on many ranks must not fill its node. Names are
-numbers into a list; the latest steps are also kept as they came.
+numbers in the order of their first use; the latest steps are also kept as they came.
 """
 
 from __future__ import annotations

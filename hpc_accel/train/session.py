@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from hpc_accel.measure.energy.split import unknown
 from hpc_accel.parallel.mesh import Place, make_place
 from hpc_accel.parallel.split import automatic_split
 from hpc_accel.study.schema import Run
@@ -85,8 +86,10 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
 def _earlier(found: Checkpoint | None) -> dict[str, Any]:
     if found is None:
         return {"rows": [], "windows": [], "peak_memory_bytes": None, "total_steps": None, "notes": []}
-    kept = {key: found.values.get(key) for key in ("rows", "windows", "peak_memory_bytes", "total_steps")}
-    return kept | {"notes": [*found.values["notes"], *found.notes]}
+    kept = {key: found.values.get(key) for key in ("rows", "peak_memory_bytes", "total_steps")}
+    unsplit = unknown("saved by a version that did not keep where the joules went")
+    windows = [unsplit | window for window in found.values["windows"]]
+    return kept | {"windows": windows, "notes": [*found.values["notes"], *found.notes]}
 
 
 def stage_sizes(run: Run, workload: Workload, device: torch.device, comm: Any) -> tuple[int, ...] | None:

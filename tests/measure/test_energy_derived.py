@@ -111,8 +111,8 @@ def test_a_counter_slower_than_the_sampling_shows_its_mean_power():
     for tick in range(101):
         samples.add(mark(tick / 10, 50.0 * (tick // 3) * 0.3))
     _, powers_w = samples.power()
-    assert len(powers_w) == 33
-    assert list(powers_w) == pytest.approx([50.0] * 33)
+    assert len(powers_w) == 34
+    assert list(powers_w) == pytest.approx([50.0] * 34)
 
 
 def test_two_close_moments_are_one():
@@ -121,8 +121,27 @@ def test_two_close_moments_are_one():
     for args in [(0, 0), (1, 100), (1.001, 110), (2, 200)]:
         samples.add(mark(*args))
     times_ns, powers_w = samples.power()
-    assert list(times_ns) == [round(1.001 * SECOND), 2 * SECOND]
-    assert list(powers_w) == pytest.approx([110 / 1.001, 90 / 0.999])
+    assert list(times_ns) == [0, round(1.001 * SECOND), 2 * SECOND]
+    assert list(powers_w) == pytest.approx([110 / 1.001, 110 / 1.001, 90 / 0.999])
+
+
+def test_two_moments_are_a_power_and_one_is_none():
+    samples = Series()
+    samples.add(mark(0, 5))
+    assert [list(each) for each in samples.power()] == [[], []]
+    samples.add(mark(0.5, 55))
+    assert [list(each) for each in samples.power()] == [[0, SECOND // 2], [100.0, 100.0]]
+
+
+def test_power_of_a_window_begins_a_little_before_it():
+    samples = Series()
+    for tick in range(1000):
+        samples.add(mark(tick, 10.0 * tick))
+    times_ns, powers_w = samples.power(900 * SECOND)
+    assert list(times_ns) == [tick * SECOND for tick in range(895, 1000)]
+    assert list(powers_w) == pytest.approx([10.0] * 105)
+    assert list(samples.power(-SECOND)[0]) == list(samples.power()[0])
+    assert len(samples.power(5000 * SECOND)[0]) == 5
 
 
 def test_power_across_a_fault_is_left_out():
@@ -130,8 +149,8 @@ def test_power_across_a_fault_is_left_out():
     for args in [(0, 0), (1, 100), (2, 100, 1), (3, 200, 1)]:
         samples.add(mark(*args))
     times_ns, powers_w = samples.power()
-    assert list(times_ns) == [SECOND, 3 * SECOND]
-    assert list(powers_w) == [100.0, 100.0]
+    assert list(times_ns) == [0, SECOND, 3 * SECOND]
+    assert list(powers_w) == [100.0, 100.0, 100.0]
 
 
 def test_a_full_series_halves_its_rate_and_keeps_its_energy(monkeypatch):

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from pathlib import Path
 
 from tests.mpi.conformance_rank import MARK
@@ -26,6 +27,7 @@ HERE = Path(__file__).parent
 SCRIPT = HERE / "conformance_rank.py"
 EXCLUDED = HERE / "conformance_excluded.txt"
 CASE_TIMEOUT_S = 120.0
+NUM_LAST_LINES = 40
 LAST_IN_ITS_LAUNCH = frozenset({"test_barrier_timeout_group"})
 """Leaves a rank in a barrier that nobody else will enter: the watchdog ends that job seconds later, by design."""
 Outcomes = dict[str, tuple[str, str]]
@@ -57,10 +59,10 @@ def run(n: int, backend: str, names: list[str], deadline: float | None = None) -
     left = list(names)
     idle_launches = 0
     while left and (deadline is None or time.monotonic() < deadline):
-        current = _launch(n, backend, left, outcomes)
+        current, last_words = _launch(n, backend, left, outcomes)
         if current is not None and current not in outcomes:
-            outcomes[current] = ("failed", "the launch ended in this case")
-            print(f"  {backend} {n} {current}: ended the launch", flush=True)
+            outcomes[current] = ("failed", f"the launch ended in this case:\n{last_words}")
+            print(f"  {backend} {n} {current}: ended the launch\n{last_words}", flush=True)
         before = len(left)
         left = [name for name in left if name not in outcomes]
         idle_launches = idle_launches + 1 if len(left) == before else 0
@@ -70,14 +72,14 @@ def run(n: int, backend: str, names: list[str], deadline: float | None = None) -
     return outcomes
 
 
-def _launch(n: int, backend: str, names: list[str], outcomes: Outcomes) -> str | None:
-    """One mpirun over `names`; the case it was in when it ended, if any."""
+def _launch(n: int, backend: str, names: list[str], outcomes: Outcomes) -> tuple[str | None, str]:
+    """One mpirun over `names`; the case it was in when it ended, if any, and what was printed last."""
     launcher = Path(sys.executable).with_name("mpirun")
     command = [str(launcher), "-n", str(n), sys.executable, "-m", "mpi4py", str(SCRIPT), backend, *names]
     process = subprocess.Popen(
         command,
         cwd=ROOT,
-        env={**os.environ, **ENVIRONMENT, "GLOO_SOCKET_IFNAME": "lo"},
+        env={**os.environ, **ENVIRONMENT, "GLOO_SOCKET_IFNAME": "lo", "PYTHONFAULTHANDLER": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -88,6 +90,7 @@ def _launch(n: int, backend: str, names: list[str], outcomes: Outcomes) -> str |
     reader = threading.Thread(target=_pump, args=(process.stdout, lines), daemon=True)
     reader.start()
     current: str | None = None
+    last: deque[str] = deque(maxlen=NUM_LAST_LINES)
     while True:
         try:
             line = lines.get(timeout=CASE_TIMEOUT_S)
@@ -98,6 +101,7 @@ def _launch(n: int, backend: str, names: list[str], outcomes: Outcomes) -> str |
         if line is None:
             break
         if not line.startswith(MARK):
+            last.append(line)
             continue
         # Where two ranks fail at once, some launchers put both reports on one line: the first counts.
         fields, _ = json.JSONDecoder().raw_decode(line[len(MARK) :])
@@ -111,7 +115,7 @@ def _launch(n: int, backend: str, names: list[str], outcomes: Outcomes) -> str |
                 break
     _end(process)
     reader.join(10)
-    return current
+    return current, "".join(last)
 
 
 def _pump(stream: object, lines: queue.Queue[str | None]) -> None:

@@ -38,7 +38,7 @@ def summary_of(directory):
 def test_warned_runs_go_on_bit_for_bit(tmp_path):
     """Data parallel with a loss scale and Adam's state, tensor parallel, pipelines; what replicas hold each alone."""
     adam = {**LM, "optimizer": {"name": "adamw", "learning_rate": 0.001}}
-    short = {"measure": {"warmup_steps": 2, "steps": 12, "parity_steps": 1, "metric_samples": 16, "idle_s": 0}}
+    short = {"measure": {"warmup_steps": 2, "steps": 12, "parity_steps": 1, "metric_samples": 16, "idle_s": 0.1}}
     paths = write_runs(tmp_path, adam, [{"dp": 2, "accumulation_steps": 2}], ("fp16",), **short)
     paths += write_runs(tmp_path, {"name": "digits"}, [{"tp": 2}, {"pp": 2, "accumulation_steps": 4}], **short)
     own = [{"dp": 2, "shard": ["optimizer", "full"], "accumulation_steps": 2}]
@@ -63,6 +63,7 @@ def test_warned_runs_go_on_bit_for_bit(tmp_path):
         assert energy["num_windows"] == 2, "one of each attempt"
         assert energy["energy_j"] == pytest.approx(200 * energy["window_s"], rel=0.02)
         phases_j = sum(energy["by_phase_j"].values())
+        # On a busy machine ranks leave a barrier some milliseconds apart; one of the windows would be a third.
         assert phases_j == pytest.approx(energy["energy_j"], rel=0.02, abs=2), "of both attempts"
         assert energy["by_device"][0]["phases_j"] == pytest.approx(energy["by_phase_j"])
 

@@ -143,12 +143,12 @@ class EnergyMeter:
         self._idle = window.result
         return window.result
 
-    def _devices(self) -> list[split.Device]:
+    def _devices(self, since_ns: int | None = None) -> list[split.Device]:
         """Power samples of the sensors this rank reads, on its own clock."""
         node = self._nodes.node_id.partition("/")[2]
         found = []
         for reader in self._readers:
-            for key, (times_ns, powers_w) in reader.power().items():
+            for key, (times_ns, powers_w) in reader.power(since_ns).items():
                 info = self._owned[key]
                 series = samples.PowerSeries(
                     name=info.name, node=node, scope=info.scope, times_ns=times_ns, powers_w=powers_w
@@ -166,7 +166,8 @@ class EnergyMeter:
 
         `spans` are this rank's phases on its own clock, which the ranks of a node share.
         """
-        return split.split(energy, split.gather(self._nodes, self._devices(), spans, device_key))
+        since_ns = min((span.start_ns for span in spans), default=None)
+        return split.split(energy, split.gather(self._nodes, self._devices(since_ns), spans, device_key))
 
     def write_samples(self, path: Path, offsets: ClockOffset | Timebase | None = None) -> str:
         """energy.parquet of all nodes on rank 0's clock; collective. Returns why it could not be written, else ""."""

@@ -88,11 +88,12 @@ class Reader:
             return {}
         return self._ask(self._read_owned, READ_TIMEOUT_S) or dict.fromkeys(self._wanted, self._blocked)
 
-    def power(self) -> dict[str, tuple[array[int], array[float]]]:
-        """Power so far by key: times in ns and mean watts since the time before."""
+    def power(self, since_ns: int | None = None) -> dict[str, tuple[array[int], array[float]]]:
+        """Power so far by key, or from shortly before `since_ns`: times in ns and mean watts since the time before."""
         if not self._wanted:
             return {}
-        return self._ask(lambda: {key: series.power() for key, series in self._series.items()}, READ_TIMEOUT_S) or {}
+        found = self._ask(lambda: {key: series.power(since_ns) for key, series in self._series.items()}, READ_TIMEOUT_S)
+        return found or {}
 
     def stop(self) -> None:
         """End the thread; does not wait for it, since it may be blocked for ever."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from array import array
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ MAX_ROWS = 4_000_000
 
 CLOSE_NS = 20_000_000
 """Moments this near to each other, 20 updates of the quickest counter, are one."""
+NUM_BEFORE = 5
+"""Moments before a window that tell its first interval, and how far apart moments are."""
 MAX_SAMPLES = 1 << 15
 """Moments kept per sensor, 768 KiB; when full every second one goes and the rate halves."""
 
@@ -64,14 +67,23 @@ class Series:
             self._faults = self._faults[::2]
             self._stride *= 2
 
-    def power(self) -> tuple[array[int], array[float]]:
-        """Times in ns and the mean watts since the time before; intervals with a fault are left out."""
+    def power(self, since_ns: int | None = None) -> tuple[array[int], array[float]]:
+        """Times in ns and the mean watts since the time before; intervals with a fault are left out.
+
+        The first time is where the first interval begins, and has its power. With `since_ns` some moments before that
+        are the first ones.
+        """
         times_ns, powers_w = array("q"), array("d")
-        for index in range(1, len(self._times_ns)):
+        first = 0 if since_ns is None else max(0, bisect_left(self._times_ns, since_ns) - NUM_BEFORE)
+        for index in range(first + 1, len(self._times_ns)):
             duration_ns = self._times_ns[index] - self._times_ns[index - 1]
             if duration_ns > 0 and self._faults[index] == self._faults[index - 1]:
+                power_w = (self._totals_j[index] - self._totals_j[index - 1]) / duration_ns * 1e9
+                if not times_ns:
+                    times_ns.append(self._times_ns[index - 1])
+                    powers_w.append(power_w)
                 times_ns.append(self._times_ns[index])
-                powers_w.append((self._totals_j[index] - self._totals_j[index - 1]) / duration_ns * 1e9)
+                powers_w.append(power_w)
         return times_ns, powers_w
 
 

@@ -145,8 +145,9 @@ class Bench:
         self.after_us: list[float] = []
         self.sensors_share: list[float] = []
 
-    def settle(self, clock: NoClock) -> None:
+    def settle(self) -> None:
         """Begin a block: all ranks, and steps that do not count."""
+        clock = NoClock()
         self.comm.Barrier()
         for _ in range(SETTLE_STEPS):
             self.trainer.step(clock)
@@ -154,7 +155,7 @@ class Bench:
     def off(self) -> Times:
         """A step without any measurement."""
         clock, durations = NoClock(), []
-        self.settle(clock)
+        self.settle()
         for _ in range(self.num_steps):
             begin = time.perf_counter_ns()
             self.trainer.step(clock)
@@ -181,7 +182,7 @@ class Bench:
         from hpc_accel.train.step import StepResult
 
         clock, rows, durations = HostClock(), Rows(_run(), 0, [], timeline.drain), []
-        self.settle(NoClock())
+        self.settle()
         timeline.enable()
         after_us = 0.0
         for number in range(num_steps):

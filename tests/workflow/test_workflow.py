@@ -57,7 +57,7 @@ def test_deleted_measurement_is_measured_again(workflow: Workflow):
 
 @pytest.mark.parametrize(
     ("times", "code", "status", "num_tries"),
-    [(1, 1, "completed", 2), (9, 137, "failed", 2), (9, 78, "failed", 1)],
+    [(1, 1, "completed", 2), (9, 1, "failed", 2), (9, 137, "failed", 2), (9, 78, "failed", 1)],
 )
 def test_failing_run_stops_neither_others_nor_report(workflow: Workflow, times, code, status, num_tries):
     workflow.fail("dp2", times, code)

@@ -117,19 +117,11 @@ def split(energy: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, A
         reason = UNCOVERED
     if reason:
         return unknown(reason, devices)
-    total: dict[str, float] = {}
-    for _, row in found:
-        for name, value in (row or {})["phases_j"].items():
-            total[name] = total.get(name, 0.0) + value
-    resolved = all(row["is_resolved"] for _, row in found if row)
-    return {
-        "by_phase_j": total,
-        "by_device": devices,
-        "phases_resolved": resolved,
-        "phases_method": METHOD,
-        "phases_note": "" if resolved else COARSE,
-        "phases_reason": "",
-    }
+    return _known(
+        _added_phases([device["phases_j"] for device in devices]),
+        devices,
+        resolved=all(row["is_resolved"] for _, row in found if row),
+    )
 
 
 def added(splits: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -139,15 +131,8 @@ def added(splits: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if lacking:
         some = f"{len(lacking)} of {len(splits)} windows: " if len(lacking) < len(splits) else ""
         return unknown(some + lacking[0], devices)
-    resolved = all(each["phases_resolved"] for each in splits)
-    return {
-        "by_phase_j": _added_phases([each["by_phase_j"] for each in splits]),
-        "by_device": devices,
-        "phases_resolved": resolved,
-        "phases_method": METHOD,
-        "phases_note": "" if resolved else COARSE,
-        "phases_reason": "",
-    }
+    phases_j = _added_phases([each["by_phase_j"] for each in splits])
+    return _known(phases_j, devices, resolved=all(each["phases_resolved"] for each in splits))
 
 
 def _added_devices(lists: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -177,6 +162,19 @@ def _added_phases(parts: Sequence[dict[str, float | None] | None]) -> dict[str, 
 def _next(known: dict[tuple[str, ...], list[dict[str, Any]]], identity: tuple[str, ...]) -> dict[str, Any] | None:
     rows = known.get(identity)
     return rows.pop(0) if rows else None
+
+
+def _known(
+    phases_j: dict[str, float | None] | None, devices: Sequence[dict[str, Any]], *, resolved: bool
+) -> dict[str, Any]:
+    return {
+        "by_phase_j": phases_j,
+        "by_device": list(devices),
+        "phases_resolved": resolved,
+        "phases_method": METHOD,
+        "phases_note": "" if resolved else COARSE,
+        "phases_reason": "",
+    }
 
 
 def unknown(reason: str, devices: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from hpc_accel.parallel.boundary import Dtypes, cast_outputs
 from hpc_accel.parallel.data import averages_later, make_average, replicate, shard
 from hpc_accel.parallel.gradients import ReplicaAverage, add_up, gradients_of
 from hpc_accel.parallel.memory import offload_activations, set_channels_last
@@ -98,7 +99,7 @@ def parallelize(
         from hpc_accel.parallel.pipeline import cut, make_schedule
 
         stages = cut(workload, split, place, autocast_dtype)
-        modules = {index: prepare(module) for index, module in stages.modules.items()}
+        modules = {index: prepare(module, stages.output_dtypes(index)) for index, module in stages.modules.items()}
         schedule = make_schedule(modules, stages, place, device, loss)
         boundaries = getattr(stages, "boundaries", [])
     return ParallelModel(
@@ -142,7 +143,8 @@ class _Prepare:
         self.later = later
         self.partial: list[nn.Parameter] = []
 
-    def __call__(self, module: nn.Module) -> nn.Module:
+    def __call__(self, module: nn.Module, output_dtypes: Dtypes | None = None) -> nn.Module:
+        """`output_dtypes` are what the neighbour of a stage expects; None for a model without stages."""
         recipe = self.recipe
         module.to(self.device)
         if recipe.channels_last:
@@ -160,6 +162,8 @@ class _Prepare:
         if self.autocast_dtype is not None:
             # On forward only: a schedule runs backward in between, which must not see autocast.
             module.forward = torch.autocast(self.device.type, dtype=self.autocast_dtype)(module.forward)
+            if output_dtypes is not None:
+                cast_outputs(module, output_dtypes)
         if recipe.offload == "activations":
             offload_activations(module)
         if recipe.compile:

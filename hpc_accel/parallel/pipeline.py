@@ -30,6 +30,7 @@ from torch.distributed.pipelining import (
 from torch.distributed.pipelining.schedules import PipelineScheduleMulti, PipelineScheduleSingle
 from torch.utils.data import default_collate
 
+from hpc_accel.parallel.boundary import Dtypes
 from hpc_accel.parallel.mesh import Place
 from hpc_accel.parallel.tensor import SEQUENCE
 from hpc_accel.parallel.traced import TracedStages, trace
@@ -56,6 +57,10 @@ class Stages:
 
     modules: dict[int, nn.Module]
     boundaries: list[tuple[torch.Tensor, ...]]
+
+    def output_dtypes(self, stage: int) -> Dtypes:
+        """What leaves `stage`."""
+        return [each.dtype for each in self.boundaries[stage + 1]]
 
     def stages(self, modules: dict[int, nn.Module], place: Place, device: torch.device) -> list[PipelineStage]:
         """Torch's stages around `modules`, which are those of this record, wrapped."""

@@ -13,9 +13,11 @@ import torch
 from torch import nn
 from torch.distributed.pipelining import Pipe, SplitPoint, pipeline
 from torch.distributed.pipelining.stage import _PipelineStageBase
+from torch.fx import GraphModule
 from torch.utils.data import default_collate
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.parallel.boundary import Dtypes
 from hpc_accel.parallel.mesh import Place
 from hpc_accel.workloads.blocks import blocks_of
 from hpc_accel.workloads.chain import as_inputs
@@ -26,8 +28,14 @@ from hpc_accel.workloads.workload import Workload
 class TracedStages:
     """This rank's stage of the traced model, by number, and what makes a pipeline stage of it."""
 
-    modules: dict[int, nn.Module]
+    modules: dict[int, GraphModule]
     pipe: Pipe
+
+    def output_dtypes(self, stage: int) -> Dtypes:
+        """What leaves `stage`, as the tracer saw it."""
+        (output,) = (node for node in self.modules[stage].graph.nodes if node.op == "output")
+        values = output.args[0]
+        return [_dtype_of(value) for value in (values if isinstance(values, tuple | list) else [values])]
 
     def stages(self, modules: dict[int, nn.Module], place: Place, device: torch.device) -> list[_PipelineStageBase]:
         """Torch's stages around `modules`, which are those of this record, wrapped."""
@@ -66,6 +74,11 @@ def trace(workload: Workload, split: tuple[int, ...], place: Place, autocast_dty
             "return a torch.nn.Sequential from build(), or use fewer stages",
         )
     return TracedStages(modules={index: pipe.get_stage_module(index) for index in place.stages}, pipe=pipe)
+
+
+def _dtype_of(value: Any) -> torch.dtype | None:
+    """Of a node of the traced graph; None for what is no tensor."""
+    return getattr(getattr(value, "meta", {}).get("val"), "dtype", None)
 
 
 def _first_line(error: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from statistics import median
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import default_collate
 
+from hpc_accel.parallel.loss_device import loss_of, move_loss
 from hpc_accel.workloads.blocks import blocks_of
 from hpc_accel.workloads.chain import as_inputs, is_sequence, layers_of
 from hpc_accel.workloads.workload import Workload
@@ -28,11 +30,12 @@ def layer_times_s(
     each, which leaves the balance as it is. The model's gradients are discarded.
     """
     model = workload.model.to(device)
+    move_loss(workload.loss, device)
     inputs, targets = default_collate([workload.dataset[0]] * micro_batch_size)
     states = tuple(each.to(device) for each in as_inputs(inputs))
     passes = []
     for _ in range(NUM_REPEATS + 1):
-        with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
+        with torch.autocast(device.type, dtype=autocast_dtype) if autocast_dtype else nullcontext():
             if is_sequence(model):
                 passes.append(_chain(model, workload, states, targets.to(device)))
             else:
@@ -49,7 +52,7 @@ def _chain(
     for index, (_, layer) in enumerate(layers):
         begin = _now(states[0].device)
         outputs = layer(*states)
-        result = workload.loss(outputs, targets) if index == len(layers) - 1 else outputs
+        result = loss_of(workload.loss, outputs, targets) if index == len(layers) - 1 else outputs
         if result.requires_grad:
             torch.autograd.backward(result, torch.ones_like(result))
         times.append(_now(states[0].device) - begin)

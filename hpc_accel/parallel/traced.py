@@ -13,7 +13,6 @@ import torch
 from torch import nn
 from torch.distributed.pipelining import Pipe, SplitPoint, pipeline
 from torch.distributed.pipelining.stage import _PipelineStageBase
-from torch.fx import GraphModule
 from torch.utils.data import default_collate
 
 from hpc_accel.errors import ConfigError
@@ -28,12 +27,13 @@ from hpc_accel.workloads.workload import Workload
 class TracedStages:
     """This rank's stage of the traced model, by number, and what makes a pipeline stage of it."""
 
-    modules: dict[int, GraphModule]
+    modules: dict[int, nn.Module]
     pipe: Pipe
 
     def output_dtypes(self, stage: int) -> Dtypes:
         """What leaves `stage`, as the tracer saw it."""
-        (output,) = (node for node in self.modules[stage].graph.nodes if node.op == "output")
+        module: Any = self.modules[stage]
+        (output,) = (node for node in module.graph.nodes if node.op == "output")
         values = output.args[0]
         return [_dtype_of(value) for value in (values if isinstance(values, tuple | list) else [values])]
 

@@ -16,6 +16,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.data import default_collate
 
 from hpc_accel.parallel.forward import forward
+from hpc_accel.parallel.loss_device import move_loss
 from hpc_accel.train.step import Stepper
 from hpc_accel.workloads.chain import as_inputs
 from hpc_accel.workloads.workload import Metric, Workload
@@ -41,6 +42,7 @@ def evaluate(stepper: Stepper, workload: Workload, comm: Any, most: int) -> dict
     if comm.Get_rank() != 0:
         return None
     found = {begin: (outputs, targets) for part in gathered for begin, outputs, targets in part}
+    move_loss(workload.loss, torch.device("cpu"))  # a metric may call it, and outputs have come to the host
     outputs, targets = (torch.cat([found[begin][side] for begin in sorted(found)]) for side in (0, 1))
     figures = {name: metric.figure(name, outputs, targets) for name in (metric.name, *metric.also)}
     reasons = [reason for _, reason in figures.values() if reason]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from hpc_accel.parallel.loss_device import loss_of
 from hpc_accel.workloads.workload import Loss
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class MicroBatchLoss:
         if count == 0:
             loss = outputs.sum() * 0.0  # nothing counts, and still every gradient exists
         else:
-            loss = self.loss(outputs[:count], targets[:count]) * (count * self.dp / self._total)
+            loss = loss_of(self.loss, outputs[:count], targets[:count]) * (count * self.dp / self._total)
         return self.scaler.scale(loss) if self.scaler is not None else loss
 
     @property

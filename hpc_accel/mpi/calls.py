@@ -91,12 +91,22 @@ class CollectiveCalls:
 
     def broadcast(self, tensors: Any, opts: Any = None) -> MPIWork:
         tensor, root, comm = one(tensors), root_of(opts), self.endpoint.comm
+        # The root reads and the others write, so that each device copies one way only.
+        reads, writes = ([tensor], []) if root == self.endpoint.rank else ([], [tensor])
 
         def call(reads: list[Tensor], writes: list[Tensor]) -> None:
-            c.broadcast(comm, writes[0], root)
+            c.broadcast(comm, (reads or writes)[0], root)
 
         return self.submit(
-            "broadcast", call, [tensor], [tensor], opts, detail=f"root {root}", elementwise=True, device_memory=True
+            "broadcast",
+            call,
+            reads,
+            writes,
+            opts,
+            detail=f"root {root}",
+            result=[tensor],
+            elementwise=True,
+            device_memory=True,
         )
 
     def reduce(self, tensors: Any, opts: Any = None) -> MPIWork:

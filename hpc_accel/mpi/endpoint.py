@@ -73,6 +73,7 @@ class Endpoint:
         self.lane = Lane(name)
         self.num_collectives = 0
         self.debug = debug.enabled()
+        self._streams = staging.CopyStreams()
         self._messages: dict[int, p2p.MessageWork] = {}
         self._node = None if threads.REDUCED else find_node(comm)
         self._shared: SharedMemory | None = None
@@ -111,7 +112,7 @@ class Endpoint:
             if device is None:
                 run = partial(_run_strided, call, reads, writes)
             else:
-                staged = staging.DeviceCall(device, reads, writes)
+                staged = staging.DeviceCall(self._streams, device, reads, writes, record)
                 straight = self.gpu_aware and device_memory and all(t.is_contiguous() for t in (*reads, *writes))
                 run = (
                     partial(_run_aware, staged, call)
@@ -171,9 +172,9 @@ class Endpoint:
             self._sweep()
         record = self._record(op, [tensor], peer) if timeline.enabled else None
         device = staging.on_device([tensor])
-        staged = staging.DeviceMessage(tensor) if device is not None else None
+        staged = staging.DeviceMessage(self._streams, tensor, record) if device is not None else None
         if op == "send":
-            host = staged.to_host() if staged is not None else tensor.contiguous()
+            host = staged.to_host() if staged is not None else tensor.detach().contiguous()
             request = p2p.send(self.comm, host, peer, tag)
         else:
             host = staged.host if staged is not None else _landing(tensor)

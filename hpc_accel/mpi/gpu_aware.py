@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from hpc_accel.mpi.launch import mpi
+from hpc_accel.mpi.launch import mpi, world
 
 VARIABLES = ("MPICH_GPU_SUPPORT_ENABLED", "I_MPI_OFFLOAD", "MV2_USE_CUDA", "MV2_USE_ROCM", "MVP_USE_CUDA")
 SWITCH = "HPC_ACCEL_MPI_GPU_AWARE"
@@ -85,7 +85,8 @@ def here() -> bool:
     accelerator = torch.accelerator.current_accelerator()
     if accelerator is None or not claimed(accelerator.type):
         return False
-    return verified(accelerator.type, torch.accelerator.current_device_index())
+    # This rank's own device: the current one is still device 0 on every rank, which would all try it at once.
+    return verified(accelerator.type, world().device().index)
 
 
 def agreed(comm: Any) -> tuple[bool, bool]:
@@ -95,6 +96,7 @@ def agreed(comm: Any) -> tuple[bool, bool]:
     """
     import torch
 
+    world()  # collective at its first call, so not only where there is an accelerator
     has = int(torch.accelerator.is_available())
     answers = np.array([int(here()) if has else 0, has, -has], dtype=np.int32)
     comm.Allreduce(mpi().IN_PLACE, answers, op=mpi().MIN)

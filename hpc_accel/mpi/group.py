@@ -35,7 +35,6 @@ class Options:
 class MPIProcessGroup(CollectiveCalls, dist.ProcessGroup):  # type: ignore[misc]  # torch's stub has overloads
     """torch.distributed over one MPI communicator."""
 
-    supports_splitting = True
     supports_coalescing = False
     supports_time_estimate = False
 
@@ -141,6 +140,14 @@ class MPIProcessGroup(CollectiveCalls, dist.ProcessGroup):  # type: ignore[misc]
         if accelerator is not None and accelerator.type in {"cuda", "xpu"}:
             kinds.append(accelerator.type)
         return [torch.device(kind) for kind in kinds]
+
+    @property
+    def supports_splitting(self) -> bool:
+        """Whether torch may split this group for others: not where a device is bound to it.
+
+        There torch would hand this group to NCCL as the communicator to split. `split_group` below works all the same.
+        """
+        return self.bound_device_id is None
 
     def _get_backend(self, device: torch.device) -> MPIProcessGroup:  # type: ignore[override]
         return self

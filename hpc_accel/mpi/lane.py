@@ -11,11 +11,16 @@ One lane per group: groups may be entered in different order on different ranks 
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
 from queue import SimpleQueue
 from typing import Protocol
+
+from hpc_accel.mpi import watchdog
+
+log = logging.getLogger(__name__)
 
 
 class Job(Protocol):
@@ -114,7 +119,12 @@ class Lane:
         job.execute()
         # Free before published: whoever is told may start the next collective from here.
         self.leave()
-        job.publish()
+        try:
+            job.publish()
+        except BaseException:
+            # Without this thread the group's later collectives would hang, and nobody else hears of the error.
+            log.exception("%s: %s could not be published", self.name, job.op)
+            watchdog.end_job(f"a fault in publishing {job.op}")
 
     def _serve(self) -> None:
         while self._tokens.get():

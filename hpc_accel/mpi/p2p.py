@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.futures import Future
@@ -19,7 +18,7 @@ from torch.futures import Future
 from hpc_accel.mpi import threads, watchdog
 from hpc_accel.mpi.buffers import moving, nbytes
 from hpc_accel.mpi.launch import mpi
-from hpc_accel.mpi.staging import DeviceMessage
+from hpc_accel.mpi.staging import DeviceMessage, outside_graph
 from hpc_accel.mpi.timeline import Record
 from hpc_accel.mpi.work import INLINE_MIN_TIMEOUT_S, MPIWork
 
@@ -114,8 +113,8 @@ class MessageWork(MPIWork):
             self.on_device = self._staged.to_device()
         elif self.copy_back:
             assert self.host is not None
-            with torch.no_grad():  # a buffer may want gradients, as pipeline stages' do
-                self._result[0].copy_(self.host)
+            with outside_graph(self._result):
+                self._result[0].detach().copy_(self.host)
 
     def _settle(self, error: Exception | None) -> None:
         self.host = None

@@ -83,6 +83,11 @@ def _at_exit() -> None:
         _abort(f"at exit still in {', '.join(stuck())}")
 
 
+def end_job(why: str) -> None:
+    """Abort all ranks, for an error that no caller can be told of."""
+    _abort(why)
+
+
 def _abort(why: str, code: int = EXIT_CODE) -> None:
     comm = mpi().COMM_WORLD
     if mpi().Is_finalized():

@@ -19,6 +19,7 @@ from torch.futures import Future
 
 from hpc_accel.mpi import threads, watchdog
 from hpc_accel.mpi.lane import Lane
+from hpc_accel.mpi.staging import new_stream, staying_on
 from hpc_accel.mpi.timeline import Record
 
 INLINE_MIN_TIMEOUT_S = 300.0
@@ -58,9 +59,10 @@ class MPIWork(dist.Work):
     def wait(self, timeout: timedelta | None = None) -> bool:
         if not self.done:
             began_ns = time.perf_counter_ns()
+            reached = self.record.reached() if self.record is not None else None
             self._block(seconds(timeout, self._timeout_s))
             if self.record is not None:
-                self.record.waited_ns.append((began_ns, time.perf_counter_ns()))
+                self.record.waits.append((began_ns, time.perf_counter_ns(), reached))
         if self.error is not None:
             raise self.error
         if self.on_device is not None:
@@ -117,12 +119,13 @@ class MPIWork(dist.Work):
 
     def _fulfil(self) -> None:
         assert self._raw is not None
-        if self.on_device is None:
+        if self.on_device is None or not self._result:  # gather gives nothing to ranks other than its root
             self._raw.set_result(self._result)
             return
+        device = self._result[0].device
         # The future takes its device event from the current stream, so that stream waits for the result first.
-        stream = torch.Stream(device=self._result[0].device)
-        with stream:
+        stream = new_stream(device)
+        with staying_on(device), stream:
             stream.wait_event(self.on_device)
             self._raw.set_result(self._result)
 
@@ -154,7 +157,7 @@ class CollectiveWork(MPIWork):
             return
         if waits_at_once and self._timeout_s >= INLINE_MIN_TIMEOUT_S and self._lane.run_inline(self):
             if self.record is not None and self.record.ended_ns is not None:
-                self.record.waited_ns.append((self.record.started_ns, self.record.ended_ns))
+                self.record.waits.append((self.record.started_ns, self.record.ended_ns, None))
             return
         self._latch = threading.Lock()
         self._latch.acquire()

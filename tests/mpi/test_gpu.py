@@ -1,4 +1,4 @@
-"""The backend on device tensors."""
+"""The backend on device tensors: real ones, and those of a pretended device."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.mpi import gpu_cases
+from tests.mpi import gpu_cases, staged_cases
 from tests.mpi.cases import Launch, cases_of
 
 LAUNCH = Launch(Path(gpu_cases.__file__), timeout_s=200)
+PRETENDED = Launch(Path(staged_cases.__file__), timeout_s=120)
 
 
 @pytest.mark.gpu
@@ -17,3 +18,9 @@ LAUNCH = Launch(Path(gpu_cases.__file__), timeout_s=200)
 @pytest.mark.parametrize("name", cases_of(gpu_cases))
 def test_gpu(name: str) -> None:
     LAUNCH.check(2, name)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("name", cases_of(staged_cases))
+def test_pretended_device(name: str) -> None:
+    PRETENDED.check(2, name)

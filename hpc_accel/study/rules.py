@@ -68,11 +68,11 @@ def _device(run: Run) -> Iterator[ConfigError]:
             "nccl moves CUDA tensors only",
             "set resources.gpus_per_node, or backend: mpi4py",
         )
-    if run.device == "cuda" and not run.resources.gpus_per_node:
+    if run.device == "cuda" and not run.resources.gpus_per_node and run.site != "local":
         yield refusal(
             run,
             "device cuda with resources.gpus_per_node 0",
-            "GPUs must be requested to be used",
+            "where a scheduler hands out GPUs they must be requested to be used; on `site: local` ranks may share one",
             "set resources.gpus_per_node",
         )
 

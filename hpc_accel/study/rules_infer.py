@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.study.devices import runs_on_gpus
 from hpc_accel.study.infer import Infer
 from hpc_accel.study.refusal import refusal
 from hpc_accel.study.schema import Run
@@ -68,7 +69,7 @@ def _numbers(run: Run) -> Iterator[ConfigError]:
             f"precision {recipe.precision}": recipe.precision != "fp32",
             f"tp {run.layout.tp}": run.layout.tp > 1,
             "compile": recipe.compile,
-            "GPUs": run.device != "cpu" and run.resources.gpus_per_node > 0,
+            "GPUs": runs_on_gpus(run),
         }
         for what, holds in broken.items():
             if holds:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.study.devices import runs_on_gpus
 from hpc_accel.study.layout import SPLIT_BACKWARD
 from hpc_accel.study.refusal import refusal
 from hpc_accel.study.schema import Run
@@ -40,19 +41,20 @@ def model_recipe_refusals(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
 
 def _device(run: Run) -> Iterator[ConfigError]:
     recipe = run.recipe
-    if run.device != "cpu" and run.resources.gpus_per_node:
-        return
+    on_gpus = runs_on_gpus(run)
     wants_gpu = [
         (f"precision {recipe.precision}", recipe.precision in ("tf32", "fp8"), "this arithmetic is in GPUs only"),
         (f"offload {recipe.offload}", recipe.offload != "none", "offloading moves from a GPU's memory to the host's"),
         ("pin_memory", recipe.pin_memory, "pinned memory is what a GPU copies from"),
     ]
+    broken = [(value, rule) for value, wanted, rule in wants_gpu if wanted and not on_gpus]
     for key in ("gpu_freq_mhz", "power_limit_w"):
         value = getattr(recipe, key)
-        wants_gpu.append((f"recipe {key} {value}", value is not None, f"{key} is set on the GPUs a run has asked for"))
-    for value, wanted, rule in wants_gpu:
-        if wanted:
-            yield refusal(run, f"{value} without GPUs", rule, "set resources.gpus_per_node, or leave it out")
+        # GPUs used without being asked for may be another's too, so their clocks are left alone.
+        if value is not None and not (on_gpus and run.resources.gpus_per_node):
+            broken.append((f"recipe {key} {value}", f"{key} is set on the GPUs a run has asked for"))
+    for value, rule in broken:
+        yield refusal(run, f"{value} without GPUs", rule, "set resources.gpus_per_node, or leave it out")
 
 
 def _data_parallel(run: Run) -> Iterator[ConfigError]:
@@ -129,7 +131,7 @@ def _compile(run: Run) -> Iterator[ConfigError]:
             "compiled code would be cut at every exchange between tensor-parallel ranks",
             "leave compile or tp out",
         )
-    local = run.site == "local" and (run.device == "cpu" or not run.resources.gpus_per_node)
+    local = run.site == "local" and not runs_on_gpus(run)
     if local and not any(map(shutil.which, ("c++", "g++", "clang++"))):
         yield refusal(
             run,

@@ -1,7 +1,8 @@
 """Model FLOP utilisation: FLOPs counted on the serial model, over the step time, over the peak the probe measured.
 
-The peak is that of what the run computed on. GPUs: the rate of one, times the ranks. CPUs: the rate of one rank while
-as many ranks as the run has per node compute at once, times the ranks, so that it is the peak of the same cores.
+The peak is that of what the run computed on. GPUs: the rate of one, times the different GPUs, which ranks may share.
+CPUs: the rate of one rank while as many ranks as the run has per node compute at once, times the ranks, so that it is
+the peak of the same cores.
 """
 
 from __future__ import annotations
@@ -17,9 +18,18 @@ COUNTED_ON = "matrix products and convolutions of the serial fp32 model, forward
 
 
 def flops_facts(
-    run: Run, directory: Path, device: str, flops_per_step: int | None, reason: str, step_time_ms: float | None
+    run: Run,
+    directory: Path,
+    device: str,
+    flops_per_step: int | None,
+    reason: str,
+    step_time_ms: float | None,
+    num_gpus: int | None = None,
 ) -> dict[str, Any]:
-    """The `flops` object of summary.json. `directory` is the run's, below the study that has hardware.json."""
+    """The `flops` object of summary.json. `directory` is the run's, below the study that has hardware.json.
+
+    `num_gpus` is how many different GPUs the ranks have; where each was promised its own it need not be said.
+    """
     facts: dict[str, Any] = {
         "per_step": flops_per_step,
         "counted_on": COUNTED_ON if flops_per_step else None,
@@ -31,9 +41,22 @@ def flops_facts(
     if flops_per_step is None:
         return facts
     peak, reason = probed_peak(run, _hardware(directory), device)
-    mfu = utilisation(flops_per_step, step_time_ms / 1e3 if step_time_ms else None, peak, run.layout.num_ranks)
-    whole = peak * run.layout.num_ranks if peak else None
+    num_devices, unknown = _num_devices(run, device, num_gpus)
+    if num_devices is None:
+        peak, reason = None, unknown
+    mfu = utilisation(flops_per_step, step_time_ms / 1e3 if step_time_ms else None, peak, num_devices or 0)
+    whole = peak * num_devices if peak and num_devices else None
     return facts | {"peak_flops_per_s": whole, "mfu": mfu, "mfu_reason": reason or ("" if mfu else "no step time")}
+
+
+def _num_devices(run: Run, device: str, num_gpus: int | None) -> tuple[int | None, str]:
+    """How many times the peak of one the run had; or None and why."""
+    parts = {bool(part.gpus_per_node) for part in run.resources.parts}
+    if run.device != "cpu" and len(parts) == 2:
+        return None, "the ranks computed on CPUs beside GPUs, which have no peak in common"
+    if device != "cuda" or run.resources.gpus_per_node:
+        return run.layout.num_ranks, ""
+    return num_gpus, "" if num_gpus else "ranks may have shared GPUs, and nobody counted them"
 
 
 def probed_peak(run: Run, hardware: dict[str, Any], device: str) -> tuple[float | None, str]:

@@ -115,11 +115,15 @@ def test_what_is_for_training_only_is_refused(layout, recipe, expected):
     assert all("rule:" in error and "remedy:" in error for error in found)
 
 
-def test_int8_is_for_cpus():
-    content = {"resources": {"ranks_per_node": 1, "gpus_per_node": 1}}
+@pytest.mark.parametrize(
+    ("device", "num_gpus", "allowed"),
+    [("auto", 0, True), ("auto", 1, False), ("cpu", 1, True), ("cuda", 0, False), ("cuda", 1, False)],
+)
+def test_int8_is_for_cpus(device, num_gpus, allowed):
+    content = {"resources": {"ranks_per_node": 1, "gpus_per_node": num_gpus}, "device": device}
     [run] = runs_of({"layouts": [{}], "recipes": [{"quantize": "int8"}]}, **content)
-    limits = ResourcesChoice(ranks_per_node=1, gpus_per_node=1)
-    assert any("int8 with GPUs" in str(error) for error in refusals(run, limits, facts()))
+    limits = ResourcesChoice(ranks_per_node=1, gpus_per_node=num_gpus)
+    assert any("int8 with GPUs" in str(error) for error in refusals(run, limits, facts())) != allowed
 
 
 @pytest.mark.parametrize(

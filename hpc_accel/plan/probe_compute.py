@@ -6,9 +6,10 @@ side. On a GPU times come from CUDA events around work already queued.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +35,12 @@ class Effort:
     window_s: float
     too_long_s: float
     """A shape expected to take longer is left out: a precision the processor emulates would take minutes."""
+    sustained_s: float = 0.0
+    """How long the fastest product of a precision is repeated for its peak; 0 takes the rate of the short window.
+
+    A GPU that has idled multiplies for some tenths of a second above what its power limit and its heat allow for long;
+    a peak of that would make every utilisation too small.
+    """
     crowded: bool = False
     """Whether ranks outnumber cores. Then waiting for a turn is part of the time, and turns outlast short batches."""
 
@@ -43,7 +50,12 @@ CPU_FULL = Effort(
     rows=(16, 64, 256, 1024, 4096), widths=(16, 64, 256, 1024, 2048), copy_bytes=2**28, window_s=0.05, too_long_s=1.0
 )
 CUDA_QUICK = Effort(
-    rows=(64, 512, 4096), widths=(256, 1024, 4096, 8192), copy_bytes=2**28, window_s=0.01, too_long_s=0.1
+    rows=(64, 512, 4096),
+    widths=(256, 1024, 4096, 8192),
+    copy_bytes=2**28,
+    window_s=0.01,
+    too_long_s=0.1,
+    sustained_s=1.0,
 )
 CUDA_FULL = Effort(
     rows=(16, 64, 256, 1024, 4096, 16384),
@@ -51,6 +63,7 @@ CUDA_FULL = Effort(
     copy_bytes=2**30,
     window_s=0.1,
     too_long_s=1.0,
+    sustained_s=5.0,
 )
 
 
@@ -69,7 +82,7 @@ def measure_level(device: torch.device, effort: Effort, align: Callable[[], None
     for precision in precisions_for(device)[0]:
         align()
         points = matmul_rates(device, precision, effort)
-        rates[precision] = max(rate for _, _, rate in points)
+        rates[precision] = peak_rate(device, precision, points, effort)
         by_size += [
             {"precision": precision, "m": rows, "n": width, "k": width, "flops_per_s": rate}
             for rows, width, rate in points
@@ -111,6 +124,19 @@ def _rates(device: torch.device, precision: str, effort: Effort) -> list[tuple[i
     return points
 
 
+def peak_rate(device: torch.device, precision: str, points: Sequence[tuple[int, int, float]], effort: Effort) -> float:
+    """FLOP/s of the fastest of `points`, on a GPU as long as it keeps that up: of the second half of `sustained_s`."""
+    rows, width, burst = max(points, key=lambda point: point[2])
+    if not effort.sustained_s:
+        return burst
+    flops = 2.0 * rows * width * width
+    repeats = math.ceil(effort.sustained_s / 2 * burst / flops)
+    with arithmetic(precision):
+        call = product(device, precision, rows, width)
+        _batch_s(device, call, repeats)
+        return flops * repeats / _batch_s(device, call, repeats)
+
+
 def fixed_product_s(device: torch.device, effort: Effort) -> float:
     """Time of one fp32 product of a size that fits caches, to compare ranks alone with ranks together."""
     long = replace(effort, crowded=True, window_s=4 * effort.window_s)
@@ -150,15 +176,16 @@ def copy_bandwidth(device: torch.device, effort: Effort) -> float:
 
 
 def timed(device: torch.device, call: Callable[[], Any], effort: Effort) -> float:
-    """Seconds of `call`, repeated for `effort.window_s`, at least three times after a warm-up.
+    """Seconds of `call`, repeated for `effort.window_s`, in at least three batches.
 
-    The lower quartile of batches, which a passing disturbance leaves alone; the mean when ranks outnumber cores.
+    The first call says nothing about the others, because in it libraries load kernels and choose among them: it is
+    waited for and not counted, and how often to repeat follows from the next two. The lower quartile of batches, which
+    a passing disturbance leaves alone; the mean when ranks outnumber cores.
     """
-    first_s = _batch_s(device, call, 1)
-    if first_s < effort.window_s:
-        first_s = _batch_s(device, call, 2) / 2
-    repeats = max(1, int(effort.window_s / NUM_BATCHES / max(first_s, 1e-7)))
-    num_batches = max(3, min(NUM_BATCHES, int(effort.window_s / first_s)))
+    _batch_s(device, call, 1)
+    once_s = max(_batch_s(device, call, 2) / 2, 1e-7)
+    repeats = max(1, int(effort.window_s / NUM_BATCHES / once_s))
+    num_batches = max(3, min(NUM_BATCHES, int(effort.window_s / once_s)))
     times = sorted(_batch_s(device, call, repeats) / repeats for _ in range(num_batches))
     return statistics.fmean(times) if effort.crowded else times[num_batches // 4]
 

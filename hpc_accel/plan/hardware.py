@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.recipe import Precision
+from hpc_accel.study.schema import Backend
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0, strict=True)]
@@ -52,19 +53,25 @@ class Level(Facts):
 
 
 class NodeKind(Facts):
-    """Nodes that are alike. The rates are those of one rank alone; `levels` adds those of several at once."""
+    """Nodes that are alike. The rates are those of one rank alone; `levels` adds those of several at once.
+
+    Of nodes with several kinds of GPUs the rates are the slowest kind's, and the memory that of the smallest.
+    """
 
     name: str
     component: Annotated[int, Field(ge=0)] | None = None
     """Which of the study's components these nodes were; None where it names none."""
     num_nodes: Count = 1
     device: Literal["cpu", "cuda"]
+    device_reason: str | None = None
+    """That torch saw GPUs which the study does not use, and what to do."""
     device_name: str = ""
     devices_per_node: Annotated[int, Field(ge=0)] = 0
     num_cpus: Count
     memory_bytes: Count
     device_memory_bytes: Count | None = None
     matmul_flops_per_s: Rates
+    """The fastest product. Of a GPU what it keeps up under its power limit, below what `matmul_by_size` has."""
     matmul_flops_per_s_reason: dict[str, str] = {}
     matmul_by_size: tuple[MatmulRate, ...] = ()
     memory_bandwidth_bytes_per_s: Positive
@@ -126,7 +133,7 @@ class Link(Facts):
     allreduce: tuple[AllreducePoint, ...] = ()
 
 
-class Network(Facts):
+class Links(Facts):
     """The link within a node and the one between nodes; a link that was not probed has a reason instead."""
 
     intra_node: Link | None = None
@@ -135,11 +142,19 @@ class Network(Facts):
     inter_node_reason: str | None = None
 
     @model_validator(mode="after")
-    def _reasons(self) -> Network:
+    def _reasons(self) -> Links:
         for name in ("intra_node", "inter_node"):
             if getattr(self, name) is None and not getattr(self, f"{name}_reason"):
                 raise ValueError(f"{name} is null and {name}_reason does not say why")
         return self
+
+
+class Network(Links):
+    """Links of MPI between buffers in the hosts' memory, and those of torch's backends between GPUs."""
+
+    on_device: dict[Backend, Links] = {}
+    on_device_reason: dict[Backend, str] = {}
+    """Why messages between GPUs were not timed through that backend."""
 
 
 class Hardware(Facts):

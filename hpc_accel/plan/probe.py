@@ -21,15 +21,17 @@ from hpc_accel.measure import provenance
 from hpc_accel.plan import probe_network
 from hpc_accel.plan.hardware import checked_hardware
 from hpc_accel.plan.probe_machine import (
+    Place,
     Power,
     memory_bytes,
     mpi_facts,
     node_facts,
-    pick_device,
     power_facts,
     resident_bytes,
 )
-from hpc_accel.study.schema import Component
+from hpc_accel.plan.probe_merge import merge
+from hpc_accel.study.devices import unused_gpus
+from hpc_accel.study.schema import Backend, Component
 from hpc_accel.train.threads import threads_per_rank
 
 
@@ -40,35 +42,40 @@ def run(
     quick: bool = True,
     cpus_per_rank: int = 1,
     components: Sequence[Component] | None = None,
+    device: str = "auto",
+    gpus_per_node: int = 0,
+    backend: Backend = "mpi4py",
 ) -> dict[str, Any]:
     """Measure and write `out`; the content on rank 0, empty elsewhere. Collective over COMM_WORLD.
 
-    `quick` takes about ten seconds on two cores; otherwise more shapes and sizes are measured for longer.
-    `cpus_per_rank` is the study's, which a Slurm job's ranks compute with; elsewhere they share the cores evenly.
-    Of a study whose nodes differ, `components` say which ranks are whose, and how many CPUs theirs have.
-    Raises ConfigError when there are not as many ranks as the components have, and what `write_atomically` raises when
-    the file cannot be written.
+    `quick` takes about ten seconds on two cores, twenty on GPUs; otherwise more is measured for longer.
+    `cpus_per_rank`, `device`, `gpus_per_node` and `backend` are the study's, so that what is measured is what its runs
+    will use: so many CPUs in a Slurm job (elsewhere ranks share the cores evenly), CPUs or GPUs, and on GPUs the
+    messages of that backend beside those of MPI itself.
+    Of a study whose nodes differ, `components` say which ranks are whose, and how many CPUs and GPUs theirs have.
+    Raises ConfigError when there are not as many ranks as the components have, or not the GPUs the study asks for, and
+    what `write_atomically` raises when the file cannot be written.
     """
     from mpi4py import MPI
 
     world = MPI.COMM_WORLD
     component = _component(world, components)
+    own = component or Component(gpus_per_node=gpus_per_node, cpus_per_rank=cpus_per_rank)
+    most_gpus = max(each.gpus_per_node for each in components or (own,))
     node = world.Split_type(MPI.COMM_TYPE_SHARED)
     # Components may share a machine, as a CPU beside a GPU does; they are measured each by itself.
-    alike = node.Split(component.number if component else 0)
+    alike = node.Split(own.number)
+    place = _place(world, alike, device, own.gpus_per_node, most_gpus)
     power = Power(world)
-    cpus = component.cpus_per_rank if component else cpus_per_rank
-    gathered = world.gather(
-        {"component": component.number if component else None, **_speeds(world, node, alike, power, cpus, quick=quick)},
-        root=0,
-    )
+    speeds = _speeds(world, node, alike, place, power, own.cpus_per_rank, quick=quick)
+    gathered = world.gather({"component": component.number if component else None, **speeds}, root=0)
     alike.Free()
-    network = _network(world, node, quick=quick)
+    network = _network(world, node, place, backend, quick=quick)
     ranks_per_node = node.size
     node.Free()
     if gathered is None or network is None:
         return {}
-    kinds = _merge(gathered)
+    kinds = merge(gathered)
     facts = power_facts(power.energy, _num_nodes(gathered))
     if len(kinds) > 1 and facts["power_w"] is not None:
         facts = {"power_w": None, "power_w_reason": "the sensors' window is of several kinds of nodes together"}
@@ -104,7 +111,21 @@ def _component(world: Any, components: Sequence[Component] | None) -> Component 
     return ranks[world.rank]
 
 
-def _speeds(world: Any, machine: Any, node: Any, power: Power, cpus_per_rank: int, *, quick: bool) -> dict[str, Any]:
+def _place(world: Any, node: Any, device: str, gpus_per_node: int, most_gpus: int) -> Place:
+    """What this rank computes on, as in a run. Collective. Raises ConfigError where GPUs are missing or shared."""
+    from hpc_accel.train.device import gpu_uuids, num_gpus_seen, refuse_shared, take_device
+
+    resident = resident_bytes()  # with torch, and before CUDA has added what is no model's
+    taken = take_device(device, gpus_per_node, node.rank)
+    uuids = gpu_uuids(taken, world)
+    refuse_shared(uuids, most_gpus)
+    unused = unused_gpus(device, most_gpus, num_gpus_seen())
+    return Place(device=taken, uuids=uuids, resident_bytes=resident, unused_gpus=unused)
+
+
+def _speeds(
+    world: Any, machine: Any, node: Any, place: Place, power: Power, cpus_per_rank: int, *, quick: bool
+) -> dict[str, Any]:
     """This rank's speed while 1, 2, 4, ... ranks of each node compute, as many as it is one of. Collective.
 
     `node` has the ranks of `machine` that are of this rank's component: all of them, where nodes are alike.
@@ -114,11 +135,10 @@ def _speeds(world: Any, machine: Any, node: Any, power: Power, cpus_per_rank: in
     from hpc_accel.plan.probe_compute import effort_for, fixed_product_s, measure_level
     from hpc_accel.plan.probe_products import precisions_for
 
-    resident = resident_bytes()
-    device = pick_device(node.rank)
-    kind = node_facts(device, node)
+    device = place.device
+    kind = node_facts(device, node) | {"device_reason": place.unused_gpus}
     levels: list[dict[str, Any]] = []
-    own = _counts(node.size)
+    own = _counts(node.size, device.type)
     # Where nodes differ in size, the small ones begin later, so that in the last round all ranks compute.
     rounds = [None] * (max(world.allgather(len(own))) - len(own)) + own
     for number, count in enumerate(rounds, 1):
@@ -145,12 +165,14 @@ def _speeds(world: Any, machine: Any, node: Any, power: Power, cpus_per_rank: in
         "memory": memory_bytes(),
         "levels": levels,
         "slowdown": together_s / alone_s if alone_s else None,
-        "resident": resident,
+        "resident": place.resident_bytes,
     }
 
 
-def _counts(size: int) -> list[int]:
-    """1, 2, 4, ... and `size`."""
+def _counts(size: int, device: str) -> list[int]:
+    """1, 2, 4, ... and `size`; on GPUs, of which each rank has its own, 1 and `size`: each takes seconds there."""
+    if device == "cuda":
+        return sorted({1, size})
     return sorted({*(2**i for i in range(size.bit_length()) if 2**i <= size), size})
 
 
@@ -158,73 +180,13 @@ def _num_nodes(ranks: list[dict[str, Any]]) -> int:
     return len({rank["host"] for rank in ranks})
 
 
-def _merge(ranks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One entry per kind of node; every figure is that of its slowest rank, which a step waits for."""
-    by_kind: dict[str, list[dict[str, Any]]] = {}
-    for rank in ranks:
-        by_kind.setdefault(json.dumps([rank.get("component"), rank["kind"]]), []).append(rank)
-    kinds = []
-    for alike in by_kind.values():
-        counts = sorted({level["ranks"] for rank in alike for level in rank["levels"]})
-        levels = [
-            _slowest([level for rank in alike for level in rank["levels"] if level["ranks"] == count])
-            for count in counts
-        ]
-        hosts = sorted({rank["host"] for rank in alike})
-        first = {key: value for key, value in levels[0].items() if key not in ("ranks", "threads")}
-        kinds.append(
-            {
-                "name": hosts[0],
-                "component": alike[0].get("component"),
-                "num_nodes": len(hosts),
-                **alike[0]["kind"],
-                "memory_bytes": min(rank["memory"] for rank in alike),
-                "matmul_flops_per_s_reason": alike[0]["reasons"],
-                **first,
-                "concurrent_slowdown": max(rank["slowdown"] for rank in alike if rank["slowdown"] is not None),
-                "levels": levels,
-                "process_memory_bytes": max(rank["resident"] for rank in alike),
-            }
-        )
-    return kinds
-
-
-def _slowest(levels: list[dict[str, Any]]) -> dict[str, Any]:
-    """Levels of several ranks as one: lowest rates, highest times, only shapes all of them measured."""
-    merged = dict(levels[0])
-    shapes = [{_shape(point): point["flops_per_s"] for point in level["matmul_by_size"]} for level in levels]
-    merged["matmul_by_size"] = [
-        {**point, "flops_per_s": min(shape[_shape(point)] for shape in shapes)}
-        for point in levels[0]["matmul_by_size"]
-        if all(_shape(point) in shape for shape in shapes)
-    ]
-    merged["matmul_flops_per_s"] = {
-        key: None if rate is None else min(level["matmul_flops_per_s"][key] for level in levels)
-        for key, rate in levels[0]["matmul_flops_per_s"].items()
-    }
-    merged["memory_bandwidth_bytes_per_s"] = min(level["memory_bandwidth_bytes_per_s"] for level in levels)
-    for key in ("kernel_overhead_s", "backward_overhead_s", "elementwise_s_per_element"):
-        merged[key] = max(level[key] for level in levels)
-    return merged
-
-
-def _shape(point: dict[str, Any]) -> tuple[Any, ...]:
-    return point["precision"], point["m"], point["n"], point["k"]
-
-
-def _network(world: Any, node: Any, *, quick: bool) -> dict[str, Any] | None:
-    """Both links, on rank 0; None elsewhere. Collective. The first node of several ranks stands for all."""
+def _network(world: Any, node: Any, place: Place, backend: Backend, *, quick: bool) -> dict[str, Any] | None:
+    """Links of MPI itself and, of GPUs, of the study's backend, on rank 0; None elsewhere. Collective."""
     effort = probe_network.Effort(window_s=0.01 if quick else 0.1, large=not quick)
-    hosts = world.allgather(node.allgather(world.rank))
-    nodes = sorted({tuple(ranks) for ranks in hosts})
-    network: dict[str, Any] = {"intra_node": None, "inter_node": None}
-    inside = next((ranks for ranks in nodes if len(ranks) > 1), None)
-    if inside is not None:
-        network["intra_node"] = probe_network.measure_link(world, inside, effort)
-    else:
-        network["intra_node_reason"] = "one rank per node probed"
-    if len(nodes) > 1:
-        network["inter_node"] = probe_network.measure_link(world, [ranks[0] for ranks in nodes], effort)
-    else:
-        network["inter_node_reason"] = "one node probed"
+    nodes = sorted({tuple(ranks) for ranks in world.allgather(node.allgather(world.rank))})
+    network = probe_network.measure_links(world, nodes, effort)
+    if place.uuids:  # of any rank: the same on all
+        from hpc_accel.plan.probe_backend import backend_links
+
+        network |= backend_links(world, nodes, place, backend, effort)
     return network if world.rank == 0 else None

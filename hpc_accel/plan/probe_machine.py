@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -10,15 +11,18 @@ RESIDENT_PAGES_FIELD = 1
 """Of /proc/self/statm."""
 
 
-def pick_device(local_rank: int) -> Any:
-    """The device training would use on this rank."""
-    import torch
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """What one rank of the probe computes on."""
 
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    device = torch.device("cuda", local_rank % torch.cuda.device_count())
-    torch.cuda.set_device(device)
-    return device
+    device: Any
+    """A torch.device."""
+    uuids: list[str]
+    """GPUs of all ranks that have one; the same list everywhere."""
+    resident_bytes: int
+    """Of this process, before it has a model."""
+    unused_gpus: str | None = None
+    """That torch sees GPUs which the study does not use, and what to do."""
 
 
 def node_facts(device: Any, node: Any) -> dict[str, Any]:
@@ -33,10 +37,18 @@ def node_facts(device: Any, node: Any) -> dict[str, Any]:
     return {
         "device": device.type,
         "device_name": properties.name if properties else cpu_model(),
-        "devices_per_node": torch.cuda.device_count() if cuda else 0,
+        "devices_per_node": _num_devices(properties, node),
         "num_cpus": len(set().union(*allowed)),
         "device_memory_bytes": properties.total_memory if properties else None,
     }
+
+
+def _num_devices(properties: Any, node: Any) -> int:
+    """GPUs of the node. Where each rank sees only its own, as many as there are different ones. Collective."""
+    import torch
+
+    seen = node.allgather((torch.cuda.device_count(), str(properties.uuid)) if properties else (0, None))
+    return max(len({uuid for _, uuid in seen if uuid is not None}), *(count for count, _ in seen))
 
 
 def memory_bytes() -> int:

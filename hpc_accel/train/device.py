@@ -32,7 +32,7 @@ def take_device(device: str, gpus_on_node: int, local_rank: int) -> torch.device
             if gpus_on_node
             else "device cuda, torch sees no GPU",
             "a rank that was promised a GPU must find it",
-            "set device: cpu; or install the CUDA lock (make env ACCEL=cuda), check nvidia-smi and CUDA_VISIBLE_DEVICES",
+            "set device: cpu, or install the CUDA lock (make env ACCEL=cuda), check nvidia-smi, CUDA_VISIBLE_DEVICES",
         )
     own = torch.device("cuda", local_rank % torch.cuda.device_count())
     torch.cuda.set_device(own)

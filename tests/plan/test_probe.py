@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hpc_accel.errors import ConfigError
 from hpc_accel.plan import load_hardware, probe, probe_compute
 from hpc_accel.plan.cost import predict
 from hpc_accel.plan.probe_machine import power_facts
@@ -52,6 +53,7 @@ def test_two_ranks_measure_the_node_and_its_messages(probed):
     assert 1e-8 < link.latency_s < 1e-1 and link.bandwidth_bytes_per_s > 1e6
     assert {point.ranks for point in link.allreduce} == {2}
     assert hardware.network.inter_node is None and hardware.network.inter_node_reason == "one node probed"
+    assert not hardware.network.on_device and not hardware.network.on_device_reason
     assert kind.power_w is not None or kind.power_w_reason
     assert hardware.mpi["library"] and hardware.mpi["thread_level"]
     assert os.listdir(probed.parent) == ["hardware.json"]
@@ -84,35 +86,25 @@ def test_the_chain_has_as_many_operations_as_are_counted_in_models():
     assert counter.num_operations == probe_compute.OPERATIONS_PER_PAIR
 
 
-def test_ranks_of_a_kind_are_merged_to_the_slowest():
-    def rank(host: str, rate: float, slowdown: float | None) -> dict:
-        level = {
-            "ranks": 1,
-            "threads": 1,
-            "matmul_flops_per_s": {"fp32": rate, "fp16": None},
-            "matmul_by_size": [{"precision": "fp32", "m": 8, "n": 8, "k": 8, "flops_per_s": rate / 2}],
-            "memory_bandwidth_bytes_per_s": rate,
-            "kernel_overhead_s": 1 / rate,
-            "backward_overhead_s": 2 / rate,
-            "elementwise_s_per_element": 3 / rate,
-        }
-        facts = {"kind": {"device": "cpu", "device_name": "x", "num_cpus": 2}, "reasons": {}, "memory": int(rate)}
-        return {**facts, "host": host, "levels": [level], "slowdown": slowdown, "resident": int(rate)}
-
-    (kind,) = probe._merge([rank("b", 4.0, 1.5), rank("b", 3.0, None), rank("a", 2.0, 1.2)])
-    assert (kind["name"], kind["num_nodes"], kind["concurrent_slowdown"]) == ("a", 2, 1.5)
-    assert kind["matmul_flops_per_s"] == {"fp32": 2.0, "fp16": None}
-    assert kind["levels"][0]["matmul_by_size"][0]["flops_per_s"] == 1.0
-    assert kind["levels"][0]["kernel_overhead_s"] == 0.5
-    assert (kind["memory_bytes"], kind["process_memory_bytes"]) == (2, 4)
-
-
 def test_power_is_known_only_from_a_whole_window():
     window = {"energy_j": 600.0, "window_s": 3.0, "is_partial": False, "resolution_warning": False}
     assert power_facts(window, 2) == {"power_w": 100.0, "power_w_reason": None}
     for change in ({"energy_j": None, "reason": "no sensor"}, {"is_partial": True}, {"resolution_warning": True}):
         facts = power_facts({**window, **change}, 2)
         assert facts["power_w"] is None and facts["power_w_reason"]
+
+
+def test_gpus_the_study_does_not_use_are_in_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("hpc_accel.train.device.num_gpus_seen", lambda: 2)
+    [kind] = probe.run(tmp_path / "hardware.json", site="laptop")["node_kinds"]
+    assert kind["device"] == "cpu" and "sees 2 GPU(s)" in kind["device_reason"]
+
+
+@pytest.mark.parametrize("asked", [{"gpus_per_node": 1}, {"device": "cuda"}])
+def test_a_study_on_gpus_is_not_probed_without_them(tmp_path, monkeypatch, asked):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="torch sees no"):
+        probe.run(tmp_path / "hardware.json", site="laptop", **asked)
 
 
 COMPONENTS_SCRIPT = """

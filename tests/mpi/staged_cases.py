@@ -1,4 +1,4 @@
-"""The way of device tensors, on a pretended device: what no card is needed for. Run under mpirun."""
+"""The way of device tensors: on a GPU where there is one, else on a pretended device. Run under mpirun."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from hpc_accel.measure.phases import exposed_ns
 from hpc_accel.mpi import staging, timeline
+from hpc_accel.mpi.launch import world
 from tests.mpi import stand_in
 from tests.mpi.c10d_cases import all_gather_single, equal, rank_size, reduce_scatter_single
 from tests.mpi.cases import case, main
@@ -57,10 +58,10 @@ def strides_may_differ_between_ranks() -> None:
     values = torch.arange(2 * 8 * 512 * 257, dtype=torch.float32).view(2, 8, 512, 257) / 1e6
     own = values.contiguous(memory_format=torch.channels_last) if rank == 0 else values.clone()
     dist.all_reduce(own)
-    equal(own, values * size)
+    equal(own.cpu(), (values * size).cpu())
     own = (values * (rank + 1)).contiguous(memory_format=torch.channels_last) if rank else values.clone()
     dist.broadcast(own, 0)
-    equal(own, values)
+    equal(own.cpu(), values.cpu())
 
 
 @case
@@ -99,27 +100,39 @@ def collectives_and_ddp() -> None:
     rank, size = rank_size()
     whole = torch.full((5 * size,), -1.0)
     all_gather_single(whole, torch.full((5,), float(rank)))
-    equal(whole, torch.arange(float(size)).repeat_interleave(5))
+    equal(whole.cpu(), torch.arange(float(size)).repeat_interleave(5).cpu())
     share = torch.zeros(5)
     reduce_scatter_single(share, torch.full((5 * size,), 2.0))
     assert share.eq(2 * size).all()
-    model = nn.parallel.DistributedDataParallel(mlp())
-    x, y = batch()
-    rows = my_rows(rank, size)
-    nn.functional.mse_loss(model(x[rows]), y[rows]).backward()
-    assert_gradients(model.module)
+    here = torch.get_default_device()
+    with torch.device("cpu"):  # the same numbers as the serial model's, whatever the device draws
+        model, (x, y) = nn.parallel.DistributedDataParallel(mlp().to(here)), batch()
+        rows = my_rows(rank, size)
+        nn.functional.mse_loss(model(x[rows].to(here)), y[rows].to(here)).backward()
+        assert_gradients(model.module.cpu())
+
+
+def compute_for_50_ms() -> None:
+    if not torch.cuda.is_available():
+        stand_in.busy_s(0.05)
+        return
+    clock_khz = torch.cuda.get_device_properties().clock_rate
+    torch.cuda._sleep(round(0.05 * clock_khz * 1e3))
 
 
 @case
 def computing_is_not_communication() -> None:
     """The device still computes an all-reduce's input for 50 ms when the host calls: that is no waiting."""
     timeline.enable()
+    dist.all_reduce(torch.ones(10), async_op=True).wait()
     dist.all_reduce(torch.ones(10))  # makes the anchor while the device is idle
     timeline.drain()
     for wait_later in (False, True):
         dist.barrier()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         begin = time.perf_counter_ns()
-        stand_in.busy_s(0.05)
+        compute_for_50_ms()
         work = dist.all_reduce(torch.ones(10), async_op=wait_later)
         if work is not None:
             work.wait()
@@ -132,5 +145,9 @@ def computing_is_not_communication() -> None:
 
 
 if __name__ == "__main__":
-    stand_in.pretend()
+    if torch.cuda.is_available():
+        torch.set_default_device(world().device())
+        torch.cuda.set_device(world().device())
+    else:
+        stand_in.pretend()
     main()

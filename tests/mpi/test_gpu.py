@@ -10,7 +10,7 @@ from tests.mpi import gpu_cases, staged_cases
 from tests.mpi.cases import Launch, cases_of
 
 LAUNCH = Launch(Path(gpu_cases.__file__), timeout_s=200)
-PRETENDED = Launch(Path(staged_cases.__file__), timeout_s=120)
+STAGED = Launch(Path(staged_cases.__file__), timeout_s=120)
 
 
 @pytest.mark.gpu
@@ -22,5 +22,5 @@ def test_gpu(name: str) -> None:
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("name", cases_of(staged_cases))
-def test_pretended_device(name: str) -> None:
-    PRETENDED.check(2, name)
+def test_staged(name: str) -> None:
+    STAGED.check(2, name)

@@ -31,4 +31,7 @@ def make_optimizer(
         return kind(parameters, **options)
     from torch.distributed.optim import ZeroRedundancyOptimizer
 
-    return ZeroRedundancyOptimizer(parameters, kind, process_group=place.group("dp"), **options)
+    # As views of one bucket for each rank: what a rank updated is sent in one message, not one for each parameter.
+    return ZeroRedundancyOptimizer(
+        parameters, kind, process_group=place.group("dp"), parameters_as_bucket_view=True, **options
+    )

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 import hpc_accel.mpi
+from hpc_accel.mpi.launch import mpi, refuse_copies
 from hpc_accel.study.schema import Run
 from hpc_accel.train.device import choose_device
 from hpc_accel.train.threads import threads_per_rank
@@ -32,20 +33,22 @@ class Launch:
 def start_ranks(run: Run, directory: Path) -> Launch:
     """Start MPI, take this rank's device and set its number of threads. Collective over all ranks.
 
+    The device comes before the groups, which look at the one that is current: all ranks of a node would try the first.
     Raises ConfigError when the launch does not fit the run.
     """
     began = time.perf_counter()
-    world = hpc_accel.mpi.init(run.backend, expected_size=run.layout.num_ranks)
-    from mpi4py import MPI
-
+    world = hpc_accel.mpi.world()
+    refuse_copies(world.size, run.layout.num_ranks)
+    comm = mpi().COMM_WORLD
     own = run.resources.component_of(world.rank)
     num_threads = run.recipe.threads_per_rank or threads_per_rank(world.local_size, own.cpus_per_rank)
     torch.set_num_threads(num_threads)
-    device = choose_device(run, own.gpus_per_node, world.local_rank, MPI.COMM_WORLD)
+    device = choose_device(run, own.gpus_per_node, world.local_rank, comm)
+    hpc_accel.mpi.init(run.backend, expected_size=run.layout.num_ranks)
     return Launch(
         run=run,
         directory=directory,
-        comm=MPI.COMM_WORLD,
+        comm=comm,
         rank=world.rank,
         hosts=list(world.hosts),
         device=device,

@@ -1,15 +1,14 @@
-"""When each phase of a step began and ended, on one nanosecond clock for CPU and CUDA.
+"""When each phase of a step began and ended, in nanoseconds of the host's clock: here for a step on the CPU.
 
-On CUDA the host runs ahead of the device, so phases are bracketed by events and placed on the host's clock
-afterwards, relative to an event recorded while both were synchronised.
+A step on a GPU is still under way when the host has launched it, so a clock gives its times when they are asked for.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import NamedTuple
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -30,6 +29,29 @@ class Span(NamedTuple):
         return self.end_ns - self.start_ns
 
 
+Timing = Callable[[], tuple[Span, list[Span]]]
+"""Gives a step and its phases, waiting for their end if need be."""
+
+
+class Clock(Protocol):
+    """Times one step after the other: begin, phases, finish."""
+
+    num_ahead: int
+    """Steps that may be under way beside the one being launched."""
+
+    def begin(self) -> int:
+        """Start a step; the host's time."""
+
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """Time what happens inside as `name`."""
+
+    def finish(self) -> Timing:
+        """End the step."""
+
+    def settle(self) -> None:
+        """Told that no step is under way, before something other than steps happens."""
+
+
 class _Phase:
     """One phase being timed. A class, because a generator would cost several times as much at every step."""
 
@@ -48,58 +70,32 @@ class _Phase:
 class HostClock:
     """Phases of a step that computes on the CPU."""
 
-    def begin(self) -> None:
-        """Start a step."""
+    num_ahead = 0
+
+    def begin(self) -> int:
+        """Start a step; its time."""
         self._found: list[Span] = []
         self._begin_ns = time.perf_counter_ns()
+        return self._begin_ns
 
     def phase(self, name: str) -> AbstractContextManager[None]:
         """Time what happens inside as `name`."""
         return _Phase(self._found, name)
 
-    def finish(self) -> tuple[Span, list[Span]]:
+    def finish(self) -> Timing:
         """The whole step and its phases."""
-        found, self._found = self._found, []  # what a pipeline does between steps is nobody's phase
-        return Span("step", self._begin_ns, time.perf_counter_ns()), found
-
-
-class CudaClock:
-    """Phases of a step that computes on a CUDA device, by events on the current stream."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-
-    def begin(self) -> None:
-        """Start a step: synchronise once, so that host and device clocks have a common point."""
-        torch.cuda.synchronize(self._device)
-        self._marks: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
-        self._origin = self._event()
-        self._begin_ns = time.perf_counter_ns()
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Time what the device does for the calls inside as `name`."""
-        start = self._event()
-        try:
-            yield
-        finally:
-            self._marks.append((name, start, self._event()))
-
-    def finish(self) -> tuple[Span, list[Span]]:
-        """Wait for the device, then place its events on the host's clock."""
-        torch.cuda.synchronize(self._device)
         step = Span("step", self._begin_ns, time.perf_counter_ns())
-        return step, [Span(name, self._host_ns(start), self._host_ns(end)) for name, start, end in self._marks]
+        found, self._found = self._found, []  # what a pipeline does between steps is nobody's phase
+        return lambda: (step, found)
 
-    def _event(self) -> torch.cuda.Event:
-        event = torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(self._device))
-        return event
-
-    def _host_ns(self, event: torch.cuda.Event) -> int:
-        return self._begin_ns + round(self._origin.elapsed_time(event) * 1e6)
+    def settle(self) -> None:
+        """Nothing is ever under way here."""
 
 
-def make_clock(device: torch.device) -> HostClock | CudaClock:
+def make_clock(device: torch.device) -> Clock:
     """The clock for `device`."""
-    return CudaClock(device) if device.type == "cuda" else HostClock()
+    if device.type != "cuda":
+        return HostClock()
+    from hpc_accel.train.cuda_clock import CudaClock
+
+    return CudaClock(device)

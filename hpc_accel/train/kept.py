@@ -22,7 +22,7 @@ from typing import Any
 
 from hpc_accel.mpi.timeline import CommEvent
 from hpc_accel.train.clock import Span
-from hpc_accel.train.step import StepResult
+from hpc_accel.train.in_flight import StepResult
 
 NUM_RECENT = 20
 START = 2

@@ -10,7 +10,7 @@ from hpc_accel.parallel.loss_device import loss_of
 from hpc_accel.workloads.workload import Loss
 
 if TYPE_CHECKING:
-    from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+    from hpc_accel.train.scaler import Scaler
 
 
 class MicroBatchLoss:
@@ -21,7 +21,7 @@ class MicroBatchLoss:
     the loss in the order of the micro-batches.
     """
 
-    def __init__(self, loss: Loss, dp: int, scaler: ShardedGradScaler | None) -> None:
+    def __init__(self, loss: Loss, dp: int, scaler: Scaler | None) -> None:
         self.loss = loss
         self.dp = dp
         self.scaler = scaler
@@ -45,9 +45,9 @@ class MicroBatchLoss:
         return self.scaler.scale(loss) if self.scaler is not None else loss
 
     @property
-    def scale(self) -> float:
-        """What the scaler multiplies losses with at present."""
-        return float(self.scaler.get_scale()) if self.scaler is not None else 1.0
+    def scale(self) -> torch.Tensor | float:
+        """What the scaler multiplies losses with at present; on the device, or everybody would wait for it."""
+        return self.scaler.now() if self.scaler is not None else 1.0
 
 
 def counts_of(valid: int, num_micro_batches: int, size: int) -> list[int]:

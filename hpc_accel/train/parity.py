@@ -1,11 +1,13 @@
 """Is a layout computing the same thing? Its first losses are compared with a serial fp32 run of the same seed.
 
 The reference runs on rank 0 after the timed steps, so that it disturbs neither their time nor their memory. It is the
-whole model, unwrapped and uncut, so the FLOPs of a step are counted on it too.
+whole model, unwrapped and uncut, so the FLOPs of a step are counted on it too. A model that is divided because one
+device cannot hold it has no reference there: then parity is unknown, and the record says so.
 """
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from hpc_accel.train.build import make_stepper
 from hpc_accel.train.precision import arithmetic
 from hpc_accel.train.step import Stepper
 from hpc_accel.workloads import entry
+from hpc_accel.workloads.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,21 +33,47 @@ class Reference:
 
     losses: list[float]
     flops_per_step: int | None
+    losses_reason: str = ""
     flops_reason: str = ""
+
+
+def make_room(stepper: Stepper, workload: Workload, device: torch.device) -> None:
+    """Free what training holds on `device`; no step of `stepper` can follow."""
+    stepper.release()
+    if any(hasattr(each, "to_local") for each in workload.model.parameters()):
+        for module in workload.model.modules():  # FSDP's shards: they have no use elsewhere than in their group
+            module._parameters.clear()
+    else:
+        workload.model.cpu()
+    gc.collect()  # schedules and wrapped stages refer to each other
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def serial_reference(run: Run, device: torch.device) -> Reference:
     """The first `parity_steps` steps on one rank in fp32, in micro-batches of the run's size, and a step's FLOPs."""
     if not run.measure.parity_steps:
-        reason = "FLOPs are counted on the serial run, which parity_steps: 0 leaves out"
-        return Reference(losses=[], flops_per_step=None, flops_reason=reason)
+        why, flops = (
+            "the study sets parity_steps: 0",
+            "FLOPs are counted on the serial run, which parity_steps: 0 leaves out",
+        )
+        return Reference(losses=[], flops_per_step=None, losses_reason=why, flops_reason=flops)
+    try:
+        return _computed(run, device)
+    except torch.OutOfMemoryError as error:
+        why = f"the serial run does not fit into the memory of one {device.type} device: {str(error).splitlines()[0]}"
+        flops = "FLOPs are counted on the serial run, which does not fit into memory"
+        return Reference(losses=[], flops_per_step=None, losses_reason=why, flops_reason=flops)
+
+
+def _computed(run: Run, device: torch.device) -> Reference:
     total = run.workload.global_batch_size
     micro = run.layout.micro_batch_size if total % run.layout.micro_batch_size == 0 else total
     layout = Layout(micro_batch_size=micro, accumulation_steps=total // micro)
     workload, place = entry.build(run.workload, run.seed), make_place(layout, 0, device.type)
     with arithmetic("fp32"):
         stepper = make_stepper(run, workload, place, device, recipe=Recipe(), split=None)
-        losses = [value for _ in range(run.measure.parity_steps) if (value := stepper.step().loss) is not None]
+        losses = [value for _ in range(run.measure.parity_steps) if (value := stepper.step().result().loss) is not None]
     flops, reason = None, "torch counts no FLOPs in this model: it has no matrix product or convolution"
     try:
         flops = count_flops(lambda: _one_micro_batch(stepper, micro))
@@ -61,8 +90,11 @@ def _one_micro_batch(stepper: Stepper, size: int) -> None:
     stepper.loss(outputs, targets[:size]).backward()
 
 
-def compare(run: Run, losses: Sequence[float], reference: Sequence[float]) -> dict[str, Any]:
-    """The `parity` object of summary.json. Losses that are not finite differ by definition."""
+def compare(run: Run, losses: Sequence[float], reference: Sequence[float], reason: str = "") -> dict[str, Any]:
+    """The `parity` object of summary.json. Losses that are not finite differ by definition.
+
+    Without reference losses, for `reason`, it has 0 steps: not passed, and not failed.
+    """
     tolerance = run.measure.parity_tolerance
     result: dict[str, Any] = {
         "max_rel_err": None,
@@ -73,7 +105,7 @@ def compare(run: Run, losses: Sequence[float], reference: Sequence[float]) -> di
         "reason": None,
     }
     if not reference:
-        return {**result, "reason": "the study sets parity_steps: 0"}
+        return {**result, "reason": reason or "no serial run was made"}
     if not all(map(math.isfinite, [*losses[: len(reference)], *reference])):
         return {**result, "reason": "a loss is not finite"}
     errors = [abs(a - b) / max(abs(b), 1e-12) for a, b in zip(losses, reference, strict=False)]

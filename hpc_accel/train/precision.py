@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 if TYPE_CHECKING:
-    from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+    from hpc_accel.train.scaler import Scaler
 
 AUTOCAST: dict[str, torch.dtype | None] = {
     "fp32": None,
@@ -34,17 +34,11 @@ def arithmetic(precision: str) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before[1]
 
 
-def make_scaler(precision: str, device: torch.device) -> ShardedGradScaler | None:
-    """A gradient scaler for fp16, or None.
-
-    ShardedGradScaler because stages and shards overflow on some ranks only: it reduces what it found over all
-    ranks, so that every rank skips the same steps.
-    """
+def make_scaler(precision: str, device: torch.device) -> Scaler | None:
+    """A gradient scaler for fp16, or None; imported only then."""
     if precision != "fp16":
         return None
-    from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+    from hpc_accel.train.scaler import Scaler
 
     group = dist.group.WORLD if dist.is_initialized() else None
-    scaler = ShardedGradScaler(device=device.type, init_scale=2.0**12, process_group=group)
-    scaler.scale(torch.zeros((), device=device))  # stages that compute no loss need the scale as well
-    return scaler
+    return Scaler(device, init_scale=2.0**12, process_group=group)

@@ -12,8 +12,8 @@ from hpc_accel.measure.events import Interval, Piece
 from hpc_accel.measure.phases import exposed_ns, union, waits, without
 from hpc_accel.mpi.timeline import CommEvent
 from hpc_accel.study.schema import Run
+from hpc_accel.train.in_flight import StepInFlight, StepResult
 from hpc_accel.train.kept import Kept
-from hpc_accel.train.step import StepResult
 
 NUM_TOGETHER = 64
 """Steps after which their records are put in order, some tenths of a millisecond for all of them."""
@@ -38,31 +38,32 @@ class Rows:
         self._rows = list(earlier)
         self._num_earlier = len(earlier)
         self._drain = drain
-        self._pending: list[tuple[int, bool, StepResult]] = []
+        self._pending: list[tuple[int, bool, StepInFlight]] = []
         self._kept = Kept()
 
-    def add(self, step: int, warmup: bool, result: StepResult) -> None:
+    def add(self, step: int, warmup: bool, launched: StepInFlight) -> None:
         """Keep a step; it is looked at when many have come together."""
-        self._pending.append((step, warmup, result))
+        self._pending.append((step, warmup, launched))
         if len(self._pending) >= NUM_TOGETHER:
             self._flush()
 
     def _flush(self) -> None:
-        """Give each pending step its events: those enqueued before the next step began."""
+        """Give each pending step its events: those the host enqueued before it began the next step."""
         pending, self._pending = self._pending, []
         if not pending:
             return
+        results = [launched.result() for _, _, launched in pending]  # first, as what is under way has no events yet
         events = self._drain() if self._drain is not None else None
-        begins = [result.step.start_ns for _, _, result in pending[1:]]
+        begins = [launched.begun_ns for _, _, launched in pending[1:]]
         at = 0
-        for index, (step, warmup, result) in enumerate(pending):
+        for index, (step, warmup, _) in enumerate(pending):
             mine: list[CommEvent] | None = None
             if events is not None:
                 first = at
                 while at < len(events) and (index >= len(begins) or events[at].enqueued_ns < begins[index]):
                     at += 1
                 mine = list(events[first:at])
-            self._kept.add(step, warmup, result, mine)
+            self._kept.add(step, warmup, results[index], mine)
 
     @property
     def seen(self) -> Kept:

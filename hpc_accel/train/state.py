@@ -87,8 +87,9 @@ def _restore_random(device: torch.device, states: dict[str, Any]) -> None:
         return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)
 
     torch.set_rng_state(decoded(states["torch"]["cpu"]))
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(decoded(states["torch"]["cuda"]), device)
+    on_device = states["torch"].get("cuda")  # an attempt on a CPU had none: this one's seeded state is as good
+    if device.type == "cuda" and on_device is not None:
+        torch.cuda.set_rng_state(decoded(on_device), device)
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, position, has_gauss, cached = states["numpy"]

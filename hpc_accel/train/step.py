@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 
@@ -12,23 +13,21 @@ from hpc_accel.parallel.memory import channels_last
 from hpc_accel.parallel.mesh import Place
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.train.batches import Batch, ShareSampler
-from hpc_accel.train.clock import CudaClock, HostClock, Span
+from hpc_accel.train.clock import Clock
+from hpc_accel.train.copies import Copies
+from hpc_accel.train.in_flight import StepInFlight, read_later
 from hpc_accel.train.loss import MicroBatchLoss, counts_of
 
 CHUNKS = {"forward_one_chunk": "forward", "backward_one_chunk": "backward", "backward_weight_one_chunk": "backward"}
 """What a pipeline schedule calls, and the phase it is."""
 
 
-class StepResult(NamedTuple):
-    """What one rank saw of one step. `loss` is its share's part of the mean; None where no loss is computed."""
-
-    step: Span
-    phases: list[Span]
-    loss: float | None
-
-
 class Stepper:
-    """Runs training steps on this rank. `num_steps` counts them, from the run's beginning."""
+    """Runs training steps on this rank. `num_steps` counts them, from the run's beginning.
+
+    On a GPU the host is one step ahead: it launches a step and waits for the one before, so that the device finds its
+    next work ready. `settle` waits for all.
+    """
 
     def __init__(
         self,
@@ -41,7 +40,7 @@ class Stepper:
         optimizer: torch.optim.Optimizer | None,
         sampler: ShareSampler,
         batches: Iterator[Batch],
-        clock: HostClock | CudaClock,
+        clock: Clock,
     ) -> None:
         self.place = place
         self.device = device
@@ -53,14 +52,16 @@ class Stepper:
         self.batches = batches
         self.clock = clock
         self.num_steps = sampler.first_step
+        self._copies = Copies(device, pinned=recipe.pin_memory)
+        self._in_flight: deque[StepInFlight] = deque()
         if model.schedule is not None:
             _time_chunks(model.schedule, clock)
 
-    def step(self) -> StepResult:
-        """One step on the next global batch. Collective over all ranks of the run."""
+    def step(self) -> StepInFlight:
+        """One step on the next global batch, launched. Collective over all ranks of the run."""
         scale = self.loss.scale
         losses: list[torch.Tensor] = []
-        self.clock.begin()
+        begun_ns = self.clock.begin()
         with self.clock.phase("data"):
             inputs, targets = self.next_batch()
         if self.model.schedule is not None:
@@ -70,9 +71,26 @@ class Stepper:
         self.num_steps += 1
         with self.clock.phase("optimizer"):
             self._update()
-        step, phases = self.clock.finish()
-        loss = float(torch.stack(losses).sum()) / scale if losses else None
-        return StepResult(step=step, phases=phases, loss=loss)
+        timing = self.clock.finish()
+        loss = read_later(torch.stack(losses).sum() / scale) if losses else None
+        launched = StepInFlight(begun_ns, timing, loss)
+        self._in_flight.append(launched)
+        self._wait(self.clock.num_ahead)
+        return launched
+
+    def _wait(self, num_ahead: int) -> None:
+        while len(self._in_flight) > num_ahead:
+            self._in_flight.popleft().result()
+
+    def settle(self) -> None:
+        """Wait for all steps, before something other than steps happens: a window's end, a checkpoint."""
+        self._wait(0)
+        self.clock.settle()
+
+    def release(self) -> None:
+        """Let go of the model, the optimizer and the data: no step can follow."""
+        self.settle()
+        del self.model, self.optimizer, self.batches
 
     def next_batch(self) -> Batch:
         """This rank's share of the next global batch, on the device; the loss is told how many of it count."""
@@ -80,12 +98,15 @@ class Stepper:
         layout, step = self.place.layout, self.num_steps
         counts = counts_of(self.sampler.valid(step), layout.accumulation_steps, self.place.micro_batch_size)
         self.loss.begin(counts, self.sampler.num_samples_of(step))
-        return self.moved(inputs), targets.to(self.device, non_blocking=self.recipe.pin_memory)
+        *moved, targets = self._copies((*inputs, targets))
+        return self._ordered(moved), targets
 
     def moved(self, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         """Inputs on the device, stored as the recipe wants them."""
-        found = tuple(each.to(self.device, non_blocking=self.recipe.pin_memory) for each in inputs)
-        return tuple(map(channels_last, found)) if self.recipe.channels_last else found
+        return self._ordered(self._copies(inputs))
+
+    def _ordered(self, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        return tuple(map(channels_last, inputs)) if self.recipe.channels_last else tuple(inputs)
 
     def _accumulate(self, inputs: tuple[torch.Tensor, ...], targets: torch.Tensor, losses: list[torch.Tensor]) -> None:
         size, last = self.place.micro_batch_size, self.place.layout.accumulation_steps - 1
@@ -114,13 +135,12 @@ class Stepper:
 
     def _update(self) -> None:
         scaler = self.loss.scaler
+        if scaler is not None:
+            scaler.step_together(self.optimizer)
+        elif self.optimizer is not None:
+            self.optimizer.step()
         if self.optimizer is None:
             return
-        if scaler is not None:
-            scaler.step(self.optimizer)
-            scaler.update()
-        else:
-            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.num_steps % self.recipe.average_every == 0:
             self.average_replicas()
@@ -131,7 +151,7 @@ class Stepper:
             self.model.average(self.model.parameters)
 
 
-def _time_chunks(schedule: Any, clock: HostClock | CudaClock) -> None:
+def _time_chunks(schedule: Any, clock: Clock) -> None:
     """Time the forward and backward of every micro-batch where the schedule calls them."""
 
     def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,9 +15,9 @@ from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.schema import Measure, Resources, Run, Workload
 from hpc_accel.train import checks, efficiency, utilisation
 from hpc_accel.train.clock import Span
+from hpc_accel.train.in_flight import StepInFlight, StepResult
 from hpc_accel.train.kept import Kept
 from hpc_accel.train.rows import Rows
-from hpc_accel.train.step import StepResult
 
 
 def make_run(ranks: int = 2, precision: str = "fp32", **measure) -> Run:
@@ -130,6 +130,11 @@ def test_hardware_is_looked_for_beside_the_studys_runs(tmp_path: Path):
     assert found["mfu"] == pytest.approx(1e7 / 2e-3 / 1e10)
 
 
+def through(step: Span, phases: list[Span], begun_ns: int | None = None) -> StepInFlight:
+    """A step that was launched and is done; the host began it with the device unless `begun_ns` says when."""
+    return StepInFlight(step.start_ns if begun_ns is None else begun_ns, lambda: (step, phases), None)
+
+
 def event(start: int, end: int, waited: tuple[tuple[int, int], ...], op: str = "allreduce") -> CommEvent:
     return CommEvent(op, "g", 4, None, start, start, end, waited, False)
 
@@ -139,8 +144,8 @@ def test_every_moment_of_a_window_is_one_thing():
     rows = Rows(make_run(), 0, [], lambda: [early, *events])
     phases = [Span("forward", 10, 50), Span("backward", 50, 90)]
     events = [event(40, 70, ((60, 70),)), event(20, 30, ((25, 30),), op="recv")]
-    rows.add(0, True, StepResult(step=Span("step", 0, 9), phases=[Span("forward", 0, 9)], loss=None))
-    rows.add(1, False, StepResult(step=Span("step", 10, 95), phases=phases, loss=None))
+    rows.add(0, True, through(Span("step", 0, 9), [Span("forward", 0, 9)]))
+    rows.add(1, False, through(Span("step", 10, 95), phases))
     pieces = {}
     for piece in rows.doing((8, 100)):
         pieces.setdefault(piece.name, []).append((piece.start_ns, piece.end_ns))
@@ -155,10 +160,19 @@ def test_every_moment_of_a_window_is_one_thing():
     assert [row["comm_exposed_ns"] for row in rows.all()] == [4, 10]
 
 
+def test_a_step_has_the_events_of_its_launch_where_the_host_runs_ahead():
+    """The second step's collective is enqueued while the device still computes the first."""
+    events = [event(20, 40, ((30, 40),)), event(60, 130, ((110, 130),))]
+    rows = Rows(make_run(), 0, [], lambda: events)
+    rows.add(0, False, through(Span("step", 10, 100), [Span("forward", 10, 100)], begun_ns=10))
+    rows.add(1, False, through(Span("step", 100, 200), [Span("forward", 100, 200)], begun_ns=55))
+    assert [row["comm_exposed_ns"] for row in rows.all()] == [10, 20]
+
+
 def test_without_a_timeline_nothing_is_known_of_communication():
     rows = Rows(make_run(), 0, [])
     for step in range(200):  # more than are put in order together
-        rows.add(step, False, StepResult(step=Span("step", step, step + 1), phases=[], loss=None))
+        rows.add(step, False, through(Span("step", step, step + 1), []))
     assert [row["step"] for row in rows.all()] == list(range(200))
     assert {row["comm_exposed_ns"] for row in rows.all()} == {None}
 

@@ -1,0 +1,58 @@
+"""A step that was launched, and what is known of it once it is through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from hpc_accel.train.clock import Span, Timing
+
+Reading = Callable[[], float]
+"""Gives a number, waiting for it if need be."""
+
+
+class StepResult(NamedTuple):
+    """What one rank saw of one step. `loss` is its share's part of the mean; None where no loss is computed."""
+
+    step: Span
+    phases: list[Span]
+    loss: float | None
+
+
+class StepInFlight:
+    """A step whose work is launched. `begun_ns` is when the host began it, on a device before it runs there."""
+
+    __slots__ = ("_found", "_loss", "_timing", "begun_ns")
+
+    def __init__(self, begun_ns: int, timing: Timing, loss: Reading | None) -> None:
+        self.begun_ns = begun_ns
+        self._timing: Timing | None = timing
+        self._loss = loss
+        self._found: StepResult | None = None
+
+    def result(self) -> StepResult:
+        """What it came to; waits until it is through."""
+        if self._found is None:
+            assert self._timing is not None
+            step, phases = self._timing()
+            self._found = StepResult(step, phases, None if self._loss is None else self._loss())
+            self._timing = self._loss = None  # events and host memory are free for later steps
+        return self._found
+
+
+def read_later(value: torch.Tensor) -> Reading:
+    """Read a scalar when it is asked for, which on a device must not wait for what is launched after this call."""
+    if value.device.type != "cuda":
+        return lambda: float(value)
+    host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+    host.copy_(value, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record(torch.cuda.current_stream(value.device))
+
+    def read() -> float:
+        arrived.synchronize()
+        return float(host)
+
+    return read

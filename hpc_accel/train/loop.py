@@ -25,7 +25,7 @@ from hpc_accel.train import faults
 from hpc_accel.train.clock import Span
 from hpc_accel.train.evaluate import evaluate
 from hpc_accel.train.frequency import applied
-from hpc_accel.train.parity import Reference, serial_reference
+from hpc_accel.train.parity import Reference, make_room, serial_reference
 from hpc_accel.train.precision import arithmetic
 from hpc_accel.train.rows import Rows, busy_ms
 from hpc_accel.train.session import Session
@@ -46,6 +46,8 @@ class Observations:
     energy: dict[str, Any]
     reference: Reference | None
     peak_memory_bytes: int | None
+    reserved_bytes: int | None
+    device_used_bytes: int | None
     first_step_ms: float
     straggler: dict[str, Any]
     checkpoints: dict[str, Any]
@@ -66,6 +68,8 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
         steps = _Steps(session, meter, progress)
         steps.run()
         peak_memory_bytes = steps.peak_memory_bytes()
+        reserved_bytes = memory.reserved_bytes(session.device)
+        device_used_bytes = memory.device_used_bytes(session.device)
         timebase = clock.Timebase(first=base, last=clock.synchronise(comm))
         rows = steps.rows.all()
         notes = {"energy.parquet": meter.write_samples(directory / "energy.parquet", timebase)}
@@ -77,6 +81,7 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
     straggler = stragglers.slowest(comm, float(np.median([busy_ms(row) for row in rows])))
     with arithmetic(recipe.precision):
         metric = evaluate(session.stepper, session.workload, comm, session.run.measure.metric_samples)
+    make_room(session.stepper, session.workload, session.device)
     reference = serial_reference(session.run, session.device) if session.rank == 0 else None
     quiet_barrier(comm)
     return Observations(
@@ -84,6 +89,8 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
         energy=joined(steps.windows),
         reference=reference,
         peak_memory_bytes=peak_memory_bytes,
+        reserved_bytes=reserved_bytes,
+        device_used_bytes=device_used_bytes,
         first_step_ms=next(iter(steps.rows.seen))[2].step.duration_ns / 1e6,
         straggler=straggler,
         checkpoints=steps.told(),
@@ -142,12 +149,13 @@ class _Steps:
         session = self.session
         while self._done < until:
             faults.reach("step", session.rank, self._done)
-            result = session.stepper.step()
-            self.rows.add(self._done, warmup, result)
+            self.rows.add(self._done, warmup, session.stepper.step())
             self._done += 1
             self.progress(self._done, self._total)
             if self._stop.agreed() and self._done < self._total:
+                session.stepper.settle()
                 return True
+        session.stepper.settle()
         return False
 
     def _next_pause(self) -> int:

@@ -27,7 +27,7 @@ STEP_METHOD = "median over the timed steps, each that of the slowest rank; 95 % 
 def write_record(session: Session, seen: Observations, started_utc: str) -> dict[str, Any] | None:
     """Gather what all ranks saw and write the record from rank 0, which gets the summary back. Collective."""
     gathered = session.comm.gather(seen.rows, root=0)
-    peaks = session.comm.gather(seen.peak_memory_bytes, root=0)
+    peaks = session.comm.gather((seen.peak_memory_bytes, seen.reserved_bytes, seen.device_used_bytes), root=0)
     if session.rank != 0:
         return None
     steps = pl.DataFrame([row for rows in gathered for row in rows], infer_schema_length=None).cast(
@@ -44,7 +44,7 @@ def write_record(session: Session, seen: Observations, started_utc: str) -> dict
 
 
 def summarise(
-    session: Session, seen: Observations, steps: pl.DataFrame, peaks: list[int | None], started_utc: str
+    session: Session, seen: Observations, steps: pl.DataFrame, peaks: list[tuple[int | None, ...]], started_utc: str
 ) -> dict[str, Any]:
     """summary.json as a mapping. Every figure that is null has a reason beside it."""
     run = session.run
@@ -53,7 +53,8 @@ def summarise(
     measured = speed(run, slowest_ms, STEP_METHOD)
     losses = mean_losses(steps)
     reference = seen.reference
-    parity = compare(run, losses, reference.losses if reference else [])
+    parity = compare(run, losses, reference.losses if reference else [], reference.losses_reason if reference else "")
+    peak, reserved, device_used = (list(each) for each in zip(*peaks, strict=True))
     finite = all(map(math.isfinite, losses))
     phases = _phases(run.layout, timed)
     step_facts = _step_facts(session, steps, slowest_ms)
@@ -79,7 +80,7 @@ def summarise(
         "phases_reason": _phase_reasons(run, phases),
         **_bubble(run.layout, timed, phases),
         "startup_ms": {**session.startup_ms, "first_step": seen.first_step_ms},
-        **peak_memory(peaks, session.device),
+        **peak_memory(peak, session.device, reserved=reserved, device_used=device_used),
         "energy": energy,
         "target": efficiency.target(run, losses, energy, step_facts["num_timed"]),
         "flops": flops_facts(

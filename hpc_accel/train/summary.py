@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -56,10 +57,27 @@ def speed(run: Run, timed_ms: dict[int, float], method: str) -> dict[str, Any]:
     }
 
 
-def peak_memory(peaks: list[int | None], device: torch.device) -> dict[str, Any]:
-    """The largest of the ranks' peaks, those that are known."""
-    known = [peak for peak in peaks if peak is not None]
+def peak_memory(
+    peaks: Sequence[int | None],
+    device: torch.device,
+    *,
+    reserved: Sequence[int | None] = (),
+    device_used: Sequence[int | None] = (),
+) -> dict[str, Any]:
+    """The largest of the ranks' figures, those that are known: peaks, and of a GPU what its card held besides."""
+    on_cpu, told = device.type != "cuda", any(each is not None for each in (*reserved, *device_used))
     return {
-        "peak_memory_bytes": max(known) if known else None,
+        "peak_memory_bytes": _largest(peaks),
         "peak_memory_scope": f"largest rank, {memory.scope(device)}",
+        "reserved_bytes": _largest(reserved),
+        "device_used_bytes": _largest(device_used),
+        "device_memory_reason": "the run computes on CPUs"
+        if on_cpu
+        else ""
+        if told
+        else "not noted in runs of this kind",
     }
+
+
+def _largest(values: Sequence[int | None]) -> int | None:
+    return max((value for value in values if value is not None), default=None)

@@ -1,4 +1,7 @@
-"""A stand-in for pynvml: GPUs at 300 W, and one fault at a time, chosen by FAKE_NVML_FAULT."""
+"""A stand-in for pynvml: GPUs at 300 W, and one fault at a time, chosen by FAKE_NVML_FAULT.
+
+FAKE_NVML_NAMES gives boards names of their own; ANSWERS holds what else a test wants to be told.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,10 @@ import time
 
 FAULT = os.environ.get("FAKE_NVML_FAULT", "")
 UUIDS = os.environ.get("FAKE_NVML_UUIDS", "GPU-aaaa-1,GPU-bbbb-2").split(",")
+NAMES = os.environ.get("FAKE_NVML_NAMES", "").split(",")
 POWER_W = 300.0
+NVML_CLOCK_SM = 1
+ANSWERS = {"sm_mhz": 900, "reasons": 0x2, "max_sm_mhz": 1410, "ecc": [1, 1], "persistence": 1, "driver": b"580.82.07"}
 
 if FAULT == "import":
     raise RuntimeError("driver library is of another version")
@@ -17,6 +23,16 @@ if FAULT == "import-exit":
 
 class NVMLError(Exception):
     """What the library raises."""
+
+    def __init__(self, said, value=999):
+        super().__init__(said)
+        self.value = value
+
+
+def _answer(name):
+    if isinstance(ANSWERS[name], Exception):
+        raise ANSWERS[name]
+    return ANSWERS[name]
 
 
 def nvmlInit():
@@ -31,7 +47,18 @@ def nvmlDeviceGetCount():
 
 
 def nvmlDeviceGetHandleByIndex(index):
+    """The first board can be another job's, or broken: neither may hide the second."""
+    if FAULT == "handle-one" and index == 0:
+        raise NVMLError("Insufficient Permissions", 4)
+    if FAULT == "lost-one" and index == 0:
+        raise NVMLError("GPU is lost", 15)
     return index
+
+
+def nvmlDeviceGetHandleByUUID(uuid):
+    if uuid not in UUIDS:
+        raise NVMLError("Not Found", 6)
+    return nvmlDeviceGetHandleByIndex(UUIDS.index(uuid))
 
 
 def nvmlDeviceGetUUID(handle):
@@ -39,6 +66,8 @@ def nvmlDeviceGetUUID(handle):
 
 
 def nvmlDeviceGetName(handle):
+    if handle < len(NAMES) and NAMES[handle]:
+        return NAMES[handle]
     return "NVIDIA GH200 480GB" if FAULT == "gh200" else "NVIDIA A100-SXM4-40GB"
 
 
@@ -95,3 +124,31 @@ def nvmlDeviceSetGpuLockedClocks(handle, low_mhz, high_mhz):
 
 def nvmlDeviceResetGpuLockedClocks(handle):
     del CLOCKS_MHZ[handle]
+
+
+def nvmlDeviceGetClockInfo(handle, kind):
+    if FAULT == "block-clock":
+        time.sleep(3600)
+    assert kind == NVML_CLOCK_SM
+    return _answer("sm_mhz")
+
+
+def nvmlDeviceGetCurrentClocksThrottleReasons(handle):
+    return _answer("reasons")
+
+
+def nvmlDeviceGetMaxClockInfo(handle, kind):
+    assert kind == NVML_CLOCK_SM
+    return _answer("max_sm_mhz")
+
+
+def nvmlDeviceGetEccMode(handle):
+    return _answer("ecc")
+
+
+def nvmlDeviceGetPersistenceMode(handle):
+    return _answer("persistence")
+
+
+def nvmlSystemGetDriverVersion():
+    return _answer("driver")

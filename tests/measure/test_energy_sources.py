@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hpc_accel.measure.energy import EnergyMeter, hwmon, intel, nvml, pm_counters, rapl, visible, zeus_amd
+from hpc_accel.measure.energy import EnergyMeter, boards, hwmon, intel, nvml, pm_counters, rapl, visible, zeus_amd
 from hpc_accel.measure.energy.sensor import SensorError
 
 from . import trees
@@ -393,14 +393,14 @@ def test_importing_and_starting_the_sensors_takes_little_time():
 
 
 def test_without_a_driver_the_library_is_not_even_loaded(sysfs, monkeypatch):
-    monkeypatch.setattr(nvml, "DRIVER", (sysfs / "none",))
-    monkeypatch.setattr(nvml.importlib, "import_module", lambda name: pytest.fail(f"{name} was loaded"))
+    monkeypatch.setattr(boards, "DRIVER", (sysfs / "none",))
+    monkeypatch.setattr(boards.importlib, "import_module", lambda name: pytest.fail(f"{name} was loaded"))
     (sensor,) = nvml.discover()
     assert sensor.info.reason == "no NVIDIA driver here"
 
 
 def test_a_driver_without_a_library_is_a_reason(sysfs, monkeypatch):
-    monkeypatch.setattr(nvml, "DRIVER", (sysfs,))
+    monkeypatch.setattr(boards, "DRIVER", (sysfs,))
     monkeypatch.setitem(sys.modules, "pynvml", None)
     (sensor,) = nvml.discover()
     assert "NVML gives no GPU" in sensor.info.reason

@@ -7,19 +7,15 @@ Which GPUs are ours, see visible.py.
 
 from __future__ import annotations
 
-import importlib
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from hpc_accel.measure import host
-from hpc_accel.measure.energy import sysfs, visible
+from hpc_accel.measure.energy import boards, visible
+from hpc_accel.measure.energy.boards import Board, said
 from hpc_accel.measure.energy.sensor import Reading, Sensor, SensorError, SensorInfo, absent
 
 SOURCE = "nvml"
-DRIVER = (Path("/proc/driver/nvidia"), Path("/dev/nvidiactl"), Path("/dev/dxg"))
-"""Where a loaded driver shows, also in containers and WSL; without one the library need not be loaded at all."""
 UPDATE_PERIOD_S = 0.1
 MAX_POWER_W = 3000.0
 
@@ -41,15 +37,7 @@ class NvmlGpu:
             power_mw = self.nvml.nvmlDeviceGetPowerUsage(self.handle)
             return Reading(time_ns=time.perf_counter_ns(), power_w=float(power_mw) * 1e-3)
         except Exception as error:
-            raise SensorError(f"{self.info.name}: {_said(error)}") from error
-
-
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+            raise SensorError(f"{self.info.name}: {said(error)}") from error
 
 
 def _is_sliced(nvml: Any, handle: Any) -> bool:
@@ -60,29 +48,28 @@ def _is_sliced(nvml: Any, handle: Any) -> bool:
         return False
 
 
-def _gpu(nvml: Any, handle: Any, uuid: str) -> Sensor:
+def _gpu(nvml: Any, board: Board) -> Sensor:
     """The board's counter where it has one, else its power; else the library's reason."""
-    name = f"{_text(nvml.nvmlDeviceGetName(handle))} {uuid}"
-    scope = "module" if "GH200" in name else "gpu-board"
-    if _is_sliced(nvml, handle):
-        return absent(
-            SOURCE, scope, f"{name}: MIG is on, the counter covers all slices", name=f"nvml {name}", present=True
-        )
+    name = f"nvml {board.name} {board.uuid}"
+    scope = "module" if "GH200" in board.name else "gpu-board"
+    if _is_sliced(nvml, board.handle):
+        reason = f"{board.name} {board.uuid}: MIG is on, the counter covers all slices"
+        return absent(SOURCE, scope, reason, name=name, key=board.uuid, present=True)
     reasons: list[str] = []
     for kind in ("counter", "power"):
         sensor = NvmlGpu(
             SensorInfo(
-                name=f"nvml {name}",
+                name=name,
                 source=SOURCE,
                 scope=scope,
-                key=uuid,
+                key=board.uuid,
                 kind=kind,
                 update_period_s=UPDATE_PERIOD_S,
                 is_global=True,
                 max_power_w=MAX_POWER_W,
             ),
             nvml,
-            handle,
+            board.handle,
         )
         try:
             sensor.read()
@@ -90,30 +77,33 @@ def _gpu(nvml: Any, handle: Any, uuid: str) -> Sensor:
             reasons.append(error.reason)
         else:
             return sensor
-    return absent(
-        SOURCE, scope, "; ".join(reasons), "bare metal or a passed-through GPU has it", name=name, present=True
-    )
+    remedy = "bare metal or a passed-through GPU has it"
+    return absent(SOURCE, scope, "; ".join(reasons), remedy, name=name, key=board.uuid, present=True)
+
+
+def _closed(board: Board, *, may_be_ours: bool) -> Sensor:
+    """A board that could not be opened: others' if it is forbidden or if all of ours are known, else missing."""
+    ours = may_be_ours and not board.is_forbidden
+    remedy = "ask an administrator to look at the node's GPUs (nvidia-smi)" if ours else ""
+    name = f"nvml board {board.index}"
+    return absent(SOURCE, "gpu-board", board.reason, remedy, name=name, present=True, ours=ours)
 
 
 def discover() -> list[Sensor]:
     """The GPUs of this process; one bad GPU does not hide the others."""
-    stand_in = host.pretended("HPC_ACCEL_NVML_MODULE")
-    if stand_in is None and not any(sysfs.exists(path) for path in DRIVER):
+    if not boards.has_driver():
         return [absent(SOURCE, "gpu-board", "no NVIDIA driver here")]
     try:
-        nvml = importlib.import_module(stand_in or "pynvml")
-        nvml.nvmlInit()
-        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
-        uuids = [_text(nvml.nvmlDeviceGetUUID(handle)) for handle in handles]
+        nvml = boards.load()
+        seen = boards.listed(nvml)
     except Exception as error:
-        return [absent(SOURCE, "gpu-board", f"NVML gives no GPU: {_said(error)}")]
-    chosen, reason = visible.select(visible.setting(), uuids)
-    found: list[Sensor] = []
-    for index in chosen:
-        try:
-            found.append(_gpu(nvml, handles[index], uuids[index]))
-        except Exception as error:
-            found.append(absent(SOURCE, "gpu-board", _said(error), name=f"nvml {uuids[index]}", present=True))
-    if reason:
-        found.append(absent(SOURCE, "gpu-board", reason, name=f"nvml {visible.VARIABLE}", present="MIG" in reason))
+        return [absent(SOURCE, "gpu-board", f"NVML gives no GPU: {said(error)}")]
+    mine = visible.of_process(seen)
+    found: list[Sensor] = [_gpu(nvml, board) for board in mine.boards]
+    found += [_closed(board, may_be_ours=mine.may_be_more) for board in seen if board.reason]
+    if mine.reason:
+        # GPUs that are there and cannot be told apart or read are missed; an entry that names nothing is not.
+        missed = bool(mine.remedy) or "MIG" in mine.reason
+        name = f"nvml {visible.VARIABLE}"
+        found.append(absent(SOURCE, "gpu-board", mine.reason, mine.remedy, name=name, present=missed))
     return found or [absent(SOURCE, "gpu-board", "the NVIDIA driver shows no GPU to this process")]

@@ -28,8 +28,9 @@ class SensorInfo:
     """A sensor's description.
 
     `key` names the physical sensor within its node, and in the whole world where `is_global` (a GPU's
-    UUID). `is_present` is False for a whole kind of hardware this node does not have. `wrap_j` is the
-    range after which a counter begins anew; no sensor of this scope can pass more than `max_power_w`.
+    UUID). `is_present` is False for a whole kind of hardware this node does not have, `is_ours` for a part
+    of the node that was given to others: it is shown and never missed. `wrap_j` is the range after which a
+    counter begins anew; no sensor of this scope can pass more than `max_power_w`.
     """
 
     name: str
@@ -40,6 +41,7 @@ class SensorInfo:
     update_period_s: float = 0.1
     is_global: bool = False
     is_present: bool = True
+    is_ours: bool = True
     wrap_j: float | None = None
     max_power_w: float = 20_000.0
     reason: str = ""
@@ -88,9 +90,31 @@ class Absent:
         raise SensorError(self.info.reason, self.info.remedy)
 
 
-def absent(source: str, scope: str, reason: str, remedy: str = "", *, name: str = "", present: bool = False) -> Absent:
-    """An `Absent` for a whole source (nothing there) or, with `present`, for one sensor that is there but closed."""
+def absent(
+    source: str,
+    scope: str,
+    reason: str,
+    remedy: str = "",
+    *,
+    name: str = "",
+    key: str = "",
+    present: bool = False,
+    ours: bool = True,
+) -> Absent:
+    """An `Absent` for a whole source (nothing there) or, with `present`, for one sensor that is there but closed.
+
+    `key` is the name by which it is known in the whole world, where it has one.
+    """
     label = name or source
-    return Absent(
-        SensorInfo(name=label, source=source, scope=scope, key=label, is_present=present, reason=reason, remedy=remedy)
+    info = SensorInfo(
+        name=label,
+        source=source,
+        scope=scope,
+        key=key or label,
+        is_global=bool(key),
+        is_present=present,
+        is_ours=ours,
+        reason=reason,
+        remedy=remedy,
     )
+    return Absent(info)

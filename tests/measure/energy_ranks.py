@@ -24,9 +24,9 @@ half = 0 if rank < size / 2 else 1
 os.environ["HPC_ACCEL_TESTING"] = "1"
 
 
-def meter(tree: str, sample_hz: float = 0.0, **environment: str) -> EnergyMeter:
+def meter(tree: str, sample_hz: float = 0.0, gpu: str | None = None, **environment: str) -> EnergyMeter:
     os.environ.update({"HPC_ACCEL_SYSFS": str(root / tree), "HPC_ACCEL_NVML_MODULE": "no_driver_here"} | environment)
-    found = EnergyMeter(comm, sample_hz)
+    found = EnergyMeter(comm, sample_hz, gpu)
     for key in environment:
         del os.environ[key]
     return found
@@ -41,6 +41,7 @@ meters = {
         HPC_ACCEL_NVML_MODULE="fake_nvml",
         CUDA_VISIBLE_DEVICES=f"{'GPU-aaaa' if rank % 2 == 0 else 'GPU-bbbb'}",
     ),
+    "one gpu of two": meter("empty", gpu="GPU-aaaa-1" if rank == 0 else "", HPC_ACCEL_NVML_MODULE="fake_nvml"),
     "broken on one rank": meter("shared", HPC_ACCEL_NVML_MODULE="no_such_module" if rank == 0 else "fake_nvml"),
 }
 with ExitStack() as stack:

@@ -65,6 +65,13 @@ def test_ranks_that_see_only_their_own_gpu_are_joined(energy):
     assert gpus["scope"] == "GPU boards"
 
 
+def test_gpus_no_rank_computes_on_are_no_part_of_the_total(energy):
+    gpus = energy["one gpu of two"]
+    assert power_w(gpus) == pytest.approx(300.0, rel=0.01)
+    assert gpus["unused_gpus_j"] / gpus["window_s"] == pytest.approx(300.0, rel=0.01)
+    assert gpus["is_partial"] is False
+
+
 def test_a_library_broken_on_one_rank_is_read_by_another(energy):
     found = energy["broken on one rank"]
     expected_w = 110.0 if energy["num_ranks"] == 1 else 710.0

@@ -20,7 +20,9 @@ def joined(windows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if len(windows) == 1:
         return last
     window_s = sum(window["window_s"] for window in windows)
+    unused_j = [window.get("unused_gpus_j") for window in windows]  # windows of an older checkpoint have no such key
     whole = {**last, **split.added(windows), "window_s": window_s, "num_windows": len(windows)}
+    whole["unused_gpus_j"] = None if None in unused_j else sum(unused_j)
     reason = _why_not(windows)
     if reason:
         nothing = {"energy_j": None, "scope": None, "method": "none", "energy_above_idle_j": None}

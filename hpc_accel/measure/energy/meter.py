@@ -1,6 +1,6 @@
 """EnergyMeter: what a run used, between two points all ranks agree on, from every sensor that can be read.
 
-    meter = EnergyMeter(comm)                    all ranks; finds sensors, shares them out, starts the readers
+    meter = EnergyMeter(comm, gpu=uuid)          all ranks; finds sensors, shares them out, starts the readers
     with meter.window("timed") as window: ...    all ranks; device synchronised, barrier, read, at both ends
     window.result                                the same on all ranks; `energy_j` None with a reason if unknown
 
@@ -16,13 +16,25 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from hpc_accel.measure.clock import ClockOffset, Timebase
-from hpc_accel.measure.energy import hwmon, intel, nvml, pm_counters, rapl, samples, scopes, split, total, zeus_amd
+from hpc_accel.measure.energy import (
+    hwmon,
+    intel,
+    nvml,
+    pm_counters,
+    rapl,
+    samples,
+    scopes,
+    split,
+    total,
+    used,
+    zeus_amd,
+)
 from hpc_accel.measure.energy.accumulate import Mark, between
 from hpc_accel.measure.energy.nodes import Nodes, assign
 from hpc_accel.measure.energy.reader import DISCOVER_TIMEOUT_S, Reader
@@ -79,9 +91,13 @@ class Window:
 
 
 class EnergyMeter:
-    """All sensors under one communicator. `sample_hz` above 0 also keeps power samples at that rate."""
+    """All sensors under one communicator. `sample_hz` above 0 also keeps power samples at that rate.
 
-    def __init__(self, comm: Any, sample_hz: float = 0.0) -> None:
+    `gpu` is the UUID of the GPU this rank computes on (used.uuid_of), empty where it computes on none. GPUs that no
+    rank names are then no part of the total. None where nobody can say yet: all GPUs that are seen count.
+    """
+
+    def __init__(self, comm: Any, sample_hz: float = 0.0, gpu: str | None = None) -> None:
         self._nodes = Nodes(comm)
         self._readers = [Reader(name, scope, find, sample_hz) for name, (scope, find) in SOURCES.items()]
         deadline_s = time.monotonic() + DISCOVER_TIMEOUT_S
@@ -94,16 +110,17 @@ class EnergyMeter:
             reader.own(info.key for info in found if info.source == reader.source and info.key in mine)
         self._owned = {info.key: info for info in found if info.key in mine}
         self._union = union
+        self._used = used.by_key(union, used.gather(self._nodes, gpu))
         self._idle: dict[str, Any] | None = None
         self._described = self._nodes.to_all(self._describe_all())
 
     def _describe_all(self) -> list[dict[str, Any]]:
         """Rank 0: one row per sensor of any node, for people and for hardware.json."""
         rows = []
-        for node, infos in self._nodes.across_nodes((self._nodes.node_id, self._union)):
+        for node, infos, is_used in self._nodes.across_nodes((self._nodes.node_id, self._union, self._used)):
             for info in infos:
-                row = asdict(info) | {"node": node.partition("/")[2], "available": info.is_available}
-                rows.append(row)
+                known = {"available": info.is_available, "is_used": is_used[info.key]}
+                rows.append(asdict(info) | {"node": node.partition("/")[2]} | known)
         return rows
 
     def describe(self) -> list[dict[str, Any]]:
@@ -113,7 +130,7 @@ class EnergyMeter:
     @property
     def min_window_s(self) -> float:
         """The shortest window without a resolution warning: 100 updates of the slowest sensor of the total."""
-        readable = [row for row in self._described if row["available"]]
+        readable = [row for row in self._described if row["available"] and row["is_used"] is not False]
         by_node: dict[str, set[str]] = {row["node"]: set() for row in readable}
         for row in readable:
             by_node[row["node"]].add(row["scope"])
@@ -218,6 +235,7 @@ class EnergyMeter:
         owned = {sensor.key for sensor in sensors}
         closed = [info for info in self._union if info.key not in owned]
         sensors += [_record(info, self._nodes.node_id, None, None, info.reason) for info in closed]
+        sensors = [replace(sensor, is_used=self._used[sensor.key]) for sensor in sensors]
         return total.NodeRecord(
             node_id=self._nodes.node_id,
             boot_id=self._nodes.boot_id,

@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 NODE_SCOPES = ("node", "node-dc", "node-ac")
 NEVER_SUMMED = frozenset({"platform"})
+GPU_SCOPES = frozenset({"gpu-board", "gpu-card", "gpu-tile"})
+"""GPUs by themselves. A module is none: its processor may be at work while its GPU is not."""
 _INSIDE: dict[str, frozenset[str]] = {
     "platform": frozenset({"cpu-package", "cpu-core", "cpu-uncore", "dram"}),
     "module": frozenset({"gpu-board", "grace", "grace-cpu", "grace-sysio"}),

@@ -17,9 +17,9 @@ from typing import Any
 
 from hpc_accel.measure.energy.nodes import Nodes
 from hpc_accel.measure.energy.samples import PowerSeries
+from hpc_accel.measure.energy.scopes import GPU_SCOPES
 from hpc_accel.measure.events import Piece, Span
 
-GPU_SCOPES = frozenset({"gpu-board", "gpu-card", "gpu-tile"})
 METHOD = "sampled power, divided evenly among the ranks of a device and by what each of them was doing"
 NO_SAMPLES = "no power was sampled: no sensor could be read"
 UNCOVERED = "the power samples do not cover all timed steps"
@@ -89,39 +89,46 @@ def _row(device: Device, shares: Sequence[dict[str, dict[str, Any]]]) -> dict[st
 def split(energy: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Fields that stand beside an energy figure: `by_phase_j`, `by_device`, and how well and how they are known.
 
-    Only sensors that are part of the figure's total count towards its phases. Everything is null where one of them has
-    no samples, and the reason says so.
+    Only sensors that are part of the figure's total count towards its phases; GPUs that no rank computes on are told
+    apart. Everything is null where a sensor of the total has no samples, and the reason says so.
     """
-    counted = [sensor for sensor in energy["sensors"] if sensor["is_counted"]]
+    shown = [sensor for sensor in energy["sensors"] if sensor["is_counted"] or is_idle_gpu(sensor)]
     known: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for each in rows:
         known.setdefault(tuple(each["identity"]), []).append(each)
     # Two nodes of one name have equal identities; both lists are in the order of the nodes.
-    found = [(sensor, _next(known, (sensor["node"], sensor["source"], sensor["key"]))) for sensor in counted]
+    rows_shown = [(sensor, _next(known, (sensor["node"], sensor["source"], sensor["key"]))) for sensor in shown]
     devices = [
         {
             "name": sensor["name"],
             "node": sensor["node"],
             "scope": sensor["scope"],
+            "is_counted": sensor["is_counted"],
             "energy_j": sensor["energy_j"],
             "phases_j": row["phases_j"] if row else None,
         }
-        for sensor, row in found
+        for sensor, row in rows_shown
     ]
+    found = [(sensor, row) for sensor, row in rows_shown if sensor["is_counted"]]
     reason = ""
     if energy["energy_j"] is None:
         reason = energy["reason"]
-    elif not counted or any(row is None or not row["phases_j"] for _, row in found):
+    elif not found or any(row is None or not row["phases_j"] for _, row in found):
         reason = NO_SAMPLES
     elif any(value is None for _, row in found if row for value in row["phases_j"].values()):
         reason = UNCOVERED
     if reason:
         return unknown(reason, devices)
     return _known(
-        _added_phases([device["phases_j"] for device in devices]),
+        _added_phases([device["phases_j"] for device in devices if device["is_counted"]]),
         devices,
         resolved=all(row["is_resolved"] for _, row in found if row),
     )
+
+
+def is_idle_gpu(sensor: dict[str, Any]) -> bool:
+    """Whether this row of an energy figure is a GPU that was measured and that no rank computes on."""
+    return sensor.get("is_used") is False and sensor["energy_j"] is not None
 
 
 def added(splits: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -22,7 +22,10 @@ NO_SENSOR_REMEDY = "run on nodes with counters (docs/measurement.md lists them),
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """One sensor's part of a window: `energy_j` None exactly where `reason` says why."""
+    """One sensor's part of a window: `energy_j` None exactly where `reason` says why.
+
+    `is_used` False is a GPU that no rank of the run computes on: shown, and neither counted nor missed.
+    """
 
     name: str
     node: str
@@ -33,6 +36,7 @@ class Measured:
     update_period_s: float
     is_global: bool = False
     is_present: bool = True
+    is_used: bool | None = None
     energy_j: float | None = None
     window_s: float | None = None
     reason: str = ""
@@ -68,7 +72,7 @@ def unique(nodes: Iterable[NodeRecord]) -> dict[str, list[Measured]]:
 
 def believed(sensors: Sequence[Measured], scope: str) -> list[Measured]:
     """A node's sensors of one scope, from the first source that measured it (else of the first that has it)."""
-    candidates = [sensor for sensor in sensors if sensor.scope == scope and sensor.is_present]
+    candidates = [s for s in sensors if s.scope == scope and s.is_present and s.is_used is not False]
     ordered = sorted({sensor.source for sensor in candidates}, key=_source_rank)
     for source in ordered:
         chosen = [sensor for sensor in candidates if sensor.source == source]
@@ -92,7 +96,11 @@ def _aligned_j(sensor: Measured, window_s: float) -> float:
 def result(nodes: Sequence[NodeRecord], window_s: float, name: str = "") -> dict[str, Any]:
     """The energy object of summary.json."""
     by_node = unique(nodes)
-    usable = {node: {s.scope for s in found if s.energy_j is not None} for node, found in by_node.items()}
+    # Of a scope whose GPUs are all idle here nothing is missing: it must not keep other nodes' out of the total.
+    usable = {
+        node: {s.scope for s in found if s.energy_j is not None or s.is_used is False}
+        for node, found in by_node.items()
+    }
     chosen = scopes.choose(usable)
     counted = [sensor for found in by_node.values() for scope in chosen for sensor in believed(found, scope)]
     measured = [sensor for sensor in counted if sensor.energy_j is not None]
@@ -100,7 +108,8 @@ def result(nodes: Sequence[NodeRecord], window_s: float, name: str = "") -> dict
     is_partial = bool(measured) and (len(complete) < len(by_node) or len(measured) < len(counted))
     period_s = max((sensor.update_period_s for sensor in measured), default=None)
     reason, remedy = _why(by_node, counted, complete, measured)
-    scope = scopes.describe(chosen) if measured else None
+    scope = scopes.describe([sensor.scope for sensor in measured]) if measured else None
+    idle_j = [s.energy_j for found in by_node.values() for s in found if s.is_used is False and s.energy_j is not None]
     if scope and is_partial:
         scope += f" (partial: {len(complete)} of {len(by_node)} nodes, {len(measured)} of {len(counted)} sensors)"
     return {
@@ -110,8 +119,10 @@ def result(nodes: Sequence[NodeRecord], window_s: float, name: str = "") -> dict
         "scope": scope,
         "method": _method(measured),
         "is_partial": is_partial,
+        "unused_gpus_j": sum(idle_j) if idle_j else None,
         "sensors": [_row(s, s in measured) for found in by_node.values() for s in found if s.is_present],
-        "coverage": _coverage(nodes, complete, measured, counted) | {"notes": _notes(nodes, by_node, chosen)},
+        "coverage": _coverage(nodes, complete, measured, counted)
+        | {"unused_gpus": len(idle_j), "notes": _notes(nodes, by_node, chosen, counted)},
         "resolution_warning": period_s is not None and window_s < UPDATES_WANTED * period_s,
         "resolution_s": period_s,
         "idle_power_w": None,
@@ -148,14 +159,19 @@ def _why(
     without = [node for node in by_node if node not in complete]
     if measured and not failed and not without:
         return "", ""
-    present = [sensor for found in by_node.values() for sensor in found if sensor.is_present and sensor.reason]
-    if not measured and not present:
+    closed = [sensor for found in by_node.values() for sensor in found if sensor.is_present and sensor.reason]
+    present = [sensor for sensor in closed if sensor.is_used is not False] or closed
+    unused = sum(s.is_used is False and s.energy_j is not None for found in by_node.values() for s in found)
+    if not measured and not present and not unused:
         return NO_SENSOR.format(nodes="this node" if len(by_node) == 1 else f"{len(by_node)} nodes"), NO_SENSOR_REMEDY
     reasons = list(dict.fromkeys(sensor.reason for sensor in failed or present))
     remedies = list(dict.fromkeys(sensor.remedy for sensor in failed or present if sensor.remedy))
     if measured:
         head = f"partial: {len(complete)} of {len(by_node)} nodes measured"
         return "; ".join([head, *reasons[:3]]), "; ".join(remedies[:3])
+    if unused:
+        reasons.insert(0, f"{unused} GPU(s) can be read, and no rank computes on them")
+        remedies = remedies or [NO_SENSOR_REMEDY]
     return "no readable sensor: " + "; ".join(reasons[:3]), "; ".join(remedies[:3])
 
 
@@ -176,8 +192,13 @@ def _coverage(
     }
 
 
-def _notes(nodes: Sequence[NodeRecord], by_node: dict[str, list[Measured]], chosen: Sequence[str]) -> list[str]:
-    """What a reader should know: what a node says of itself, odd names, and what the total leaves out unmeasured."""
+def _notes(
+    nodes: Sequence[NodeRecord],
+    by_node: dict[str, list[Measured]],
+    chosen: Sequence[str],
+    counted: Sequence[Measured],
+) -> list[str]:
+    """What a reader should know: what a node says of itself, odd names, and what the total leaves out or may not."""
     notes = [note for node in nodes for note in node.notes]
     names = defaultdict(set)
     for node in nodes:
@@ -185,11 +206,29 @@ def _notes(nodes: Sequence[NodeRecord], by_node: dict[str, list[Measured]], chos
     for same in names.values():
         if len(same) > 1:
             notes.append(f"one kernel answers to {len(same)} host names ({', '.join(sorted(same))})")
-    for sensor in (sensor for found in by_node.values() for sensor in found):
+    sensors = [sensor for found in by_node.values() for sensor in found]
+    for sensor in sensors:
         is_inside = any(scope == sensor.scope or scopes.contains(scope, sensor.scope) for scope in chosen)
-        if chosen and sensor.is_present and sensor.energy_j is None and not is_inside:
+        is_missed = sensor.is_present and sensor.energy_j is None and sensor.is_used is not False
+        if chosen and is_missed and not is_inside:
             notes.append(f"not in the total: {sensor.name} ({sensor.reason})")
-    return list(dict.fromkeys(notes))[:MAX_NOTES]
+    return list(dict.fromkeys([*notes, *_gpu_notes(sensors, chosen, counted)]))[:MAX_NOTES]
+
+
+def _gpu_notes(sensors: Sequence[Measured], chosen: Sequence[str], counted: Sequence[Measured]) -> list[str]:
+    """Whose the GPUs are, where that makes a difference to what the total means."""
+    idle = [sensor for sensor in sensors if sensor.is_used is False and sensor.energy_j is not None]
+    # A module of NVML's is named by its GPU; others' are not.
+    gpus = [s for s in counted if s.scope in scopes.GPU_SCOPES or (s.scope == "module" and s.is_global)]
+    open_gpus = [sensor for sensor in gpus if sensor.is_used is None and sensor.energy_j is not None]
+    notes = []
+    if idle and any(scopes.contains(scope, sensor.scope) for scope in chosen for sensor in idle):
+        notes.append(f"the total contains {len(idle)} GPU(s) that no rank computes on: its sensors cover whole nodes")
+    elif idle:
+        notes.append(f"not in the total: {len(idle)} GPU(s) seen that no rank computes on")
+    if open_gpus:
+        notes.append(f"not known which of {len(open_gpus)} GPU(s) seen the ranks compute on: all are in the total")
+    return notes
 
 
 NO_IDLE = "idle power was not measured: measure.idle_s is 0"

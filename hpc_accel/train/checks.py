@@ -5,6 +5,7 @@ Nothing is corrected and nothing dropped; what is odd is counted, located and sa
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,9 +36,24 @@ def found_outliers(steps: Sequence[int], step_times_ms: Sequence[float]) -> dict
     }
 
 
-def warnings(run: Run, steps: dict[str, Any], energy: dict[str, Any]) -> list[str]:
-    """Sentences for the report, each with what can be done."""
-    found = []
+def environment(device_type: str) -> list[str]:
+    """Settings of the process under which no figure of a GPU is worth anything, each with what can be done."""
+    value = os.environ.get("CUDA_LAUNCH_BLOCKING", "")
+    if device_type != "cuda" or value in ("", "0"):
+        return []
+    return [
+        f"environment: CUDA_LAUNCH_BLOCKING={value} makes the GPU finish each kernel before the next is sent, so times "
+        "and energy are those of that and of no real run: unset it and measure again"
+    ]
+
+
+def warnings(
+    run: Run, steps: dict[str, Any], energy: dict[str, Any], *, device_type: str = "cpu", gpu_clock: str = ""
+) -> list[str]:
+    """Sentences for the report, each with what can be done. `gpu_clock` is what GpuClock.told said."""
+    found = environment(device_type)
+    if gpu_clock:
+        found.append(gpu_clock)
     counted, detected = steps["num_warmup"], steps["num_warmup_detected"]
     if detected is not None and detected > counted:
         found.append(

@@ -1,13 +1,13 @@
 """Frequencies and power limits a recipe asks for: set through NVML where that is this run's task, else checked.
 
 What cannot be set, or is not as asked, ends the run before its first step: a figure under a wrong name is worse than
-none. What was set is put back at the end, also after a failure; a process that is killed cannot, and leaves it to the
-site's epilog. `jobs/clocks.py` tells who sets what.
+none. A GPU shows its clock only under load, so that is looked at while the run works (gpu_clock.py). What was set is
+put back at the end, also after a failure; a process that is killed cannot, and leaves it to the site's epilog.
+`jobs/clocks.py` tells who sets what.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,18 +17,21 @@ from typing import Any
 import torch
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.measure import host
-from hpc_accel.measure.energy import sysfs
+from hpc_accel.measure.energy import boards, sysfs, used
 from hpc_accel.measure.energy.sensor import SensorError
 from hpc_accel.study.recipe import Recipe
+from hpc_accel.train.gpu_clock import TOLERANCE, GpuClock
 
-TOLERANCE = 0.02
-"""Drivers round to the steps they have."""
+NOT_FOUND = 6
+"""NVML_ERROR_NOT_FOUND."""
 
 
 @contextmanager
-def applied(recipe: Recipe, device: torch.device) -> Iterator[None]:
-    """The recipe's clocks on this rank's devices while the block runs. Raises ConfigError where that cannot be."""
+def applied(recipe: Recipe, device: torch.device) -> Iterator[GpuClock]:
+    """The recipe's clocks on this rank's devices while the block runs. Raises ConfigError where that cannot be.
+
+    What it gives looks at the GPU's clock while the block works: `watched()` around the work, `told(comm)` after it.
+    """
     with ExitStack() as undo:
         if recipe.cpu_freq_khz is not None:
             check_cpus(recipe.cpu_freq_khz, sorted(os.sched_getaffinity(0)))
@@ -36,8 +39,8 @@ def applied(recipe: Recipe, device: torch.device) -> Iterator[None]:
         if by_run:
             if device.type != "cuda":
                 raise _refused(recipe, "the run computes on no GPU")
-            set_gpu(recipe, f"GPU-{torch.cuda.get_device_properties(device).uuid}", undo.callback)
-        yield
+            set_gpu(recipe, used.uuid_of(device), undo.callback)
+        yield GpuClock(recipe.gpu_freq_mhz, used.uuid_of(device))
 
 
 def _in_slurm() -> bool:
@@ -71,8 +74,7 @@ def _set_khz(directory: Path) -> float | None:
 def set_gpu(recipe: Recipe, uuid: str, undo: Callable[..., Any]) -> None:
     """Set power limit and clock of one GPU; `undo(function, *args)` is told how to take each back."""
     try:
-        nvml = importlib.import_module(host.pretended("HPC_ACCEL_NVML_MODULE") or "pynvml")
-        nvml.nvmlInit()
+        nvml = boards.load()
         handle = _handle(nvml, uuid)
         if recipe.power_limit_w is not None:
             _limit_power(nvml, handle, recipe, undo)
@@ -86,12 +88,13 @@ def set_gpu(recipe: Recipe, uuid: str, undo: Callable[..., Any]) -> None:
 
 
 def _handle(nvml: Any, uuid: str) -> Any:
-    for index in range(nvml.nvmlDeviceGetCount()):
-        handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        found = nvml.nvmlDeviceGetUUID(handle)
-        if (found.decode() if isinstance(found, bytes) else found) == uuid:
-            return handle
-    raise LookupError(f"NVML shows no {uuid}")
+    """By its UUID: going through all boards would end at the first that this job may not open."""
+    try:
+        return nvml.nvmlDeviceGetHandleByUUID(uuid)
+    except Exception as error:
+        if getattr(error, "value", None) == NOT_FOUND:
+            raise LookupError(f"NVML shows no {uuid}; a MIG slice has no clock of its own") from error
+        raise
 
 
 def _limit_power(nvml: Any, handle: Any, recipe: Recipe, undo: Callable[..., Any]) -> None:

@@ -37,6 +37,13 @@ def test_a_gpu_is_set_and_put_back(nvml):
     assert nvml.CLOCKS_MHZ == {}
 
 
+def test_a_board_this_job_may_not_open_does_not_stand_in_the_way(nvml, monkeypatch):
+    monkeypatch.setattr(nvml, "FAULT", "handle-one")
+    with ExitStack() as undo:
+        frequency.set_gpu(Recipe(power_limit_w=250), "GPU-bbbb-2", undo.callback)
+        assert nvml.LIMITS_MW == {1: 250_000}
+
+
 def test_in_slurm_the_gpus_clock_is_slurms(nvml, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     with ExitStack() as undo:

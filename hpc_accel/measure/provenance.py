@@ -1,7 +1,7 @@
-"""Where a figure comes from: versions, host, processor, commit, MPI library, container.
+"""Where a figure comes from: versions, host, processor, GPUs (gpu_facts.py), commit, MPI library, container.
 
-Nothing heavy is imported to find a version out: package metadata are read, and the MPI library is asked only
-when mpi4py is already loaded (asking would otherwise initialise MPI).
+Nothing heavy is imported to find a version out: package metadata are read, and MPI library and torch are asked only
+when they are already loaded (asking would otherwise initialise MPI).
 """
 
 from __future__ import annotations
@@ -14,16 +14,26 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from hpc_accel.measure import gpu_facts
+
 PACKAGES = {"hpc_accel": "hpc-accel", "torch": "torch", "mpi4py": "mpi4py", "numpy": "numpy", "zeus": "zeus"}
 ENVIRONMENT = (
     "OMP_NUM_THREADS",
     "CUDA_VISIBLE_DEVICES",
+    "CUDA_DEVICE_ORDER",
+    "CUDA_LAUNCH_BLOCKING",
+    "NVIDIA_TF32_OVERRIDE",
+    "PYTORCH_CUDA_ALLOC_CONF",
     "SLURM_JOB_ID",
     "SLURM_JOB_PARTITION",
     "SLURM_CLUSTER_NAME",
     "SLURM_CPU_FREQ_REQ",
 )
 """Environment variables that change a measurement and give nothing private away."""
+PREFIXES = ("NCCL_", "UCX_")
+"""Their libraries have some hundred settings each, which all change how data travel."""
+PRIVATE = ("AUTH", "CREDENTIAL", "KEY", "PASS", "SECRET", "TOKEN")
+"""Words in the names of variables whose values belong in no record."""
 _GIT_TIMEOUT_S = 5
 
 
@@ -103,9 +113,16 @@ def collect() -> dict[str, Any]:
         kernel=platform.release(),
         container=container(),
         git=git_commit(),
-        environment={key: os.environ[key] for key in ENVIRONMENT if key in os.environ},
+        environment=environment(),
+        **gpu_facts.collect(),
     )
     return facts
+
+
+def environment() -> dict[str, str]:
+    """Those variables that are set, never one whose name says that it is private."""
+    names = [*ENVIRONMENT, *sorted(name for name in os.environ if name.startswith(PREFIXES))]
+    return {name: os.environ[name] for name in names if name in os.environ and not any(w in name for w in PRIVATE)}
 
 
 def hosts(comm: Any) -> list[str]:

@@ -36,6 +36,16 @@ def test_provenance_is_json_and_honest():
     assert facts["host"]
 
 
+def test_settings_that_change_a_figure_are_kept_and_private_ones_never(monkeypatch):
+    kept = {"CUDA_LAUNCH_BLOCKING": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "NCCL_ALGO": "Ring", "UCX_TLS": "rc,cuda"}
+    left_out = {"NCCL_AUTH_TOKEN": "abc", "UCX_SOME_PASSWORD": "abc", "WANDB_API_KEY": "abc", "HOME_PAGE": "abc"}
+    for name, value in (kept | left_out).items():
+        monkeypatch.setenv(name, value)
+    found = provenance.collect()["environment"]
+    assert kept.items() <= found.items()
+    assert not left_out.keys() & found.keys()
+
+
 def test_no_commit_outside_a_repository(tmp_path):
     assert provenance.git_commit(tmp_path) is None
 

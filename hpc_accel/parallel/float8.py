@@ -8,12 +8,13 @@ from torch import nn
 from hpc_accel.errors import ConfigError
 
 MULTIPLE = 16
-"""Sizes the hardware's 8-bit products want."""
+"""Sizes the hardware's 8-bit products want of a weight's two dimensions."""
 
 
-def use_float8(module: nn.Module, device: torch.device, *, emulate: bool = False) -> None:
-    """Let the linear layers of `module` whose sizes fit compute in float8, in place; weights stay as they are.
+def use_float8(module: nn.Module, device: torch.device, *, emulate: bool = False) -> nn.Module:
+    """`module` with its linear layers whose sizes fit computing in float8; weights stay as they are.
 
+    Layers inside `module` are replaced in place; a module that is a linear layer itself is answered by another.
     `emulate` computes the same numbers without the hardware, for tests. Raises ConfigError where device or software
     cannot: float8 needs a GPU of compute capability 8.9 or higher.
     """
@@ -36,4 +37,8 @@ def use_float8(module: nn.Module, device: torch.device, *, emulate: bool = False
     def fits(layer: nn.Module, name: str) -> bool:
         return isinstance(layer, nn.Linear) and not layer.in_features % MULTIPLE and not layer.out_features % MULTIPLE
 
-    convert_to_float8_training(module, config=Float8LinearConfig(emulate=emulate), module_filter_fn=fits)
+    # A weight's gradient adds up over rows, samples times positions, of which there is any number: a head on one token
+    # per sample has as many as the micro-batch. They are padded with zeros, which costs memory only where they must be.
+    config = Float8LinearConfig(emulate=emulate, pad_inner_dim=True)
+    converted: nn.Module = convert_to_float8_training(module, config=config, module_filter_fn=fits)
+    return converted

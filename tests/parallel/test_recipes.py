@@ -66,17 +66,21 @@ def test_selective_recomputation_computes_no_matrix_product_twice():
     counts = {}
     for kind in ("selective", "full"):
         module = prepared(nn.Sequential(block()), recompute=kind)
-        with Products() as products:
+        with Products(torch.ops.aten.addmm.default) as products:
             module(torch.ones(4, 8, requires_grad=True)).sum().backward()
         counts[kind] = products.count
     assert counts["full"] == counts["selective"] + 2
 
 
 class Products(torch.utils._python_dispatch.TorchDispatchMode):
-    count = 0
+    """Counts an operation."""
+
+    def __init__(self, operation):
+        super().__init__()
+        self.operation, self.count = operation, 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func is torch.ops.aten.addmm.default
+        self.count += func is self.operation
         return func(*args, **(kwargs or {}))
 
 
@@ -149,8 +153,78 @@ def test_float8_layers_compute_nearly_the_same():
     model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 10))
     inputs = torch.randn(16, 32)
     wanted = model(inputs)
-    use_float8(model, CPU, emulate=True)
+    assert use_float8(model, CPU, emulate=True) is model
     assert type(model[0]).__name__ == "Float8Linear"
     assert type(model[2]) is nn.Linear, "10 outputs do not fit the hardware's products"
     error = (model(inputs) - wanted).norm() / wanted.norm()
     assert 0 < error < 0.1
+
+
+def test_a_model_that_is_a_linear_layer_computes_in_float8_too():
+    pytest.importorskip("torchao.float8", reason="needs torchao: pip install 'hpc-accel[fp8]'")
+    from hpc_accel.parallel.float8 import use_float8
+
+    model = nn.Linear(32, 64)
+    converted = use_float8(model, CPU, emulate=True)
+    assert type(converted).__name__ == "Float8Linear"
+    assert converted.weight is model.weight, "whoever has the model's parameters trains these"
+
+
+@pytest.mark.parametrize("rows", [1, 8, 24])
+def test_any_number_of_rows_makes_products_that_the_hardware_takes(monkeypatch, rows):
+    """A head on one token of each sample has as many rows as the micro-batch; its weight's gradient adds them up."""
+    pytest.importorskip("torchao.float8", reason="needs torchao: pip install 'hpc-accel[fp8]'")
+    from hpc_accel.parallel.float8 import MULTIPLE, use_float8
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    scaled_mm, inner = torch._scaled_mm, []
+
+    def checked(one, other, **options):  # as a GPU checks it; the CPU's product takes any size
+        assert not one.shape[1] % MULTIPLE and not other.shape[1] % MULTIPLE
+        inner.append(one.shape[1])
+        return scaled_mm(one, other, **options)
+
+    monkeypatch.setattr(torch, "_scaled_mm", checked)
+    torch.manual_seed(0)
+    model = nn.Linear(32, 64)
+    inputs = torch.randn(rows, 32)
+    model(inputs).square().sum().backward()
+    wanted, model.weight.grad = model.weight.grad, None
+    use_float8(model, torch.device("cuda"))(inputs).square().sum().backward()
+    padded = -(-rows // MULTIPLE) * MULTIPLE
+    assert inner == [32, 64, padded], "forward, the inputs' gradient, and the weight's"
+    assert (model.weight.grad - wanted).norm() / wanted.norm() < 0.1
+
+
+class ScaledProduct(torch.autograd.Function):
+    """A float8 product whose result is needed again in backward, as float8 layers make them."""
+
+    @staticmethod
+    def forward(ctx, states, weight):
+        one = torch.ones(())
+        parts = states.to(torch.float8_e4m3fn), weight.to(torch.float8_e4m3fn)
+        result = torch._scaled_mm(parts[0], parts[1].t(), scale_a=one, scale_b=one, out_dtype=torch.float32)
+        ctx.save_for_backward(weight)
+        return result
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient @ ctx.saved_tensors[0], None
+
+
+def test_selective_recomputation_computes_no_float8_product_twice():
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(16, 16))
+
+        def forward(self, states):
+            return ScaledProduct.apply(states, self.weight).sin().sin()
+
+    counts = {}
+    for kind in ("selective", "full"):
+        module = prepared(nn.Sequential(nn.Sequential(Layer(), nn.GELU())), recompute=kind)
+        with Products(torch.ops.aten._scaled_mm.default) as products:
+            module(torch.ones(16, 16, requires_grad=True)).sum().backward()
+        counts[kind] = products.count
+    assert counts == {"selective": 1, "full": 2}

@@ -1,4 +1,4 @@
-"""Peak memory of this process: resident set on the host, allocated memory on the device.
+"""Peak memory of this process: resident set on the host; on the device what tensors have, and what torch holds.
 
 The kernel keeps the highest resident set of a process in VmHWM; writing 5 to /proc/self/clear_refs starts
 it anew, so that the peak of the timed steps is not the peak of the imports before them.
@@ -65,3 +65,24 @@ def peak_bytes(device: Any = "cpu") -> int | None:
 def scope(device: Any = "cpu") -> str:
     """What `peak_bytes` counts, in words for the report."""
     return "device memory allocated" if _cuda(device) is not None else "resident set"
+
+
+def reserved_bytes(device: Any) -> int | None:
+    """Highest memory since `reset_peak` that torch holds on a CUDA device, tensors and free reserve; None on a CPU.
+
+    What it is above `peak_bytes` is fragmentation, and room kept for the next tensors.
+    """
+    cuda = _cuda(device)
+    return int(cuda.max_memory_reserved(device)) if cuda is not None else None
+
+
+def device_used_bytes(device: Any) -> int | None:
+    """Memory of a CUDA device in use now, by whomever: CUDA contexts, communication and library workspaces too.
+
+    None on a CPU. This decides whether a run fits on the card.
+    """
+    cuda = _cuda(device)
+    if cuda is None:
+        return None
+    free, total = cuda.mem_get_info(device)
+    return int(total - free)

@@ -42,8 +42,8 @@ class Generated:
     token_ns: list[int]
     tokens: torch.Tensor
     """[n, prompt + tokens]"""
-    logits: torch.Tensor
-    """[n, tokens, values], in fp32 on the host"""
+    logits: torch.Tensor | None
+    """[n, tokens, values], in fp32 on the host; None where nobody asked for them"""
 
 
 class Generator:
@@ -57,19 +57,21 @@ class Generator:
         self.wanted = wanted
         self.prompts = prompts[:, : wanted.prompt].to(model.device)
 
-    def __call__(self, *, kv_cache: bool) -> Generated:
-        """Generate greedily once."""
+    def __call__(self, *, kv_cache: bool, keep_logits: bool = False) -> Generated:
+        """Generate greedily once. Keeping logits copies them to the host after each token, which is not for timing."""
         layers = decoding_layers(self.module)
         caches = [KVCache(self.wanted.prompt + self.wanted.tokens) for _ in layers]
         sequence, new, times, logits = self.prompts, self.prompts, [], []
         began_ns = time.perf_counter_ns()
         for _ in range(self.wanted.tokens):
             found = decode(layers, caches, new) if kv_cache else self.module(sequence)[:, -1:]
+            found = found.clone()  # what it is a view of, logits of the whole sequence, would stay with it
             new = self._chosen(found)
             times.append(time.perf_counter_ns() - began_ns)
-            logits.append(found)
+            if keep_logits:
+                logits.append(found.float().cpu())
             sequence = torch.cat([sequence, new], dim=1)
-        return Generated(token_ns=times, tokens=sequence, logits=torch.cat(logits, dim=1).float().cpu())
+        return Generated(token_ns=times, tokens=sequence, logits=torch.cat(logits, dim=1) if logits else None)
 
     def _chosen(self, logits: torch.Tensor) -> torch.Tensor:
         """The most likely token of each sequence, [n, 1]: the leader's choice, so that ranks cannot drift apart."""
@@ -79,7 +81,8 @@ class Generator:
         return chosen.to(self.device)
 
     def cache_error(self, generated: Generated) -> float | None:
-        """Largest relative difference of cached logits from one uncached pass over the same tokens."""
+        """Largest relative difference of the logits kept from one uncached pass over the same tokens."""
+        assert generated.logits is not None
         whole = self.module(generated.tokens[:, :-1])
         return relative_error(generated.logits, whole[:, self.wanted.prompt - 1 :].float().cpu())
 

@@ -16,12 +16,13 @@ import torch
 
 from hpc_accel.errors import RetryableError
 from hpc_accel.infer import latency
+from hpc_accel.infer.compared import compared
 from hpc_accel.infer.generate import Generator, generation_facts
 from hpc_accel.infer.load import Window, open_loop
-from hpc_accel.infer.outputs import Answers, answers, compare, serial_answers, spread
+from hpc_accel.infer.outputs import answers, spread
 from hpc_accel.infer.search import max_rate
 from hpc_accel.infer.session import Session
-from hpc_accel.infer.weights import rebuild
+from hpc_accel.infer.warmup import run_sizes
 from hpc_accel.measure import clock, memory
 from hpc_accel.measure.energy import EnergyMeter
 from hpc_accel.measure.energy.derived import per
@@ -35,7 +36,7 @@ ENERGY_KEYS = ("energy_j", "window_s", "scope", "method", "is_partial", "resolut
 
 @dataclass(frozen=True, kw_only=True)
 class Observations:
-    """What was seen; on ranks other than 0 only `peak_memory_bytes` is whole."""
+    """What was seen; on ranks other than 0 only `memory_bytes` is whole."""
 
     batches: list[dict[str, Any]]
     energy: dict[str, Any]
@@ -44,7 +45,8 @@ class Observations:
     limit: dict[str, Any]
     generated: list[dict[str, Any]]
     compared: dict[str, Any]
-    peak_memory_bytes: int | None
+    memory_bytes: dict[str, int | None]
+    """The most this rank had: `peak`, and of a GPU what torch `reserved` and what the device has `used`."""
     notes: dict[str, str]
 
 
@@ -65,7 +67,7 @@ def infer(session: Session, progress: Callable[[int, int], None]) -> Observation
         asked = session.infer.batch_size, session.run.measure.metric_samples
         mine = session.replica.drive(lambda: answers(session.workload, session.replica.run, *asked))
         apart = spread(session.comm, mine)
-    compared = _compared(session, mine, apart) if session.rank == 0 and mine is not None else {}
+    beside_serial = compared(session, mine, apart) if session.rank == 0 and mine is not None else {}
     quiet_barrier(session.comm)
     return Observations(
         batches=parts.batches,
@@ -74,19 +76,10 @@ def infer(session: Session, progress: Callable[[int, int], None]) -> Observation
         rates=parts.rates,
         limit=parts.limit,
         generated=parts.generated,
-        compared=compared,
-        peak_memory_bytes=parts.peak_memory_bytes,
+        compared=beside_serial,
+        memory_bytes=parts.memory_bytes,
         notes={"energy.parquet": note} if note else {},
     )
-
-
-def _compared(session: Session, served: Answers, apart: float | None) -> dict[str, Any]:
-    """Rank 0 alone: the served answers beside those of the serial fp32 model, pruned alike and unchanged."""
-    run, directory = session.run, session.directory
-    plain = serial_answers(run, rebuild(run, directory), session.device, pruned=False)
-    pruned = run.recipe.prune != "none"
-    alike = serial_answers(run, rebuild(run, directory), session.device, pruned=True) if pruned else plain
-    return compare(run, served, apart, alike, plain, session.workload)
 
 
 class _Parts:
@@ -101,7 +94,7 @@ class _Parts:
         self.rates: list[dict[str, Any]] = []
         self.limit: dict[str, Any] = {}
         self.generated: list[dict[str, Any]] = []
-        self.peak_memory_bytes: int | None = None
+        self.memory_bytes: dict[str, int | None] = {}
         self._progress = progress
         generate = session.infer.generate
         self._total = 2 + len(session.infer.arrival_rates_per_s) + (len(generate.kv_cache) if generate else 0)
@@ -119,7 +112,18 @@ class _Parts:
         if infer.generate is not None:
             for kv_cache in infer.generate.kv_cache:
                 self._generate(kv_cache=kv_cache)
-        self.peak_memory_bytes = memory.peak_bytes(session.device)
+        self._note_memory()
+
+    def _note_memory(self) -> None:
+        device = self.session.device
+        now = {
+            "peak": memory.peak_bytes(device),
+            "reserved": memory.reserved_bytes(device),
+            "used": memory.device_used_bytes(device),
+        }
+        for name, value in now.items():
+            known = [each for each in (value, self.memory_bytes.get(name)) if each is not None]
+            self.memory_bytes[name] = max(known, default=None)
 
     def _end_of_part(self) -> None:
         self._done += 1
@@ -135,6 +139,7 @@ class _Parts:
         """Warm-up and timed batches, replicas side by side; every answer is waited for."""
         measure = self.session.run.measure
         warm = self.session.replica.drive(partial(self._times_ns, max(1, measure.warmup_steps)))
+        run_sizes(self.session)
         with self.meter.window("timed") as window:
             timed = self.session.replica.drive(partial(self._times_ns, measure.steps))
         self.energy = window.result
@@ -212,11 +217,16 @@ class _Parts:
         assert wanted is not None
         prompts = session.samples(torch.arange(session.infer.batch_size))[0]
         generator = Generator(session.model, session.replica.comm, wanted, prompts)
-        first = generator(kv_cache=kv_cache)
+        first = generator(kv_cache=kv_cache, keep_logits=kv_cache)
         repeats = session.run.measure.steps
         with self.meter.window(f"generate, cache {kv_cache}") as window:
             times = [generator(kv_cache=kv_cache).token_ns for _ in range(repeats)]
-        error = generator.cache_error(first) if kv_cache else None
+        error = None
+        if kv_cache:
+            # The pass that checks is ours, not the model's: its logits of whole sequences count in no peak.
+            self._note_memory()
+            error = generator.cache_error(first)
+            memory.reset_peak(session.device)
         gathered = session.comm.gather(times if session.replica.is_leader else None, root=0)
         if session.rank == 0:
             leaders = [each for each in gathered if each is not None]

@@ -56,8 +56,17 @@ class ServedModel:
         outputs: torch.Tensor | None = self.schedule.eval(*prepared, target=targets)
         return _arrived(outputs) if outputs is not None else None
 
+    def release(self) -> None:
+        """Give the weights' memory back, whoever else refers to the modules. Nothing can be computed afterwards."""
+        for part in self.module.modules():
+            if not isinstance(part, torch.jit.ScriptModule):  # whose weights are not in Python's hands
+                part._parameters.clear()
+                part._buffers.clear()
+
     def _prepared(self, tensor: torch.Tensor) -> torch.Tensor:
-        tensor = tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
+        # Cast on the device: torch would cast in pageable host memory first, and the copy from there holds the host up.
+        tensor = tensor.to(self.device, non_blocking=True)
+        tensor = tensor.to(self.dtype) if tensor.is_floating_point() else tensor
         if self.fixed_size and len(tensor) < self.batch_size:
             missing = self.batch_size - len(tensor)
             tensor = torch.cat([tensor, tensor[:1].expand(missing, *tensor.shape[1:])])
@@ -90,7 +99,7 @@ def build_served(
     model = workload.model.eval().requires_grad_(False)
     notes = prune_weights(model, recipe)
     if recipe.quantize == "int8":
-        notes += check_linears(model)
+        notes += check_linears(model, device)
         if isinstance(model, nn.Linear):
             model = nn.Sequential(model)  # a layer is replaced inside another
     model.to(dtype)

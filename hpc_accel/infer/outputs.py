@@ -145,11 +145,30 @@ def compare(
         "max_rel_err": worst,
         "tolerance": tolerance,
         "steps": len(alike.outputs),
-        "reference": "serial fp32 model, same weights and samples" + (", pruned alike" * (run.recipe.prune != "none")),
+        "reference": _reference(run),
         "passed": reason is None,
         "reason": reason,
     }
     return {"parity": parity, "outputs": _outputs(run, workload, served, plain, agreement)}
+
+
+def unknown(run: Run, served: Answers, workload: Workload, reason: str) -> dict[str, Any]:
+    """`parity` and `outputs` where there was nothing to compare with: no sample compared, and why."""
+    nothing = Answers(outputs=served.outputs[:0], metric=None, metric_reason=reason)
+    parity = {
+        "max_rel_err": None,
+        "tolerance": run.measure.parity_tolerance,
+        "steps": 0,
+        "reference": _reference(run),
+        "passed": False,
+        "reason": reason,
+    }
+    outputs = _outputs(run, workload, served, nothing, None)
+    return {"parity": parity, "outputs": outputs | {"max_rel_err": None, "top1_reason": reason}}
+
+
+def _reference(run: Run) -> str:
+    return "serial fp32 model, same weights and samples" + (", pruned alike" * (run.recipe.prune != "none"))
 
 
 def _outputs(run: Run, workload: Workload, served: Answers, plain: Answers, agreement: float | None) -> dict[str, Any]:

@@ -15,8 +15,17 @@ from torch import nn
 from hpc_accel.errors import ConfigError
 
 
-def check_linears(model: nn.Module) -> list[str]:
-    """What will be done to the whole model, in words for the report. Raises ConfigError if it has no linear layer."""
+def check_linears(model: nn.Module, device: torch.device) -> list[str]:
+    """What will be done to the whole model, in words for the report.
+
+    Raises ConfigError on a device without such kernels, and for a model without a linear layer.
+    """
+    if device.type != "cpu":
+        raise ConfigError(
+            f"quantize int8 on {device}",
+            "dynamic int8 is torch's kernel for CPUs; there is none for GPUs",
+            "set device: cpu, or leave quantize out and use bf16",
+        )
     count = sum(type(each) is nn.Linear for each in model.modules())
     if not count:
         raise ConfigError(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from hpc_accel.parallel.loss_device import move_loss
 from hpc_accel.parallel.mesh import make_place
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.schema import Run
@@ -61,6 +62,7 @@ def _train(run: Run, workload: Workload, steps: int) -> None:
     alone = make_place(Layout(micro_batch_size=batch, accumulation_steps=1), 0, "cpu")
     optimizer = make_optimizer(run.workload.optimizer, list(workload.model.parameters()), alone)
     assert optimizer is not None
+    move_loss(workload.loss, torch.device("cpu"))  # one object may serve several builds, and one of them a GPU
     workload.model.train()
     for _ in range(steps):
         inputs, targets = torch.utils.data.default_collate([dataset[index] for index in next(sampler)])

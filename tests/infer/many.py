@@ -1,10 +1,16 @@
-"""Serve several run.json one after another on the same ranks. With `--warn` rank 1 is told to stop after a part."""
+"""Serve several run.json one after another on the same ranks.
+
+With `--warn` rank 1 is told to stop after a part; with `--no-room` the serial model does not fit into memory.
+"""
 
 import os
 import signal
 import sys
 from pathlib import Path
 
+import torch
+
+from hpc_accel.infer import compared
 from hpc_accel.infer.main import run_inference
 
 
@@ -13,7 +19,13 @@ def warn(done, total):
         os.kill(os.getpid(), signal.SIGUSR1)
 
 
-paths = [Path(each) for each in sys.argv[1:] if each != "--warn"]
+def no_room(*args, **options):
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+paths = [Path(each) for each in sys.argv[1:] if not each.startswith("--")]
+if "--no-room" in sys.argv:
+    compared.serial_answers = no_room
 for path in paths:
     if "--warn" in sys.argv:
         run_inference(path, warn)

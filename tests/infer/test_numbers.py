@@ -1,7 +1,6 @@
 """What changes numbers: masks, int8, 16 bits; and what tells how much: errors, classes, a metric."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,15 +8,12 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.infer.generate import Generator
 from hpc_accel.infer.model import build_served
 from hpc_accel.infer.outputs import Answers, answers, compare, relative_error, serial_answers, top1_agreement
 from hpc_accel.infer.pruning import compress_two_of_four, prune_weights, two_of_four
 from hpc_accel.infer.quantize import check_linears
 from hpc_accel.parallel.mesh import make_place
-from hpc_accel.study.infer import Generate
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.workloads import lm
 from hpc_accel.workloads.workload import Metric, Workload
 from tests.infer.make_runs import served_run
 
@@ -50,7 +46,7 @@ def test_what_has_nothing_to_work_on_is_refused():
     with pytest.raises(ConfigError, match="multiple of 4"):
         prune_weights(nn.Sequential(nn.Linear(6, 2)), Recipe(prune="2:4"))
     with pytest.raises(ConfigError, match="without linear layers"):
-        check_linears(relu)
+        check_linears(relu, CPU)
 
 
 def test_a_cpu_says_that_it_has_no_sparse_kernels():
@@ -94,6 +90,14 @@ def test_fewer_bits_change_the_answers_a_little(recipe, most):
     exact = workload().model(inputs)
     found = model_of(workload(), **recipe)((inputs,)).float()
     assert 0 < relative_error(found, exact) < most
+
+
+def test_int8_on_a_gpu_is_refused_before_anything_is_moved_there():
+    run = served_run(batch_size=8, recipe=Recipe(quantize="int8"))
+    with pytest.raises(ConfigError) as refused:
+        build_served(run, workload(), None, make_place(run.layout, 0, "cpu"), torch.device("cuda", 1))
+    assert "quantize int8 on cuda:1" in str(refused.value)
+    assert "set device: cpu" in str(refused.value)
 
 
 @torch.no_grad()
@@ -196,39 +200,3 @@ def test_a_wrong_replica_and_lost_accuracy_fail_parity():
     lost = compare(run, other, 0.0, other, right, made)["parity"]
     assert not lost["passed"]
     assert "infer.min_top1_agreement is 90.0%" in lost["reason"]
-
-
-class Alone:
-    """A communicator of one rank."""
-
-    def Get_size(self):
-        return 1
-
-
-@torch.no_grad()
-def test_cached_generation_is_uncached_generation():
-    torch.manual_seed(0)
-    model = lm.build(layers=2, hidden=32, heads=4, sequence=24).model.eval()
-    prompts = torch.randint(0, 256, (3, 24))
-    served = SimpleNamespace(module=model, device=CPU)
-    generator = Generator(served, Alone(), Generate(prompt=7, tokens=17), prompts)
-    cached, plain = generator(kv_cache=True), generator(kv_cache=False)
-    assert cached.tokens.shape == (3, 24)
-    assert (cached.tokens[:, :7] == prompts[:, :7]).all()
-    assert (cached.tokens == plain.tokens).all()
-    assert torch.allclose(cached.logits, plain.logits, atol=1e-5)
-    assert generator.cache_error(cached) < 1e-5
-    assert len(cached.token_ns) == 17
-    assert cached.token_ns == sorted(cached.token_ns)
-
-
-@torch.no_grad()
-def test_a_cache_that_forgets_is_found_out():
-    torch.manual_seed(0)
-    model = lm.build(layers=1, hidden=32, heads=4, sequence=16).model.eval()
-    generator = Generator(
-        SimpleNamespace(module=model, device=CPU), Alone(), Generate(prompt=4, tokens=6), torch.randint(0, 256, (2, 16))
-    )
-    attention = model[1].attention
-    attention.decode = lambda states, cache: attention(states)  # sees the new token only
-    assert generator.cache_error(generator(kv_cache=True)) > 1e-2

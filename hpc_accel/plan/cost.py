@@ -14,15 +14,17 @@ from typing import Any
 from hpc_accel.plan.data_parallel import Replicas
 from hpc_accel.plan.hardware import Hardware, NodeKind
 from hpc_accel.plan.layouts import Ladder
+from hpc_accel.plan.links import on_backend
 from hpc_accel.plan.memory import RankSize, peak_memory_bytes, rank_sizes
 from hpc_accel.plan.network import allreduce_s, group_of, send_s
 from hpc_accel.plan.pipeline_simulation import step_time_s
 from hpc_accel.plan.software import Software, torch_amp
 from hpc_accel.plan.stage import Stages
 from hpc_accel.plan.stages import StageTimes
+from hpc_accel.study.devices import on_gpus
 from hpc_accel.study.layout import SPLIT_BACKWARD, V_SHAPED, Layout
 from hpc_accel.study.recipe import Precision, Recipe
-from hpc_accel.study.schema import Resources, Run
+from hpc_accel.study.schema import Backend, Resources, Run
 from hpc_accel.workloads.facts import ModelFacts
 
 UNKNOWN = ("compile", "channels_last", "static_graph", "pin_memory", "offload", "cpu_bind", "quantize", "prune")
@@ -49,6 +51,8 @@ class Prediction:
     energy_reason: str | None = None
     cost: float | None = None
     cost_reason: str | None = None
+    notes: tuple[str, ...] = ()
+    """What the figures stand for less well than measured ones would."""
 
     def to_json(self) -> dict[str, Any]:
         """As plan.json holds it."""
@@ -58,13 +62,22 @@ class Prediction:
 class StepModel:
     """Predicts steps of one model on one machine; what several layouts share is computed once."""
 
-    def __init__(self, facts: ModelFacts, hardware: Hardware, precision: Precision, software: Software) -> None:
+    def __init__(
+        self,
+        facts: ModelFacts,
+        hardware: Hardware,
+        precision: Precision,
+        software: Software,
+        backend: Backend | None = None,
+    ) -> None:
+        """`backend` carries the messages; without one they take the network's own time."""
         self.facts = facts
-        self.hardware = hardware
+        self.hardware, self._unmeasured = on_backend(hardware, backend)
         self.kind = hardware.slowest
         self.precision = precision
         self.software = software
-        self.stage_times = StageTimes(facts, hardware, precision, software)
+        self.backend = backend
+        self.stage_times = StageTimes(facts, self.hardware, precision, software)
         self.num_simulations = 0
         self._makespans: dict[tuple[Layout, Resources], float] = {}
         self._sizes: dict[tuple[object, ...], dict[RankSize, int]] = {}
@@ -73,8 +86,9 @@ class StepModel:
 
     def unpredictable(self, layout: Layout, resources: Resources, device: str) -> str | None:
         """Why no time can be predicted, or None."""
-        if device not in ("auto", self.kind.device):
-            return f"the probe measured {self.kind.device}, the run uses {device}"
+        used = {"cuda" if on_gpus(device, part.gpus_per_node) else "cpu" for part in resources.parts}
+        if self.kind.device not in used:
+            return f"the probe measured {self.kind.device}, the run uses {' and '.join(sorted(used))}"
         if self.kind.matmul_flops_per_s.get(self.precision) is None:
             why = self.kind.matmul_flops_per_s_reason.get(self.precision, "not probed")
             return f"no {self.precision} matrix-product rate: {why}"
@@ -86,6 +100,10 @@ class StepModel:
         if layout.num_ranks > 1 and network.intra_node is None and resources.ranks_per_node > 1:
             return f"no network within a node: {network.intra_node_reason}"
         return None
+
+    def notes(self, layout: Layout) -> tuple[str, ...]:
+        """What predictions of `layout` rest on that was not measured for it."""
+        return (self._unmeasured,) if self._unmeasured and layout.num_ranks > 1 else ()
 
     def bound_s(self, layout: Layout, resources: Resources) -> float:
         """At most what `parts_s` adds up to, without simulating the pipeline; equal to it without stages."""
@@ -153,7 +171,12 @@ class StepModel:
             self._sizes[key] = rank_sizes(self.facts, self.stage_times.split(layout), layout, self.software.recompute)
         sample_bytes = self.facts.sample_bytes
         return peak_memory_bytes(
-            self._sizes[key], layout, self.software, sample_bytes=sample_bytes, process_bytes=process
+            self._sizes[key],
+            layout,
+            self.software,
+            sample_bytes=sample_bytes,
+            process_bytes=process,
+            on_gpu=self.kind.device == "cuda",
         )
 
     def _makespan_s(self, layout: Layout, resources: Resources, stages: Stages) -> float:
@@ -246,7 +269,7 @@ def predict(
 ) -> Prediction:
     """Everything predicted of `run`. `model` may carry what earlier predictions computed for the same workload."""
     software = software or torch_amp(run.workload.optimizer, run.recipe, run.backend)
-    model = model or StepModel(facts, hardware, run.recipe.precision, software)
+    model = model or StepModel(facts, hardware, run.recipe.precision, software, run.backend)
     memory = model.peak_memory_bytes(run.layout)
     reason = model.unpredictable(run.layout, run.resources, run.device)
     reason = reason or not_probed(run.recipe, model.kind, run.resources)
@@ -270,4 +293,5 @@ def predict(
         energy_reason=None if power_w else model.kind.power_w_reason or "the probe read no power sensor",
         cost=prices.per_node_hour * num_nodes * window_s / 3600 if prices else None,
         cost_reason=None if prices else "the site gives no price",
+        notes=model.notes(run.layout),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -83,6 +83,8 @@ class Plan:
     hardware_sha256: str
     candidates: tuple[Candidate, ...]
     searches: tuple[SearchFacts, ...]
+    notes: tuple[str, ...] = ()
+    """What whoever reads the plan should know of all of it: GPUs not used, messages not measured."""
 
     def chosen_runs(self) -> list[Run]:
         """What will be measured, in turn: all once, then all again where repeats are asked for (A B A B)."""
@@ -97,6 +99,7 @@ class Plan:
             "objective": self.objective,
             "site": self.site,
             "hardware_sha256": self.hardware_sha256,
+            "notes": list(self.notes),
             "searches": [asdict(search) for search in self.searches],
             "candidates": [candidate.to_json() for candidate in self.candidates],
         }
@@ -123,7 +126,7 @@ def make_plan(
         models: dict[Recipe, StepModel] = {}
         for recipe in recipes(study, choice):
             software = torch_amp(workload.optimizer, recipe, study.backend)
-            models[recipe] = StepModel(facts[workload.name], machine, recipe.precision, software)
+            models[recipe] = StepModel(facts[workload.name], machine, recipe.precision, software, study.backend)
         layouts = choice.layouts if choice.layouts is not None else study.layouts
         if layouts == "auto" and study.resources.components is not None:
             raise _unsearched(workload.name)
@@ -154,7 +157,15 @@ def make_plan(
         hardware_sha256=hashlib.sha256(machine.model_dump_json().encode()).hexdigest(),
         candidates=tuple(candidates.values()),
         searches=tuple(searches),
+        notes=_notes(machine, candidates.values()),
     )
+
+
+def _notes(machine: Hardware, candidates: Iterable[Candidate]) -> tuple[str, ...]:
+    """Each once, in the order in which they come up."""
+    unused = [kind.device_reason for kind in machine.node_kinds if kind.device_reason]
+    predicted = [note for each in candidates if each.chosen and each.prediction for note in each.prediction.notes]
+    return tuple(dict.fromkeys([*unused, *predicted]))
 
 
 def _search(study: Study, choice: WorkloadChoice, models: dict[Recipe, StepModel]) -> tuple[Found, float]:

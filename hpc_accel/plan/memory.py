@@ -4,6 +4,8 @@ Under-prediction is what hurts (a job that dies), so what is uncertain is counte
 gradient, one bucket of gradients in transit, and on a CPU the process itself. Where replicas shard parameters, the
 layer computing and the next one are whole, with stages the rank's whole part, because torch gathers a stage at once;
 and gradients are whole until the last micro-batch, before which they are not reduced.
+
+These are tensors. What else lies in a GPU's memory is left free by `device_limit_bytes`.
 """
 
 from __future__ import annotations
@@ -13,11 +15,19 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from hpc_accel.plan.compute import divided_parameters, kept_elements, product_elements
+from hpc_accel.plan.hardware import NodeKind
 from hpc_accel.plan.schedules import in_flight
 from hpc_accel.plan.software import Software
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.recipe import Recompute
+from hpc_accel.study.schema import Resources
 from hpc_accel.workloads.facts import LayerFacts, ModelFacts
+
+USABLE_SHARE = 0.9
+"""Of a GPU's memory: the rest is for what torch's allocator holds in pieces too small to use, cuBLAS's workspaces (32
+MiB a stream on Hopper) and the buffers of NCCL (0.2 to 2 GB) or of copies to the host."""
+CONTEXT_BYTES = 600_000_000
+"""What a process takes of a GPU before it has a tensor: a CUDA context with torch's kernels, 0.4 to 0.6 GB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +63,24 @@ def rank_sizes(
 
 
 def peak_memory_bytes(
-    sizes: Mapping[RankSize, int], layout: Layout, software: Software, *, sample_bytes: int, process_bytes: int = 0
+    sizes: Mapping[RankSize, int],
+    layout: Layout,
+    software: Software,
+    *,
+    sample_bytes: int,
+    process_bytes: int = 0,
+    on_gpu: bool = False,
 ) -> int:
-    """Bytes of the rank that needs most; of a GPU's memory where there is one."""
+    """Bytes of the rank that needs most; of a GPU's memory where there is one.
+
+    An optimizer step comes when activations are gone, so what it needs for a moment counts instead of them.
+    """
     peak = max(
-        state_bytes(size, layout, software) + activation_bytes(size, rank, layout, software)
+        state_bytes(size, layout, software)
+        + max(
+            activation_bytes(size, rank, layout, software) + cast_bytes(size, rank, layout, software),
+            update_bytes(size, layout, software) if on_gpu else 0.0,
+        )
         for size, rank in sizes.items()
     )
     batch = layout.micro_batch_size * layout.accumulation_steps * sample_bytes
@@ -78,6 +101,47 @@ def state_bytes(size: RankSize, layout: Layout, software: Software) -> float:
     if software.powersgd_rank is not None:
         transit += size.parameters * gradients  # the error that is added to the next step's gradient
     return size.parameters * (weights + gradients + state) + transit
+
+
+def device_limit_bytes(kind: NodeKind, resources: Resources) -> int | None:
+    """How much the tensors of one rank may take of its GPU; None where nobody said how large it is."""
+    if kind.device_memory_bytes is None:
+        return None
+    return int(USABLE_SHARE * kind.device_memory_bytes / ranks_per_gpu(kind, resources)) - CONTEXT_BYTES
+
+
+def ranks_per_gpu(kind: NodeKind, resources: Resources) -> int:
+    """1 where GPUs are asked for; under `device: cuda` without, ranks go round those of the node."""
+    if resources.gpus_per_node or not kind.devices_per_node:
+        return 1
+    return -(-resources.ranks_per_node // kind.devices_per_node)
+
+
+def update_bytes(size: RankSize, layout: Layout, software: Software) -> float:
+    """What an optimizer step of all tensors at once has of temporary tensors."""
+    if software.offload == "parameters":
+        return 0.0
+    divided = layout.dp if layout.shard != "none" else 1
+    return size.parameters * software.optimizer_temporary_bytes / divided
+
+
+def cast_bytes(size: RankSize, rank: int, layout: Layout, software: Software) -> float:
+    """Weights as they were cast for products: each micro-batch in flight keeps its own until its backward.
+
+    Not counted where they lie in the room of gradients that are not there yet: one micro-batch, one replica. FSDP2
+    gathers weights cast already.
+    """
+    num = layout.accumulation_steps
+    if layout.shard == "full" or (num == 1 and layout.dp == 1):
+        return 0.0
+    if software.recompute != "none":  # cast again with the layer that is computed again
+        return size.largest_parameters * software.cast_weight_bytes
+    held = 1.0
+    if layout.pp > 1:
+        # Counted in passes through any stage of the rank, which are about equally large.
+        passes = in_flight(layout.schedule or "gpipe", layout.pp, layout.stages_per_rank, num, rank)
+        held = min(passes / layout.stages_per_rank, num)
+    return held * size.parameters * software.cast_weight_bytes
 
 
 def activation_bytes(size: RankSize, rank: int, layout: Layout, software: Software) -> float:

@@ -1,7 +1,8 @@
 """Measure the machine a study will run on, and write hardware.json.
 
 Run on all ranks under mpirun, or on one rank without it. First 1, 2, 4, ... ranks of every node compute at once (with
-more ranks than cores that is what decides), then messages are timed within a node and between nodes.
+more ranks than cores that is what decides), then messages are timed within a node and between nodes: MPI's own and,
+on GPUs, those of the study's backend.
 """
 
 from __future__ import annotations
@@ -75,11 +76,7 @@ def run(
     node.Free()
     if gathered is None or network is None:
         return {}
-    kinds = merge(gathered)
-    facts = power_facts(power.energy, _num_nodes(gathered))
-    if len(kinds) > 1 and facts["power_w"] is not None:
-        facts = {"power_w": None, "power_w_reason": "the sensors' window is of several kinds of nodes together"}
-    kinds = [kind | facts for kind in kinds]
+    kinds = _kinds(gathered, power)
     content = {
         "format": 1,
         "site": site,
@@ -174,6 +171,15 @@ def _counts(size: int, device: str) -> list[int]:
     if device == "cuda":
         return sorted({1, size})
     return sorted({*(2**i for i in range(size.bit_length()) if 2**i <= size), size})
+
+
+def _kinds(ranks: list[dict[str, Any]], power: Power) -> list[dict[str, Any]]:
+    """The kinds of nodes, with their power where the sensors saw one kind alone."""
+    kinds = merge(ranks)
+    facts = power_facts(power.energy, _num_nodes(ranks))
+    if len(kinds) > 1 and facts["power_w"] is not None:
+        facts = {"power_w": None, "power_w_reason": "the sensors' window is of several kinds of nodes together"}
+    return [kind | facts for kind in kinds]
 
 
 def _num_nodes(ranks: list[dict[str, Any]]) -> int:

@@ -39,6 +39,8 @@ class Software:
     """Kept per parameter beside weights and gradients."""
     optimizer_traffic_bytes: float
     """Read and written per parameter in an optimizer step."""
+    optimizer_temporary_bytes: float = 0
+    """Per parameter in an optimizer step of all tensors at once, as torch's is on a GPU; one tensor's is not counted."""
     optimizer_operations_per_tensor: float
     activation_bytes: float
     """Per element autograd keeps."""
@@ -48,6 +50,8 @@ class Software:
     """Per element sent between stages. Under amp a residual stream is still fp32."""
     cast_bytes_per_parameter: float = 0
     """Moved per parameter and micro-batch to cast weights to 16 bits and their gradients back."""
+    cast_weight_bytes: float = 0
+    """Kept per parameter and micro-batch in flight: what weights were cast to, which backward multiplies by again."""
     recompute: Recompute = "none"
     """What backward computes again: nothing, all but matrix products, or all of each layer but its input."""
     offload: Offload = "none"
@@ -109,6 +113,8 @@ def torch_amp(optimizer: Optimizer, recipe: Recipe, backend: Backend = "mpi4py")
     """hpc_accel's own training: `train.optimizer`, `train.precision`, and what the recipe asks of data parallelism."""
     name = "sgd+momentum" if optimizer.name == "sgd" and optimizer.momentum else optimizer.name
     half = recipe.precision in HALF
+    # AdamW's second moments under their root; plain SGD's gradients with the decay added.
+    has_temporaries = name == "adamw" or optimizer.weight_decay > 0
     software = Software(
         optimizer_state_bytes=_STATE_BYTES[name],
         optimizer_traffic_bytes=_TRAFFIC_BYTES[name],
@@ -117,7 +123,9 @@ def torch_amp(optimizer: Optimizer, recipe: Recipe, backend: Backend = "mpi4py")
         activation_bytes=3 if half else 4,
         wire_bytes=wire_bytes(recipe.precision),
         queues_collectives=backend == "nccl",
+        optimizer_temporary_bytes=4 if has_temporaries and not recipe.fused_optimizer else 0,
         cast_bytes_per_parameter=_CAST_BYTES.get(recipe.precision, 0),
+        cast_weight_bytes=2 if half else 0,
         process_bytes=140e6,
         recompute=recipe.recompute,
         offload=recipe.offload,

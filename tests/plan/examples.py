@@ -94,9 +94,13 @@ def run(
     ranks_per_node: int = 4,
     steps: int = 10,
     recipe: dict[str, Any] | None = None,
+    hardware: Hardware | None = None,
     **more: Any,
 ) -> Run:
-    """A resolved run; its global batch follows from the layout, of which `more` are further fields."""
+    """A resolved run on GPUs, or on CPUs where `hardware` is of those.
+
+    Its global batch follows from the layout, of which `more` are further fields.
+    """
     layout = Layout(
         dp=dp, pp=pp, tp=tp, schedule=schedule, micro_batch_size=micro, accumulation_steps=accumulation, **more
     )
@@ -112,6 +116,10 @@ def run(
         ),
         layout=layout,
         recipe=Recipe(precision=precision, **(recipe or {})),
-        resources=Resources(num_nodes=layout.num_ranks // per_node, ranks_per_node=per_node),
+        resources=Resources(
+            num_nodes=layout.num_ranks // per_node,
+            ranks_per_node=per_node,
+            gpus_per_node=0 if hardware is not None and hardware.slowest.device == "cpu" else per_node,
+        ),
         measure=Measure(steps=steps),
     )

@@ -36,7 +36,7 @@ PLAIN = Software(
 
 
 def step_ms(facts=None, hardware=None, **layout) -> float:
-    prediction = predict(run(**layout), facts or model(), hardware or machine(), software=PLAIN)
+    prediction = predict(run(**layout, hardware=hardware), facts or model(), hardware or machine(), software=PLAIN)
     assert prediction.step_time_ms is not None
     return prediction.step_time_ms
 
@@ -203,8 +203,8 @@ def test_each_overhead_of_the_software_is_charged_as_often_as_it_occurs(change, 
     # Two ranks, three micro-batches of 8 samples, 8 layers of 4 tensors; an operation takes 1 ms.
     cpu = machine(device="cpu", kernel_overhead_s=1e-3)
     layout = {"dp": 2, "accumulation": 3}
-    plain = predict(run(**layout), model(), cpu, software=PLAIN).parts_ms
-    with_it = predict(run(**layout), model(), cpu, software=replace(PLAIN, **change)).parts_ms
+    plain = predict(run(**layout, hardware=cpu), model(), cpu, software=PLAIN).parts_ms
+    with_it = predict(run(**layout, hardware=cpu), model(), cpu, software=replace(PLAIN, **change)).parts_ms
     assert with_it[part] - plain[part] == pytest.approx(added_ms)
     assert {name for name in plain if with_it[name] != pytest.approx(plain[name])} == {part}
 
@@ -214,7 +214,7 @@ def test_tensor_parallel_dispatch_and_the_schedule_are_charged_per_micro_batch()
     plain = step_ms(hardware=cpu, tp=2, accumulation=3)
     divided = replace(PLAIN, tensor_parallel_operations=5)
     # 8 layers x 2 products x 5 operations, forward once and backward twice that.
-    with_it = predict(run(tp=2, accumulation=3), model(), cpu, software=divided).step_time_ms
+    with_it = predict(run(tp=2, accumulation=3, hardware=cpu), model(), cpu, software=divided).step_time_ms
     assert with_it - plain == pytest.approx(3 * 8 * 2 * 5 * 3)
 
 

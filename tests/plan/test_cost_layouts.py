@@ -27,7 +27,7 @@ PIPELINES = [
 
 
 def parts(software=PLAIN, hardware=None, facts=None, **layout) -> dict[str, float]:
-    prediction = predict(run(**layout), facts or model(), hardware or machine(), software=software)
+    prediction = predict(run(**layout, hardware=hardware), facts or model(), hardware or machine(), software=software)
     assert prediction.step_time_ms is not None, prediction.step_time_reason
     assert sum(prediction.parts_ms.values()) == pytest.approx(prediction.step_time_ms)
     return prediction.parts_ms

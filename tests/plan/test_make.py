@@ -70,7 +70,7 @@ def test_auto_keeps_the_best_and_the_serial_baseline():
 @pytest.mark.parametrize("recipe", [{}, {"recompute": "full"}, {"compression": "bf16"}, {"overlap": False}])
 @pytest.mark.parametrize(
     "machine_fields",
-    [{}, {"device": "cpu", "num_cpus": 4}, {"kernel_overhead_s": 1e-2}, {"device_memory_bytes": 10**8}],
+    [{}, {"device": "cpu", "num_cpus": 4}, {"kernel_overhead_s": 1e-2}, {"device_memory_bytes": 778 * 10**6}],
 )
 def test_the_kept_layouts_are_those_of_an_exhaustive_search(machine_fields, recipe):
     gpus = 0 if machine_fields.get("device") == "cpu" else 4

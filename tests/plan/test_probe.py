@@ -64,7 +64,7 @@ def test_two_ranks_measure_the_node_and_its_messages(probed):
 def test_what_the_probe_wrote_is_what_the_planner_needs(probed):
     hardware = load_hardware(probed)
     for layout in ({}, {"dp": 2}, {"tp": 2}, {"pp": 2, "accumulation": 4, "schedule": "1f1b"}):
-        prediction = predict(run(ranks_per_node=2, **layout), model(), hardware)
+        prediction = predict(run(ranks_per_node=2, hardware=hardware, **layout), model(), hardware)
         assert prediction.step_time_ms > 0, layout
         assert prediction.peak_memory_bytes > 50e6
 

@@ -39,8 +39,8 @@ class Clock(Protocol):
     num_ahead: int
     """Steps that may be under way beside the one being launched."""
 
-    def begin(self) -> int:
-        """Start a step; the host's time."""
+    def begin(self) -> None:
+        """Start a step."""
 
     def phase(self, name: str) -> AbstractContextManager[None]:
         """Time what happens inside as `name`."""
@@ -72,11 +72,10 @@ class HostClock:
 
     num_ahead = 0
 
-    def begin(self) -> int:
-        """Start a step; its time."""
+    def begin(self) -> None:
+        """Start a step."""
         self._found: list[Span] = []
         self._begin_ns = time.perf_counter_ns()
-        return self._begin_ns
 
     def phase(self, name: str) -> AbstractContextManager[None]:
         """Time what happens inside as `name`."""

@@ -44,13 +44,12 @@ class CudaClock:
         self._device = device
         self._origin: _Origin | None = None
 
-    def begin(self) -> int:
-        """Start a step; the host's time."""
+    def begin(self) -> None:
+        """Start a step."""
         if self._origin is None or time.perf_counter_ns() - self._origin.host_ns > MAX_ORIGIN_AGE_NS:
             self._origin = self._synchronised()
         self._marks: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
         self._start = self._event()
-        return time.perf_counter_ns()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -22,12 +22,11 @@ class StepResult(NamedTuple):
 
 
 class StepInFlight:
-    """A step whose work is launched. `begun_ns` is when the host began it, on a device before it runs there."""
+    """A step whose work is launched."""
 
-    __slots__ = ("_found", "_loss", "_timing", "begun_ns")
+    __slots__ = ("_found", "_loss", "_timing")
 
-    def __init__(self, begun_ns: int, timing: Timing, loss: Reading | None) -> None:
-        self.begun_ns = begun_ns
+    def __init__(self, timing: Timing, loss: Reading | None) -> None:
         self._timing: Timing | None = timing
         self._loss = loss
         self._found: StepResult | None = None

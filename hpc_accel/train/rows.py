@@ -48,13 +48,13 @@ class Rows:
             self._flush()
 
     def _flush(self) -> None:
-        """Give each pending step its events: those the host enqueued before it began the next step."""
+        """Give each pending step its events: those enqueued before the next step began, on a GPU both by its time."""
         pending, self._pending = self._pending, []
         if not pending:
             return
         results = [launched.result() for _, _, launched in pending]  # first, as what is under way has no events yet
         events = self._drain() if self._drain is not None else None
-        begins = [launched.begun_ns for _, _, launched in pending[1:]]
+        begins = [result.step.start_ns for result in results[1:]]
         at = 0
         for index, (step, warmup, _) in enumerate(pending):
             mine: list[CommEvent] | None = None

@@ -130,9 +130,9 @@ def test_hardware_is_looked_for_beside_the_studys_runs(tmp_path: Path):
     assert found["mfu"] == pytest.approx(1e7 / 2e-3 / 1e10)
 
 
-def through(step: Span, phases: list[Span], begun_ns: int | None = None) -> StepInFlight:
-    """A step that was launched and is done; the host began it with the device unless `begun_ns` says when."""
-    return StepInFlight(step.start_ns if begun_ns is None else begun_ns, lambda: (step, phases), None)
+def through(step: Span, phases: list[Span]) -> StepInFlight:
+    """A step that was launched and is done."""
+    return StepInFlight(lambda: (step, phases), None)
 
 
 def event(start: int, end: int, waited: tuple[tuple[int, int], ...], op: str = "allreduce") -> CommEvent:
@@ -160,13 +160,14 @@ def test_every_moment_of_a_window_is_one_thing():
     assert [row["comm_exposed_ns"] for row in rows.all()] == [4, 10]
 
 
-def test_a_step_has_the_events_of_its_launch_where_the_host_runs_ahead():
-    """The second step's collective is enqueued while the device still computes the first."""
-    events = [event(20, 40, ((30, 40),)), event(60, 130, ((110, 130),))]
-    rows = Rows(make_run(), 0, [], lambda: events)
-    rows.add(0, False, through(Span("step", 10, 100), [Span("forward", 10, 100)], begun_ns=10))
-    rows.add(1, False, through(Span("step", 100, 200), [Span("forward", 100, 200)], begun_ns=55))
-    assert [row["comm_exposed_ns"] for row in rows.all()] == [10, 20]
+def test_events_are_asked_for_when_the_steps_are_through():
+    """A GPU's last step is still under way when the host has launched it, and its events have no end yet."""
+    order = []
+    step = Span("step", 10, 100)
+    rows = Rows(make_run(), 0, [], lambda: order.append("events") or [event(60, 90, ((70, 90),))])
+    rows.add(0, False, StepInFlight(lambda: order.append("step") or (step, [Span("backward", 10, 100)]), None))
+    assert [row["comm_exposed_ns"] for row in rows.all()] == [20]
+    assert order == ["step", "events"]
 
 
 def test_without_a_timeline_nothing_is_known_of_communication():

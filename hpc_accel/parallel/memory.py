@@ -72,9 +72,19 @@ def _stays(buffers: frozenset[int], tensor: torch.Tensor) -> bool:
     A subclass (a DTensor, a float8 tensor) is more than its values, and stays too.
     """
     owner = tensor if tensor._base is None else tensor._base
-    if isinstance(owner, nn.Parameter) or id(owner) in buffers:
+    if isinstance(owner, nn.Parameter) or id(owner) in buffers or _is_cast_weight(owner):
         return True
     if type(tensor) is not torch.Tensor or tensor.layout is not torch.strided:
         return True
     num_bytes = tensor.numel() * tensor.element_size()
     return num_bytes < MIN_OFFLOAD_BYTES or tensor.untyped_storage().nbytes() < num_bytes
+
+
+def _is_cast_weight(tensor: torch.Tensor) -> bool:
+    """Autocast's 16-bit copy of a weight: all of a model's weights to the host and back in each micro-batch cost more
+    time than their room is worth, which is known beforehand and grows with no batch.
+    """
+    node = tensor.grad_fn
+    if node is None or not node.name().startswith("ToCopyBackward"):
+        return False
+    return isinstance(getattr(node.next_functions[0][0], "variable", None), nn.Parameter)

@@ -44,6 +44,15 @@ def test_gradients_stay_the_same_and_weights_where_they_are(moved):
     assert not {each.shape for each in moved} & weights
 
 
+def test_casts_of_weights_stay_and_casts_of_inputs_go(moved):
+    module = nn.Sequential(nn.Linear(8, 16), nn.Conv1d(3, 5, 2))
+    module.forward = torch.autocast("cpu", torch.bfloat16)(module.forward)
+    offload_activations(module)
+    module(torch.randn(3, 8, requires_grad=True)).sum().backward()
+    assert {each.dtype for each in moved} == {torch.bfloat16}
+    assert sorted(tuple(each.shape) for each in moved) == [(1, 3, 16), (3, 8)], "the inputs of both layers"
+
+
 def test_buffers_and_views_of_weights_stay(moved):
     class Masked(nn.Module):
         def __init__(self):

@@ -11,6 +11,7 @@ import gc
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import torch
@@ -39,11 +40,14 @@ class Reference:
 
 def make_room(stepper: Stepper, workload: Workload, device: torch.device) -> None:
     """Free what training holds on `device`; no step of `stepper` can follow."""
+    for module in [each for stage in stepper.model.modules.values() for each in stage.modules()]:
+        if isinstance(reshard := getattr(module, "reshard", None), MethodType):
+            reshard()  # FSDP2 keeps the last gathered block for a backward that never comes
     stepper.release()
-    if any(hasattr(each, "to_local") for each in workload.model.parameters()):
-        for module in workload.model.modules():  # FSDP's shards: they have no use elsewhere than in their group
-            module._parameters.clear()
-    else:
+    shards = [each for each in workload.model.parameters() if hasattr(each, "to_local")]
+    for shard in shards:  # the modules' FSDP state refers to them as well, and they have no use outside their group
+        shard.to_local().untyped_storage().resize_(0)
+    if not shards:
         workload.model.cpu()
     gc.collect()  # schedules and wrapped stages refer to each other
     if device.type == "cuda":

@@ -85,21 +85,6 @@ def test_room_is_made_for_the_serial_run(make):
     assert len(list(workload.model.parameters())) == 4, "a module that is made once and returned again stays whole"
 
 
-class Divided(nn.Parameter):
-    """What FSDP makes of a parameter, as far as anybody asks."""
-
-    def to_local(self):
-        return self
-
-
-def test_shards_are_let_go(make):
-    stepper, workload = make()
-    workload.model[0].weight = Divided(torch.ones(16, 2))
-    held = [weakref.ref(parameter) for parameter in workload.model.parameters()]
-    make_room(stepper, workload, CPU)
-    assert [each() for each in held] == [None] * 4
-
-
 def test_a_checkpoint_of_a_cpu_goes_on_on_a_gpu(make, monkeypatch):
     """It has no random state of a GPU; the seeded one stays."""
     stepper, _ = make()

@@ -144,7 +144,8 @@ def matmul_rate(layer: LayerFacts, *, micro_batch_size: int, tp: int, level: Lev
         return peak
     weights = divided_parameters(layer, tp)
     rows = micro_batch_size * divided_flops(layer, tp) / (2 * weights)
-    return rate_of_shape(points, max(1.0, rows), math.sqrt(weights / layer.num_matmuls))
+    # Shapes are measured for a moment; for as long as a step a GPU does not pass what it keeps up.
+    return min(peak, rate_of_shape(points, max(1.0, rows), math.sqrt(weights / layer.num_matmuls)))
 
 
 def rate_of_shape(points: tuple[MatmulRate, ...], rows: float, width: float) -> float:

@@ -40,7 +40,7 @@ class Software:
     optimizer_traffic_bytes: float
     """Read and written per parameter in an optimizer step."""
     optimizer_temporary_bytes: float = 0
-    """Per parameter in an optimizer step of all tensors at once, as torch's is on a GPU; one tensor's is not counted."""
+    """Per parameter in an optimizer step of all tensors at once, as torch does it on a GPU; elsewhere one tensor's."""
     optimizer_operations_per_tensor: float
     activation_bytes: float
     """Per element autograd keeps."""

@@ -239,3 +239,11 @@ def test_what_the_run_says_decides_the_software():
     half = torch_amp(Optimizer(), Recipe(precision="bf16"), "nccl")
     assert (half.wire_bytes, half.queues_collectives, half.cast_bytes_per_parameter) == (2, True, 12)
     assert not torch_amp(Optimizer(), Recipe(), "mpi4py").queues_collectives
+
+
+def test_a_gpu_is_not_predicted_above_what_it_keeps_up():
+    point = {"precision": "fp32", "m": 8000, "n": 700, "k": 700, "flops_per_s": 1.2e12}
+    hot = machine(matmul_flops_per_s={"fp32": 1e12}, matmul_by_size=[point])
+    cool = machine(matmul_flops_per_s={"fp32": 1.2e12}, matmul_by_size=[point])
+    assert step_ms(hardware=hot, micro=8) > step_ms(hardware=cool, micro=8)
+    assert step_ms(hardware=hot, micro=8) == step_ms(hardware=machine(matmul_flops_per_s={"fp32": 1e12}), micro=8)

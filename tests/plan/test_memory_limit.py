@@ -46,7 +46,7 @@ def test_ranks_that_share_a_card_share_its_memory():
     shared = device_limit_bytes(kind, Resources(ranks_per_node=4))
     assert own == 9 * 10**9 - CONTEXT_BYTES
     assert shared == 4.5 * 10**9 - CONTEXT_BYTES
-    need, error = refused(4 * 10**9, Resources(ranks_per_node=20))  # on the four GPUs of the example
+    _, error = refused(4 * 10**9, Resources(ranks_per_node=20))  # on the four GPUs of the example
     assert error is not None and "divided by the 5 ranks that share it" in error.rule
 
 

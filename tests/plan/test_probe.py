@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import torch
 from hpc_accel.errors import ConfigError
 from hpc_accel.plan import load_hardware, probe, probe_compute
 from hpc_accel.plan.cost import predict
-from hpc_accel.plan.probe_machine import power_facts
+from hpc_accel.plan.probe_machine import node_facts, power_facts
 from tests.mpirun import check, mpirun
 from tests.plan.examples import model, run
 
@@ -105,6 +106,26 @@ def test_a_study_on_gpus_is_not_probed_without_them(tmp_path, monkeypatch, asked
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="torch sees no"):
         probe.run(tmp_path / "hardware.json", site="laptop", **asked)
+
+
+@pytest.mark.parametrize(("visible", "uuids", "expected"), [(1, "ab", 2), (4, "ab", 4), (1, "aa", 1)])
+def test_a_nodes_gpus_are_counted_also_where_each_rank_sees_its_own(monkeypatch, visible, uuids, expected):
+    """As under CUDA_VISIBLE_DEVICES, with which every rank's GPU is number 0."""
+
+    class Node:
+        def allgather(self, mine):
+            return [mine, {0, 1}] if isinstance(mine, set) else [mine, (visible, uuids[1])]
+
+    properties = SimpleNamespace(name="H100", uuid=uuids[0], total_memory=80)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
+    facts = node_facts(torch.device("cuda", 0), Node())
+    assert (facts["device_name"], facts["device_memory_bytes"], facts["devices_per_node"]) == ("H100", 80, expected)
+
+
+def test_gpus_are_measured_alone_and_all_at_once():
+    assert [probe._counts(size, "cuda") for size in (1, 2, 8)] == [[1], [1, 2], [1, 8]]
+    assert probe._counts(6, "cpu") == [1, 2, 4, 6]
 
 
 COMPONENTS_SCRIPT = """

@@ -80,7 +80,15 @@ def probe(
     loaded = load_study(study)
     limits = loaded.resources
     components = components_of(limits) if limits.components is not None else None
-    hardware = run_probe(out, site=loaded.site, cpus_per_rank=limits.cpus_per_rank, components=components)
+    hardware = run_probe(
+        out,
+        site=loaded.site,
+        cpus_per_rank=limits.cpus_per_rank,
+        components=components,
+        device=loaded.device,
+        gpus_per_node=limits.gpus_per_node,
+        backend=loaded.backend,
+    )
     if hardware:
         typer.echo(f"wrote {out}")
 
@@ -101,6 +109,8 @@ def plan(
         return
     chosen = [candidate for candidate in content["candidates"] if candidate["chosen"]]
     refused = [candidate for candidate in content["candidates"] if candidate["refused"]]
+    for note in content["notes"]:
+        typer.echo(f"note: {note}")
     typer.echo(f"{len(content['candidates'])} candidates, {len(refused)} refused, {len(chosen)} to measure: {out}")
 
 

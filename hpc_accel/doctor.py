@@ -58,6 +58,9 @@ class Finding:
         return asdict(self)
 
 
+USED_WITH = "; a study computes on them with resources.gpus_per_node"
+
+
 def examine(site: str | None = None) -> list[Finding]:
     """All findings, in the order a user would mend them."""
     findings = [_python(), *_torch(), *_mpi(), *_sensors(), *_workflow(), *_slurm()]
@@ -110,7 +113,7 @@ def _torch() -> Iterator[Finding]:
         return
     yield Finding(name="torch", status="ok", value=f"{facts['version']}, built for {facts['built_for'] or 'CPU'}")
     if facts["devices"]:
-        yield Finding(name="devices", status="ok", value=", ".join(facts["devices"]))
+        yield Finding(name="devices", status="ok", value=", ".join(facts["devices"]) + USED_WITH)
         return
     cores = len(os.sched_getaffinity(0))
     has_driver = shutil.which("nvidia-smi") is not None

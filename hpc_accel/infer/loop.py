@@ -24,10 +24,12 @@ from hpc_accel.infer.search import max_rate
 from hpc_accel.infer.session import Session
 from hpc_accel.infer.warmup import run_sizes
 from hpc_accel.measure import clock, memory
-from hpc_accel.measure.energy import EnergyMeter
+from hpc_accel.measure.energy import EnergyMeter, used
 from hpc_accel.measure.energy.derived import per
 from hpc_accel.train import stop
+from hpc_accel.train.device import unused_gpus_here
 from hpc_accel.train.frequency import applied
+from hpc_accel.train.gpu_clock import GpuClock
 from hpc_accel.train.loop import SAMPLE_HZ, quiet_barrier
 from hpc_accel.train.precision import arithmetic
 
@@ -47,6 +49,8 @@ class Observations:
     compared: dict[str, Any]
     memory_bytes: dict[str, int | None]
     """The most this rank had: `peak`, and of a GPU what torch `reserved` and what the device has `used`."""
+    gpu_clock_note: str
+    """What the GPU's clock was if not the one asked for; "" otherwise."""
     notes: dict[str, str]
 
 
@@ -56,19 +60,21 @@ def infer(session: Session, progress: Callable[[int, int], None]) -> Observation
     with (
         torch.no_grad(),
         arithmetic(session.run.recipe.precision),
-        applied(session.run.recipe, session.device),
-        EnergyMeter(session.comm, sample_hz=SAMPLE_HZ) as meter,
+        applied(session.run.recipe, session.device) as gpu_clock,
+        EnergyMeter(session.comm, sample_hz=SAMPLE_HZ, gpu=used.uuid_of(session.device)) as meter,
     ):
         meter.measure_idle(session.run.measure.idle_s)
-        parts = _Parts(session, meter, progress)
+        parts = _Parts(session, meter, gpu_clock, progress)
         parts.run()
         timebase = clock.Timebase(first=base, last=clock.synchronise(session.comm))
         note = meter.write_samples(session.directory / "energy.parquet", timebase)
+        gpu_clock_note = gpu_clock.told(session.comm)
         asked = session.infer.batch_size, session.run.measure.metric_samples
         mine = session.replica.drive(lambda: answers(session.workload, session.replica.run, *asked))
         apart = spread(session.comm, mine)
     beside_serial = compared(session, mine, apart) if session.rank == 0 and mine is not None else {}
     quiet_barrier(session.comm)
+    notes = {"energy.parquet": note, "device": unused_gpus_here(session.run) or ""}
     return Observations(
         batches=parts.batches,
         energy=parts.energy,
@@ -78,16 +84,20 @@ def infer(session: Session, progress: Callable[[int, int], None]) -> Observation
         generated=parts.generated,
         compared=beside_serial,
         memory_bytes=parts.memory_bytes,
-        notes={"energy.parquet": note} if note else {},
+        gpu_clock_note=gpu_clock_note,
+        notes={name: why for name, why in notes.items() if why},
     )
 
 
 class _Parts:
     """The measured parts of the run, one after the other."""
 
-    def __init__(self, session: Session, meter: EnergyMeter, progress: Callable[[int, int], None]) -> None:
+    def __init__(
+        self, session: Session, meter: EnergyMeter, gpu_clock: GpuClock, progress: Callable[[int, int], None]
+    ) -> None:
         self.session = session
         self.meter = meter
+        self.gpu_clock = gpu_clock
         self.batches: list[dict[str, Any]] = []
         self.energy: dict[str, Any] = {}
         self.windows: list[tuple[str, Window]] = []
@@ -140,7 +150,7 @@ class _Parts:
         measure = self.session.run.measure
         warm = self.session.replica.drive(partial(self._times_ns, max(1, measure.warmup_steps)))
         run_sizes(self.session)
-        with self.meter.window("timed") as window:
+        with self.meter.window("timed") as window, self.gpu_clock.watched():
             timed = self.session.replica.drive(partial(self._times_ns, measure.steps))
         self.energy = window.result
         mine = None if warm is None or timed is None else (warm, timed)

@@ -113,7 +113,7 @@ def summarise(
         },
         "outputs": seen.compared["outputs"],
         "parity": parity,
-        "warnings": [],
+        "warnings": [*checks.environment(session.device.type), *filter(None, [seen.gpu_clock_note])],
         "notes": seen.notes,
         "provenance": provenance.collect(),
     }

@@ -102,6 +102,8 @@ def parallelize(
         modules = {index: prepare(module, stages.output_dtypes(index)) for index, module in stages.modules.items()}
         schedule = make_schedule(modules, stages, place, device, loss)
         boundaries = getattr(stages, "boundaries", [])
+    if tensor_cut is not None:
+        tensor_cut.done()
     return ParallelModel(
         modules=modules,
         schedule=schedule,
@@ -152,7 +154,7 @@ class _Prepare:
         if recipe.precision == "fp8":
             from hpc_accel.parallel.float8 import use_float8
 
-            use_float8(module, self.device)
+            module = use_float8(module, self.device)
         if self.tensor_cut is not None:
             self.tensor_cut.apply(module)
         if recipe.recompute != "none":
@@ -165,8 +167,10 @@ class _Prepare:
             if output_dtypes is not None:
                 cast_outputs(module, output_dtypes)
         if recipe.offload == "activations":
+            if recipe.compile:  # inside the hooks: they end a graph, and from outside nothing would be compiled
+                module.forward = torch.compile(module.forward)
             offload_activations(module)
-        if recipe.compile:
+        elif recipe.compile:
             module.compile()
         wrapped = self._replicated(module)
         if self.tensor_cut is not None:

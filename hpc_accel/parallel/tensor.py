@@ -42,6 +42,10 @@ class TensorCut:
                 entrances[parent] = _Entrance(self._enter, modules[parent])
             self._cut(modules[name], way, entrances[parent])
 
+    def done(self) -> None:
+        """All stages are cut: the whole weights, which ties were found by, are let go of."""
+        self._shards.clear()
+
     def partial_parameters(self, module: nn.Module) -> list[nn.Parameter]:
         """Parameters that each rank used on its part of the sequence only: their gradients must be added up."""
         if not self.sequence_parallel:
@@ -116,7 +120,7 @@ class TensorCut:
         parameter = getattr(module, name)
         if parameter is None:
             return
-        # Tied weights stay tied; the whole one is kept, or its id might become another's.
+        # Tied weights stay tied; the whole one is kept until all are cut, or its id might become another's.
         key = id(parameter), dim
         if key not in self._shards:
             own = parameter.detach().tensor_split(dist.get_world_size(self.group), dim=dim)[dist.get_rank(self.group)]

@@ -17,11 +17,25 @@ def rows(hardware: dict[str, Any]) -> list[tuple[str, str]]:
             found.append((name, f"{wording.short(latency * 1e6)} us, {wording.short(rate / 1e9)} GB/s"))
         else:
             found.append((name, _gap(fields.text(hardware, "network", f"{key}_reason"))))
+    found += _on_device(fields.mapping(hardware, "network"))
     mpi = fields.mapping(hardware, "mpi")
     if mpi:
         aware = "GPU-aware" if mpi.get("gpu_aware") is True else "not GPU-aware"
         words = [fields.text(mpi, "library") or "?", f"threads: {fields.text(mpi, 'thread_level') or '?'}", aware]
         found.append(("MPI", ", ".join(words)))
+    return found
+
+
+def _on_device(network: dict[str, Any]) -> list[tuple[str, str]]:
+    """Links between device tensors by backend, where GPUs were probed."""
+    found = []
+    for backend, links in fields.mapping(network, "on_device").items():
+        for key, name in (("intra_node", "inside a node"), ("inter_node", "between nodes")):
+            rate = fields.positive(links, key, "bandwidth_bytes_per_s")
+            if rate:
+                found.append((f"{backend} on GPUs {name}", f"{wording.short(rate / 1e9)} GB/s"))
+    for backend, reason in fields.mapping(network, "on_device_reason").items():
+        found.append((f"{backend} on GPUs", _gap(str(reason))))
     return found
 
 
@@ -45,6 +59,8 @@ def _node(kind: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if words:
         found.append((f"{name}: matrix multiplication", fields.clean("; ".join(words))))
+    if unused := fields.text(kind, "device_reason"):
+        found.append((f"{name}: device", unused))
     bandwidth = fields.positive(kind, "memory_bandwidth_bytes_per_s")
     if bandwidth:
         found.append((f"{name}: memory bandwidth", f"{wording.short(bandwidth / 1e9)} GB/s"))

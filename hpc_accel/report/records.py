@@ -21,6 +21,10 @@ STATUSES = ("completed", "wrong", "failed", "preempted", "hung", "timeout", "can
 """What summary.json may say; the report adds `missing` and `unchecked`."""
 
 WRONG_REMEDY = "the losses are not those of the serial run: do not use this layout before they agree"
+NO_ROOM_REMEDY = (
+    "a run counts when its losses were compared with the serial run, which the device had no room for: compare a "
+    "smaller model of the same kind, or run it where the device has more memory"
+)
 UNCHECKED_REMEDY = "a run counts when its losses were compared with the serial run: set measure.parity_steps to 5"
 
 
@@ -226,7 +230,9 @@ def _compared(summary: dict[str, Any]) -> tuple[str, str | None]:
     """Whether a completed run computed the right thing, as far as that was looked at."""
     passed = fields.at(summary, "parity", "passed")
     if fields.positive(summary, "parity", "steps") is None or not isinstance(passed, bool):
-        return "unchecked", UNCHECKED_REMEDY
+        # Why it was not compared stands in the record: the study left it out, or the reference had no room.
+        no_room = "memory" in (fields.text(summary, "parity", "reason") or "")
+        return "unchecked", NO_ROOM_REMEDY if no_room else UNCHECKED_REMEDY
     return ("completed", None) if passed else ("wrong", WRONG_REMEDY)
 
 

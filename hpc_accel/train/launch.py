@@ -12,7 +12,7 @@ import torch
 import hpc_accel.mpi
 from hpc_accel.mpi.launch import mpi, refuse_copies
 from hpc_accel.study.schema import Run
-from hpc_accel.train.device import choose_device
+from hpc_accel.train.device import choose_device, gpu_uuids
 from hpc_accel.train.threads import threads_per_rank
 
 
@@ -26,6 +26,8 @@ class Launch:
     rank: int
     hosts: list[str]
     device: torch.device
+    num_gpus: int | None
+    """Different GPUs that the ranks compute on; None on CPUs."""
     num_threads: int
     mpi_init_ms: float
 
@@ -52,6 +54,7 @@ def start_ranks(run: Run, directory: Path) -> Launch:
         rank=world.rank,
         hosts=list(world.hosts),
         device=device,
+        num_gpus=len(set(gpu_uuids(device, comm))) or None,
         num_threads=num_threads,
         mpi_init_ms=(time.perf_counter() - began) * 1e3,
     )

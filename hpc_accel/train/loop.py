@@ -18,13 +18,15 @@ import torch
 
 from hpc_accel.errors import InputOutputError, RetryableError
 from hpc_accel.measure import clock, memory, stragglers, trace
-from hpc_accel.measure.energy import EnergyMeter, Window
+from hpc_accel.measure.energy import EnergyMeter, Window, used
 from hpc_accel.measure.energy.joined import joined
 from hpc_accel.mpi import timeline
 from hpc_accel.train import faults
 from hpc_accel.train.clock import Span
+from hpc_accel.train.device import unused_gpus_here
 from hpc_accel.train.evaluate import evaluate
 from hpc_accel.train.frequency import applied
+from hpc_accel.train.gpu_clock import GpuClock
 from hpc_accel.train.parity import Reference, make_room, serial_reference
 from hpc_accel.train.precision import arithmetic
 from hpc_accel.train.rows import Rows, busy_ms
@@ -52,6 +54,8 @@ class Observations:
     straggler: dict[str, Any]
     checkpoints: dict[str, Any]
     metric: dict[str, Any] | None
+    gpu_clock_note: str
+    """What the GPU's clock was if not the one asked for; "" otherwise."""
     notes: dict[str, str]
 
 
@@ -63,9 +67,13 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
     comm, directory = session.comm, session.directory
     base = clock.synchronise(comm)
     recipe = session.run.recipe
-    with arithmetic(recipe.precision), applied(recipe, session.device), EnergyMeter(comm, sample_hz=SAMPLE_HZ) as meter:
+    with (
+        arithmetic(recipe.precision),
+        applied(recipe, session.device) as gpu_clock,
+        EnergyMeter(comm, sample_hz=SAMPLE_HZ, gpu=used.uuid_of(session.device)) as meter,
+    ):
         meter.measure_idle(session.run.measure.idle_s)
-        steps = _Steps(session, meter, progress)
+        steps = _Steps(session, meter, gpu_clock, progress)
         steps.run()
         peak_memory_bytes = steps.peak_memory_bytes()
         reserved_bytes = memory.reserved_bytes(session.device)
@@ -73,11 +81,13 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
         timebase = clock.Timebase(first=base, last=clock.synchronise(comm))
         rows = steps.rows.all()
         notes = {"energy.parquet": meter.write_samples(directory / "energy.parquet", timebase)}
+        gpu_clock_note = gpu_clock.told(comm)
         traced = list(steps.rows.seen.recent)[-NUM_TRACED_STEPS:]
         spans = [span for _, _, result, _ in traced for span in (result.step, *result.phases)]
         spans += [span for span in steps.saves if span.start_ns >= spans[0].start_ns]
         events = [event for *_, events in traced for event in events or []]
         notes["trace.json"] = trace.write(directory / "trace.json", comm, spans, events, meter.power_series(), timebase)
+    notes["device"] = unused_gpus_here(session.run) or ""
     straggler = stragglers.slowest(comm, float(np.median([busy_ms(row) for row in rows])))
     with arithmetic(recipe.precision):
         metric = evaluate(session.stepper, session.workload, comm, session.run.measure.metric_samples)
@@ -95,6 +105,7 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
         straggler=straggler,
         checkpoints=steps.told(),
         metric=metric,
+        gpu_clock_note=gpu_clock_note,
         notes={name: why for name, why in notes.items() if why},
     )
 
@@ -102,9 +113,12 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
 class _Steps:
     """The steps of this attempt: from where an earlier one stopped, if one did."""
 
-    def __init__(self, session: Session, meter: EnergyMeter, progress: Callable[[int, int], None]) -> None:
+    def __init__(
+        self, session: Session, meter: EnergyMeter, gpu_clock: GpuClock, progress: Callable[[int, int], None]
+    ) -> None:
         self.session = session
         self.meter = meter
+        self.gpu_clock = gpu_clock
         self.progress = progress
         earlier = session.earlier
         self._instrumented = session.run.backend == "mpi4py"
@@ -130,7 +144,7 @@ class _Steps:
             self._save(stopping=True)
         self._stop.pace(self._step_s())
         while self._done < self._total:
-            with self.meter.window("timed") as window:
+            with self.meter.window("timed") as window, self.gpu_clock.watched():
                 stopping = self._advance(self._next_pause(), warmup=False)
                 while not stopping and self._done == self._total and (more := self._missing(window)):
                     self._total += more
@@ -176,9 +190,7 @@ class _Steps:
 
     def _split(self, window: Window) -> dict[str, Any]:
         """Where this window's joules went: now, so that a later attempt knows it too. Collective."""
-        device, key = self.session.device, ""
-        if device.type == "cuda":
-            key = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+        key = used.uuid_of(self.session.device)
         return self.meter.split(window.result, self.rows.doing(window.interval_ns), key)
 
     def _step_s(self) -> float:

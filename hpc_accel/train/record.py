@@ -90,8 +90,11 @@ def summarise(
             reference.flops_per_step if reference else None,
             reference.flops_reason if reference else "",
             measured["step_time_ms"]["median"],
+            session.num_gpus,
         ),
-        "warnings": checks.warnings(run, step_facts, energy),
+        "warnings": checks.warnings(
+            run, step_facts, energy, device_type=session.device.type, gpu_clock=seen.gpu_clock_note
+        ),
         "straggler": seen.straggler,
         "checkpoints": seen.checkpoints,
         "notes": seen.notes,

@@ -19,9 +19,15 @@ PRECISIONS = ("fp32", "bf16") if PRETENDED else ("fp32", "tf32", "bf16", "fp16")
 WIDE = {**LM, "args": {**LM["args"], "hidden": 64, "heads": 4}}
 DEEP = {**WIDE, "args": {**WIDE["args"], "layers": 4}}
 IMAGES = {"name": "vision", "args": {"model": "resnet18"}, "global_batch_size": 8}
-ONE = {"resources": {"ranks_per_node": 1, "gpus_per_node": 0 if PRETENDED else 1}, "device": DEVICE}
+# The idle node is not measured: where there is a counter that would take half a minute of every run.
+QUICK = {"warmup_steps": 2, "steps": 4, "parity_steps": 5, "metric_samples": 64, "idle_s": 0}
+ONE = {
+    "resources": {"ranks_per_node": 1, "gpus_per_node": 0 if PRETENDED else 1},
+    "device": DEVICE,
+    "measure": QUICK,
+}
 # No GPU is promised to a rank, so the two may share the one there is.
-SHARED = {"resources": {"ranks_per_node": 2, "gpus_per_node": 0}, "device": DEVICE}
+SHARED = {"resources": {"ranks_per_node": 2, "gpus_per_node": 0}, "device": DEVICE, "measure": QUICK}
 pytestmark = [pytest.mark.gpu, pytest.mark.mpi]
 
 
@@ -58,7 +64,7 @@ def test_compiled(tmp_path):
 
 def test_the_cpu_computes_the_same(tmp_path):
     [here] = write_runs(tmp_path / "device", WIDE, [{}], **ONE)
-    [there] = write_runs(tmp_path / "cpu", WIDE, [{}], resources={"ranks_per_node": 1}, device="cpu")
+    [there] = write_runs(tmp_path / "cpu", WIDE, [{}], resources={"ranks_per_node": 1}, device="cpu", measure=QUICK)
     [on_device] = trained(1, [here]).values()
     [on_cpu] = trained(1, [there]).values()
     assert on_device["losses"]["first"] == pytest.approx(on_cpu["losses"]["first"], rel=1e-4)
@@ -119,9 +125,9 @@ def test_two_ranks_in_16_bits(tmp_path):
 
 def test_a_warned_run_goes_on_bit_for_bit(tmp_path):
     adam = {**DEEP, "optimizer": {"name": "adamw", "learning_rate": 0.001}}
-    short = {"measure": {"warmup_steps": 2, "steps": 12, "parity_steps": 1, "metric_samples": 16, "idle_s": 0.1}}
+    short = {"warmup_steps": 2, "steps": 12, "parity_steps": 1, "metric_samples": 16, "idle_s": 0}
     layouts = [{"dp": 2, "shard": ["none", "full"]}, {"pp": 2, "accumulation_steps": 4}]
-    paths = write_runs(tmp_path, adam, layouts, ("bf16",), **short, **SHARED)
+    paths = write_runs(tmp_path, adam, layouts, ("bf16",), **{**SHARED, "measure": short})
     trained(2, paths, ROOT / "tests/train/resume.py", HPC_ACCEL_TESTING="1")
     for path in paths:
         broken = path.parent.with_name(path.parent.name + "-broken")

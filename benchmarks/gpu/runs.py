@@ -1,0 +1,75 @@
+"""Runs of the product for the steps: a study's content into runs, and one run's stepper on this process's device."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.say import PRETENDED
+
+OUT = Path(os.environ.get("HPC_ACCEL_GPU_OUT", tempfile.gettempdir()))
+"""Where results come back from."""
+MEASURE = {"warmup_steps": 5, "steps": 20, "parity_steps": 0, "metric_samples": 0, "idle_s": 0}
+
+
+def study_of(workload: dict[str, Any], **content: Any) -> Any:
+    """A study on one GPU, one rank."""
+    from hpc_accel.study.study import Study
+
+    return Study.model_validate(
+        {
+            "name": "gpu",
+            "device": "cpu" if PRETENDED else "cuda",
+            "resources": {"ranks_per_node": 1, "gpus_per_node": 0 if PRETENDED else 1, "memory_mb": 100_000},
+            "measure": MEASURE,
+            "layouts": [{}],
+            "workload": workload,
+            **content,
+        }
+    )
+
+
+def runs_of(study: Any, *, planned: bool = True) -> list[Any]:
+    """The study's runs. `planned` takes the model's facts without its weights."""
+    from hpc_accel.study.expand import listed_runs, resolve_workload
+    from hpc_accel.workloads.planned import facts_of
+
+    (choice,) = study.workloads
+    return list(listed_runs(study, choice, facts_of(resolve_workload(choice), study.seed)))
+
+
+def stepper_of(
+    name: str, args: dict[str, Any], batch: int, *, recipe: dict[str, Any], layout: dict[str, Any] | None = None
+) -> Any:
+    """The product's stepper of one run on this process's device, as a session would build it."""
+    from benchmarks.gpu.say import DEVICE
+    from hpc_accel.parallel.mesh import make_place
+    from hpc_accel.train.build import make_stepper
+    from hpc_accel.workloads import entry
+
+    workload = {"name": name, "args": args, "global_batch_size": batch, "optimizer": {"name": "adamw"}}
+    listed = {key: [value] if key == "precision" else value for key, value in recipe.items()}
+    (run,) = runs_of(study_of(workload, recipes=[listed], layouts=[layout or {}]))
+    place = make_place(run.layout, 0, DEVICE.type)
+    return make_stepper(run, entry.build(run.workload, run.seed), place, DEVICE, recipe=run.recipe, split=None)
+
+
+def write_runs(runs: Sequence[Any], directory: Path) -> list[Path]:
+    """run.json of each below `directory`."""
+    paths = []
+    for run in runs:
+        path = directory / "runs" / run.run_id / "run.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(run.model_dump_json())
+        paths.append(path)
+    return paths
+
+
+def summary_of(path: Path) -> dict[str, Any]:
+    """What a run left beside its run.json."""
+    found: dict[str, Any] = json.loads((path.parent / "summary.json").read_text())
+    return found

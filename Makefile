@@ -6,7 +6,7 @@ BIN := .venv/bin
 SHELL := /bin/bash
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: env extras demo catalogue test lint conformance bench bench-gpu clean
+.PHONY: env extras demo catalogue test lint conformance bench bench-gpu gpu-check gpu-check-wheels clean
 
 env: .venv/.installed-$(ACCEL)
 
@@ -64,6 +64,19 @@ bench: env
 bench-gpu: env
 	$(BIN)/hpc-accel bench gpu --json benchmarks/results/backend-gpu-$$(date +%F).json \
 		--trace benchmarks/results/backend-gpu-$$(date +%F).trace.json
+
+# Everything that only a GPU can show, on this machine's card: two passes of five minutes, see docs/gpu.md. AGAIN=FILE runs
+# what did not pass before; PASS=A or B runs one. PRETEND=1 tries the script itself on a CPU.
+PASS ?= AB
+GPU_PYTHON ?= $(BIN)/python
+gpu-check:
+	HPC_ACCEL_PRETEND_GPU=$(PRETEND) $(GPU_PYTHON) -m benchmarks.gpu.check --pass $(PASS) $(if $(AGAIN),--again $(AGAIN))
+
+# What a machine with torch for GPUs, Python 3.12 and no network lacks, to be carried there; 48 MiB.
+gpu-check-wheels:
+	$(PYTHON) -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+		$(foreach n,28 27 24 17,--platform manylinux_2_$(n)_x86_64) --platform manylinux2014_x86_64 \
+		--dest .whl --requirement benchmarks/gpu/wheels.txt
 
 clean:
 	rm -rf results logs .snakemake

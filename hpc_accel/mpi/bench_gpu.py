@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from hpc_accel.errors import ConfigError
 from hpc_accel.mpi import gpu_aware
 from hpc_accel.mpi.bench import launched, start_ranks, versions, write
 from hpc_accel.mpi.bench_steps import KIB, MIB, MODELS, Step, interleaved, no_message, train_step
-from hpc_accel.mpi.launch import mpi
+from hpc_accel.mpi.launch import World, mpi
 from hpc_accel.mpi.staging import pinned
 
 SIZES = (16 * KIB, MIB, 25 * MIB, 128 * MIB)
@@ -94,7 +93,8 @@ def ddp_steps(name: str, groups: dict[str, Any], device: torch.device) -> dict[s
     ways: dict[str, Step] = {}
     for key, group in [*groups.items(), ("silent", groups["mpi4py"])]:
         model, x = made(name, device)
-        wrapped = nn.parallel.DistributedDataParallel(model, [device], process_group=group)
+        devices = [device] if device.index is not None else None
+        wrapped = nn.parallel.DistributedDataParallel(model, devices, process_group=group)
         if key == "silent":
             wrapped.register_comm_hook(None, lambda state, bucket: no_message(bucket))
         ways[key] = train_step(wrapped, x)
@@ -103,9 +103,9 @@ def ddp_steps(name: str, groups: dict[str, Any], device: torch.device) -> dict[s
 
 def write_trace(path: Path, step: Step, settle: Step, rank: int) -> None:
     """Some steps of rank 0 as torch's profiler sees them, for Perfetto: copies beside kernels are overlap."""
-    from torch.profiler import ProfilerActivity, profile
+    from torch.profiler import ProfilerActivity, profile, supported_activities
 
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+    with profile(activities=list({ProfilerActivity.CPU, *supported_activities()})) as seen:
         for _ in range(TRACED_STEPS):
             step()
         settle()
@@ -127,14 +127,21 @@ def line(entry: dict[str, Any]) -> str:
 
 def run(json_path: Path | None, trace_path: Path | None, quick: bool) -> None:
     """Measure, print the table on rank 0 and write the figures. All ranks call this."""
-    place = hpc_accel.mpi.init()
-    device = place.device()
+    device = hpc_accel.mpi.world().device()
     if device.type == "cpu":
         raise _no_gpu()
-    torch.accelerator.set_device_index(device.index)
-    settle: Callable[[], None] = partial(torch.accelerator.synchronize, device)
+    torch.accelerator.set_device_index(device.index)  # before there are groups, which look at the current one
+    place = hpc_accel.mpi.init()
+    measure(place, device, partial(torch.accelerator.synchronize, device), json_path, trace_path, quick=quick)
+    hpc_accel.mpi.shutdown()
+
+
+def measure(
+    place: World, device: torch.device, settle: Step, json_path: Path | None, trace_path: Path | None, *, quick: bool
+) -> None:
+    """All rows on `device`; `settle` waits for it."""
     groups: dict[str, Any] = {"mpi4py": dist.group.WORLD}
-    if torch.accelerator.device_count() >= place.local_size and dist.is_nccl_available():
+    if torch.accelerator.device_count() >= place.local_size > 1 and dist.is_nccl_available():
         groups["nccl"] = dist.new_group(list(range(place.size)), backend="nccl")
     aware, _ = gpu_aware.agreed(mpi().COMM_WORLD)
     entries = staged(device, quick, settle)
@@ -149,7 +156,6 @@ def run(json_path: Path | None, trace_path: Path | None, quick: bool) -> None:
             name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
             facts = {**versions(), "device": name, "num_devices": torch.accelerator.device_count(), "gpu_aware": aware}
             write(json_path, {"quick": quick, "versions": facts, "entries": entries})
-    hpc_accel.mpi.shutdown()
 
 
 def bench_gpu(json_path: Path | None, trace_path: Path | None, num_ranks: int, quick: bool) -> int:

@@ -1,0 +1,85 @@
+"""`hpc-accel bench gpu` on this card: what a staged all-reduce takes beside its parts; and how long backends take to
+start, on one rank."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import torch
+
+from benchmarks.gpu.runs import OUT
+from benchmarks.gpu.say import DEVICE, PRETENDED, figure, verdict
+from hpc_accel.mpi.bench import start_ranks
+
+START = """
+import time, torch
+import torch.distributed as dist
+import hpc_accel.mpi
+device = torch.device("{device}")
+torch.zeros(1, device=device)
+began = time.perf_counter()
+hpc_accel.mpi.init("{backend}")
+dist.all_reduce(torch.zeros(1, device=device))
+if device.type == "cuda":
+    torch.cuda.synchronize()
+print(time.perf_counter() - began)
+hpc_accel.mpi.shutdown()
+"""
+
+
+def started_s(backend: str) -> float | None:
+    """From nothing to the first all-reduce of one rank."""
+    code = START.format(device=DEVICE.type, backend=backend)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode:
+        verdict(f"{backend} starts on one rank", False, done.stderr[-300:])
+        return None
+    return float(done.stdout.split()[-1])
+
+
+def pretended_rank() -> None:
+    """One rank of the benchmark, its device tensors those of a pretended device."""
+    import hpc_accel.mpi
+    from hpc_accel.mpi import bench_gpu
+    from tests.mpi import stand_in
+
+    torch.accelerator.device_count = lambda: 1
+    bench_gpu.pinned = lambda like: torch.empty(like.shape, dtype=like.dtype)
+    stand_in.pretend()
+    place = hpc_accel.mpi.init()
+    paths = OUT / "backend-gpu.json", OUT / "backend-gpu.trace.json.gz"
+    bench_gpu.measure(place, stand_in.DEVICE, lambda: None, *paths, quick=True)
+    hpc_accel.mpi.shutdown()
+
+
+def main() -> None:
+    """Figures of the result file that the benchmark writes."""
+    result = OUT / "backend-gpu.json"
+    if PRETENDED:
+        code = start_ranks(2, "benchmarks.gpu.staging", ["--rank"])
+    else:
+        arguments = ["--json", str(result), "--trace", str(OUT / "backend-gpu.trace.json.gz")]
+        code = start_ranks(2, "hpc_accel.mpi.bench_gpu", arguments)
+    verdict("the benchmark ends well", code == 0, "" if code == 0 else f"exit code {code}")
+    for entry in json.loads(result.read_text())["entries"]:
+        mib = entry["num_bytes"] / 2**20
+        name = f"{entry['name']} {mib:.3g} MiB"
+        for way, seconds in entry["times_s"].items():
+            figure(f"{name}: {way}", 1e6 * seconds, "us")
+        if "of_slowest" in entry:
+            figure(
+                f"{name}: slowest part over staged", entry["of_slowest"], low=None if PRETENDED else entry["required"]
+            )
+        else:
+            figure(f"{name}: share of the messages hidden", entry["hidden"])
+    for backend in ("mpi4py", "gloo") if PRETENDED else ("mpi4py", "nccl"):
+        figure(f"{backend}: from start to the first all-reduce", started_s(backend), "s")
+
+
+if __name__ == "__main__":
+    if "--rank" in sys.argv:
+        pretended_rank()
+    else:
+        main()

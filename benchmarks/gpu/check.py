@@ -50,7 +50,7 @@ def tests(name: str, path: str, limit_s: float, *arguments: str) -> Step:
 TRAIN = "tests/train/test_gpu.py"
 PASSES: dict[str, list[list[Step]]] = {
     "A": [
-        [module("facts", 40)],
+        [module("facts", 90)],
         [
             tests("backend", "tests/mpi/test_gpu.py", 100),
             tests("one rank", TRAIN, 150, "-k", "one_gpu or cpu or class_weights"),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import platform
 import shutil
 import threading
+import time
 
 import torch
 
-from benchmarks.gpu.say import PRETENDED, figure, verdict
+from benchmarks.gpu.say import DEVICE, PRETENDED, figure, verdict
 
 
 def libraries() -> None:
@@ -67,8 +68,30 @@ def streams() -> None:
     figure("their message", errors[0] if errors else "none")
 
 
+def bookkeeping() -> None:
+    """What a run spends on knowing where it is, beside its steps."""
+    from mpi4py import MPI
+
+    from hpc_accel.measure import provenance
+    from hpc_accel.measure.energy import EnergyMeter, used
+
+    began = time.perf_counter()
+    with EnergyMeter(MPI.COMM_WORLD, sample_hz=10.0, gpu=used.uuid_of(DEVICE)) as meter:
+        found = time.perf_counter()
+        with meter.window("nothing"):
+            pass
+        ended = time.perf_counter()
+    closed = time.perf_counter()
+    provenance.collect()
+    figure("sensors found", found - began, "s")
+    figure("an empty window", ended - found, "s")
+    figure("sensors closed", closed - ended, "s")
+    figure("provenance", time.perf_counter() - closed, "s")
+
+
 if __name__ == "__main__":
     libraries()
+    bookkeeping()
     if not PRETENDED:
         card()
         streams()

@@ -54,6 +54,32 @@ def pretended_rank() -> None:
     hpc_accel.mpi.shutdown()
 
 
+def chunk_sizes() -> None:
+    """One rank of a comparison: the same all-reduce in chunks of several sizes, in turns."""
+    from functools import partial
+
+    import torch.distributed as dist
+
+    import hpc_accel.mpi
+    from hpc_accel.mpi import staging
+    from hpc_accel.mpi.bench_steps import interleaved
+
+    torch.cuda.set_device(hpc_accel.mpi.world().device())
+    place = hpc_accel.mpi.init()
+
+    def reduced(tensor: torch.Tensor, chunk_mib: int) -> None:
+        staging.CHUNK_BYTES = chunk_mib * 2**20
+        dist.all_reduce(tensor)
+
+    for mib in (8, 25, 128):
+        tensor = torch.zeros(mib * 2**18, device=DEVICE)
+        ways = {f"{chunk} MiB": partial(reduced, tensor, chunk) for chunk in (1, 2, 4, 8, 16)}
+        for name, seconds in interleaved(ways, 10, settle=torch.cuda.synchronize).items():
+            if place.rank == 0:
+                figure(f"all_reduce {mib} MiB in chunks of {name}", 1e6 * seconds, "us")
+    hpc_accel.mpi.shutdown()
+
+
 def main() -> None:
     """Figures of the result file that the benchmark writes."""
     result = OUT / "backend-gpu.json"
@@ -74,6 +100,8 @@ def main() -> None:
             )
         else:
             figure(f"{name}: share of the messages hidden", entry["hidden"])
+    if not PRETENDED:
+        start_ranks(2, "benchmarks.gpu.staging", ["--chunks"])
     for backend in ("mpi4py", "gloo") if PRETENDED else ("mpi4py", "nccl"):
         figure(f"{backend}: from start to the first all-reduce", started_s(backend), "s")
 
@@ -81,5 +109,7 @@ def main() -> None:
 if __name__ == "__main__":
     if "--rank" in sys.argv:
         pretended_rank()
+    elif "--chunks" in sys.argv:
+        chunk_sizes()
     else:
         main()

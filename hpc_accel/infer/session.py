@@ -51,7 +51,7 @@ def gathered(pool: torch.Tensor, chosen: torch.Tensor, *, pinned: bool) -> torch
     """
     if not pinned:
         return pool[chosen]
-    batch = torch.empty(len(chosen), *pool.shape[1:], dtype=pool.dtype, pin_memory=True)
+    batch = torch.empty(len(chosen), *pool.shape[1:], dtype=pool.dtype, device="cpu", pin_memory=True)
     return torch.index_select(pool, 0, chosen, out=batch)
 
 

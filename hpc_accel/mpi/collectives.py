@@ -51,7 +51,7 @@ def _all_reduce_low(comm: Any, tensor: Tensor, reduction: Reduction) -> None:
     if share * size != source.numel():
         source = source.new_zeros(share * size)
         source[: tensor.numel()].copy_(tensor.view(-1))
-    mine = torch.empty(share, dtype=tensor.dtype)
+    mine = torch.empty(share, dtype=tensor.dtype, device="cpu")
     reduce_scatter(comm, mine, source, reduction)
     target = tensor.view(-1) if source.numel() == tensor.numel() else source
     all_gather(comm, target, mine)
@@ -74,7 +74,9 @@ def reduce_scatter(comm: Any, output: Tensor, source: Tensor, reduction: Reducti
     """`source` is `comm.size` parts like `output`."""
     if reduction.wide is not None:
         parts = (
-            torch.empty_like(source) if reduction.factor is None else torch.empty(source.shape, dtype=reduction.wide)
+            torch.empty_like(source)
+            if reduction.factor is None
+            else torch.empty(source.shape, dtype=reduction.wide, device="cpu")
         )
         sent = source if reduction.factor is None else reduction.enter(source, writable=False)
         all_to_all(comm, parts, sent)

@@ -69,7 +69,7 @@ def through_contiguous(call: Call, reads: Sequence[Tensor], writes: Sequence[Ten
         for tensor in writes:
             if id(tensor) not in stand_in:
                 fits = tensor.is_contiguous()
-                stand_in[id(tensor)] = tensor if fits else torch.empty(tensor.shape, dtype=tensor.dtype)
+                stand_in[id(tensor)] = tensor if fits else torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
         call([stand_in[id(tensor)] for tensor in reads], [stand_in[id(tensor)] for tensor in writes])
         for tensor in writes:
             if id(tensor) in written and not tensor.is_contiguous():
@@ -119,8 +119,11 @@ def staying_on(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def pinned(like: Tensor) -> Tensor:
-    """Pinned host memory of the same shape and dtype. Torch's allocator caches it and knows pending copies."""
-    return torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
+    """Pinned host memory of the same shape and dtype. Torch's allocator caches it and knows pending copies.
+
+    On the CPU by name: the program may have set another default device.
+    """
+    return torch.empty(like.shape, dtype=like.dtype, device="cpu", pin_memory=True)
 
 
 def keep(tensor: Tensor, *streams: Any) -> None:

@@ -45,7 +45,7 @@ def read_later(value: torch.Tensor) -> Reading:
     """Read a scalar when it is asked for, which on a device must not wait for what is launched after this call."""
     if value.device.type != "cuda":
         return lambda: float(value)
-    host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+    host = torch.empty(value.shape, dtype=value.dtype, device="cpu", pin_memory=True)
     host.copy_(value, non_blocking=True)
     arrived = torch.cuda.Event()
     arrived.record(torch.cuda.current_stream(value.device))

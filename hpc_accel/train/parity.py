@@ -46,7 +46,9 @@ def make_room(stepper: Stepper, workload: Workload, device: torch.device) -> Non
     stepper.release()
     shards = [each for each in workload.model.parameters() if hasattr(each, "to_local")]
     for shard in shards:  # the modules' FSDP state refers to them as well, and they have no use outside their group
-        shard.to_local().untyped_storage().resize_(0)
+        storage = shard.to_local().untyped_storage()
+        if storage.resizable():  # pinned host memory, where parameters are offloaded to, is not
+            storage.resize_(0)
     if not shards:
         workload.model.cpu()
     gc.collect()  # schedules and wrapped stages refer to each other

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.runs import OUT, stepper_of, study_of
-from benchmarks.gpu.say import DEVICE, PRETENDED, figure, size, verdict
+from benchmarks.gpu.say import PRETENDED, figure, size, verdict
 from hpc_accel.plan.cost import StepModel
 from hpc_accel.plan.hardware import Hardware, checked_hardware, load_hardware
 from hpc_accel.plan.memory import CONTEXT_BYTES, device_limit_bytes

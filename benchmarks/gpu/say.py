@@ -27,7 +27,13 @@ def figure(name: str, value: Any, unit: str = "", *, low: float | None = None, h
 
 def verdict(name: str, passed: bool, why: str = "") -> None:
     """Tell whether something held, and if not, why."""
-    line = {"name": name, "value": why or passed, "unit": "", "wanted": {}, "passed": bool(passed)}
+    line = {
+        "name": name,
+        "value": bool(passed) if passed else why or False,
+        "unit": "",
+        "wanted": {},
+        "passed": bool(passed),
+    }
     sys.stdout.write(MARK + json.dumps(line, default=str) + "\n")
     sys.stdout.flush()
 

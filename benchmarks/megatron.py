@@ -12,8 +12,8 @@ from hpc_accel.plan.cost import StepModel
 from hpc_accel.plan.hardware import Hardware, checked_hardware
 from hpc_accel.plan.software import Software
 from hpc_accel.study.layout import Layout
+from hpc_accel.study.model_facts import LayerFacts, ModelFacts
 from hpc_accel.study.schema import Resources
-from hpc_accel.workloads.facts import LayerFacts, ModelFacts
 
 VOCABULARY = 51_200
 """GPT-2's, padded as Megatron pads it."""

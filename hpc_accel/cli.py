@@ -50,7 +50,7 @@ def init(
 ) -> None:
     """Write a commented study and a module with your own model to start from; or draft a site file."""
     if list_workloads:
-        from hpc_accel.workloads.catalogue import listing
+        from hpc_accel.study.builtin_workloads import listing
 
         typer.echo(listing())
         return

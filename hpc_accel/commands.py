@@ -92,7 +92,7 @@ def write_run_scripts(path: Path, out: Path | None) -> list[Path]:
     """job.sbatch of a run, beside its run.json unless `out` says otherwise; of every run below a directory."""
     from hpc_accel.jobs.script import render
     from hpc_accel.jobs.site import load_site
-    from hpc_accel.train.main import read_run
+    from hpc_accel.study.run_file import read_run
 
     run_paths = sorted(path.glob("**/run.json")) if path.is_dir() else [path]
     if not run_paths:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 from hpc_accel.plan.hardware import Level, MatmulRate
 from hpc_accel.plan.software import Software
+from hpc_accel.study.model_facts import LayerFacts
 from hpc_accel.study.recipe import Precision
-from hpc_accel.workloads.facts import LayerFacts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,9 +23,9 @@ from hpc_accel.plan.stage import Stages
 from hpc_accel.plan.stages import StageTimes
 from hpc_accel.study.devices import on_gpus
 from hpc_accel.study.layout import SPLIT_BACKWARD, V_SHAPED, Layout
+from hpc_accel.study.model_facts import ModelFacts
 from hpc_accel.study.recipe import Precision, Recipe
 from hpc_accel.study.schema import Backend, Resources, Run
-from hpc_accel.workloads.facts import ModelFacts
 
 UNKNOWN = ("compile", "channels_last", "static_graph", "pin_memory", "offload", "cpu_bind", "quantize", "prune")
 """Options whose effect on speed is not predicted. Their memory is, where it differs."""

@@ -21,11 +21,11 @@ from hpc_accel.plan.software import torch_amp
 from hpc_accel.plan.unequal import on_own_nodes, rank_speed, with_balanced_split
 from hpc_accel.study.expand import listed_runs, make_run, recipes, repeats, resolve_workload
 from hpc_accel.study.expand_infer import served_runs
+from hpc_accel.study.model_facts import ModelFacts
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.rules import refusals
 from hpc_accel.study.schema import Objective, Resources, Run
 from hpc_accel.study.study import Study, WorkloadChoice
-from hpc_accel.workloads.facts import ModelFacts
 
 NUM_SHOWN = 20
 """Predicted layouts per workload that a plan keeps, chosen or not: the file is read by people too."""

@@ -6,16 +6,16 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
-from hpc_accel.parallel.split import automatic_split
 from hpc_accel.plan.compute import LayerTime, PassTime, divided_parameters, layer_time
 from hpc_accel.plan.hardware import Hardware, Level
 from hpc_accel.plan.network import Group, allreduce_s, gather_s, group_of
 from hpc_accel.plan.software import Software, averages_later
 from hpc_accel.plan.stage import Stage, Stages, exposed_s
 from hpc_accel.study.layout import V_SHAPED, Layout
+from hpc_accel.study.model_facts import LayerFacts, ModelFacts
 from hpc_accel.study.recipe import Precision
 from hpc_accel.study.schema import Resources
-from hpc_accel.workloads.facts import LayerFacts, ModelFacts
+from hpc_accel.study.stage_partition import automatic_split
 
 Content = tuple[tuple[int, int], ...]
 """What a stage is made of: (number of the first layer like it, how many)."""

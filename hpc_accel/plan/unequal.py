@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import partial
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.parallel.split import automatic_split
 from hpc_accel.plan.cost import StepModel
 from hpc_accel.plan.hardware import Hardware
 from hpc_accel.study.components import Speed, stage_speeds
+from hpc_accel.study.model_facts import ModelFacts
 from hpc_accel.study.recipe import Precision
 from hpc_accel.study.schema import Component, Run
-from hpc_accel.workloads.facts import ModelFacts
+from hpc_accel.study.stage_partition import automatic_split
 
 
 def rank_speed(hardware: Hardware, component: Component, precision: Precision) -> float:

@@ -12,21 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.study.builtin_workloads import BUILTIN
+from hpc_accel.study.choices import LayoutChoice, RecipeChoice
 from hpc_accel.study.components import Speed, place_on_components, replica_speeds
 from hpc_accel.study.layout import SINGLE, Layout, micro_batch_rule, plain_order
+from hpc_accel.study.model_facts import ModelFacts
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.schema import Measure, Optimizer, Resources, Run, Workload
 from hpc_accel.study.shares import ROUNDING, proportional
-from hpc_accel.study.study import (
-    LayoutChoice,
-    MeasureChoice,
-    RecipeChoice,
-    ResourcesChoice,
-    Study,
-    WorkloadChoice,
-)
-from hpc_accel.workloads.catalogue import BUILTIN
-from hpc_accel.workloads.facts import ModelFacts
+from hpc_accel.study.study import MeasureChoice, ResourcesChoice, Study, WorkloadChoice
 
 
 def _optimizer(chosen: Optimizer | None, usual: Optimizer) -> Optimizer:

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.study.choices import InferChoice, LayoutChoice
 from hpc_accel.study.expand import place, products, resolve_layout, resolve_workload
-from hpc_accel.study.infer import Infer, InferChoice, Serving
+from hpc_accel.study.infer import Infer, Serving
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.schema import Measure, Run, Workload
-from hpc_accel.study.study import LayoutChoice, Study, WorkloadChoice
+from hpc_accel.study.study import Study, WorkloadChoice
 
 MEASURED = ("warmup_steps", "steps", "idle_s", "parity_tolerance")
 """Keys of `measure` that inference has a use for; the others are about training."""

@@ -1,19 +1,16 @@
 """What an inference run serves and what it must hold: batches, arrivals, deadline, latency limit, generation.
 
-`InferChoice` is what a study says, with lists where choices are compared; `Infer` is one run's, resolved.
+`Infer` is one run's, resolved; what a study says is `InferChoice` (choices.py).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from hpc_accel.study.model import Model, PositiveInt
 from hpc_accel.study.recipe import Count
-
-if TYPE_CHECKING:
-    from hpc_accel.study.study import LayoutChoice, RecipeChoice
 
 Arrivals = Literal["poisson", "fixed"]
 Rate = Annotated[float, Field(gt=0, le=1e7, allow_inf_nan=False)]
@@ -56,11 +53,3 @@ class Infer(Serving):
     """One inference run. `batch_size` is the most samples that one replica computes at once."""
 
     batch_size: PositiveInt
-
-
-class InferChoice(Serving):
-    """A study's `infer`. Its own layouts and recipes win over the workload's and the study's."""
-
-    batch_sizes: Annotated[list[PositiveInt], Field(min_length=1)] = [1]
-    layouts: list[LayoutChoice] | None = None
-    recipes: list[RecipeChoice] | None = None

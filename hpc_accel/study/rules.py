@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.layout import SINGLE
+from hpc_accel.study.model_facts import ModelFacts
 from hpc_accel.study.refusal import refusal
 from hpc_accel.study.rules_components import component_refusals
 from hpc_accel.study.rules_infer import infer_refusals
@@ -13,7 +14,6 @@ from hpc_accel.study.rules_layout import layout_refusals
 from hpc_accel.study.rules_recipe import model_recipe_refusals, recipe_refusals
 from hpc_accel.study.schema import Run
 from hpc_accel.study.study import ResourcesChoice
-from hpc_accel.workloads.facts import ModelFacts
 
 
 def refusals(run: Run, limits: ResourcesChoice, facts: ModelFacts | None = None) -> Iterator[ConfigError]:

@@ -8,30 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from hpc_accel.errors import ConfigError, NonFiniteError, RetryableError
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run_file import read_run
 from hpc_accel.train import stop
 from hpc_accel.train.ending import ending_together, leave
-
-
-def read_run(path: Path) -> Run:
-    """The run in a run.json. Raises ConfigError when it is missing, broken or was edited by hand."""
-    try:
-        return Run.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: {error.strerror}", "a run is described by its run.json", "run `hpc-accel plan` first"
-        ) from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise ConfigError(
-            f"{path}: {where}: {first['msg']}",
-            "run.json is written by `hpc-accel plan`; its run_id is a digest of its content",
-            "change the study and plan again",
-        ) from None
 
 
 def run_training(path: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> dict[str, Any] | None:

@@ -11,8 +11,8 @@ import torch
 
 from hpc_accel.measure.energy.split import unknown
 from hpc_accel.parallel.mesh import Place, make_place
-from hpc_accel.parallel.split import automatic_split
 from hpc_accel.study.schema import Run
+from hpc_accel.study.stage_partition import automatic_split
 from hpc_accel.train.build import make_stepper
 from hpc_accel.train.checkpoint import Checkpoint, Checkpoints
 from hpc_accel.train.device import mesh_device

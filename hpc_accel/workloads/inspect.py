@@ -13,10 +13,10 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.data import default_collate
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.study.model_facts import LayerFacts, ModelFacts
 from hpc_accel.workloads.blocks import blocks_of, parameters_of_blocks, tied_blocks
 from hpc_accel.workloads.chain import as_inputs, is_sequence, layers_of
 from hpc_accel.workloads.counting import Counting, Counts
-from hpc_accel.workloads.facts import LayerFacts, ModelFacts
 from hpc_accel.workloads.tensor_plan import Cut, divided_linears, half_divided, planned
 from hpc_accel.workloads.workload import Workload
 

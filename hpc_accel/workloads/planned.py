@@ -17,8 +17,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.study import schema
+from hpc_accel.study.model_facts import ModelFacts
 from hpc_accel.workloads import entry
-from hpc_accel.workloads.facts import ModelFacts
 from hpc_accel.workloads.inspect import describe
 from hpc_accel.workloads.workload import Workload
 

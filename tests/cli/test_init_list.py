@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hpc_accel.workloads.catalogue import BUILTIN
+from hpc_accel.study.builtin_workloads import BUILTIN
 
 COMMAND = Path(sys.executable).with_name("hpc-accel")
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from hpc_accel.plan.hardware import Hardware, checked_hardware
 from hpc_accel.study.layout import Layout
+from hpc_accel.study.model_facts import LayerFacts, ModelFacts
 from hpc_accel.study.recipe import Precision, Recipe
 from hpc_accel.study.schema import Measure, Optimizer, Resources, Run, Workload
-from hpc_accel.workloads.facts import LayerFacts, ModelFacts
 
 LAYER = LayerFacts(
     name="block",

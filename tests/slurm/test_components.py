@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-from hpc_accel.parallel.split import automatic_split
 from hpc_accel.study.schema import Measure, Run, Workload
+from hpc_accel.study.stage_partition import automatic_split
 from hpc_accel.workloads import entry
 from hpc_accel.workloads.inspect import describe
 

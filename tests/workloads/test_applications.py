@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
+from hpc_accel.study.builtin_workloads import BUILTIN
 from hpc_accel.study.schema import Workload
 from hpc_accel.workloads import entry
-from hpc_accel.workloads.catalogue import BUILTIN
 from hpc_accel.workloads.chain import as_inputs
 from hpc_accel.workloads.inspect import describe
 

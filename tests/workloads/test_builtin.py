@@ -5,9 +5,9 @@ import torch
 from torch.utils.data import default_collate
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.study.builtin_workloads import BUILTIN
 from hpc_accel.study.schema import Workload
 from hpc_accel.workloads import entry
-from hpc_accel.workloads.catalogue import BUILTIN
 from hpc_accel.workloads.inspect import describe
 
 

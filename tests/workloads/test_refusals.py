@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from hpc_accel.errors import ConfigError, DataError
+from hpc_accel.study.builtin_workloads import BUILTIN, listing
 from hpc_accel.study.schema import Workload
 from hpc_accel.workloads import entry
-from hpc_accel.workloads.catalogue import BUILTIN, listing
 
 
 def built(name, **args):

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.study.builtin_workloads import BUILTIN
 from hpc_accel.study.schema import Workload
 from hpc_accel.workloads import entry
-from hpc_accel.workloads.catalogue import BUILTIN
 from hpc_accel.workloads.inspect import describe
 from hpc_accel.workloads.lm import SIZES
 from hpc_accel.workloads.text import bits_per_byte

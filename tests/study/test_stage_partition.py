@@ -5,8 +5,8 @@ from random import Random
 
 import pytest
 
-from hpc_accel.parallel.split import automatic_split, balanced_split, lightest_split
-from hpc_accel.workloads.facts import LayerFacts, ModelFacts
+from hpc_accel.study.model_facts import LayerFacts, ModelFacts
+from hpc_accel.study.stage_partition import automatic_split, balanced_split, lightest_split
 
 
 def brute_force(costs, num_stages):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 
-from hpc_accel.workloads.facts import ModelFacts
+from hpc_accel.study.model_facts import ModelFacts
 
 STATE_ELEMENTS = 4
 """Kept per parameter: its value, its gradient, and two of Adam."""

@@ -1,0 +1,28 @@
+"""run.json read back: the run that `hpc-accel plan` resolved, or why the file is not one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from hpc_accel.errors import ConfigError
+from hpc_accel.study.schema import Run
+
+
+def read_run(path: Path) -> Run:
+    """The run in a run.json. Raises ConfigError when it is missing, broken or was edited by hand."""
+    try:
+        return Run.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: {error.strerror}", "a run is described by its run.json", "run `hpc-accel plan` first"
+        ) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise ConfigError(
+            f"{path}: {where}: {first['msg']}",
+            "run.json is written by `hpc-accel plan`; its run_id is a digest of its content",
+            "change the study and plan again",
+        ) from None

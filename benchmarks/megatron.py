@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hpc_accel.plan.cost import StepModel
-from hpc_accel.plan.hardware import Hardware, checked_hardware
 from hpc_accel.plan.software import Software
+from hpc_accel.probe.hardware import Hardware, checked_hardware
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.model_facts import LayerFacts, ModelFacts
 from hpc_accel.study.schema import Resources

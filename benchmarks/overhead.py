@@ -177,9 +177,9 @@ class Bench:
     def record(self, num_steps: int) -> tuple[Any, list[int]]:
         """Steps as the training loop measures them: the rows kept, and nanoseconds of each step with its record."""
         from hpc_accel.mpi import timeline
-        from hpc_accel.train.clock import HostClock
+        from hpc_accel.runtime.clock import HostClock
+        from hpc_accel.runtime.step import StepResult
         from hpc_accel.train.rows import Rows
-        from hpc_accel.train.step import StepResult
 
         clock, rows, durations = HostClock(), Rows(_run(), 0, [], timeline.drain), []
         self.settle()

@@ -73,7 +73,7 @@ def probe(
     out: Annotated[Path, typer.Option(help="Where to write hardware.json.")],
 ) -> None:
     """Measure this machine: matrix products, memory, MPI latency and bandwidth, sensors. Run it under mpirun."""
-    from hpc_accel.plan.probe import run as run_probe
+    from hpc_accel.probe.probe import run as run_probe
     from hpc_accel.study.components import components_of
     from hpc_accel.study.study import load_study
 

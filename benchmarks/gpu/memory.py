@@ -21,15 +21,15 @@ import torch
 from benchmarks.gpu.runs import OUT, stepper_of, study_of
 from benchmarks.gpu.say import PRETENDED, figure, size, verdict
 from hpc_accel.plan.cost import StepModel
-from hpc_accel.plan.hardware import Hardware, checked_hardware, load_hardware
 from hpc_accel.plan.memory import CONTEXT_BYTES, device_limit_bytes
 from hpc_accel.plan.search import memory_refusal
 from hpc_accel.plan.software import torch_amp
+from hpc_accel.probe.hardware import Hardware, checked_hardware, load_hardware
+from hpc_accel.runtime.precision import arithmetic
 from hpc_accel.study.expand import resolve_workload
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.schema import Optimizer, Resources
-from hpc_accel.train.precision import arithmetic
 from hpc_accel.workloads.planned import facts_of
 
 BEGAN = time.perf_counter()

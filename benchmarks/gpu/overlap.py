@@ -34,8 +34,8 @@ def stepper_of(layout: dict[str, Any]) -> Any:
     """The product's stepper on this rank."""
     import hpc_accel.mpi
     from hpc_accel.parallel.mesh import make_place
+    from hpc_accel.runtime.build import make_stepper
     from hpc_accel.study.stage_partition import automatic_split
-    from hpc_accel.train.build import make_stepper
     from hpc_accel.workloads import entry
     from hpc_accel.workloads.planned import facts_of_built
 

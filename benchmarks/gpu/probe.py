@@ -6,9 +6,9 @@ import time
 
 from benchmarks.gpu.runs import OUT
 from benchmarks.gpu.say import DEVICE, PRETENDED, figure, size
-from hpc_accel.plan.probe import run
-from hpc_accel.plan.probe_compute import effort_for, timed
-from hpc_accel.plan.probe_products import product
+from hpc_accel.probe.compute import effort_for, timed
+from hpc_accel.probe.probe import run
+from hpc_accel.probe.products import product
 
 TERA = 1e12
 EXPECTED = {"fp32": (35, 65), "tf32": (250, 520), "bf16": (550, 900), "fp16": (550, 900), "fp8": (900, 1800)}

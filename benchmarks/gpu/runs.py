@@ -48,7 +48,7 @@ def stepper_of(
     """The product's stepper of one run on this process's device, as a session would build it."""
     from benchmarks.gpu.say import DEVICE
     from hpc_accel.parallel.mesh import make_place
-    from hpc_accel.train.build import make_stepper
+    from hpc_accel.runtime.build import make_stepper
     from hpc_accel.workloads import entry
 
     workload = {"name": name, "args": args, "global_batch_size": batch, "optimizer": {"name": "adamw"}}

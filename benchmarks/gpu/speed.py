@@ -24,7 +24,7 @@ from torch import nn
 
 from benchmarks.gpu.runs import stepper_of
 from benchmarks.gpu.say import DEVICE, PRETENDED, figure, settle, size, verdict
-from hpc_accel.train.precision import arithmetic
+from hpc_accel.runtime.precision import arithmetic
 
 BEGAN = time.perf_counter()
 LAST_COMPILE_S = 85

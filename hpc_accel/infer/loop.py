@@ -26,12 +26,12 @@ from hpc_accel.infer.warmup import run_sizes
 from hpc_accel.measure import clock, memory
 from hpc_accel.measure.energy import EnergyMeter, used
 from hpc_accel.measure.energy.derived import per
-from hpc_accel.train import stop
-from hpc_accel.train.device import unused_gpus_here
-from hpc_accel.train.frequency import applied
-from hpc_accel.train.gpu_clock import GpuClock
-from hpc_accel.train.loop import SAMPLE_HZ, quiet_barrier
-from hpc_accel.train.precision import arithmetic
+from hpc_accel.runtime import stop
+from hpc_accel.runtime.device import unused_gpus_here
+from hpc_accel.runtime.frequency import applied
+from hpc_accel.runtime.gpu_clock import GpuClock
+from hpc_accel.runtime.precision import arithmetic
+from hpc_accel.runtime.waiting import SAMPLE_HZ, quiet_barrier
 
 ENERGY_KEYS = ("energy_j", "window_s", "scope", "method", "is_partial", "resolution_warning", "reason", "remedy")
 

@@ -16,11 +16,10 @@ from torch.utils.data import default_collate
 
 from hpc_accel.infer.model import Tensors
 from hpc_accel.infer.pruning import prune_weights
+from hpc_accel.runtime.precision import arithmetic
 from hpc_accel.study.schema import Run
-from hpc_accel.train.evaluate import NO_METRIC, NOT_ASKED
-from hpc_accel.train.precision import arithmetic
 from hpc_accel.workloads.chain import as_inputs
-from hpc_accel.workloads.workload import Metric, Workload
+from hpc_accel.workloads.workload import NO_METRIC, NOT_ASKED, Metric, Workload
 
 MAX_SAMPLES = 256
 MAX_OUTPUT_ELEMENTS = 1 << 24

@@ -19,8 +19,8 @@ from hpc_accel.infer.loop import Observations
 from hpc_accel.infer.session import Session
 from hpc_accel.measure import provenance
 from hpc_accel.measure.energy.derived import per
-from hpc_accel.train import checks
-from hpc_accel.train.summary import identity, peak_memory, slowest, speed
+from hpc_accel.runtime import checks
+from hpc_accel.runtime.summary import identity, peak_memory, slowest, speed
 
 STEP_METHOD = "median over full batches back to back, each that of the slowest replica; 95 % bootstrap interval"
 

@@ -14,11 +14,11 @@ from hpc_accel.infer.model import ServedModel, Tensors, build_served
 from hpc_accel.infer.replica import Replica
 from hpc_accel.infer.weights import build_workload
 from hpc_accel.parallel.mesh import make_place
+from hpc_accel.runtime.device import mesh_device
+from hpc_accel.runtime.launch import Launch, start_ranks
+from hpc_accel.runtime.stage_sizes import stage_sizes
 from hpc_accel.study.infer import Infer
 from hpc_accel.study.schema import Run
-from hpc_accel.train.device import mesh_device
-from hpc_accel.train.launch import Launch, start_ranks
-from hpc_accel.train.session import stage_sizes
 from hpc_accel.workloads.chain import as_inputs
 from hpc_accel.workloads.workload import Workload
 

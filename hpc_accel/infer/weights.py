@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from hpc_accel.parallel.loss_device import move_loss
 from hpc_accel.parallel.mesh import make_place
+from hpc_accel.runtime.batches import ShareSampler
+from hpc_accel.runtime.optimizer import make_optimizer
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.schema import Run
-from hpc_accel.train.batches import ShareSampler
-from hpc_accel.train.optimizer import make_optimizer
 from hpc_accel.workloads import entry
 from hpc_accel.workloads.chain import as_inputs
 from hpc_accel.workloads.workload import Workload

@@ -14,8 +14,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from hpc_accel.plan.hardware import Level, MatmulRate
 from hpc_accel.plan.software import Software
+from hpc_accel.probe.hardware import Level, MatmulRate
 from hpc_accel.study.model_facts import LayerFacts
 from hpc_accel.study.recipe import Precision
 

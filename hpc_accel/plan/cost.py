@@ -12,7 +12,6 @@ from itertools import accumulate
 from typing import Any
 
 from hpc_accel.plan.data_parallel import Replicas
-from hpc_accel.plan.hardware import Hardware, NodeKind
 from hpc_accel.plan.layouts import Ladder
 from hpc_accel.plan.links import on_backend
 from hpc_accel.plan.memory import RankSize, peak_memory_bytes, rank_sizes
@@ -21,6 +20,7 @@ from hpc_accel.plan.pipeline_simulation import step_time_s
 from hpc_accel.plan.software import Software, torch_amp
 from hpc_accel.plan.stage import Stages
 from hpc_accel.plan.stages import StageTimes
+from hpc_accel.probe.hardware import Hardware, NodeKind
 from hpc_accel.study.devices import on_gpus
 from hpc_accel.study.layout import SPLIT_BACKWARD, V_SHAPED, Layout
 from hpc_accel.study.model_facts import ModelFacts

@@ -15,10 +15,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from hpc_accel.plan.hardware import Network
 from hpc_accel.plan.network import Group, allreduce_s, gather_s
 from hpc_accel.plan.software import Software
 from hpc_accel.plan.stage import Stage, exposed_s
+from hpc_accel.probe.hardware import Network
 from hpc_accel.study.layout import Layout
 
 TENSORS_PER_LAUNCH = 50

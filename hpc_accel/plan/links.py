@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpc_accel.plan.hardware import Hardware, Network
+from hpc_accel.probe.hardware import Hardware, Network
 from hpc_accel.study.schema import Backend
 
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from hpc_accel.plan.compute import divided_parameters, kept_elements, product_elements
-from hpc_accel.plan.hardware import NodeKind
 from hpc_accel.plan.schedules import in_flight
 from hpc_accel.plan.software import Software
+from hpc_accel.probe.hardware import NodeKind
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.model_facts import LayerFacts, ModelFacts
 from hpc_accel.study.recipe import Recompute

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from hpc_accel.plan.hardware import AllreducePoint, Link, Network
+from hpc_accel.probe.hardware import AllreducePoint, Link, Network
 from hpc_accel.study.layout import Layout
 
 

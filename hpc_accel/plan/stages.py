@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 from hpc_accel.plan.compute import LayerTime, PassTime, divided_parameters, layer_time
-from hpc_accel.plan.hardware import Hardware, Level
 from hpc_accel.plan.network import Group, allreduce_s, gather_s, group_of
 from hpc_accel.plan.software import Software, averages_later
 from hpc_accel.plan.stage import Stage, Stages, exposed_s
+from hpc_accel.probe.hardware import Hardware, Level
 from hpc_accel.study.layout import V_SHAPED, Layout
 from hpc_accel.study.model_facts import LayerFacts, ModelFacts
 from hpc_accel.study.recipe import Precision

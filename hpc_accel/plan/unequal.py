@@ -6,7 +6,7 @@ from functools import partial
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.plan.cost import StepModel
-from hpc_accel.plan.hardware import Hardware
+from hpc_accel.probe.hardware import Hardware
 from hpc_accel.study.components import Speed, stage_speeds
 from hpc_accel.study.model_facts import ModelFacts
 from hpc_accel.study.recipe import Precision

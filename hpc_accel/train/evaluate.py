@@ -17,12 +17,9 @@ from torch.utils.data import default_collate
 
 from hpc_accel.parallel.forward import forward
 from hpc_accel.parallel.loss_device import move_loss
-from hpc_accel.train.step import Stepper
+from hpc_accel.runtime.step import Stepper
 from hpc_accel.workloads.chain import as_inputs
-from hpc_accel.workloads.workload import Metric, Workload
-
-NO_METRIC = "the workload names no metric"
-NOT_ASKED = "the study sets metric_samples: 0"
+from hpc_accel.workloads.workload import NO_METRIC, NOT_ASKED, Metric, Workload
 
 
 def evaluate(stepper: Stepper, workload: Workload, comm: Any, most: int) -> dict[str, Any] | None:

@@ -21,8 +21,8 @@ from itertools import islice
 from typing import Any
 
 from hpc_accel.mpi.timeline import CommEvent
-from hpc_accel.train.clock import Span
-from hpc_accel.train.in_flight import StepResult
+from hpc_accel.runtime.clock import Span
+from hpc_accel.runtime.in_flight import StepResult
 
 NUM_RECENT = 20
 START = 2

@@ -21,23 +21,22 @@ from hpc_accel.measure import clock, memory, stragglers, trace
 from hpc_accel.measure.energy import EnergyMeter, Window, used
 from hpc_accel.measure.energy.joined import joined
 from hpc_accel.mpi import timeline
+from hpc_accel.runtime.clock import Span
+from hpc_accel.runtime.device import unused_gpus_here
+from hpc_accel.runtime.frequency import applied
+from hpc_accel.runtime.gpu_clock import GpuClock
+from hpc_accel.runtime.precision import arithmetic
+from hpc_accel.runtime.stop import StopRequest
+from hpc_accel.runtime.waiting import SAMPLE_HZ, quiet_barrier
 from hpc_accel.train import faults
-from hpc_accel.train.clock import Span
-from hpc_accel.train.device import unused_gpus_here
 from hpc_accel.train.evaluate import evaluate
-from hpc_accel.train.frequency import applied
-from hpc_accel.train.gpu_clock import GpuClock
 from hpc_accel.train.parity import Reference, make_room, serial_reference
-from hpc_accel.train.precision import arithmetic
 from hpc_accel.train.rows import Rows, busy_ms
 from hpc_accel.train.session import Session
 from hpc_accel.train.state import tensors_of, values_of
-from hpc_accel.train.stop import StopRequest
 
 NUM_TRACED_STEPS = 5
 """The last steps, drawn whole in trace.json; every step is in steps.parquet."""
-SAMPLE_HZ = 10.0
-"""How often power is sampled; a full buffer of samples thins itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,10 +240,3 @@ class _Steps:
             "attempts": self.session.attempt,
             "notes": self._notes,
         }
-
-
-def quiet_barrier(comm: Any, poll_s: float = 0.01) -> None:
-    """Wait for all ranks without spinning, so that the one that still computes has the cores to itself."""
-    request = comm.Ibarrier()
-    while not request.Test():
-        time.sleep(poll_s)

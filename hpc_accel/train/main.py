@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from hpc_accel.errors import ConfigError, NonFiniteError, RetryableError
+from hpc_accel.runtime import stop
+from hpc_accel.runtime.ending import ending_together, leave
 from hpc_accel.study.run_file import read_run
-from hpc_accel.train import stop
-from hpc_accel.train.ending import ending_together, leave
 
 
 def run_training(path: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> dict[str, Any] | None:

@@ -18,12 +18,12 @@ import torch
 
 from hpc_accel.measure.flops import count_flops
 from hpc_accel.parallel.mesh import make_place
+from hpc_accel.runtime.build import make_stepper
+from hpc_accel.runtime.precision import arithmetic
+from hpc_accel.runtime.step import Stepper
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.schema import Run
-from hpc_accel.train.build import make_stepper
-from hpc_accel.train.precision import arithmetic
-from hpc_accel.train.step import Stepper
 from hpc_accel.workloads import entry
 from hpc_accel.workloads.workload import Workload
 

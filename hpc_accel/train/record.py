@@ -11,13 +11,14 @@ import polars as pl
 
 from hpc_accel.files import write_atomically
 from hpc_accel.measure import provenance
+from hpc_accel.runtime import checks
+from hpc_accel.runtime.summary import identity, peak_memory, slowest, speed
 from hpc_accel.study.layout import SPLIT_BACKWARD, Layout
 from hpc_accel.study.schema import Run
-from hpc_accel.train import checks, efficiency
+from hpc_accel.train import efficiency
 from hpc_accel.train.loop import Observations
 from hpc_accel.train.parity import compare
 from hpc_accel.train.session import Session
-from hpc_accel.train.summary import identity, peak_memory, slowest, speed
 from hpc_accel.train.utilisation import flops_facts
 
 PHASES = ("data", "forward", "backward", "comm_exposed", "pipeline_wait", "optimizer")

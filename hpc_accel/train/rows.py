@@ -11,8 +11,8 @@ from typing import Any
 from hpc_accel.measure.events import Interval, Piece
 from hpc_accel.measure.phases import exposed_ns, union, waits, without
 from hpc_accel.mpi.timeline import CommEvent
+from hpc_accel.runtime.in_flight import StepInFlight, StepResult
 from hpc_accel.study.schema import Run
-from hpc_accel.train.in_flight import StepInFlight, StepResult
 from hpc_accel.train.kept import Kept
 
 NUM_TOGETHER = 64

@@ -7,19 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hpc_accel.measure.energy.split import unknown
 from hpc_accel.parallel.mesh import Place, make_place
+from hpc_accel.runtime.build import make_stepper
+from hpc_accel.runtime.device import mesh_device
+from hpc_accel.runtime.launch import Launch, start_ranks
+from hpc_accel.runtime.stage_sizes import stage_sizes
+from hpc_accel.runtime.step import Stepper
 from hpc_accel.study.schema import Run
-from hpc_accel.study.stage_partition import automatic_split
-from hpc_accel.train.build import make_stepper
 from hpc_accel.train.checkpoint import Checkpoint, Checkpoints
-from hpc_accel.train.device import mesh_device
-from hpc_accel.train.launch import Launch, start_ranks
-from hpc_accel.train.precision import AUTOCAST
 from hpc_accel.train.state import restore
-from hpc_accel.train.step import Stepper
 from hpc_accel.workloads import entry
 from hpc_accel.workloads.workload import Workload
 
@@ -90,23 +87,3 @@ def _earlier(found: Checkpoint | None) -> dict[str, Any]:
     unsplit = unknown("saved by a version that did not keep where the joules went")
     windows = [unsplit | window for window in found.values["windows"]]
     return kept | {"windows": windows, "notes": [*found.values["notes"], *found.notes]}
-
-
-def stage_sizes(run: Run, workload: Workload, device: torch.device, comm: Any) -> tuple[int, ...] | None:
-    """Layers of each pipeline stage, None without stages. The same on every rank; collective if they are measured."""
-    if run.layout.pp == 1:
-        return None
-    if isinstance(run.layout.split, tuple):
-        return run.layout.split
-    from hpc_accel.workloads.planned import facts_of_built  # imports torch's compiler: a second others need not spend
-
-    facts = facts_of_built(workload, run.workload, run.seed)
-    if run.layout.split == "auto":
-        return automatic_split(facts, run.layout.num_stages)
-    times_s = None
-    if comm.Get_rank() == 0:
-        from hpc_accel.parallel.layer_times import layer_times_s
-
-        times_s = layer_times_s(workload, run.layout.micro_batch_size, device, AUTOCAST[run.recipe.precision])
-        workload.model.cpu()
-    return automatic_split(facts, run.layout.num_stages, times_s=comm.bcast(times_s))

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from hpc_accel.runtime.step import Stepper
 from hpc_accel.train.parts import Part
-from hpc_accel.train.step import Stepper
 
 Tensors = dict[str, torch.Tensor]
 

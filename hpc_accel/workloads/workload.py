@@ -14,6 +14,8 @@ from hpc_accel.workloads.tensor_plan import Plan
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Score = Callable[[torch.Tensor, torch.Tensor], float]
+NO_METRIC = "the workload names no metric"
+NOT_ASKED = "the study sets metric_samples: 0"
 
 
 @dataclass(frozen=True, kw_only=True)

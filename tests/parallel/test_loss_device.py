@@ -11,8 +11,8 @@ from hpc_accel.errors import ConfigError
 from hpc_accel.parallel.layer_times import layer_times_s
 from hpc_accel.parallel.loss_device import loss_of
 from hpc_accel.parallel.mesh import make_place
+from hpc_accel.runtime.build import make_stepper
 from hpc_accel.study.schema import Run
-from hpc_accel.train.build import make_stepper
 from hpc_accel.workloads.workload import Workload
 from tests.train.test_layouts import write_runs
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from hpc_accel.plan.hardware import Hardware, checked_hardware
+from hpc_accel.probe.hardware import Hardware, checked_hardware
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.model_facts import LayerFacts, ModelFacts
 from hpc_accel.study.recipe import Precision, Recipe

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hpc_accel.plan.hardware import Link, Network
 from hpc_accel.plan.network import Group, allreduce_s, interpolate, ring_allreduce_s, send_s
+from hpc_accel.probe.hardware import Link, Network
 
 FAST = Link(latency_s=1e-6, bandwidth_bytes_per_s=1e10)
 SLOW = Link(latency_s=1e-5, bandwidth_bytes_per_s=1e9)

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.runtime.device import choose_device, gpu_uuids, unused_gpus_here
 from hpc_accel.study.devices import on_gpus, unused_gpus
 from hpc_accel.study.expand import listed_runs
 from hpc_accel.study.rules import refusals
 from hpc_accel.study.schema import Run
 from hpc_accel.study.study import ResourcesChoice, Study
 from hpc_accel.train import utilisation
-from hpc_accel.train.device import choose_device, gpu_uuids, unused_gpus_here
 from tests.study.test_expand import facts
 
 

@@ -5,7 +5,7 @@ import torch.distributed as dist
 from mpi4py import MPI
 
 import hpc_accel.mpi
-from hpc_accel.train.precision import make_scaler
+from hpc_accel.runtime.precision import make_scaler
 
 CPU = torch.device("cpu")
 

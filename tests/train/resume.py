@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mpi4py import MPI
 
-from hpc_accel.train import stop
+from hpc_accel.runtime import stop
 from hpc_accel.train.main import run_training
 
 stop.CHECK_EVERY_S = 0.0  # after every step, however quick it is here

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from hpc_accel.mpi.timeline import CommEvent
+from hpc_accel.runtime import checks
+from hpc_accel.runtime.clock import Span
+from hpc_accel.runtime.in_flight import StepInFlight, StepResult
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.schema import Measure, Resources, Run, Workload
-from hpc_accel.train import checks, efficiency, utilisation
-from hpc_accel.train.clock import Span
-from hpc_accel.train.in_flight import StepInFlight, StepResult
+from hpc_accel.train import efficiency, utilisation
 from hpc_accel.train.kept import Kept
 from hpc_accel.train.rows import Rows
 

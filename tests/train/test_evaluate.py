@@ -9,8 +9,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from hpc_accel.parallel.mesh import make_place
+from hpc_accel.runtime.build import make_stepper
 from hpc_accel.study.schema import Run
-from hpc_accel.train.build import make_stepper
 from hpc_accel.train.evaluate import evaluate
 from hpc_accel.workloads.workload import Metric, Workload
 from tests.train.test_layouts import write_runs

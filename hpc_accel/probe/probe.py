@@ -19,9 +19,9 @@ from typing import Any
 from hpc_accel.errors import ConfigError
 from hpc_accel.files import write_atomically
 from hpc_accel.measure import provenance
-from hpc_accel.plan import probe_network
-from hpc_accel.plan.hardware import checked_hardware
-from hpc_accel.plan.probe_machine import (
+from hpc_accel.probe import network
+from hpc_accel.probe.hardware import checked_hardware
+from hpc_accel.probe.machine import (
     Place,
     Power,
     memory_bytes,
@@ -30,10 +30,10 @@ from hpc_accel.plan.probe_machine import (
     power_facts,
     resident_bytes,
 )
-from hpc_accel.plan.probe_merge import merge
+from hpc_accel.probe.merge import merge
+from hpc_accel.runtime.threads import threads_per_rank
 from hpc_accel.study.devices import unused_gpus
 from hpc_accel.study.schema import Backend, Component
-from hpc_accel.train.threads import threads_per_rank
 
 
 def run(
@@ -71,10 +71,10 @@ def run(
     speeds = _speeds(world, node, alike, place, power, own.cpus_per_rank, quick=quick)
     gathered = world.gather({"component": component.number if component else None, **speeds}, root=0)
     alike.Free()
-    network = _network(world, node, place, backend, quick=quick)
+    links = _network(world, node, place, backend, quick=quick)
     ranks_per_node = node.size
     node.Free()
-    if gathered is None or network is None:
+    if gathered is None or links is None:
         return {}
     kinds = _kinds(gathered, power)
     content = {
@@ -84,7 +84,7 @@ def run(
         "num_nodes": _num_nodes(gathered),
         "ranks_per_node": ranks_per_node,
         "node_kinds": kinds,
-        "network": network,
+        "network": links,
         "mpi": mpi_facts(kinds[0]["device"]),
         "sensors": power.sensors,
         "provenance": provenance.collect(),
@@ -110,7 +110,7 @@ def _component(world: Any, components: Sequence[Component] | None) -> Component 
 
 def _place(world: Any, node: Any, device: str, gpus_per_node: int, most_gpus: int) -> Place:
     """What this rank computes on, as in a run. Collective. Raises ConfigError where GPUs are missing or shared."""
-    from hpc_accel.train.device import gpu_uuids, num_gpus_seen, refuse_shared, take_device
+    from hpc_accel.runtime.device import gpu_uuids, num_gpus_seen, refuse_shared, take_device
 
     resident = resident_bytes()  # with torch, and before CUDA has added what is no model's
     taken = take_device(device, gpus_per_node, node.rank)
@@ -129,8 +129,8 @@ def _speeds(
     """
     import torch
 
-    from hpc_accel.plan.probe_compute import effort_for, fixed_product_s, measure_level
-    from hpc_accel.plan.probe_products import precisions_for
+    from hpc_accel.probe.compute import effort_for, fixed_product_s, measure_level
+    from hpc_accel.probe.products import precisions_for
 
     device = place.device
     kind = node_facts(device, node) | {"device_reason": place.unused_gpus}
@@ -149,11 +149,11 @@ def _speeds(
         with power if number == len(rounds) else nullcontext():
             if takes_part:
                 # Sleeping, because on a node with more ranks than cores a spinning rank would be measured too.
-                levels.append({"ranks": count, **measure_level(device, effort, partial(probe_network.rest, working))})
-            probe_network.rest(world)
+                levels.append({"ranks": count, **measure_level(device, effort, partial(network.rest, working))})
+            network.rest(world)
         working.Free()
     alone_s = fixed_product_s(device, effort) if node.rank == 0 else None
-    probe_network.rest(world)
+    network.rest(world)
     together_s = fixed_product_s(device, effort)
     return {
         "kind": kind,
@@ -188,11 +188,11 @@ def _num_nodes(ranks: list[dict[str, Any]]) -> int:
 
 def _network(world: Any, node: Any, place: Place, backend: Backend, *, quick: bool) -> dict[str, Any] | None:
     """Links of MPI itself and, of GPUs, of the study's backend, on rank 0; None elsewhere. Collective."""
-    effort = probe_network.Effort(window_s=0.01 if quick else 0.1, large=not quick)
+    effort = network.Effort(window_s=0.01 if quick else 0.1, large=not quick)
     nodes = sorted({tuple(ranks) for ranks in world.allgather(node.allgather(world.rank))})
-    network = probe_network.measure_links(world, nodes, effort)
+    links = network.measure_links(world, nodes, effort)
     if place.uuids:  # of any rank: the same on all
-        from hpc_accel.plan.probe_backend import backend_links
+        from hpc_accel.probe.backend import backend_links
 
-        network |= backend_links(world, nodes, place, backend, effort)
-    return network if world.rank == 0 else None
+        links |= backend_links(world, nodes, place, backend, effort)
+    return links if world.rank == 0 else None

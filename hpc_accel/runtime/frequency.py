@@ -19,8 +19,8 @@ import torch
 from hpc_accel.errors import ConfigError
 from hpc_accel.measure.energy import boards, sysfs, used
 from hpc_accel.measure.energy.sensor import SensorError
+from hpc_accel.runtime.gpu_clock import TOLERANCE, GpuClock
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.train.gpu_clock import TOLERANCE, GpuClock
 
 NOT_FOUND = 6
 """NVML_ERROR_NOT_FOUND."""

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.plan import load_hardware, probe, probe_compute
+from hpc_accel.plan import load_hardware
 from hpc_accel.plan.cost import predict
-from hpc_accel.plan.probe_machine import node_facts, power_facts
+from hpc_accel.probe import compute, probe
+from hpc_accel.probe.machine import node_facts, power_facts
 from tests.mpirun import check, mpirun
 from tests.plan.examples import model, run
 
@@ -21,7 +22,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from mpi4py import MPI
-from hpc_accel.plan.probe import run
+from hpc_accel.probe.probe import run
 content = run(Path(sys.argv[1]), site="local")
 assert bool(content) == (MPI.COMM_WORLD.rank == 0)
 """
@@ -84,7 +85,7 @@ def test_the_chain_has_as_many_operations_as_are_counted_in_models():
     pair, inputs = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU()), torch.randn(4, 4)
     with OperationCounter() as counter:
         pair(inputs)
-    assert counter.num_operations == probe_compute.OPERATIONS_PER_PAIR
+    assert counter.num_operations == compute.OPERATIONS_PER_PAIR
 
 
 def test_power_is_known_only_from_a_whole_window():
@@ -96,7 +97,7 @@ def test_power_is_known_only_from_a_whole_window():
 
 
 def test_gpus_the_study_does_not_use_are_in_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("hpc_accel.train.device.num_gpus_seen", lambda: 2)
+    monkeypatch.setattr("hpc_accel.runtime.device.num_gpus_seen", lambda: 2)
     [kind] = probe.run(tmp_path / "hardware.json", site="laptop")["node_kinds"]
     assert kind["device"] == "cpu" and "sees 2 GPU(s)" in kind["device_reason"]
 
@@ -132,7 +133,7 @@ COMPONENTS_SCRIPT = """
 import sys
 from pathlib import Path
 from hpc_accel.errors import ConfigError
-from hpc_accel.plan.probe import run
+from hpc_accel.probe.probe import run
 from hpc_accel.study.schema import Component
 parts = [Component(number=0), Component(number=1, ranks_per_node=2)]
 try:

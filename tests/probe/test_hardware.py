@@ -61,6 +61,6 @@ def test_the_slowest_kind_of_node_counts():
     content = machine_json()
     slow = {**content["node_kinds"][0], "name": "old", "matmul_flops_per_s": {"fp32": 1e11}}
     content["node_kinds"].append(slow)
-    from hpc_accel.plan.hardware import checked_hardware
+    from hpc_accel.probe.hardware import checked_hardware
 
     assert checked_hardware(content).slowest.name == "old"

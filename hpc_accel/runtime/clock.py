@@ -10,8 +10,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
-import torch
-
 
 class Span(NamedTuple):
     """One phase of one step: `time.perf_counter_ns()` at both ends.
@@ -89,12 +87,3 @@ class HostClock:
 
     def settle(self) -> None:
         """Nothing is ever under way here."""
-
-
-def make_clock(device: torch.device) -> Clock:
-    """The clock for `device`."""
-    if device.type != "cuda":
-        return HostClock()
-    from hpc_accel.train.cuda_clock import CudaClock
-
-    return CudaClock(device)

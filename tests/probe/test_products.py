@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hpc_accel.plan import probe_products
-from hpc_accel.plan.probe_compute import CUDA_QUICK, measure_level
-from hpc_accel.plan.probe_products import FP8_MULTIPLE, PRECISIONS, arithmetic, precisions_for, product
+from hpc_accel.probe import products
+from hpc_accel.probe.compute import CUDA_QUICK, measure_level
+from hpc_accel.probe.products import FP8_MULTIPLE, PRECISIONS, arithmetic, precisions_for, product
 
 
 def test_every_precision_is_measured_or_has_a_reason():
@@ -36,9 +36,9 @@ def test_fp32_is_rounded_as_asked_and_the_setting_put_back():
 def test_fp8_is_multiplied_as_on_a_gpu():
     """torch's CPU build multiplies 8 bits too, slowly: the same call that times a GPU, with the sizes it rounds to."""
     cpu = torch.device("cpu")
-    assert probe_products._fp8_product(cpu, 1, 17)().shape == (FP8_MULTIPLE, 2 * FP8_MULTIPLE)
+    assert products._fp8_product(cpu, 1, 17)().shape == (FP8_MULTIPLE, 2 * FP8_MULTIPLE)
     torch.manual_seed(0)
-    result = probe_products._fp8_product(cpu, 64, 64)()
+    result = products._fp8_product(cpu, 64, 64)()
     assert result.dtype == torch.bfloat16
     torch.manual_seed(0)
     expected = torch.randn(64, 64).double() @ torch.randn(64, 64).double().t()

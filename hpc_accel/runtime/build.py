@@ -9,14 +9,15 @@ import torch
 from hpc_accel.parallel.apply import parallelize
 from hpc_accel.parallel.loss_device import move_loss
 from hpc_accel.parallel.mesh import Place
+from hpc_accel.runtime.batches import ShareSampler, share_loader
+from hpc_accel.runtime.clock import Clock, HostClock
+from hpc_accel.runtime.cuda_clock import CudaClock
+from hpc_accel.runtime.loss import MicroBatchLoss
+from hpc_accel.runtime.optimizer import make_optimizer
+from hpc_accel.runtime.precision import AUTOCAST, make_scaler
+from hpc_accel.runtime.step import Stepper
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.schema import Run
-from hpc_accel.train.batches import ShareSampler, share_loader
-from hpc_accel.train.clock import make_clock
-from hpc_accel.train.loss import MicroBatchLoss
-from hpc_accel.train.optimizer import make_optimizer
-from hpc_accel.train.precision import AUTOCAST, make_scaler
-from hpc_accel.train.step import Stepper
 from hpc_accel.workloads.workload import Workload
 
 
@@ -65,3 +66,8 @@ def make_stepper(
         batches=share_loader(workload.dataset, sampler, num_workers=recipe.data_workers, pin_memory=recipe.pin_memory),
         clock=make_clock(device),
     )
+
+
+def make_clock(device: torch.device) -> Clock:
+    """The clock for `device`."""
+    return CudaClock(device) if device.type == "cuda" else HostClock()

@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 
-from hpc_accel.plan.hardware import Network
-from hpc_accel.plan.probe_backend import backend_links, untimed
-from hpc_accel.plan.probe_machine import Place
-from hpc_accel.plan.probe_network import ALLREDUCE_BYTES, LARGE_BYTES, MESSAGE_BYTES, Effort
+from hpc_accel.probe.backend import backend_links, untimed
+from hpc_accel.probe.hardware import Network
+from hpc_accel.probe.machine import Place
+from hpc_accel.probe.network import ALLREDUCE_BYTES, LARGE_BYTES, MESSAGE_BYTES, Effort
 from tests.mpirun import check, mpirun
 
 SCRIPT = """
@@ -18,9 +18,9 @@ import json, sys
 import torch
 import torch.distributed as dist
 from mpi4py import MPI
-from hpc_accel.plan.probe_backend import backend_links
-from hpc_accel.plan.probe_machine import Place
-from hpc_accel.plan.probe_network import Effort
+from hpc_accel.probe.backend import backend_links
+from hpc_accel.probe.machine import Place
+from hpc_accel.probe.network import Effort
 world = MPI.COMM_WORLD
 place = Place(device=torch.device("cpu"), uuids=[str(i) for i in range(world.size)], resident_bytes=1)
 nodes = json.loads(sys.argv[1])

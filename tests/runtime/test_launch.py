@@ -8,7 +8,7 @@ import torch
 import hpc_accel.mpi
 from hpc_accel.errors import ConfigError
 from hpc_accel.mpi.launch import World
-from hpc_accel.train import launch
+from hpc_accel.runtime import launch
 from tests.train.test_efficiency import make_run
 
 PLACE = World(rank=1, size=2, local_rank=1, local_size=2, node_rank=0, num_nodes=1, hosts=("here",))

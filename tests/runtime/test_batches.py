@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from hpc_accel.errors import DataError
-from hpc_accel.train.batches import ShareSampler, share_loader
+from hpc_accel.runtime.batches import ShareSampler, share_loader
 
 
 def share_of(dp, rank, num_samples=103, total=20, seed=3, **options):

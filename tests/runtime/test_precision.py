@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from hpc_accel.train.precision import make_scaler
+from hpc_accel.runtime.precision import make_scaler
 from tests.mpirun import ROOT, check, mpirun
 from tests.train.test_layouts import LM, assert_parity, train_all, write_runs
 

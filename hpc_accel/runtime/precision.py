@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 if TYPE_CHECKING:
-    from hpc_accel.train.scaler import Scaler
+    from hpc_accel.runtime.scaler import Scaler
 
 AUTOCAST: dict[str, torch.dtype | None] = {
     "fp32": None,
@@ -38,7 +38,7 @@ def make_scaler(precision: str, device: torch.device) -> Scaler | None:
     """A gradient scaler for fp16, or None; imported only then."""
     if precision != "fp16":
         return None
-    from hpc_accel.train.scaler import Scaler
+    from hpc_accel.runtime.scaler import Scaler
 
     group = dist.group.WORLD if dist.is_initialized() else None
     return Scaler(device, init_scale=2.0**12, process_group=group)

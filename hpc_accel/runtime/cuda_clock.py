@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import torch
 
-from hpc_accel.train.clock import Span, Timing
+from hpc_accel.runtime.clock import Span, Timing
 
 MAX_ORIGIN_AGE_NS = 10**9
 

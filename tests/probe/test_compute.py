@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hpc_accel.plan import probe_compute
-from hpc_accel.plan.probe_compute import CPU_QUICK, CUDA_FULL, CUDA_QUICK, measure_level, peak_rate, timed
+from hpc_accel.probe import compute
+from hpc_accel.probe.compute import CPU_QUICK, CUDA_FULL, CUDA_QUICK, measure_level, peak_rate, timed
 
 CPU = torch.device("cpu")
 
@@ -18,13 +18,13 @@ CPU = torch.device("cpu")
 def batches(monkeypatch):
     """(repeats, seconds) of each batch that is timed."""
     seen: list[tuple[int, float]] = []
-    real = probe_compute._batch_s
+    real = compute._batch_s
 
     def spy(device, call, repeats):
         seen.append((repeats, real(device, call, repeats)))
         return seen[-1][1]
 
-    monkeypatch.setattr(probe_compute, "_batch_s", spy)
+    monkeypatch.setattr(compute, "_batch_s", spy)
     return seen
 
 
@@ -65,7 +65,7 @@ def test_a_peak_is_what_is_left_after_the_first_half(monkeypatch):
         done.append(repeats)
         return repeats * 2e-3 if len(done) > 1 else repeats * 1e-3
 
-    monkeypatch.setattr(probe_compute, "_batch_s", batch_s)
+    monkeypatch.setattr(compute, "_batch_s", batch_s)
     flops = 2.0 * 8 * 16 * 16
     rate = peak_rate(CPU, "fp32", [(8, 16, flops / 1e-3)], replace(CPU_QUICK, sustained_s=1.0))
     assert done == [500, 500]  # each half a second at the rate of the short window

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from hpc_accel.plan.probe_machine import Place
-from hpc_accel.plan.probe_network import Effort, measure_links
+from hpc_accel.probe.machine import Place
+from hpc_accel.probe.network import Effort, measure_links
 from hpc_accel.study.schema import Backend
 
 

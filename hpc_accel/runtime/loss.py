@@ -10,7 +10,7 @@ from hpc_accel.parallel.loss_device import loss_of
 from hpc_accel.workloads.workload import Loss
 
 if TYPE_CHECKING:
-    from hpc_accel.train.scaler import Scaler
+    from hpc_accel.runtime.scaler import Scaler
 
 
 class MicroBatchLoss:

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from hpc_accel.runtime import checks, frequency, gpu_clock
+from hpc_accel.runtime.gpu_clock import GpuClock
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.train import checks, frequency, gpu_clock
-from hpc_accel.train.gpu_clock import GpuClock
 from tests.measure import fake_nvml
 
 A = "GPU-aaaa-1"

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hpc_accel.train import cuda_clock, in_flight
-from hpc_accel.train.copies import Copies
-from hpc_accel.train.cuda_clock import CudaClock
-from hpc_accel.train.in_flight import StepInFlight, read_later
-from tests.train.fake_cuda import FakeDevice
+from hpc_accel.runtime import cuda_clock, in_flight
+from hpc_accel.runtime.copies import Copies
+from hpc_accel.runtime.cuda_clock import CudaClock
+from hpc_accel.runtime.in_flight import StepInFlight, read_later
+from tests.runtime.fake_cuda import FakeDevice
 
 GPU = torch.device("cuda", 0)
 NEAR_MS = 40.0

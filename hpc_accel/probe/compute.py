@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hpc_accel.plan.probe_products import PRECISIONS, arithmetic, precisions_for, product
+from hpc_accel.probe.products import PRECISIONS, arithmetic, precisions_for, product
 
 NUM_BATCHES = 8
 CHAIN = 20

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.runtime import frequency
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.train import frequency
 from tests.measure import fake_nvml
 from tests.train.test_layouts import LM, write_runs
 

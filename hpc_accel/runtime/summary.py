@@ -12,8 +12,8 @@ import torch
 
 from hpc_accel.measure import memory, provenance
 from hpc_accel.measure.statistics import median_ci
+from hpc_accel.runtime.launch import Launch
 from hpc_accel.study.schema import Run
-from hpc_accel.train.launch import Launch
 
 
 def identity(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hpc_accel.plan.probe_merge import merge
+from hpc_accel.probe.merge import merge
 
 CPU = {"device": "cpu", "device_name": "x", "devices_per_node": 0, "num_cpus": 2, "device_memory_bytes": None}
 

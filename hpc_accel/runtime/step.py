@@ -11,12 +11,12 @@ import torch
 from hpc_accel.parallel.apply import ParallelModel
 from hpc_accel.parallel.memory import channels_last
 from hpc_accel.parallel.mesh import Place
+from hpc_accel.runtime.batches import Batch, ShareSampler
+from hpc_accel.runtime.clock import Clock
+from hpc_accel.runtime.copies import Copies
+from hpc_accel.runtime.in_flight import StepInFlight, read_later
+from hpc_accel.runtime.loss import MicroBatchLoss, counts_of
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.train.batches import Batch, ShareSampler
-from hpc_accel.train.clock import Clock
-from hpc_accel.train.copies import Copies
-from hpc_accel.train.in_flight import StepInFlight, read_later
-from hpc_accel.train.loss import MicroBatchLoss, counts_of
 
 CHUNKS = {"forward_one_chunk": "forward", "backward_one_chunk": "backward", "backward_weight_one_chunk": "backward"}
 """What a pipeline schedule calls, and the phase it is."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from hpc_accel.train.clock import Span, Timing
+from hpc_accel.runtime.clock import Span, Timing
 
 Reading = Callable[[], float]
 """Gives a number, waiting for it if need be."""

@@ -11,9 +11,9 @@ import torch
 
 import hpc_accel.mpi
 from hpc_accel.mpi.launch import mpi, refuse_copies
+from hpc_accel.runtime.device import choose_device, gpu_uuids
+from hpc_accel.runtime.threads import threads_per_rank
 from hpc_accel.study.schema import Run
-from hpc_accel.train.device import choose_device, gpu_uuids
-from hpc_accel.train.threads import threads_per_rank
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -81,6 +81,8 @@ def composed_ms(stepper: Any, batch: int) -> float:
             ).backward()
 
         block_s, around_s = timed_s(block), timed_s(around)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
     update_s = timed_s(stepper.optimizer.step)
     return 1e3 * (block_s * (len(layers) - 2) + around_s + update_s)
 

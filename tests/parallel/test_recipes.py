@@ -15,7 +15,7 @@ from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.schema import Optimizer
 from hpc_accel.train.batches import ShareSampler, share_loader
 from hpc_accel.train.optimizer import make_optimizer
-from hpc_accel.train.precision import arithmetic
+from hpc_accel.train.precision import AUTOCAST, arithmetic
 from hpc_accel.workloads.workload import Workload
 
 ALONE = make_place(Layout(micro_batch_size=4, accumulation_steps=1), 0, "cpu")
@@ -28,8 +28,9 @@ def block():
 
 def prepared(model, **recipe):
     workload = Workload(model=model, loss=nn.functional.mse_loss, dataset=TensorDataset(torch.ones(4, 8)))
-    made = parallelize(workload, None, ALONE, CPU, loss=workload.loss, recipe=Recipe(**recipe), autocast_dtype=None)
-    return made.module
+    asked = Recipe(**recipe)
+    dtype = AUTOCAST[asked.precision]
+    return parallelize(workload, None, ALONE, CPU, loss=workload.loss, recipe=asked, autocast_dtype=dtype).module
 
 
 def kept_elements(module):
@@ -91,9 +92,16 @@ def test_channels_last_orders_weights(layer, order):
     assert not module[0].weight.is_contiguous()
 
 
-def test_compile_compiles():
-    assert prepared(block(), compile=True)._compiled_call_impl is not None
-    assert prepared(block())._compiled_call_impl is None
+@pytest.mark.parametrize("recipe", [{}, {"precision": "bf16"}, {"precision": "bf16", "offload": "activations"}])
+def test_compile_makes_one_graph_of_the_whole_model(recipe):
+    """Autocast around the model, or hooks on saved tensors, would cut it into a graph for each layer."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    module = prepared(nn.Sequential(block(), block()), compile=True, **recipe)
+    module(torch.ones(4, 8)).float().sum().backward()
+    counters = torch._dynamo.utils.counters
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])

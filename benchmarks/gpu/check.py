@@ -58,6 +58,7 @@ PASSES: dict[str, list[list[Step]]] = {
             tests("two ranks", TRAIN, 150, "-k", "two_ranks_divide"),
             tests("two ranks in 16 bits", TRAIN, 150, "-k", "two_ranks_in"),
             tests("resume", TRAIN, 150, "-k", "warned"),
+            module("memory", 120),
         ],
         [module("clock", 60)],
         [module("overlap", 100)],
@@ -67,7 +68,6 @@ PASSES: dict[str, list[list[Step]]] = {
     "B": [
         [module("probe", 60)],
         [module("speed", 150)],
-        [module("memory", 60)],
         [module("planner", 90)],
         [module("inference", 90)],
     ],

@@ -14,6 +14,7 @@ import torch
 
 from benchmarks.gpu.runs import OUT, stepper_of, study_of
 from benchmarks.gpu.say import DEVICE, PRETENDED, figure, settle, size, verdict
+from hpc_accel.runtime.precision import arithmetic
 
 TINY = {"layers": 2, "hidden": 32, "heads": 2, "sequence": 16}
 SMALL, MEDIUM = size(({"size": "124M"}, {"size": "350M"}), (TINY, TINY))
@@ -64,7 +65,7 @@ def measured_ms(stepper: Any) -> float:
     return median(each.result().step.duration_ns for each in flown) / 1e6
 
 
-def composed_ms(stepper: Any, batch: int) -> float:
+def composed_ms(stepper: Any, name: str, batch: int) -> float:
     """One block's forward and backward times the number of blocks, and the rest of the step measured without them."""
     model, autocast = stepper.model.module, torch.autocast(DEVICE.type, dtype=torch.bfloat16)
     layers = list(model)
@@ -81,7 +82,12 @@ def composed_ms(stepper: Any, batch: int) -> float:
             ).backward()
 
         block_s, around_s = timed_s(block), timed_s(around)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
     update_s = timed_s(stepper.optimizer.step)
+    parts = {"one block": block_s, "embedding, head and loss": around_s, "optimizer": update_s}
+    for part, seconds in parts.items():
+        figure(f"{name}: {part}", 1e3 * seconds, "ms")
     return 1e3 * (block_s * (len(layers) - 2) + around_s + update_s)
 
 
@@ -120,13 +126,14 @@ def main() -> None:
         try:
             prediction = predicted_ms(workload, args, batch, recipe, layout)
             stepper = stepper_of(workload, args, batch, recipe=recipe, layout=layout)
-            measurement = measured_ms(stepper)
+            with arithmetic(str(recipe.get("precision", "fp32"))):  # as a run does around its steps
+                measurement = measured_ms(stepper)
             figure(f"{name}: measured", measurement, "ms")
             figure(f"{name}: predicted over measured", prediction / measurement)
             errors.append(abs(prediction / measurement - 1))
             pairs.append((prediction, measurement))
             if workload == "lm" and recipe == BF16 and not layout:
-                value = composed_ms(stepper, batch)
+                value = composed_ms(stepper, name, batch)
                 figure(f"{name}: blocks put together over measured", value / measurement)
                 composed.append(abs(value / measurement - 1))
             if name in ("lm 124M, 32", "lm 350M, 8") and not PRETENDED:
@@ -137,8 +144,11 @@ def main() -> None:
             verdict(name, False, f"{type(error).__name__}: {str(error)[:300]}")
         if not PRETENDED:
             torch.cuda.empty_cache()
-    figure("median error of the planner's predictions", median(errors), high=size(0.08, None))
-    figure("median error of blocks put together", median(composed))
+    error = median(errors) if errors else None
+    figure("median error of the planner's predictions", error, high=size(0.08, None))
+    figure("median error of blocks put together", median(composed) if composed else None)
+    if len(pairs) < 2:
+        return
     ranks = [sorted(range(len(pairs)), key=lambda i, s=side: pairs[i][s]) for side in (0, 1)]
     places = [{index: place for place, index in enumerate(order)} for order in ranks]
     distance, count = sum((places[0][i] - places[1][i]) ** 2 for i in range(len(pairs))), len(pairs)

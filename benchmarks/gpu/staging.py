@@ -68,7 +68,7 @@ def chunk_sizes() -> None:
     place = hpc_accel.mpi.init()
 
     def reduced(tensor: torch.Tensor, chunk_mib: int) -> None:
-        staging.CHUNK_BYTES = chunk_mib * 2**20
+        staging.CHUNK_BYTES = staging.LARGE_CHUNK_BYTES = chunk_mib * 2**20
         dist.all_reduce(tensor)
 
     for mib in (8, 25, 128):

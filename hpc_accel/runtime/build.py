@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from hpc_accel.parallel.apply import parallelize
-from hpc_accel.parallel.loss_device import move_loss
 from hpc_accel.parallel.mesh import Place
 from hpc_accel.runtime.batches import ShareSampler, share_loader
 from hpc_accel.runtime.clock import Clock, HostClock
@@ -50,7 +49,6 @@ def make_stepper(
 
     The first batch is that of `first_step`.
     """
-    move_loss(workload.loss, device)
     loss = MicroBatchLoss(workload.loss, place.layout.dp, make_scaler(recipe.precision, device))
     autocast_dtype = AUTOCAST[recipe.precision]
     model = parallelize(workload, split, place, device, loss=loss, recipe=recipe, autocast_dtype=autocast_dtype)

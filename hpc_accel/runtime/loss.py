@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hpc_accel.parallel.loss_device import loss_of
+from hpc_accel.parallel.loss_device import loss_of, move_loss
 from hpc_accel.workloads.workload import Loss
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class MicroBatchLoss:
         self.loss = loss
         self.dp = dp
         self.scaler = scaler
+        self._device: torch.device | None = None
         self._counts: list[int] = []
         self._total = 1
         self._next = 0
@@ -37,6 +38,9 @@ class MicroBatchLoss:
         """The scalar to differentiate, of the next micro-batch."""
         count = self._counts[self._next]
         self._next += 1
+        if outputs.device != self._device:  # only now, because one loss object may serve a model on the CPU before
+            move_loss(self.loss, outputs.device)
+            self._device = outputs.device
         outputs = outputs.float() if outputs.is_floating_point() else outputs
         if count == 0:
             loss = outputs.sum() * 0.0  # nothing counts, and still every gradient exists

@@ -32,10 +32,10 @@ def test_a_stepper_moves_the_buffers_of_its_loss(tmp_path):
     workload, place = workload_of(nn.CrossEntropyLoss(weight=WEIGHT)), make_place(run.layout, 0, "cpu")
     assert workload.loss.weight.device.type == "cpu", "whoever trains with it on the CPU before finds it there"
     stepper = make_stepper(run, workload, place, META, recipe=run.recipe, split=None)
-    assert workload.loss.weight.device == META
     stepper.loss.begin([8], 8)
     outputs = stepper.model.module(torch.ones(8, 2, device=META))
     assert stepper.loss(outputs, torch.zeros(8, dtype=torch.long, device=META)).device == META
+    assert workload.loss.weight.device == META
 
 
 def test_layers_are_timed_with_the_loss_on_their_device():

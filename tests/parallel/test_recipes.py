@@ -12,7 +12,7 @@ from hpc_accel.parallel.apply import parallelize
 from hpc_accel.parallel.mesh import make_place
 from hpc_accel.runtime.batches import ShareSampler, share_loader
 from hpc_accel.runtime.optimizer import make_optimizer
-from hpc_accel.runtime.precision import arithmetic
+from hpc_accel.runtime.precision import AUTOCAST, arithmetic
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.schema import Optimizer
@@ -28,8 +28,9 @@ def block():
 
 def prepared(model, **recipe):
     workload = Workload(model=model, loss=nn.functional.mse_loss, dataset=TensorDataset(torch.ones(4, 8)))
-    made = parallelize(workload, None, ALONE, CPU, loss=workload.loss, recipe=Recipe(**recipe), autocast_dtype=None)
-    return made.module
+    asked = Recipe(**recipe)
+    dtype = AUTOCAST[asked.precision]
+    return parallelize(workload, None, ALONE, CPU, loss=workload.loss, recipe=asked, autocast_dtype=dtype).module
 
 
 def kept_elements(module):
@@ -91,9 +92,16 @@ def test_channels_last_orders_weights(layer, order):
     assert not module[0].weight.is_contiguous()
 
 
-def test_compile_compiles():
-    assert prepared(block(), compile=True)._compiled_call_impl is not None
-    assert prepared(block())._compiled_call_impl is None
+@pytest.mark.parametrize("recipe", [{}, {"precision": "bf16"}, {"precision": "bf16", "offload": "activations"}])
+def test_compile_makes_one_graph_of_the_whole_model(recipe):
+    """Autocast around the model, or hooks on saved tensors, would cut it into a graph for each layer."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    module = prepared(nn.Sequential(block(), block()), compile=True, **recipe)
+    module(torch.ones(4, 8)).float().sum().backward()
+    counters = torch._dynamo.utils.counters
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])

@@ -27,6 +27,7 @@ def order(monkeypatch):
         return torch.device("cpu")
 
     monkeypatch.setattr(launch, "choose_device", choose)
+    monkeypatch.setattr(launch, "gpu_uuids", lambda device, comm: [])
     return calls
 
 
@@ -34,6 +35,7 @@ def test_the_device_comes_first(order, tmp_path):
     found = launch.start_ranks(make_run(2), tmp_path)
     assert order == ["device 1 of ranks", "groups"]
     assert (found.rank, found.hosts, found.comm) == (1, ["here"], "ranks")
+    assert found.num_gpus is None
 
 
 def test_another_number_of_ranks_is_refused_before_anything(order, tmp_path):

@@ -110,7 +110,7 @@ _OPERATIONS = {"sgd": 1, "sgd+momentum": 3, "adamw": 10}
 
 
 def torch_amp(optimizer: Optimizer, recipe: Recipe, backend: Backend = "mpi4py") -> Software:
-    """hpc_accel's own training: `runtime.optimizer`, `runtime.precision`, and what the recipe asks of data parallelism."""
+    """hpc_accel's own training: optimizer and precision of `runtime`, and what the recipe asks of data parallelism."""
     name = "sgd+momentum" if optimizer.name == "sgd" and optimizer.momentum else optimizer.name
     half = recipe.precision in HALF
     # AdamW's second moments under their root; plain SGD's gradients with the decay added.

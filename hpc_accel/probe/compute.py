@@ -137,6 +137,13 @@ def peak_rate(device: torch.device, precision: str, points: Sequence[tuple[int, 
         return flops * repeats / _batch_s(device, call, repeats)
 
 
+def keep_busy(device: torch.device, effort: Effort, seconds: float) -> None:
+    """Compute the largest bf16 product for so long, as a large model does most of the time."""
+    call, end = product(device, "bf16", effort.rows[-1], effort.widths[-1]), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        _batch_s(device, call, 2)
+
+
 def fixed_product_s(device: torch.device, effort: Effort) -> float:
     """Time of one fp32 product of a size that fits caches, to compare ranks alone with ranks together."""
     long = replace(effort, crowded=True, window_s=4 * effort.window_s)

@@ -120,6 +120,10 @@ def _place(world: Any, node: Any, device: str, gpus_per_node: int, most_gpus: in
     return Place(device=taken, uuids=uuids, resident_bytes=resident, unused_gpus=unused)
 
 
+POWER_MARGIN = 1.05
+"""A window begins and ends between two updates of a sensor."""
+
+
 def _speeds(
     world: Any, machine: Any, node: Any, place: Place, power: Power, cpus_per_rank: int, *, quick: bool
 ) -> dict[str, Any]:
@@ -129,7 +133,7 @@ def _speeds(
     """
     import torch
 
-    from hpc_accel.probe.compute import effort_for, fixed_product_s, measure_level
+    from hpc_accel.probe.compute import effort_for, fixed_product_s, keep_busy, measure_level
     from hpc_accel.probe.products import precisions_for
 
     device = place.device
@@ -138,6 +142,8 @@ def _speeds(
     own = _counts(node.size, device.type)
     # Where nodes differ in size, the small ones begin later, so that in the last round all ranks compute.
     rounds = [None] * (max(world.allgather(len(own))) - len(own)) + own
+    # A GPU's counter is slower than the last round, much of which is small products: its power has a window of its own.
+    has_gpus = world.allreduce(int(device.type == "cuda")) > 0
     for number, count in enumerate(rounds, 1):
         takes_part = count is not None and node.rank < count
         beside = machine.allreduce(int(takes_part))
@@ -146,12 +152,15 @@ def _speeds(
             crowded = beside * torch.get_num_threads() > kind["num_cpus"]
             effort = effort_for(device, quick=quick, crowded=crowded)
         working = world.Split(0 if takes_part else 1)
-        with power if number == len(rounds) else nullcontext():
+        with power if number == len(rounds) and not has_gpus else nullcontext():
             if takes_part:
                 # Sleeping, because on a node with more ranks than cores a spinning rank would be measured too.
                 levels.append({"ranks": count, **measure_level(device, effort, partial(network.rest, working))})
             network.rest(world)
         working.Free()
+    if has_gpus:
+        with power:
+            keep_busy(device, effort, POWER_MARGIN * power.meter.min_window_s)
     alone_s = fixed_product_s(device, effort) if node.rank == 0 else None
     network.rest(world)
     together_s = fixed_product_s(device, effort)

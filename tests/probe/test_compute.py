@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpc_accel.probe import compute
 from hpc_accel.probe.compute import CPU_QUICK, CUDA_FULL, CUDA_QUICK, measure_level, peak_rate, timed
@@ -80,3 +81,28 @@ def test_the_peak_is_sustained_and_the_rates_by_size_are_not():
     assert time.perf_counter() - start > 2 * 0.05
     assert {point["precision"] for point in level["matmul_by_size"]} == {"fp32", "bf16"}
     assert all(level["matmul_flops_per_s"][precision] > 0 for precision in ("fp32", "bf16"))
+
+
+def test_a_device_is_kept_busy_for_so_long():
+    effort = replace(CPU_QUICK, rows=(16,), widths=(64,))
+    before = torch.ops.aten.mm.default
+    with Products(before) as seen:
+        began = time.perf_counter()
+        probe_compute.keep_busy(CPU, effort, 0.05)
+        assert time.perf_counter() - began >= 0.05
+    assert seen.count >= 2
+    with Products(before) as seen:
+        probe_compute.keep_busy(CPU, effort, 0.0)
+    assert not seen.count, "without a sensor there is nothing to wait for"
+
+
+class Products(TorchDispatchMode):
+    """Counts an operation."""
+
+    def __init__(self, operation):
+        super().__init__()
+        self.operation, self.count = operation, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is self.operation
+        return func(*args, **(kwargs or {}))

@@ -88,11 +88,11 @@ def test_a_device_is_kept_busy_for_so_long():
     before = torch.ops.aten.mm.default
     with Products(before) as seen:
         began = time.perf_counter()
-        probe_compute.keep_busy(CPU, effort, 0.05)
+        compute.keep_busy(CPU, effort, 0.05)
         assert time.perf_counter() - began >= 0.05
     assert seen.count >= 2
     with Products(before) as seen:
-        probe_compute.keep_busy(CPU, effort, 0.0)
+        compute.keep_busy(CPU, effort, 0.0)
     assert not seen.count, "without a sensor there is nothing to wait for"
 
 

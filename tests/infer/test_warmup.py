@@ -43,14 +43,14 @@ def test_each_size_is_served_once():
 def test_samples_for_a_gpu_are_gathered_into_pinned_memory(monkeypatch):
     asked = []
 
-    def empty(*shape, dtype, pin_memory):  # this machine may have nothing that pins
-        asked.append(pin_memory)
+    def empty(*shape, dtype, device, pin_memory):  # this machine may have nothing that pins
+        asked.append((device, pin_memory))
         return torch.zeros(*shape, dtype=dtype)
 
     pool, chosen = torch.randint(0, 9, (7, 2, 3)), torch.tensor([6, 0, 6])
     plain = gathered(pool, chosen, pinned=False)
     monkeypatch.setattr(sessions, "torch", SimpleNamespace(empty=empty, index_select=torch.index_select))
     pinned = gathered(pool, chosen, pinned=True)
-    assert asked == [True]
+    assert asked == [("cpu", True)]
     assert pinned.dtype == plain.dtype
     assert (pinned == plain).all() and (plain == pool[chosen]).all()

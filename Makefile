@@ -49,6 +49,7 @@ lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy hpc_accel
+	$(BIN)/lint-imports
 	$(BIN)/snakefmt --check Snakefile
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --lint
 

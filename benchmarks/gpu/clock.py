@@ -49,15 +49,12 @@ def known_times() -> None:
 
 def against_profiler() -> None:
     """Phases of real steps: they fill the step, and hold as much as the kernels of the profiler."""
-    from torch.profiler import ProfilerActivity, profile
-
     args = size({"size": "124M"}, {"layers": 2, "hidden": 32, "heads": 2, "sequence": 16})
     stepper = stepper_of("lm", args, size(8, 4), recipe={"precision": "bf16", "fused_optimizer": True})
     for _ in range(5):
         stepper.step()
     stepper.settle()
-    activities = [ProfilerActivity.CPU] if PRETENDED else [ProfilerActivity.CPU, ProfilerActivity.CUDA]
-    with profile(activities=activities) as seen:
+    with profiler() as seen:
         flown = [stepper.step() for _ in range(NUM_STEPS)]
         stepper.settle()
     results = [each.result() for each in flown]
@@ -73,6 +70,13 @@ def against_profiler() -> None:
     figure("kernels' time by the profiler over the steps' time", busy_ms / whole_ms)
     figure("phases without data over kernels' span", phases_ms / span_ms(kernels), low=0.95, high=1.02)
     figure("step time", whole_ms / NUM_STEPS, "ms")
+
+
+def profiler() -> Any:
+    """Torch's, of the host and, where there is one, the device."""
+    from torch.profiler import ProfilerActivity, profile
+
+    return profile(activities=[ProfilerActivity.CPU, *([] if PRETENDED else [ProfilerActivity.CUDA])])
 
 
 def kernel_intervals(seen: Any, *, copies: bool = True) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from benchmarks.gpu.clock import kernel_intervals
+from benchmarks.gpu.clock import kernel_intervals, profiler
 from benchmarks.gpu.runs import OUT, runs_of, study_of
 from benchmarks.gpu.say import DEVICE, PRETENDED, figure, size, verdict
 from hpc_accel.measure.phases import exposed_ns, union
@@ -53,8 +53,6 @@ def stepper_of(layout: dict[str, Any]) -> Any:
 
 def measured(name: str, layout: dict[str, Any], rank: int) -> None:
     """One layout's figures, of rank 0."""
-    from torch.profiler import ProfilerActivity, profile
-
     stepper = stepper_of(layout)
     for _ in range(4):
         stepper.step()
@@ -63,8 +61,7 @@ def measured(name: str, layout: dict[str, Any], rank: int) -> None:
     stepper.step().result()  # the timeline's first event waits for the device
     timeline.drain()
     stepper.settle()
-    activities = [ProfilerActivity.CPU] if PRETENDED else [ProfilerActivity.CPU, ProfilerActivity.CUDA]
-    with profile(activities=activities) as seen:
+    with profiler() as seen:
         flown = [stepper.step() for _ in range(NUM_STEPS)]
         stepper.settle()
     steps = [each.result().step for each in flown]

@@ -172,9 +172,10 @@ class DeviceCall:
                 self._run_chunks(call)
             else:
                 self._run_whole(call)
-            return self._done()
+            return self.done()
 
-    def _done(self) -> Any:
+    def done(self) -> Any:
+        """An event after the copies out so far; the timeline's record learns of it."""
         event = event_on(self.copy_out, timed=self.record is not None)
         if self.record is not None:
             self.record.done = event
@@ -230,7 +231,7 @@ class DeviceCall:
             event_on(self.copy_out).synchronize()
             with self.copy_out:
                 call(self.reads, self.writes)
-            return self._done()
+            return self.done()
 
 
 class DeviceMessage:
@@ -258,4 +259,4 @@ class DeviceMessage:
             stream.wait_event(self.call.ready)
             with stream:
                 self.tensor.copy_(self.host, non_blocking=True)
-            return self.call._done()
+            return self.call.done()

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpc_accel.probe import compute
 from hpc_accel.probe.compute import CPU_QUICK, CUDA_FULL, CUDA_QUICK, measure_level, peak_rate, timed
+from tests.parallel.test_recipes import Products
 
 CPU = torch.device("cpu")
 
@@ -94,15 +94,3 @@ def test_a_device_is_kept_busy_for_so_long():
     with Products(before) as seen:
         compute.keep_busy(CPU, effort, 0.0)
     assert not seen.count, "without a sensor there is nothing to wait for"
-
-
-class Products(TorchDispatchMode):
-    """Counts an operation."""
-
-    def __init__(self, operation):
-        super().__init__()
-        self.operation, self.count = operation, 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func is self.operation
-        return func(*args, **(kwargs or {}))

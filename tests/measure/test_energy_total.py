@@ -148,6 +148,13 @@ def test_a_sensor_with_its_own_clock_is_brought_to_the_runs_interval():
     assert energy["energy_j"] == pytest.approx(5000)
 
 
+def test_a_late_read_scales_mean_power_but_not_a_counter():
+    """1.5 s read as 1 s: power is known for any window near its own; a counter may have missed an update."""
+    late = {"energy_j": 300.0, "window_s": 1.5}
+    assert result([record(sensor("node", kind="power", **late))], 1.0)["energy_j"] == pytest.approx(200)
+    assert result([record(sensor("node", **late))], 1.0)["energy_j"] == 300.0
+
+
 def test_short_windows_are_flagged():
     assert result([record(sensor("dram"))], 10.0)["resolution_warning"] is False
     assert result([record(sensor("dram"))], 0.05)["resolution_warning"] is True

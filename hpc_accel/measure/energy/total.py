@@ -86,9 +86,14 @@ def _source_rank(source: str) -> int:
 
 
 def _aligned_j(sensor: Measured, window_s: float) -> float:
-    """A sensor with its own clock measured a slightly different interval than the run's: bring it to the run's."""
+    """Joules over the run's window, from those over the sensor's own, which begins and ends at its own reads.
+
+    Integrated power is a mean power, good for any window near its own. A counter that was 10 % off may have missed an
+    update, which no scaling brings back.
+    """
     assert sensor.energy_j is not None
-    if not sensor.window_s or not 0.9 < window_s / sensor.window_s < 1.1:
+    limit = 2.0 if sensor.kind == "power" else 1.1
+    if not sensor.window_s or not 1 / limit < window_s / sensor.window_s < limit:
         return sensor.energy_j
     return sensor.energy_j * window_s / sensor.window_s
 

@@ -150,6 +150,18 @@ def train(path: RunPath) -> None:
 
 
 @app.command()
+def reference(
+    path: RunPath,
+    device: Annotated[str, typer.Option(help="What to compute on: cpu, or cuda:0 and so on.")] = "cpu",
+) -> None:
+    """Compute the serial run that a run is compared with, if it is not kept already. Every run does this by itself."""
+    from hpc_accel.commands import compute_reference
+
+    for written in compute_reference(path, device):
+        typer.echo(f"{written}")
+
+
+@app.command()
 def infer(path: RunPath) -> None:
     """Serve one run: latency under open-loop load, throughput under a limit. Started on every rank like `train`."""
     from hpc_accel.commands import infer_run

@@ -134,6 +134,16 @@ def train_run(path: Path) -> dict[str, Any] | None:
     return _shown(path, run_training, "training", "step")
 
 
+def compute_reference(path: Path, device: str) -> list[Path]:
+    """The files of the references of a run, computed where they are missing."""
+    import torch
+
+    from hpc_accel.study.run_file import read_run
+    from hpc_accel.train.parity.store import compute_missing
+
+    return compute_missing(read_run(path), path.resolve(), torch.device(device))
+
+
 def infer_run(path: Path) -> dict[str, Any] | None:
     """Serve on this rank; rank 0 shows progress as in training."""
     from hpc_accel.infer.main import run_inference

@@ -17,7 +17,7 @@ from hpc_accel.study.layout import SPLIT_BACKWARD, Layout
 from hpc_accel.study.schema import Run
 from hpc_accel.train import efficiency
 from hpc_accel.train.loop import Observations
-from hpc_accel.train.parity import compare
+from hpc_accel.train.parity.check import Checked
 from hpc_accel.train.session import Session
 from hpc_accel.train.utilisation import flops_facts
 
@@ -53,8 +53,8 @@ def summarise(
     slowest_ms = slowest(timed)
     measured = speed(run, slowest_ms, STEP_METHOD)
     losses = mean_losses(steps)
-    reference = seen.reference
-    parity = compare(run, losses, reference.losses if reference else [], reference.losses_reason if reference else "")
+    reference = session.checked.reference
+    parity = parity_of(session.checked, seen.draws)
     peak, reserved, device_used = (list(each) for each in zip(*peaks, strict=True))
     finite = all(map(math.isfinite, losses))
     phases = _phases(run.layout, timed)
@@ -93,15 +93,16 @@ def summarise(
             measured["step_time_ms"]["median"],
             session.num_gpus,
         ),
-        "warnings": checks.warnings(
-            run, step_facts, energy, device_type=session.device.type, gpu_clock=seen.gpu_clock_note
-        ),
+        "warnings": [
+            *checks.warnings(run, step_facts, energy, device_type=session.device.type, gpu_clock=seen.gpu_clock_note),
+            *(f"parity: {each}" for each in session.checked.found.told),
+        ],
         "straggler": seen.straggler,
         "checkpoints": seen.checkpoints,
         "notes": seen.notes,
         "losses": {
             "first": [_finite(value) for value in losses[: run.measure.parity_steps]],
-            "reference": [_finite(value) for value in (reference.losses if reference else [])],
+            "reference": [_finite(value) for value in (reference.losses if reference else ())],
             "final": _finite(losses[-1]),
         },
         "parity": parity,
@@ -196,6 +197,14 @@ def _bubble(layout: Layout, timed: pl.DataFrame, phases: dict[str, float | None]
     return {"bubble_fraction": waited / total, "bubble_ideal": ideal, "bubble_reason": None}
 
 
+def parity_of(checked: Checked, draws: str) -> dict[str, Any]:
+    """The `parity` object of summary.json; `draws` are what is wrong with the random numbers of the timed steps."""
+    parity = {**checked.parity, "found": checked.found.model_dump(mode="json")}
+    if draws:
+        parity |= {"passed": False, "steps": max(1, parity["steps"]), "reason": draws}
+    return parity
+
+
 def _status(parity: dict[str, Any], finite: bool) -> str:
     if not finite:
         return "failed"
@@ -208,8 +217,7 @@ def _error(parity: dict[str, Any], losses: list[float], finite: bool) -> dict[st
         remedy = "lower the learning rate, or use precision bf16 or fp32"
         return {"rank": None, "kind": "non-finite loss", "message": f"loss of step {first}", "remedy": remedy}
     if _status(parity, finite) == "wrong":
-        remedy = "compare losses.first with losses.reference in summary.json; layers that normalise over the batch "
-        remedy += "or drop at random cannot agree between layouts"
+        remedy = "read parity.found in summary.json, which has every distance; docs/parity.md tells what a cause means"
         return {"rank": None, "kind": "parity", "message": parity["reason"], "remedy": remedy}
     return None
 

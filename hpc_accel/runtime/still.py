@@ -76,16 +76,15 @@ class Still(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if torch.Tag.nondeterministic_seeded not in func.tags:
-            args, kwargs = _without_dropout(func, args, kwargs)
+        named = _dropping(func)
+        if named:
+            args, kwargs = _with(func, named, args, kwargs)
+        if named or torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **kwargs)
         if kwargs.get("generator") is not None:
             kwargs["generator"] = None
         if func is torch.ops.aten.bernoulli_.float:
             return args[0].fill_(args[1] if len(args) > 1 else kwargs.get("p", 0.5))
-        dropped = _without_dropout(func, args, kwargs)
-        if dropped != (args, kwargs):
-            return func(*dropped[0], **dropped[1])
         return self._draw(func, args, kwargs)
 
     def _draw(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -111,18 +110,24 @@ def held_still(still: Still) -> Iterator[None]:
         yield
 
 
-def _without_dropout(
-    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+def _dropping(func: Any) -> dict[str, float]:
+    """Arguments by which a fused operation is told how much to drop, each with nothing to drop."""
+    if func not in _KNOWN:
+        names = {argument.name for argument in func._schema.arguments}
+        found = {name: value for name, value in DROPPED.items() if name in names}
+        _KNOWN[func] = found | ({"p": 0.0} if func is torch.ops.aten.native_dropout.default else {})
+    return _KNOWN[func]
+
+
+_KNOWN: dict[Any, dict[str, float]] = {}
+
+
+def _with(
+    func: Any, named: dict[str, float], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments of a fused operation that drops, with nothing to drop."""
     names = [argument.name for argument in func._schema.arguments]
-    named = dict(DROPPED) | ({"p": 0.0} if func is torch.ops.aten.native_dropout.default else {})
-    if not any(name in names for name in named):
-        return args, kwargs
-    changed = tuple(
-        named.get(name, value) if isinstance(value, float) else value for name, value in zip(names, args, strict=False)
-    )
-    return changed, {key: named.get(key, value) if isinstance(value, float) else value for key, value in kwargs.items()}
+    changed = tuple(named.get(name, value) for name, value in zip(names, args, strict=False))
+    return changed, kwargs | {name: value for name, value in named.items() if name in kwargs}
 
 
 def _leads(value: Any, rows: int) -> bool:

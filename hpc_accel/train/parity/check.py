@@ -22,8 +22,8 @@ from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.schema import Run
 from hpc_accel.train.parity import compare, verdict
 from hpc_accel.train.parity.engine import HALF, build_still
-from hpc_accel.train.parity.found import Found, Phase
 from hpc_accel.train.parity.facts import each_weight
+from hpc_accel.train.parity.found import Found, Phase
 from hpc_accel.train.parity.judge import judge
 from hpc_accel.train.parity.reference import Kind, Reference
 from hpc_accel.train.parity.steps import Measured, take_steps
@@ -145,8 +145,8 @@ def _found(
     if not cause and is_alike and exact.dependence.loss:
         cause = (
             f"the loss is one of the micro-batch: it compares {run.layout.micro_batch_size} samples with each other, "
-            f"the serial run {run.workload.global_batch_size}; the layout computes the same as a serial run grouped alike, "
-            "which is another training than the whole batch's"
+            f"the serial run {run.workload.global_batch_size}; the layout computes the same as a serial run grouped "
+            "alike, which is another training than the whole batch's"
         )
     return Found(
         mean=exact.mean.told,

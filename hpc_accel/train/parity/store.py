@@ -14,6 +14,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -65,19 +66,23 @@ def content_of(run: Run, workload: Workload) -> dict[str, Any]:
         "weights": digest_of_weights(workload.model),
         "samples": [digest_of_sample(dataset[Drawn(index, 0)]) for index in looked_at],
         "num_samples": len(dataset),
-        "modules": _modules_here(),
+        "modules": _modules_of(run),
     }
 
 
-def _modules_here() -> dict[str, str]:
-    """Digests of the modules that were imported from the directory the run was started in."""
+def _modules_of(run: Run) -> dict[str, str]:
+    """Digests of the entry's module and of those it uses, as far as they lie where the run was started."""
     here, found = Path.cwd(), {}
-    for name, module in list(sys.modules.items()):
-        path = getattr(module, "__file__", None)
-        if not path or name.startswith("hpc_accel") or "site-packages" in path:
+    waiting = [run.workload.entry.partition(":")[0]]
+    while waiting:
+        name = str(waiting.pop() or "")
+        module = sys.modules.get(name)
+        path = Path(getattr(module, "__file__", None) or "/")
+        if name in found or not path.is_file() or not path.is_relative_to(here) or "site-packages" in path.parts:
             continue
-        if Path(path).is_relative_to(here) and Path(path).is_file():
-            found[name] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        for value in list(vars(module).values()):
+            waiting.append(value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", ""))
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+VARIABLE = "HPC_ACCEL_PLANT"
 KINDS = (
     "gradient_doubled",
     "mean_per_rank",
@@ -28,10 +29,10 @@ KINDS = (
 
 def is_on(kind: str, rank: int | None = None) -> bool:
     """Whether the fault `kind` was asked for, and asked for on this rank if it names one."""
-    wanted = os.environ.get("HPC_ACCEL_PLANT", "")
+    wanted = os.environ.get(VARIABLE, "")
     if not wanted or os.environ.get("HPC_ACCEL_TESTING") != "1":
         return False
     name, _, where = wanted.partition("@")
     if name not in KINDS:
-        raise ValueError(f"HPC_ACCEL_PLANT {wanted!r}: kinds are {', '.join(KINDS)}")
+        raise ValueError(f"{VARIABLE} {wanted!r}: kinds are {', '.join(KINDS)}")
     return name == kind and (not where or rank is None or int(where) == rank)

@@ -16,12 +16,13 @@ import torch
 from hpc_accel.parallel.mesh import Place
 from hpc_accel.parallel.pieces import Piece, pieces_of, shapes_of
 from hpc_accel.runtime.build import make_stepper
+from hpc_accel.runtime.optimizer import kind_of
 from hpc_accel.runtime.precision import arithmetic
 from hpc_accel.runtime.seeded import digest_of_sample
 from hpc_accel.runtime.step import Stepper
 from hpc_accel.runtime.still import Still
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.schema import Run
+from hpc_accel.study.schema import Optimizer, Run
 from hpc_accel.train.parity.engine import HALF, NUM_GRADIENTS, build_still, summaries
 from hpc_accel.train.parity.reference import Reference
 from hpc_accel.train.parity.room import make_room
@@ -41,6 +42,8 @@ class Measured:
     update: np.ndarray = field(default_factory=lambda: np.zeros((0, WIDTH)))
     copies_apart: list[list[float]] = field(default_factory=list)
     """Of each step and parameter: how far squared lengths differ between ranks that hold copies, relative."""
+    updates_apart: list[float] = field(default_factory=list)
+    """The same of the weights' change over all steps."""
     samples: list[list[tuple[int, int, int]]] = field(default_factory=list)
     """Of each step: rank, index and digest of each sample."""
     totals: list[list[float]] = field(default_factory=list)
@@ -76,17 +79,27 @@ def take_steps(
         )
         stepper.still = None if recipe.compile else still
         pieces = list(pieces_of(stepper.model, place, plan, shapes))
-        found = _Steps(comm, place, stepper, pieces, reference, raised=raised).run(run.measure.parity_steps)
+        found = _Steps(comm, place, stepper, pieces, reference, run.workload.optimizer, raised=raised).run(
+            run.measure.parity_steps
+        )
     make_room(stepper, workload, device)
     return found
 
 
 class _Steps:
     def __init__(
-        self, comm: Any, place: Place, stepper: Stepper, pieces: list[Piece], reference: Reference, *, raised: bool
+        self,
+        comm: Any,
+        place: Place,
+        stepper: Stepper,
+        pieces: list[Piece],
+        reference: Reference,
+        spec: Optimizer,
+        *,
+        raised: bool,
     ) -> None:
         self.comm, self.place, self.stepper, self.pieces = comm, place, stepper, pieces
-        self.reference, self.raised = reference, raised
+        self.reference, self.spec, self.raised = reference, spec, raised
         self.rows = {name: index for index, name in enumerate(reference.names)}
         layout = place.layout
         self.replicas = comm.Split(place.pp_rank * layout.tp + place.tp_rank, place.dp_rank) if layout.dp > 1 else None
@@ -109,7 +122,9 @@ class _Steps:
             stepper.update()
         with torch.no_grad():
             last = [piece.local(piece.parameter).detach() for piece in self.pieces]
-            found.update = self._added_up([b - a for a, b in zip(first, last, strict=True)])
+            changes = [b - a for a, b in zip(first, last, strict=True)]
+            found.update = self._added_up(changes)
+            found.updates_apart = self._apart(changes)
         found.buffers = self._buffers()
         found.stages = self._stages()
         stepper.optimizer = own
@@ -205,10 +220,10 @@ class _Steps:
         copies = [part.clone().requires_grad_() for part in parts]
         for copy, gradient in zip(copies, gradients, strict=True):
             copy.grad = gradient.reshape(-1)[:SAMPLED].to(copy.dtype).clone()
-        kind, options = _plain_of(stepper.optimizer)
+        kind, options = kind_of(self.spec)
         finite = all(bool(torch.isfinite(each).all()) for each in gradients)
         finite = bool(self.comm.allreduce(int(not finite)) == 0)
-        if copies and kind is not None and finite:
+        if copies and finite:
             kind(copies, **options).step()
         stepper.update()
         apart = moved = rounding = 0.0
@@ -221,15 +236,6 @@ class _Steps:
         if not finite:
             return None
         return math.sqrt(max(0.0, apart - 16 * rounding)) / math.sqrt(moved) if moved > 0 else 0.0
-
-
-def _plain_of(optimizer: Any) -> tuple[Any, dict[str, Any]]:
-    """The class of torch that an optimizer is, and what it was made with."""
-    inner = getattr(optimizer, "optim", optimizer)
-    if inner is None:
-        return None, {}
-    names = ("lr", "weight_decay", "momentum") if isinstance(inner, torch.optim.SGD) else ("lr", "weight_decay")
-    return type(inner), {name: inner.defaults[name] for name in names}
 
 
 def _op(name: str) -> Any:

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.files import write_atomically
+from hpc_accel.parallel import planted
 from hpc_accel.runtime.precision import AUTOCAST
 from hpc_accel.runtime.seeded import Drawn, Seeded, digest_of_sample
 from hpc_accel.study.schema import Run
@@ -168,6 +169,8 @@ def _computed_elsewhere(run: Run, path: Path, device: torch.device) -> str:
     """Compute what is missing in a process of its own; why that failed, or ""."""
     command = [sys.executable, "-c", _COMMAND, "reference", str(path), "--device", str(device)]
     environment = {key: value for key, value in os.environ.items() if not key.startswith(LAUNCHERS)}
+    if not planted.is_on("out_of_memory"):
+        environment.pop(planted.VARIABLE, None)  # a fault of the run is none of the reference
     limit_s = run.resources.time_limit_min * 60 / 2
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit_s, check=False)

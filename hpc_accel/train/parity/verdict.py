@@ -103,6 +103,9 @@ def gradient_differs(
         return f"step {step}: the gradient is not finite, that of the serial run is"
     if abs(found.factor - 1) > 10 * found.tolerance and found.rest <= EXPLAINED * found.distance:
         return f"{told}: every gradient is {found.factor:.2f} times the serial one: {_of_scale(found.factor, setting)}"
+    worst = max(range(len(measured.updates_apart)), key=measured.updates_apart.__getitem__, default=0)
+    if step and measured.updates_apart and measured.updates_apart[worst] > 0.01:
+        return f"{told} although that of step 0 did not: replicas hold different weights of {setting.names[worst]}"
     if step and still:
         return f"{told} although that of step 0 did not: {_of_still(still, setting)}"
     dropped = _of_missing(losses, setting.layout)

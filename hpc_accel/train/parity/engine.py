@@ -93,7 +93,7 @@ class Engine:
         self._first = {name: value.detach().clone() for name, value in self._state().items()}
 
     def _state(self) -> dict[str, torch.Tensor]:
-        return dict([*self.model.named_parameters(), *self.model.named_buffers()])
+        return {name: local(each) for name, each in [*self.model.named_parameters(), *self.model.named_buffers()]}
 
     def parameters(self) -> list[nn.Parameter]:
         """Trainable ones, in the order of `names`."""
@@ -145,7 +145,9 @@ class Engine:
                     parameter.grad = None
         with torch.no_grad():
             changes = [
-                own - self._first[name] for name, own in self.model.named_parameters() if plain(name) in self.names
+                local(own) - self._first[name]
+                for name, own in self.model.named_parameters()
+                if plain(name) in self.names
             ]
         found.update = self._sketches(changes)
         found.buffers = summaries(self.model)
@@ -199,7 +201,7 @@ class Engine:
     def _sketches(self, tensors: Sequence[torch.Tensor]) -> np.ndarray:
         found = []
         for each in tensors:
-            own = each.to_local() if hasattr(each, "to_local") else each
+            own = local(each)
             found.append(sketch(own.detach(), (0,) * own.dim(), own.shape).cpu().numpy())
         return np.stack(found)
 
@@ -210,6 +212,11 @@ class Engine:
 
         whole = length(gradients)
         return STEP_LENGTH * max(length(self.parameters()), 1e-6) / whole if np.isfinite(whole) and whole > 0 else 0.0
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """All of a tensor that FSDP divided over one rank; any other as it is."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def rows(piece: BatchPiece, batch: tuple[tuple[torch.Tensor, ...], torch.Tensor]) -> list[tuple[int, int]]:

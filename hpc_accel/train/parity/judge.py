@@ -45,7 +45,7 @@ def judge(
     allowed = max(compare.UPDATE, tolerance if serial is not None else compare.OWN * exact.own_update_distance)
     still = compare.still_ones(measured, exact)
     if not cause and not moved <= allowed:
-        cause = verdict.updates_differ(moved, order, still, setting)
+        cause = verdict.updates_differ(moved, order, still, measured, setting)
     if not cause and serial is None and exact.kind == "grouped":
         outside = compare.buffers_outside(measured.buffers, exact.buffers)
         cause = verdict.statistics_differ(outside, measured.buffers, exact.buffers) if outside else ""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from hpc_accel.study.layout import Layout
@@ -107,7 +108,7 @@ def gradient_differs(
     if step and measured.updates_apart and measured.updates_apart[worst] > 0.01:
         return f"{told} although that of step 0 did not: replicas hold different weights of {setting.names[worst]}"
     if step and still:
-        return f"{told} although that of step 0 did not: {_of_still(still, setting)}"
+        return f"{told} although that of step 0 did not: {_of_still(still, measured, setting)}"
     dropped = _of_missing(losses, setting.layout)
     if dropped and abs(found.lengths[0] - found.lengths[1]) > found.tolerance * found.lengths[1]:
         return f"{told}: {dropped}"
@@ -115,11 +116,13 @@ def gradient_differs(
     return f"{told}: {where}" if where else told
 
 
-def updates_differ(distance: float, order: Sequence[int], still: Sequence[int], setting: Setting) -> str:
+def updates_differ(
+    distance: float, order: Sequence[int], still: Sequence[int], measured: Measured, setting: Setting
+) -> str:
     """The weights after the steps, in words."""
     told = f"gradients agree, and the weights moved otherwise by {distance:.2g}"
     if still:
-        return f"{told}: {_of_still(still, setting)}"
+        return f"{told}: {_of_still(still, measured, setting)}"
     return f"{told}, most in {setting.names[order[0]]}"
 
 
@@ -138,13 +141,13 @@ def statistics_differ(names: Sequence[str], measured: dict[str, Any], exact: dic
 
 def _of_scale(factor: float, setting: Setting) -> str:
     layout = setting.layout
-    times = {
-        layout.dp: f"a sum over the {layout.dp} replicas where a mean belongs",
-        layout.accumulation_steps: f"a sum over the {layout.accumulation_steps} micro-batches where a mean belongs",
-        layout.tp: f"a sum over the {layout.tp} tensor-parallel ranks, each of which has it whole",
-        layout.dp * layout.accumulation_steps: "a sum over all micro-batches where a mean belongs",
-    }
-    for number, words in times.items():
+    times = (
+        (layout.dp, f"a sum over the {layout.dp} replicas where a mean belongs"),
+        (layout.accumulation_steps, f"a sum over the {layout.accumulation_steps} micro-batches where a mean belongs"),
+        (layout.tp, f"a sum over the {layout.tp} tensor-parallel ranks, each of which has it whole"),
+        (layout.dp * layout.accumulation_steps, "a sum over all micro-batches where a mean belongs"),
+    )
+    for number, words in times:
         if number > 1 and abs(factor - number) < 0.02 * number:
             return f"{words}, or a gradient added twice" if number == 2 else words
         if number > 1 and abs(factor * number - 1) < 0.02:
@@ -155,11 +158,11 @@ def _of_scale(factor: float, setting: Setting) -> str:
     return "a mean taken twice, or not at all"
 
 
-def _of_still(still: Sequence[int], setting: Setting) -> str:
+def _of_still(still: Sequence[int], measured: Measured, setting: Setting) -> str:
     stages = {setting.stages[setting.names[index]] for index in still if setting.names[index] in setting.stages}
     if stages:
         return f"the weights of stage {_listed(sorted(stages))} are not updated: forward runs on stale weights"
-    if len(still) == len(setting.names):
+    if not np.any(measured.update):
         return "no weight is updated: forward runs on stale weights"
     return f"the weights of {_listed([setting.names[index] for index in still])} are not updated"
 

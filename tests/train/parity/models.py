@@ -1,10 +1,12 @@
-"""Small models of kinds that people train, each `build(kind)`: parity must let them pass; faults are planted in some."""
+"""Small models of kinds that people train, each `build(kind)`: parity lets them pass; faults are planted in some."""
 
 import random
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.nn.functional import all_gather
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.utils.data import Dataset, TensorDataset
 
@@ -83,8 +85,10 @@ def token_loss(outputs, targets):
     return F.cross_entropy(outputs.flatten(0, 1), targets.flatten())
 
 
-def total_loss(outputs, targets, num_items_in_batch):
-    return F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="sum") / num_items_in_batch
+def total_loss(outputs, targets, num_items_in_batch=None):
+    """As Hugging Face's: it divides by a number that it is told."""
+    total = F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="sum")
+    return total / (num_items_in_batch if num_items_in_batch is not None else (targets != -100).sum())
 
 
 def weighted_loss(outputs, targets):
@@ -98,6 +102,17 @@ def tokens_model():
 def pairs_loss(outputs, _targets):
     first, second = F.normalize(outputs, dim=1).chunk(2, dim=1)
     return F.cross_entropy(first @ second.t() / 0.1, torch.arange(len(outputs)))
+
+
+def gathering_loss(outputs, targets):
+    """Pairs of all ranks, gathered with their gradients: the whole batch's loss on each."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        outputs = torch.cat(all_gather(outputs.contiguous()))
+    return pairs_loss(outputs, targets)
+
+
+def gathered():
+    return perceptron(), gathering_loss, TensorDataset(*rows())
 
 
 def double():

@@ -1,4 +1,4 @@
-"""What is compared with the serial run, and what the record says where there is none."""
+"""What the record says where nothing could be compared, and where the model itself cannot be repeated."""
 
 import json
 from pathlib import Path
@@ -6,22 +6,39 @@ from pathlib import Path
 import pytest
 
 from hpc_accel.report.records import _compared
-from tests.mpirun import ROOT, check, mpirun
+from tests.mpirun import check, mpirun
+from tests.train.parity.test_planted import MEASURE, SCRIPT
 from tests.train.test_layouts import write_runs
 
+MODELS = "tests.train.parity.models"
+KINDS = {
+    "too large": ({"name": "digits", "args": {"width": 8}}, {"dp": 2, "shard": "full"}, "out_of_memory"),
+    "unrepeatable": ({"name": "unrepeatable", "entry": f"{MODELS}:unrepeatable"}, {"dp": 2}, ""),
+    "pairs": ({"name": "pairs", "entry": f"{MODELS}:build", "args": {"kind": "pairs"}}, {"dp": 2}, ""),
+    "exact": ({"name": "gathered", "entry": f"{MODELS}:gathered"}, {"dp": 2}, ""),
+    "not asked": ({"name": "mlp"}, {"dp": 2}, ""),
+}
 
-def record_of(script: str, path: Path) -> dict:
-    check(mpirun(2, [ROOT / "tests/train" / script, path], 100))
-    return json.loads((path.parent / "summary.json").read_text())
+
+@pytest.fixture(scope="module")
+def summaries(tmp_path_factory):
+    """By kind, from one launch."""
+    directory, paths = tmp_path_factory.mktemp("record"), {}
+    for kind, (workload, layout, fault) in KINDS.items():
+        measure = MEASURE | {"metric_samples": 16} | ({"parity_steps": 0} if kind == "not asked" else {})
+        [path] = write_runs(directory, {"global_batch_size": 16, **workload}, [layout], measure=measure)
+        paths[kind] = f"{fault}={path}"
+    check(mpirun(2, [SCRIPT, *paths.values()], 200, HPC_ACCEL_TESTING="1"))
+    files = {kind: path.partition("=")[2].replace("run.json", "summary.json") for kind, path in paths.items()}
+    return {kind: json.loads(Path(path).read_text()) for kind, path in files.items()}
 
 
 @pytest.mark.mpi
-def test_a_model_too_large_for_one_device_has_a_record_without_parity(tmp_path):
-    [path] = write_runs(tmp_path, {"name": "digits", "args": {"width": 8}}, [{"dp": 2, "shard": "full"}])
-    summary = record_of("too_large.py", path)
+def test_a_model_too_large_for_one_device_has_a_record_without_parity(summaries):
+    summary = summaries["too large"]
     assert summary["status"] == "completed"
     assert summary["step_time_ms"]["median"] > 0
-    assert summary["metric"]["value"] is not None, "evaluated before the model is let go"
+    assert summary["metric"]["value"] is not None
     parity = summary["parity"]
     assert (parity["steps"], parity["passed"], parity["max_rel_err"]) == (0, False, None)
     assert parity["reason"].endswith(
@@ -35,9 +52,31 @@ def test_a_model_too_large_for_one_device_has_a_record_without_parity(tmp_path):
 
 
 @pytest.mark.mpi
-def test_no_steps_to_compare_is_told_as_before(tmp_path):
-    measure = {"warmup_steps": 1, "steps": 2, "parity_steps": 0, "metric_samples": 0}
-    [path] = write_runs(tmp_path, {"name": "mlp"}, [{"dp": 2}], measure=measure)
-    summary = record_of("many.py", path)
+def test_data_that_no_seed_fixes_are_told_and_not_called_wrong(summaries):
+    parity = summaries["unrepeatable"]["parity"]
+    assert (parity["steps"], parity["passed"]) == (0, False)
+    assert "other weights or other data in another process" in parity["reason"]
+
+
+@pytest.mark.mpi
+def test_a_loss_of_the_micro_batch_does_not_pass_in_silence(summaries):
+    summary = summaries["pairs"]
+    assert summary["status"] == "wrong"
+    assert "it compares 8 samples with each other, the serial run 16" in summary["parity"]["reason"]
+    assert "grouped alike" in summary["parity"]["reason"]
+    assert summary["parity"]["max_rel_err"] < 1e-5, "as the serial run that is grouped alike"
+
+
+@pytest.mark.mpi
+def test_a_loss_that_gathers_by_itself_passes(summaries):
+    parity = summaries["exact"]["parity"]
+    assert (summaries["exact"]["status"], parity["passed"]) == ("completed", True), parity
+    assert parity["reference"].startswith("the serial run of the whole global batch")
+
+
+@pytest.mark.mpi
+def test_no_steps_to_compare_is_told_and_the_mean_is_measured_all_the_same(summaries):
+    summary = summaries["not asked"]
     assert (summary["status"], summary["parity"]["steps"]) == ("completed", 0)
     assert summary["parity"]["reason"] == "the study sets parity_steps: 0"
+    assert summary["parity"]["found"]["mean"] == "the mean over samples"

@@ -115,7 +115,7 @@ class Search:
         return self.found
 
     def _entries(self) -> Iterator[tuple[float, int, _Variants | _Option]]:
-        """Groups of variants with the quickest bound there is; those of one rank, perhaps baselines, looked at already."""
+        """Groups of variants with the quickest bound there is; those of one rank are looked at already: baselines."""
         facts = next(iter(self.models.values())).facts
         # A model that torch's tracer cuts runs under schedules with one stage a rank.
         cuttable = facts.num_cuttable_layers if facts.sequential else 0

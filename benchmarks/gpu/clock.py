@@ -10,7 +10,7 @@ import torch
 from benchmarks.gpu.runs import stepper_of
 from benchmarks.gpu.say import DEVICE, PRETENDED, figure, settle, size
 from hpc_accel.measure.phases import union
-from hpc_accel.runtime.build import make_clock
+from hpc_accel.runtime.make_stepper import make_clock
 
 NUM_STEPS = 10
 

@@ -9,7 +9,7 @@ import pytest
 
 from hpc_accel.report import ranking, write
 from hpc_accel.report.records import load
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 from tests.report.editing import edit
 from tests.report.make_study import candidate, losses, make_run, write_json, write_run
 from tests.report.make_study import summary as make_summary

@@ -9,7 +9,7 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.data import TensorDataset
 
-from hpc_accel.infer import compared as comparison
+from hpc_accel.infer import compare_with_serial as comparison
 from hpc_accel.infer.compare_with_serial import compared
 from hpc_accel.infer.model import build_inference_model
 from hpc_accel.infer.outputs import Answers, serial_answers

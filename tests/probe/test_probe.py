@@ -151,7 +151,7 @@ def test_node_kinds_are_kinds_of_their_own(tmp_path):
     script.write_text(COMPONENTS_SCRIPT)
     check(mpirun(3, [script, out], timeout_s=150))
     hardware = load_hardware(out)
-    found = [(kind.node_kind, [level.ranks for level in kind.levels]) for kind in hardware.node_kinds]
+    found = [(kind.number, [level.ranks for level in kind.levels]) for kind in hardware.node_kinds]
     assert found == [(0, [1]), (1, [1, 2])]
     assert all(kind.power_w is None and kind.power_w_reason for kind in hardware.node_kinds)
     assert "2 rank(s) probe node kinds of 3" in check(mpirun(2, [script, out], timeout_s=60))

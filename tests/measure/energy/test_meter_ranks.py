@@ -8,9 +8,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from tests.measure import trees
 from tests.mpirun import check, mpirun
-
-from . import trees
 
 pytestmark = pytest.mark.mpi
 HERE = Path(__file__).parent
@@ -25,7 +24,7 @@ def energy(request, tmp_path_factory):
         trees.server(tree, root / "first")
         trees.rapl_zone(tree, root / "second", "intel-rapl:0", "package-0", 60.0)
         trees.rapl_zone(tree, root / "second", "intel-rapl:0:0", "dram", 5.0)
-        output = check(mpirun(request.param, [HERE / "energy_ranks.py", root], timeout_s=90))
+        output = check(mpirun(request.param, [HERE / "meter_ranks.py", root], timeout_s=90))
     found = json.loads(output.strip().splitlines()[-1])
     assert found.pop("equal"), "ranks hold different results"
     return found | {"num_ranks": request.param, "root": root}

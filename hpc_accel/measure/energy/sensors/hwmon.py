@@ -11,8 +11,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpc_accel.measure.energy import sysfs
-from hpc_accel.measure.energy.sensor import Reading, Sensor, SensorError, SensorInfo, absent
+from hpc_accel.measure.energy.sensors import sysfs
+from hpc_accel.measure.energy.sensors.sensor import Reading, Sensor, SensorError, SensorInfo, absent
 
 SOURCE = "hwmon"
 DEFAULT_PERIOD_S = 1.0

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import pytest
 
 from hpc_accel.measure.energy import derived, slurm
-from hpc_accel.measure.energy import samples as samples_module
-from hpc_accel.measure.energy.accumulate import Mark
-from hpc_accel.measure.energy.samples import PowerSeries, Series, on_common_clock, thinned, write_parquet
+from hpc_accel.measure.energy import power_samples as samples_module
+from hpc_accel.measure.energy.counter import Mark
+from hpc_accel.measure.energy.power_samples import PowerSeries, Series, on_common_clock, thinned, write_parquet
 
 SECOND = 1_000_000_000
 

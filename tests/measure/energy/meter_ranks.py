@@ -1,4 +1,4 @@
-"""Ranks for test_energy_ranks.py: four situations at once, each with its own meter, measured in nested windows.
+"""Ranks for test_meter_ranks.py: four situations at once, each with its own meter, measured in nested windows.
 
 argv: directory with the trees `shared`, `first`, `second`, `empty`. Rank 0 prints one JSON object; all ranks must
 hold the same results.
@@ -15,8 +15,9 @@ from pathlib import Path
 
 from mpi4py import MPI
 
-from hpc_accel.measure.energy import EnergyMeter
+from hpc_accel.measure.energy.meter import EnergyMeter
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the fake drivers
 comm = MPI.COMM_WORLD
 rank, size = comm.Get_rank(), comm.Get_size()
 root = Path(sys.argv[1])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from hpc_accel.measure.energy.accumulate import Account, between
+from hpc_accel.measure.energy.counter import EnergyCounter, interval
 from hpc_accel.measure.energy.reader import period_s
-from hpc_accel.measure.energy.sensor import Reading, SensorInfo
+from hpc_accel.measure.energy.sensors.sensor import Reading, SensorInfo
 
 SECOND = 1_000_000_000
 
@@ -17,12 +17,12 @@ def info(**more) -> SensorInfo:
     )
 
 
-def window(account: Account, readings: list[Reading]):
-    account.add(readings[0])
-    start = account.mark()
+def window(counter: EnergyCounter, readings: list[Reading]):
+    counter.add(readings[0])
+    start = counter.mark()
     for reading in readings[1:]:
-        account.add(reading)
-    return between(account.info, start, account.mark())
+        counter.add(reading)
+    return interval(counter.info, start, counter.mark())
 
 
 def counted(seconds: float, energy_j: float, **more) -> Reading:
@@ -31,7 +31,7 @@ def counted(seconds: float, energy_j: float, **more) -> Reading:
 
 def test_a_counter_that_wraps_every_seven_seconds_is_exact():
     readings = [counted(t / 4, (650 + 100 * t / 4) % 700) for t in range(0, 241)]
-    found = window(Account(info(wrap_j=700.0)), readings)
+    found = window(EnergyCounter(info(wrap_j=700.0)), readings)
     assert found.energy_j == pytest.approx(6000.0, abs=1e-6)
     assert found.window_s == pytest.approx(60.0)
     assert found.reason == ""
@@ -47,7 +47,8 @@ def test_the_reader_looks_before_a_quarter_of_the_range_can_pass():
 
 
 def test_a_gap_in_which_a_counter_may_have_wrapped_unseen_has_no_figure():
-    found = window(Account(info(wrap_j=700.0)), [counted(0, 0), counted(1, 100), counted(2, 200), counted(20, 300)])
+    counter = EnergyCounter(info(wrap_j=700.0))
+    found = window(counter, [counted(0, 0), counted(1, 100), counted(2, 200), counted(20, 300)])
     assert found.energy_j is None
     assert "wrapped unseen" in found.reason
 
@@ -66,40 +67,40 @@ def test_a_gap_in_which_a_counter_may_have_wrapped_unseen_has_no_figure():
     ],
 )
 def test_what_cannot_be_trusted_is_unknown_with_a_reason(readings, words):
-    found = window(Account(info()), readings)
+    found = window(EnergyCounter(info()), readings)
     assert found.energy_j is None
     assert words in found.reason
 
 
 def test_a_fault_before_the_window_does_not_spoil_it():
-    account = Account(info())
-    account.add(counted(0, 900))
-    account.add(counted(1, 10))
-    assert window(account, [counted(2, 110), counted(12, 1110)]).energy_j == pytest.approx(1000.0)
+    counter = EnergyCounter(info())
+    counter.add(counted(0, 900))
+    counter.add(counted(1, 10))
+    assert window(counter, [counted(2, 110), counted(12, 1110)]).energy_j == pytest.approx(1000.0)
 
 
 def test_power_is_integrated_between_the_marks_only():
-    account = Account(info(kind="power"))
-    account.add(Reading(time_ns=0, power_w=1000.0))
+    counter = EnergyCounter(info(kind="power"))
+    counter.add(Reading(time_ns=0, power_w=1000.0))
     readings = [Reading(time_ns=t * SECOND // 10, power_w=100.0 + t) for t in range(10, 111)]
-    assert window(account, readings).energy_j == pytest.approx(1600.0)
+    assert window(counter, readings).energy_j == pytest.approx(1600.0)
 
 
 @pytest.mark.parametrize("power_w", [-1.0, 1e6])
 def test_impossible_power_has_no_figure(power_w):
     found = window(
-        Account(info(kind="power")), [Reading(time_ns=0, power_w=5.0), Reading(time_ns=SECOND, power_w=power_w)]
+        EnergyCounter(info(kind="power")), [Reading(time_ns=0, power_w=5.0), Reading(time_ns=SECOND, power_w=power_w)]
     )
     assert found.energy_j is None
 
 
 def test_a_silent_power_meter_has_no_figure():
     found = window(
-        Account(info(kind="power")), [Reading(time_ns=0, power_w=5.0), Reading(time_ns=9 * SECOND, power_w=5.0)]
+        EnergyCounter(info(kind="power")), [Reading(time_ns=0, power_w=5.0), Reading(time_ns=9 * SECOND, power_w=5.0)]
     )
     assert "no reading for 9.0 s" in found.reason
 
 
 def test_the_sensors_own_clock_gives_the_duration():
     readings = [counted(0, 1, sensor_time_ns=50), counted(10, 400, sensor_time_ns=50 + 9 * SECOND)]
-    assert window(Account(info()), readings).window_s == pytest.approx(9.0)
+    assert window(EnergyCounter(info()), readings).window_s == pytest.approx(9.0)

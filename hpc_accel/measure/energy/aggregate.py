@@ -21,7 +21,7 @@ NO_SENSOR_REMEDY = "run on nodes with counters (docs/measurement.md lists them),
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
+class SensorEnergy:
     """One sensor's part of a window: `energy_j` None exactly where `reason` says why.
 
     `is_used` False is a GPU that no rank of the run computes on: shown, and neither counted nor missed.
@@ -52,14 +52,14 @@ class NodeRecord:
     hostname: str
     num_ranks: int
     num_ranks_answered: int
-    sensors: list[Measured]
+    sensors: list[SensorEnergy]
     notes: list[str] = field(default_factory=list)
 
 
-def unique(nodes: Iterable[NodeRecord]) -> dict[str, list[Measured]]:
+def unique(nodes: Iterable[NodeRecord]) -> dict[str, list[SensorEnergy]]:
     """Sensors by node, each physical one once: a key is unique within its node, a GPU's UUID in the world."""
     seen: set[tuple[str, str]] = set()
-    by_node: dict[str, list[Measured]] = defaultdict(list)
+    by_node: dict[str, list[SensorEnergy]] = defaultdict(list)
     for node in nodes:
         by_node[node.node_id].extend([])
         for sensor in node.sensors:
@@ -70,7 +70,7 @@ def unique(nodes: Iterable[NodeRecord]) -> dict[str, list[Measured]]:
     return dict(by_node)
 
 
-def believed(sensors: Sequence[Measured], scope: str) -> list[Measured]:
+def preferred_source(sensors: Sequence[SensorEnergy], scope: str) -> list[SensorEnergy]:
     """A node's sensors of one scope, from the first source that measured it (else of the first that has it)."""
     candidates = [s for s in sensors if s.scope == scope and s.is_present and s.is_used is not False]
     ordered = sorted({sensor.source for sensor in candidates}, key=_source_rank)
@@ -85,7 +85,7 @@ def _source_rank(source: str) -> int:
     return scopes.SOURCE_ORDER.index(source) if source in scopes.SOURCE_ORDER else len(scopes.SOURCE_ORDER)
 
 
-def _aligned_j(sensor: Measured, window_s: float) -> float:
+def _aligned_j(sensor: SensorEnergy, window_s: float) -> float:
     """Joules over the run's window, from those over the sensor's own, which begins and ends at its own reads.
 
     Integrated power is a mean power, good for any window near its own. A counter that was 10 % off may have missed an
@@ -98,7 +98,7 @@ def _aligned_j(sensor: Measured, window_s: float) -> float:
     return sensor.energy_j * window_s / sensor.window_s
 
 
-def result(nodes: Sequence[NodeRecord], window_s: float, name: str = "") -> dict[str, Any]:
+def aggregate(nodes: Sequence[NodeRecord], window_s: float, name: str = "") -> dict[str, Any]:
     """The energy object of summary.json."""
     by_node = unique(nodes)
     # Of a scope whose GPUs are all idle here nothing is missing: it must not keep other nodes' out of the total.
@@ -107,7 +107,7 @@ def result(nodes: Sequence[NodeRecord], window_s: float, name: str = "") -> dict
         for node, found in by_node.items()
     }
     chosen = scopes.choose(usable)
-    counted = [sensor for found in by_node.values() for scope in chosen for sensor in believed(found, scope)]
+    counted = [sensor for found in by_node.values() for scope in chosen for sensor in preferred_source(found, scope)]
     measured = [sensor for sensor in counted if sensor.energy_j is not None]
     complete = [node for node, found in usable.items() if chosen and set(chosen) <= found]
     is_partial = bool(measured) and (len(complete) < len(by_node) or len(measured) < len(counted))
@@ -139,14 +139,14 @@ def result(nodes: Sequence[NodeRecord], window_s: float, name: str = "") -> dict
     }
 
 
-def _method(measured: Sequence[Measured]) -> str:
+def _method(measured: Sequence[SensorEnergy]) -> str:
     """The weakest method among the sensors of the total."""
     if not measured:
         return "none"
     return "integrated-power" if any(sensor.kind == "power" for sensor in measured) else "counter"
 
 
-def _row(sensor: Measured, is_counted: bool) -> dict[str, Any]:
+def _row(sensor: SensorEnergy, is_counted: bool) -> dict[str, Any]:
     row = asdict(sensor)
     for key in ("is_present", "is_global"):
         del row[key]
@@ -154,10 +154,10 @@ def _row(sensor: Measured, is_counted: bool) -> dict[str, Any]:
 
 
 def _why(
-    by_node: dict[str, list[Measured]],
-    counted: Sequence[Measured],
+    by_node: dict[str, list[SensorEnergy]],
+    counted: Sequence[SensorEnergy],
     complete: Sequence[str],
-    measured: Sequence[Measured],
+    measured: Sequence[SensorEnergy],
 ) -> tuple[str, str]:
     """Why there is no total, or only a partial one; empty for a whole one."""
     failed = [sensor for sensor in counted if sensor.energy_j is None]
@@ -183,8 +183,8 @@ def _why(
 def _coverage(
     nodes: Sequence[NodeRecord],
     complete: Sequence[str],
-    measured: Sequence[Measured],
-    counted: Sequence[Measured],
+    measured: Sequence[SensorEnergy],
+    counted: Sequence[SensorEnergy],
 ) -> dict[str, Any]:
     """Ranks, nodes and sensors that gave a figure, of those expected."""
     return {
@@ -199,9 +199,9 @@ def _coverage(
 
 def _notes(
     nodes: Sequence[NodeRecord],
-    by_node: dict[str, list[Measured]],
+    by_node: dict[str, list[SensorEnergy]],
     chosen: Sequence[str],
-    counted: Sequence[Measured],
+    counted: Sequence[SensorEnergy],
 ) -> list[str]:
     """What a reader should know: what a node says of itself, odd names, and what the total leaves out or may not."""
     notes = [note for node in nodes for note in node.notes]
@@ -220,7 +220,7 @@ def _notes(
     return list(dict.fromkeys([*notes, *_gpu_notes(sensors, chosen, counted)]))[:MAX_NOTES]
 
 
-def _gpu_notes(sensors: Sequence[Measured], chosen: Sequence[str], counted: Sequence[Measured]) -> list[str]:
+def _gpu_notes(sensors: Sequence[SensorEnergy], chosen: Sequence[str], counted: Sequence[SensorEnergy]) -> list[str]:
     """Whose the GPUs are, where that makes a difference to what the total means."""
     idle = [sensor for sensor in sensors if sensor.is_used is False and sensor.energy_j is not None]
     # A module of NVML's is named by its GPU; others' are not.

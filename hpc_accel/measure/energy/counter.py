@@ -1,8 +1,8 @@
 """From readings to joules: differences of a counter over its wraps, or the integral of power.
 
-An account only ever grows. What makes it wrong (a reset, an impossible jump, a gap in which a counter may
+A sensor's energy only ever grows. What makes it wrong (a reset, an impossible jump, a gap in which a counter may
 have wrapped twice, a silence of a power meter) is kept as a fault; a window with a fault has no figure. Two
-marks of an account, at both ends of a window, give the window's energy.
+marks of a counter, at both ends of a window, give the window's energy.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from hpc_accel.measure.energy.sensor import Reading, SensorInfo
+from hpc_accel.measure.energy.sensors.sensor import Reading, SensorInfo
 
 NS = 1e-9
 MAX_SILENCE_S = 5.0
@@ -20,7 +20,7 @@ JUMP_UPDATES = 4
 
 
 class Mark(NamedTuple):
-    """The state of an account at one end of a window."""
+    """The state of a counter at one end of a window."""
 
     total_j: float
     time_ns: int
@@ -31,7 +31,7 @@ class Mark(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Window:
+class SensorInterval:
     """What one sensor measured between two marks; `energy_j` is None exactly where `reason` is not empty."""
 
     energy_j: float | None
@@ -39,7 +39,7 @@ class Window:
     reason: str = ""
 
 
-class Account:
+class EnergyCounter:
     """The energy that passed one sensor since the first reading."""
 
     def __init__(self, info: SensorInfo) -> None:
@@ -121,19 +121,20 @@ class Account:
         )
 
 
-def between(info: SensorInfo, start: Mark, end: Mark) -> Window:
+def interval(info: SensorInfo, start: Mark, end: Mark) -> SensorInterval:
     """One sensor's window. With the sensor's own time stamps the duration is the sensor's."""
     window_s = (end.time_ns - start.time_ns) * NS
     if start.sensor_time_ns is not None and end.sensor_time_ns is not None:
         window_s = (end.sensor_time_ns - start.sensor_time_ns) * NS
     energy_j = end.total_j - start.total_j
     if end.num_faults != start.num_faults:
-        return Window(energy_j=None, window_s=window_s, reason=f"{info.name}: {end.fault}")
+        return SensorInterval(energy_j=None, window_s=window_s, reason=f"{info.name}: {end.fault}")
     if start.freshness and start.freshness == end.freshness:
-        return Window(energy_j=None, window_s=window_s, reason=f"{info.name}: stuck, freshness stayed {end.freshness}")
+        reason = f"{info.name}: stuck, freshness stayed {end.freshness}"
+        return SensorInterval(energy_j=None, window_s=window_s, reason=reason)
     if energy_j <= 0 or window_s <= 0:
         reason = (
             f"{info.name}: did not change in {max(window_s, 0):.3f} s (stuck, or the window is shorter than an update)"
         )
-        return Window(energy_j=None, window_s=window_s, reason=reason)
-    return Window(energy_j=energy_j, window_s=window_s)
+        return SensorInterval(energy_j=None, window_s=window_s, reason=reason)
+    return SensorInterval(energy_j=energy_j, window_s=window_s)

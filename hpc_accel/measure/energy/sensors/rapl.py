@@ -3,7 +3,7 @@
 Zones nest by name: intel-rapl:0 is a package, intel-rapl:0:1 a part of it; numbers have any number of
 digits. Only core and uncore lie inside the package; dram does not on servers; psys contains all of it. The
 intel-rapl-mmio zones are a second door to the same packages and are left alone. Counters begin anew at
-max_energy_range_uj, often after minutes, so somebody has to look in between (reader.py).
+max_energy_range_uj, often after minutes, so somebody has to look in between (energy/reader.py).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpc_accel.measure.energy import sysfs
-from hpc_accel.measure.energy.sensor import Reading, Sensor, SensorError, SensorInfo, absent
+from hpc_accel.measure.energy.sensors import sysfs
+from hpc_accel.measure.energy.sensors.sensor import Reading, Sensor, SensorError, SensorInfo, absent
 
 SOURCE = "rapl"
 ZONE = re.compile(r"intel-rapl:\d+(:\d+)?")

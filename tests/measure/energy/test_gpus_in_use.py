@@ -6,12 +6,13 @@ import time
 
 import pytest
 
-from hpc_accel.measure.energy import EnergyMeter, split, used
-from hpc_accel.measure.energy.joined import joined
-from hpc_accel.measure.energy.sensor import SensorInfo, absent
-from hpc_accel.measure.energy.total import result
-from hpc_accel.measure.energy.used import Users
-from tests.measure.test_energy_total import record, sensor
+from hpc_accel.measure.energy import attribution, gpus_in_use
+from hpc_accel.measure.energy.aggregate import aggregate
+from hpc_accel.measure.energy.combine_windows import combine
+from hpc_accel.measure.energy.gpus_in_use import Users
+from hpc_accel.measure.energy.meter import EnergyMeter
+from hpc_accel.measure.energy.sensors.sensor import SensorInfo, absent
+from tests.measure.energy.test_aggregate import record, sensor
 
 A, B = "GPU-aaaa-1", "GPU-bbbb-2"
 
@@ -36,20 +37,20 @@ def users(*node: str, world: tuple[str, ...] = ()) -> Users:
     ],
 )
 def test_whose_a_gpu_is(who, expected):
-    assert used.by_key([info(A), info(B), info("cpu", "cpu-package")], who) == expected
+    assert gpus_in_use.by_key([info(A), info(B), info("cpu", "cpu-package")], who) == expected
 
 
 def test_a_module_has_a_processor_that_may_be_at_work():
-    assert used.by_key([info(A, "module"), info(B, "module")], users(B)) == {A: None, B: True}
+    assert gpus_in_use.by_key([info(A, "module"), info(B, "module")], users(B)) == {A: None, B: True}
 
 
 def test_another_jobs_board_is_never_missed():
     closed = absent("nvml", "gpu-board", "Insufficient Permissions", name="nvml board 0", present=True, ours=False).info
-    assert used.by_key([closed], Users(node=None, world=None)) == {"nvml board 0": False}
+    assert gpus_in_use.by_key([closed], Users(node=None, world=None)) == {"nvml board 0": False}
 
 
 def test_idle_gpus_stand_beside_the_total():
-    energy = result(
+    energy = aggregate(
         [record(sensor("gpu-board", key=A, is_used=True), sensor("gpu-board", key=B, energy_j=500.0, is_used=False))],
         10.0,
     )
@@ -59,42 +60,42 @@ def test_idle_gpus_stand_beside_the_total():
     assert energy["coverage"]["devices_expected"] == energy["coverage"]["unused_gpus"] == 1
     assert energy["coverage"]["notes"] == ["not in the total: 1 GPU(s) seen that no rank computes on"]
     assert [row["is_counted"] for row in energy["sensors"]] == [True, False]
-    shown = split.split(energy, [])["by_device"]
+    shown = attribution.attribute(energy, [])["by_device"]
     assert [(row["energy_j"], row["is_counted"]) for row in shown] == [(2000, True), (500, False)]
-    both = joined([energy | split.split(energy, [])] * 2)
+    both = combine([energy | attribution.attribute(energy, [])] * 2)
     assert both["unused_gpus_j"] == pytest.approx(1000)
     assert [row["energy_j"] for row in both["by_device"]] == [4000, 1000]
 
 
 def test_an_idle_gpu_that_cannot_be_read_is_not_missed():
     lost = sensor("gpu-board", key=B, energy_j=None, reason="GPU is lost", is_used=False)
-    energy = result([record(sensor("gpu-board", key=A, is_used=True), lost)], 10.0)
+    energy = aggregate([record(sensor("gpu-board", key=A, is_used=True), lost)], 10.0)
     assert (energy["is_partial"], energy["reason"], energy["unused_gpus_j"]) == (False, "", None)
 
 
 def test_a_node_of_processors_with_idle_gpus_keeps_no_gpus_out_of_the_total():
     computing = record(sensor("gpu-board", key=A, is_used=True), sensor("cpu-package"), boot="b1")
     feeding = record(sensor("gpu-board", key=B, is_used=False), sensor("cpu-package"), boot="b2")
-    energy = result([computing, feeding], 10.0)
+    energy = aggregate([computing, feeding], 10.0)
     assert energy["scope"] == "GPU boards + CPU packages"
     assert energy["energy_j"] == pytest.approx(2000 + 2 * 1000)
     assert energy["is_partial"] is False
 
 
 def test_a_run_without_gpus_is_not_charged_for_them():
-    energy = result([record(sensor("gpu-board", is_used=False), sensor("cpu-package"))], 10.0)
+    energy = aggregate([record(sensor("gpu-board", is_used=False), sensor("cpu-package"))], 10.0)
     assert (energy["energy_j"], energy["scope"]) == (pytest.approx(1000), "CPU packages")
 
 
 def test_idle_gpus_alone_are_no_figure_and_say_why():
-    energy = result([record(sensor("gpu-board", is_used=False))], 10.0)
+    energy = aggregate([record(sensor("gpu-board", is_used=False))], 10.0)
     assert energy["energy_j"] is None
     assert "1 GPU(s) can be read, and no rank computes on them" in energy["reason"]
     assert energy["remedy"]
 
 
 def test_a_whole_nodes_total_contains_them_and_says_so():
-    energy = result([record(sensor("node"), sensor("gpu-board", is_used=False))], 10.0)
+    energy = aggregate([record(sensor("node"), sensor("gpu-board", is_used=False))], 10.0)
     assert energy["energy_j"] == pytest.approx(5000)
     assert energy["coverage"]["notes"] == [
         "the total contains 1 GPU(s) that no rank computes on: its sensors cover whole nodes"
@@ -102,7 +103,7 @@ def test_a_whole_nodes_total_contains_them_and_says_so():
 
 
 def test_where_nobody_knows_all_count_and_that_is_said():
-    energy = result([record(sensor("gpu-board", key=A), sensor("gpu-board", key=B))], 10.0)
+    energy = aggregate([record(sensor("gpu-board", key=A), sensor("gpu-board", key=B))], 10.0)
     assert energy["energy_j"] == pytest.approx(4000)
     assert "not known which of 2 GPU(s) seen the ranks compute on" in energy["coverage"]["notes"][0]
 

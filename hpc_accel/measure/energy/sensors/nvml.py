@@ -2,7 +2,7 @@
 
 The counter counts millijoules of the whole board since the driver was loaded and changes every 10 to 100 ms.
 On GH200 it covers the module, processor included. The library is loaded in discover() and never at import.
-Which GPUs are ours, see visible.py.
+Which GPUs are ours, see visible_gpus.py.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from hpc_accel.measure.energy import boards, visible
-from hpc_accel.measure.energy.boards import Board, said
-from hpc_accel.measure.energy.sensor import Reading, Sensor, SensorError, SensorInfo, absent
+from hpc_accel.measure.energy.sensors import nvml_boards, visible_gpus
+from hpc_accel.measure.energy.sensors.nvml_boards import Board, said
+from hpc_accel.measure.energy.sensors.sensor import Reading, Sensor, SensorError, SensorInfo, absent
 
 SOURCE = "nvml"
 UPDATE_PERIOD_S = 0.1
@@ -91,19 +91,19 @@ def _closed(board: Board, *, may_be_ours: bool) -> Sensor:
 
 def discover() -> list[Sensor]:
     """The GPUs of this process; one bad GPU does not hide the others."""
-    if not boards.has_driver():
+    if not nvml_boards.has_driver():
         return [absent(SOURCE, "gpu-board", "no NVIDIA driver here")]
     try:
-        nvml = boards.load()
-        seen = boards.listed(nvml)
+        nvml = nvml_boards.load()
+        seen = nvml_boards.listed(nvml)
     except Exception as error:
         return [absent(SOURCE, "gpu-board", f"NVML gives no GPU: {said(error)}")]
-    mine = visible.of_process(seen)
+    mine = visible_gpus.of_process(seen)
     found: list[Sensor] = [_gpu(nvml, board) for board in mine.boards]
     found += [_closed(board, may_be_ours=mine.may_be_more) for board in seen if board.reason]
     if mine.reason:
         # GPUs that are there and cannot be told apart or read are missed; an entry that names nothing is not.
         missed = bool(mine.remedy) or "MIG" in mine.reason
-        name = f"nvml {visible.VARIABLE}"
+        name = f"nvml {visible_gpus.VARIABLE}"
         found.append(absent(SOURCE, "gpu-board", mine.reason, mine.remedy, name=name, present=missed))
     return found or [absent(SOURCE, "gpu-board", "the NVIDIA driver shows no GPU to this process")]

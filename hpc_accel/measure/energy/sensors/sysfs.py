@@ -10,7 +10,7 @@ import os
 import stat
 from pathlib import Path
 
-from hpc_accel.measure.energy.sensor import SensorError
+from hpc_accel.measure.energy.sensors.sensor import SensorError
 
 MAX_BYTES = 4096
 

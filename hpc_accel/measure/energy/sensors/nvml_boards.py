@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc_accel.measure import host
-from hpc_accel.measure.energy import sysfs
+from hpc_accel.measure.energy.sensors import sysfs
 
 DRIVER = (Path("/proc/driver/nvidia"), Path("/dev/nvidiactl"), Path("/dev/dxg"))
 """Where a loaded driver shows, also in containers and WSL; without one the library need not be loaded at all."""

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from hpc_accel.measure.energy import EnergyMeter, boards, nvml, visible
-from hpc_accel.measure.energy.boards import Board
+from hpc_accel.measure.energy.meter import EnergyMeter
+from hpc_accel.measure.energy.sensors import nvml, nvml_boards, visible_gpus
+from hpc_accel.measure.energy.sensors.nvml_boards import Board
 from tests.measure import fake_nvml
 
 A, B = "GPU-aaaa-1", "GPU-bbbb-2"
@@ -20,7 +21,7 @@ A, B = "GPU-aaaa-1", "GPU-bbbb-2"
 def library(monkeypatch, tmp_path):
     for name, value in {"TESTING": "1", "NVML_MODULE": "tests.measure.fake_nvml", "SYSFS": str(tmp_path)}.items():
         monkeypatch.setenv(f"HPC_ACCEL_{name}", value)
-    for name in (visible.VARIABLE, visible.ORDER):
+    for name in (visible_gpus.VARIABLE, visible_gpus.ORDER):
         monkeypatch.delenv(name, raising=False)
     return fake_nvml
 
@@ -62,7 +63,7 @@ def test_a_board_given_to_another_job_hides_none_and_is_not_missed(library, monk
 
 def test_cuda_does_not_count_a_forbidden_board(library, monkeypatch):
     monkeypatch.setattr(library, "FAULT", "handle-one")
-    monkeypatch.setenv(visible.VARIABLE, "0")
+    monkeypatch.setenv(visible_gpus.VARIABLE, "0")
     assert available() == [B]
 
 
@@ -82,7 +83,7 @@ def test_a_broken_board_makes_the_total_partial_and_hides_none(library, monkeypa
 )
 def test_beside_a_broken_board_names_are_believed_and_numbers_are_not(library, monkeypatch, value, found):
     monkeypatch.setattr(library, "FAULT", "lost-one")
-    monkeypatch.setenv(visible.VARIABLE, value)
+    monkeypatch.setenv(visible_gpus.VARIABLE, value)
     assert available() == found
 
 
@@ -100,25 +101,25 @@ def test_beside_a_broken_board_names_are_believed_and_numbers_are_not(library, m
 )
 def test_numbers_on_a_node_of_two_kinds_want_the_order(library, monkeypatch, value, order, found):
     monkeypatch.setattr(library, "NAMES", ["NVIDIA T1000", "NVIDIA H100"])
-    monkeypatch.setenv(visible.VARIABLE, value)
-    monkeypatch.setenv(visible.ORDER, order)
+    monkeypatch.setenv(visible_gpus.VARIABLE, value)
+    monkeypatch.setenv(visible_gpus.ORDER, order)
     assert sorted(available()) == found
     if not found:
         [sensor] = nvml.discover()
         assert sensor.info.is_present
-        assert f"{visible.VARIABLE}={value} on a node with NVIDIA H100 and NVIDIA T1000" in sensor.info.reason
+        assert f"{visible_gpus.VARIABLE}={value} on a node with NVIDIA H100 and NVIDIA T1000" in sensor.info.reason
         assert "CUDA_DEVICE_ORDER=PCI_BUS_ID" in sensor.info.remedy
 
 
 def test_torch_says_which_boards_it_holds(library, monkeypatch):
     monkeypatch.setattr(library, "NAMES", ["NVIDIA T1000", "NVIDIA H100"])
-    monkeypatch.setenv(visible.VARIABLE, "0")
+    monkeypatch.setenv(visible_gpus.VARIABLE, "0")
     monkeypatch.setitem(sys.modules, "torch", torch_with(B))
     assert available() == [B]
 
 
 def test_torch_is_never_made_to_start_cuda(library, monkeypatch):
-    monkeypatch.setenv(visible.VARIABLE, "1")
+    monkeypatch.setenv(visible_gpus.VARIABLE, "1")
     monkeypatch.setitem(sys.modules, "torch", torch_with(A, initialised=False))
     assert available() == [B]
 
@@ -139,5 +140,5 @@ def test_a_mig_slice_torch_holds_is_told_as_one(library, monkeypatch):
 
 def test_boards_of_one_kind_are_numbered_alike():
     same = [Board(index=index, uuid=uuid, name="H100") for index, uuid in enumerate((A, B))]
-    assert visible.doubt(same) == ""
-    assert boards.text(b"GPU") == boards.text("GPU") == "GPU"
+    assert visible_gpus.doubt(same) == ""
+    assert nvml_boards.text(b"GPU") == nvml_boards.text("GPU") == "GPU"

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from hpc_accel.measure.energy import EnergyMeter, boards, hwmon, intel, nvml, pm_counters, rapl, visible, zeus_amd
-from hpc_accel.measure.energy.sensor import SensorError
+from hpc_accel.measure.energy.meter import EnergyMeter
+from hpc_accel.measure.energy.sensors import hwmon, intel, nvml, nvml_boards, pm_counters, rapl, visible_gpus, zeus_amd
+from hpc_accel.measure.energy.sensors.sensor import SensorError
+from tests.measure import trees
 
-from . import trees
-
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -289,7 +289,7 @@ def test_amd_boards_of_two_dies_count_once_and_broken_counters_are_integrated(sy
     ],
 )
 def test_visible_devices_as_cuda_reads_them(value, chosen, words):
-    found, reason = visible.select(value, ["GPU-aaaa", "GPU-bbbb", "GPU-cccc"])
+    found, reason = visible_gpus.select(value, ["GPU-aaaa", "GPU-bbbb", "GPU-cccc"])
     assert found == chosen
     assert (words in reason) if words else (reason == "")
 
@@ -393,14 +393,14 @@ def test_importing_and_starting_the_sensors_takes_little_time():
 
 
 def test_without_a_driver_the_library_is_not_even_loaded(sysfs, monkeypatch):
-    monkeypatch.setattr(boards, "DRIVER", (sysfs / "none",))
-    monkeypatch.setattr(boards.importlib, "import_module", lambda name: pytest.fail(f"{name} was loaded"))
+    monkeypatch.setattr(nvml_boards, "DRIVER", (sysfs / "none",))
+    monkeypatch.setattr(nvml_boards.importlib, "import_module", lambda name: pytest.fail(f"{name} was loaded"))
     (sensor,) = nvml.discover()
     assert sensor.info.reason == "no NVIDIA driver here"
 
 
 def test_a_driver_without_a_library_is_a_reason(sysfs, monkeypatch):
-    monkeypatch.setattr(boards, "DRIVER", (sysfs,))
+    monkeypatch.setattr(nvml_boards, "DRIVER", (sysfs,))
     monkeypatch.setitem(sys.modules, "pynvml", None)
     (sensor,) = nvml.discover()
     assert "NVML gives no GPU" in sensor.info.reason

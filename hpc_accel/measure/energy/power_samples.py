@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpc_accel.measure.clock import ClockOffset, Timebase
-from hpc_accel.measure.energy.accumulate import Mark
+from hpc_accel.measure.energy.counter import Mark
 
 if TYPE_CHECKING:
     from hpc_accel.measure.energy.nodes import Nodes
@@ -35,7 +35,7 @@ MAX_SAMPLES = 1 << 15
 
 
 class Series:
-    """Energy of one account at moments on this process's clock."""
+    """Energy of one counter at moments on this process's clock."""
 
     def __init__(self) -> None:
         self._times_ns = array("q")

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpc_accel.measure import host
-from hpc_accel.measure.energy import sysfs
-from hpc_accel.measure.energy.sensor import Reading, Sensor, SensorError, SensorInfo, absent
+from hpc_accel.measure.energy.sensors import sysfs
+from hpc_accel.measure.energy.sensors.sensor import Reading, Sensor, SensorError, SensorInfo, absent
 
 SOURCE = "zeus"
 MAX_POWER_W = 3000.0

@@ -14,7 +14,7 @@ from typing import Any
 
 from hpc_accel.measure.energy.nodes import Nodes
 from hpc_accel.measure.energy.scopes import GPU_SCOPES
-from hpc_accel.measure.energy.sensor import SensorInfo
+from hpc_accel.measure.energy.sensors.sensor import SensorInfo
 
 
 def uuid_of(device: Any) -> str:

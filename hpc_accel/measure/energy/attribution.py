@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpc_accel.measure.energy.nodes import Nodes
-from hpc_accel.measure.energy.samples import PowerSeries
+from hpc_accel.measure.energy.power_samples import PowerSeries
 from hpc_accel.measure.energy.scopes import GPU_SCOPES
 from hpc_accel.measure.events import Piece, Span
 
@@ -86,7 +86,7 @@ def _row(device: Device, shares: Sequence[dict[str, dict[str, Any]]]) -> dict[st
     }
 
 
-def split(energy: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def attribute(energy: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Fields that stand beside an energy figure: `by_phase_j`, `by_device`, and how well and how they are known.
 
     Only sensors that are part of the figure's total count towards its phases; GPUs that no rank computes on are told
@@ -131,7 +131,7 @@ def is_idle_gpu(sensor: dict[str, Any]) -> bool:
     return sensor.get("is_used") is False and sensor["energy_j"] is not None
 
 
-def added(splits: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def combine(splits: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The split of windows that follow each other; not known where that of one of them is not."""
     devices = _added_devices([each["by_device"] for each in splits])
     lacking = [each["phases_reason"] for each in splits if each["by_phase_j"] is None]

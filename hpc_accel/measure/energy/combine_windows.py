@@ -1,6 +1,6 @@
 """Several windows of one run as one figure: the run paused between them to save, or stopped and went on later.
 
-A window is what EnergyMeter found, and where the joules went (split.py).
+A window is what EnergyMeter found, and where the joules went (attribution.py).
 
 What was measured is added; what was not is not guessed, so one unknown part makes the whole unknown.
 """
@@ -10,24 +10,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hpc_accel.measure.energy import split
-from hpc_accel.measure.energy.total import UPDATES_WANTED
+from hpc_accel.measure.energy import attribution
+from hpc_accel.measure.energy.aggregate import UPDATES_WANTED
 
 
-def joined(windows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def combine(windows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The energy object of summary.json for windows that follow each other; the last one tells what is the same."""
     last = windows[-1]
     if len(windows) == 1:
         return last
     window_s = sum(window["window_s"] for window in windows)
     unused_j = [window.get("unused_gpus_j") for window in windows]  # windows of an older checkpoint have no such key
-    whole = {**last, **split.added(windows), "window_s": window_s, "num_windows": len(windows)}
+    whole = {**last, **attribution.combine(windows), "window_s": window_s, "num_windows": len(windows)}
     whole["unused_gpus_j"] = None if None in unused_j else sum(unused_j)
     reason = _why_not(windows)
     if reason:
         nothing = {"energy_j": None, "scope": None, "method": "none", "energy_above_idle_j": None}
         nothing |= {"idle_power_w": None, "idle_window_s": None, "idle_reason": reason}
-        nothing |= split.unknown(reason, whole["by_device"])
+        nothing |= attribution.unknown(reason, whole["by_device"])
         return whole | nothing | {"reason": reason, "remedy": _first(windows, "remedy")}
     energy_j = sum(window["energy_j"] for window in windows)
     # Each window may miss an update at either end, so several windows need several times the length.

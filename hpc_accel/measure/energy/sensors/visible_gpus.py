@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hpc_accel.measure.energy.boards import Board
+from hpc_accel.measure.energy.sensors.nvml_boards import Board
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 ORDER = "CUDA_DEVICE_ORDER"

@@ -14,10 +14,10 @@ import torch
 from mpi4py import MPI
 
 from benchmarks.gpu.say import DEVICE, PRETENDED, figure, settle, size, verdict
+from hpc_accel.bench.start_ranks import start_ranks
 from hpc_accel.measure.energy import gpus_in_use
 from hpc_accel.measure.energy.meter import EnergyMeter
 from hpc_accel.measure.events import Piece
-from hpc_accel.mpi.bench import start_ranks
 
 WIDTH = size(8192, 128)
 IDLE_S, LOAD_S, TWO_S = size((6.0, 30.0, 5.0), (0.3, 0.5, 0.3))

@@ -297,7 +297,7 @@ def test_visible_devices_as_cuda_reads_them(value, chosen, words):
 def gpu_run(seconds: float, start_limit_s: float = 10.0, **environment: str) -> dict:
     """A process of its own, since a stub chooses its fault at import. `took_s` is what the meter cost in waiting."""
     code = (
-        "import json, sys, time; sys.path.insert(0, sys.argv[1]); from hpc_accel.measure.energy import EnergyMeter\n"
+        "import json, sys, time; sys.path.insert(0, sys.argv[1]); from hpc_accel.measure.energy.meter import EnergyMeter\n"
         "from hpc_accel.measure.energy import meter, reader; limit = float(sys.argv[3])\n"
         "meter.DISCOVER_TIMEOUT_S = reader.DISCOVER_TIMEOUT_S = limit\n"
         "t = time.perf_counter(); m = EnergyMeter(None)\n"
@@ -384,7 +384,7 @@ def test_the_stub_is_ignored_outside_of_tests():
 def test_importing_and_starting_the_sensors_takes_little_time():
     """Processor time, which other work on this machine does not change."""
     code = (
-        "import time; t = time.process_time(); import sys; from hpc_accel.measure.energy import EnergyMeter;"
+        "import time; t = time.process_time(); import sys; from hpc_accel.measure.energy.meter import EnergyMeter;"
         "assert 'pynvml' not in sys.modules and 'torch' not in sys.modules and 'zeus' not in sys.modules;"
         "EnergyMeter(None); print(time.process_time() - t)"
     )

@@ -10,8 +10,8 @@ import pytest
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.plan.cost import StepModel
-from hpc_accel.plan.layouts import factors, ladders
-from hpc_accel.plan.make import NUM_SHOWN, make_plan
+from hpc_accel.plan.layouts import factors, memory_variants
+from hpc_accel.plan.planner import NUM_SHOWN, make_plan
 from hpc_accel.plan.schedules import SCHEDULES
 from hpc_accel.plan.search import memory_refusal
 from hpc_accel.plan.software import torch_amp
@@ -82,13 +82,13 @@ def test_the_kept_layouts_are_those_of_an_exhaustive_search(machine_fields, reci
     for dp, pp, tp in factors(wanted.resources):
         if dp == 1 and own.options and own.recompute == "none":
             continue  # options of data parallelism
-        for ladder in ladders(dp, pp, tp, 64, num_cuttable_layers=8, sequence_length=64):
-            for layout in ladder.layouts():
+        for group in memory_variants(dp, pp, tp, 64, num_cuttable_layers=8, sequence_length=64):
+            for layout in group.layouts():
                 num_layouts += 1
                 resources = place(layout, wanted.resources, "auto")
                 exact = sum(steps.parts_s(layout, resources).values())
                 bound = steps.bound_s(layout, resources)
-                assert steps.quick_bound_s(ladder, resources) <= bound * (1 + 1e-9) <= exact * (1 + 2e-9), layout
+                assert steps.quick_bound_s(group, resources) <= bound * (1 + 1e-9) <= exact * (1 + 2e-9), layout
                 broken = own.overlap is False and layout.shard == "full"
                 if not broken and memory_refusal("lm", layout, resources, steps) is None:
                     every.append(exact * 1e3)

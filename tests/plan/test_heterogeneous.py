@@ -8,8 +8,8 @@ import pytest
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.plan.cost import Prices
-from hpc_accel.plan.make import make_plan
-from hpc_accel.plan.unequal import rank_speed
+from hpc_accel.plan.heterogeneous import rank_speed
+from hpc_accel.plan.planner import make_plan
 from hpc_accel.probe.hardware import checked_hardware
 from hpc_accel.study.schema import Component
 from hpc_accel.study.study import Study

@@ -1,4 +1,4 @@
-"""What `hpc-accel bench backend` measures: one way per backend to do the same step, taking turns (see bench.py).
+"""What `hpc-accel bench backend` measures: one way per backend to do the same step, taking turns (see interleaved.py).
 
 `silent` is DDP without a message: what a backend with free communication would reach. The bound of a row is gloo's
 time over that; the pipeline's own is its micro-batches' compute and the bubble.
@@ -7,9 +7,6 @@ time over that; the pipeline's own is its micro-batches' compute and the bubble.
 from __future__ import annotations
 
 import itertools
-import statistics
-import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from hpc_accel.bench.interleaved import Step, interleaved
 from hpc_accel.mpi.launch import mpi
 
 KIB, MIB = 2**10, 2**20
@@ -28,36 +26,6 @@ CALLS_PER_TURN = {size: 20 if size <= 4 * MIB else 3 for size in SIZES}
 """The first calls of a turn find the caches full of the other's buffers; `ratio_gloo_cold` is of turns of one call."""
 REPETITIONS = {"ddp_mlp": 20, "ddp_transformer": 20, "ddp_cnn": 20, "pipeline_1f1b": 20, "fsdp2": 12}
 MICRO_BATCHES = 8
-Step = Callable[[], object]
-
-
-def nothing() -> None:
-    """On the CPU a step is over when it returns."""
-
-
-def interleaved(
-    ways: dict[str, Step], repetitions: int, inner: int = 1, warmup: int = 2, settle: Step = nothing
-) -> dict[str, float]:
-    """Median seconds of the slowest rank for each way, taking turns. All ranks call this.
-
-    `settle` waits for what a step has only queued, on a device.
-    """
-    comm = mpi().COMM_WORLD
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for repetition in range(repetitions + warmup):
-        for name, step in ways.items():
-            settle()
-            comm.Barrier()
-            began = time.perf_counter()
-            for _ in range(inner):
-                step()
-            settle()
-            took = (time.perf_counter() - began) / inner
-            if repetition >= warmup:
-                times[name].append(took)
-    everybody: list[dict[str, list[float]]] = comm.allgather(times)
-    slowest = {name: [max(row) for row in zip(*(one[name] for one in everybody), strict=True)] for name in ways}
-    return {name: statistics.median(values) for name, values in slowest.items()}
 
 
 def all_reduce(groups: dict[str, Any], quick: bool) -> list[dict[str, Any]]:

@@ -1,12 +1,12 @@
 """The mpi4py backend on device tensors: what staging through the host costs, and what of it a training step hides.
 
     hpc-accel bench gpu [--json FILE] [--trace FILE]         # starts two ranks here; they may share one GPU
-    srun -n 4 python -m mpi4py -m hpc_accel.mpi.bench_gpu    # or under any launcher
+    srun -n 4 python -m mpi4py -m hpc_accel.bench.gpu        # or under any launcher
 
 A staged all-reduce copies in, reduces and copies out, chunk by chunk, so it should take little longer than the slowest
 of the three alone: `of the slowest` is that ratio, wanted from 25 MiB up. A step is compared with `silent`, the same
 without messages: what the all-reduce of its gradients takes alone, less what messages add to the step, was hidden
-behind backward. nccl is beside it where every rank has a GPU of its own. All take turns; see bench.py.
+behind backward. nccl is beside it where every rank has a GPU of its own. All take turns (interleaved.py).
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ import torch.distributed as dist
 from torch import nn
 
 import hpc_accel.mpi
+from hpc_accel.bench.interleaved import Step, interleaved
+from hpc_accel.bench.result_file import versions, write
+from hpc_accel.bench.start_ranks import launched, start_ranks
+from hpc_accel.bench.steps import KIB, MIB, MODELS, no_message, train_step
 from hpc_accel.errors import ConfigError
 from hpc_accel.mpi import gpu_aware
-from hpc_accel.mpi.bench import launched, start_ranks, versions, write
-from hpc_accel.mpi.bench_steps import KIB, MIB, MODELS, Step, interleaved, no_message, train_step
 from hpc_accel.mpi.launch import World, mpi
 from hpc_accel.mpi.staging import pinned
 
@@ -167,7 +169,7 @@ def bench_gpu(json_path: Path | None, trace_path: Path | None, num_ranks: int, q
         raise _no_gpu()
     arguments = [text for key, path in (("--json", json_path), ("--trace", trace_path)) if path
                  for text in (key, str(path.resolve()))]  # fmt: skip
-    return start_ranks(num_ranks, "hpc_accel.mpi.bench_gpu", [*arguments, *(["--quick"] if quick else [])])
+    return start_ranks(num_ranks, "hpc_accel.bench.gpu", [*arguments, *(["--quick"] if quick else [])])
 
 
 def _no_gpu() -> ConfigError:

@@ -12,17 +12,17 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def judge_times(groups: Sequence[Sequence[tuple[float, float]]]) -> dict[str, float]:
-    """Errors over all (predicted, measured) pairs in per cent, and `judge_choice` of the predicted times."""
+def time_accuracy(groups: Sequence[Sequence[tuple[float, float]]]) -> dict[str, float]:
+    """Errors over all (predicted, measured) pairs in per cent, and `choice_accuracy` of the predicted times."""
     errors = [predicted / measured - 1 for group in groups for predicted, measured in group]
     return {
         "mape": 100 * statistics.fmean(map(abs, errors)),
         "signed_error": 100 * statistics.fmean(errors),
         "max_error": 100 * max(map(abs, errors)),
-    } | judge_choice(groups)
+    } | choice_accuracy(groups)
 
 
-def judge_choice(groups: Sequence[Sequence[tuple[Any, float]]]) -> dict[str, float]:
+def choice_accuracy(groups: Sequence[Sequence[tuple[Any, float]]]) -> dict[str, float]:
     """Of (score, measured) pairs: regret in per cent of choosing each group's lowest score, and rank correlation.
 
     Scores are anything that can be ordered. Of equal scores the first is chosen.

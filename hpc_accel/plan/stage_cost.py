@@ -11,7 +11,7 @@ OVERLAP_SLOWDOWN = 0.126
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class StageCost:
     """One micro-batch on one rank of a stage, and what of the model the rank holds. Stages of one rank add up."""
 
     forward_s: float
@@ -39,7 +39,7 @@ class Stage:
         """Forward and backward of one micro-batch."""
         return self.forward_s + self.backward_s + self.forward_comm_s + self.backward_comm_s
 
-    def __add__(self, other: Stage) -> Stage:
+    def __add__(self, other: StageCost) -> StageCost:
         added = {name: getattr(self, name) + getattr(other, name) for name in _ADDED}
         return replace(self, **added, largest_parameters=max(self.largest_parameters, other.largest_parameters))
 
@@ -50,13 +50,13 @@ _ADDED = (
 )
 
 
-class Stages:
+class PipelineCost:
     """All stages of a layout, and of ranks that hold the same each once.
 
     A deep model on many stages has few different ranks, and a search asks for their maximum thousands of times.
     """
 
-    def __init__(self, stages: list[Stage], held: list[list[int]]) -> None:
+    def __init__(self, stages: list[StageCost], held: list[list[int]]) -> None:
         self.all = stages
         # Of ranks that hold the same the last stays: its micro-batches have the longest way.
         last = {tuple([id(stages[i]) for i in mine]): mine for mine in held}
@@ -79,7 +79,7 @@ class Stages:
         return max([work.least_s(num_micro_batches, send_s) for work in self._works[schedule]])
 
 
-def sum_of(stages: list[Stage]) -> Stage:
+def sum_of(stages: list[StageCost]) -> StageCost:
     """What one rank with these stages does and holds."""
     total = stages[0]
     for stage in stages[1:]:

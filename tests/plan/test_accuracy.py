@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpc_accel.plan.judge import judge_choice, judge_times, ranks, spearman
+from hpc_accel.plan.accuracy import choice_accuracy, ranks, spearman, time_accuracy
 
 
 def test_ranks_share_ties():
@@ -20,7 +20,7 @@ def test_spearman():
 
 def test_errors_and_regret():
     # 10 % over and 50 % under; the second group chooses 30 where 20 was there.
-    figures = judge_times([[(11.0, 10.0), (22.0, 20.0)], [(15.0, 30.0), (22.0, 20.0)]])
+    figures = time_accuracy([[(11.0, 10.0), (22.0, 20.0)], [(15.0, 30.0), (22.0, 20.0)]])
     assert figures["mape"] == pytest.approx((10 + 10 + 50 + 10) / 4)
     assert figures["signed_error"] == pytest.approx((10 + 10 - 50 + 10) / 4)
     assert figures["max_error"] == pytest.approx(50)
@@ -30,5 +30,5 @@ def test_errors_and_regret():
 
 
 def test_a_rule_of_tuples_is_judged_by_its_order():
-    figures = judge_choice([[((1, 2), 5.0), ((1, 1), 4.0), ((2, 0), 9.0)]])
+    figures = choice_accuracy([[((1, 2), 5.0), ((1, 1), 4.0), ((2, 0), 9.0)]])
     assert figures["mean_regret"] == 0 and figures["mean_spearman"] == pytest.approx(1.0)

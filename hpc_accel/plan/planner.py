@@ -15,9 +15,9 @@ from typing import Any
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.plan.cost import Prediction, Prices, StepModel, not_probed, predict
+from hpc_accel.plan.heterogeneous import on_own_nodes, rank_speed, with_balanced_split
 from hpc_accel.plan.search import Found, Search, memory_refusal
 from hpc_accel.plan.software import torch_amp
-from hpc_accel.plan.unequal import on_own_nodes, rank_speed, with_balanced_split
 from hpc_accel.probe.hardware import Hardware, checked_hardware
 from hpc_accel.study.expand import listed_runs, make_run, recipes, repeats, resolve_workload
 from hpc_accel.study.expand_infer import served_runs

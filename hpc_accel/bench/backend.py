@@ -1,7 +1,7 @@
 """The mpi4py backend beside gloo: the same calls and steps in the same processes, interleaved, as ratios.
 
     hpc-accel bench backend [--json FILE] [--only all_reduce,ddp_mlp]      # starts two ranks here
-    mpirun -n 4 python -m mpi4py -m hpc_accel.mpi.bench                    # or under any launcher
+    mpirun -n 4 python -m mpi4py -m hpc_accel.bench.backend                # or under any launcher
 
 Both groups live side by side and take turns, repetition by repetition, so that a noisy machine disturbs both alike.
 A figure is the median over repetitions of the slowest rank's time; a ratio above 1 means mpi4py is faster. A turn of
@@ -13,26 +13,19 @@ NumPy buffer. Sizes and models are fixed, so that results compare; the figures o
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
-import shutil
-import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # fair to gloo: a wrong interface costs it a factor of 100
-
-import mpi4py
 import torch
 import torch.distributed as dist
 
 import hpc_accel.mpi
+from hpc_accel.bench.result_file import versions, write
+from hpc_accel.bench.start_ranks import launched, start_ranks
+from hpc_accel.bench.steps import KIB, MODELS, REPETITIONS, all_reduce, ddp, fsdp2, pipeline_1f1b
 from hpc_accel.errors import ConfigError
-from hpc_accel.mpi.bench_steps import KIB, MODELS, REPETITIONS, all_reduce, ddp, fsdp2, pipeline_1f1b
-from hpc_accel.mpi.launch import SIZE_VARIABLES, mpi
 
 
 def line(entry: dict[str, Any]) -> str:
@@ -50,26 +43,12 @@ def line(entry: dict[str, Any]) -> str:
     return f"{entry['name'] + size:24} {times}  gloo/mpi4py {entry['ratio_gloo']:5.2f}x{wanted}{extra}"
 
 
-def versions() -> dict[str, Any]:
-    place = hpc_accel.mpi.world()
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
-    return {
-        "torch": torch.__version__,
-        "mpi4py": mpi4py.__version__,
-        "mpi_library": mpi().Get_library_version().splitlines()[0][:80],
-        "python": platform.python_version(),
-        "cpu": model,
-        "num_cpus": os.cpu_count(),
-        "num_ranks": place.size,
-        "torch_threads": torch.get_num_threads(),
-    }
-
-
 def run(only: list[str], json_path: Path | None, quick: bool) -> None:
     """Measure, print the table on rank 0 and write the figures. All ranks call this."""
     torch.set_num_threads(1)
     place = hpc_accel.mpi.init()
+    if place.num_nodes == 1:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # fair to gloo: a wrong interface costs it a factor of 100
     groups = {"mpi4py": dist.group.WORLD, "gloo": dist.new_group(list(range(place.size)), backend="gloo")}
     steps = {**dict.fromkeys(MODELS, ddp), "pipeline_1f1b": pipeline_1f1b, "fsdp2": fsdp2}
     entries: list[dict[str, Any]] = []
@@ -87,40 +66,6 @@ def run(only: list[str], json_path: Path | None, quick: bool) -> None:
     hpc_accel.mpi.shutdown()
 
 
-def write(path: Path, content: dict[str, Any]) -> None:
-    """The figures, with when and under what load they were measured."""
-    when = {"created_utc": datetime.now(UTC).isoformat(timespec="seconds"), "load_average_1min": os.getloadavg()[0]}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"format": 1, **when, **content}, indent=1) + "\n")
-
-
-def launched() -> bool:
-    """Whether this process is one of several that a launcher started (or the only one that mpirun did)."""
-    sizes = [(name, os.environ.get(name, "")) for name, _ in SIZE_VARIABLES]
-    # A shell inside an allocation may be a Slurm step of one.
-    return any(value.isdigit() and (int(value) > 1 or not name.startswith("SLURM")) for name, value in sizes)
-
-
-def start_ranks(num_ranks: int, module: str, arguments: list[str]) -> int:
-    """Run a module on so many ranks of this host; its exit code."""
-    launcher = shutil.which("mpirun", path=str(Path(sys.executable).parent)) or shutil.which("mpirun")
-    if launcher is None:
-        raise ConfigError(
-            "no mpirun beside this Python or on PATH", "the ranks are started by MPI's launcher",
-            "load the site's MPI, or start this command under its launcher, for example with `srun -n 2`",
-        )  # fmt: skip
-    environment = dict(os.environ)
-    told = subprocess.run([launcher, "--version"], capture_output=True, text=True, check=False).stdout
-    place: list[str] = []
-    if "Open MPI" in told or "OpenRTE" in told:
-        place = ["--map-by", ":OVERSUBSCRIBE", "--bind-to", "none"]
-        environment.setdefault("OMPI_MCA_btl", "self,sm")
-        if os.geteuid() == 0:
-            environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    command = [launcher, "-n", str(num_ranks), *place, sys.executable, "-m", "mpi4py", "-m", module, *arguments]
-    return subprocess.run(command, env=environment, check=False).returncode
-
-
 def bench_backend(only: str, json_path: Path | None, num_ranks: int, quick: bool) -> int:
     """The comparison on the ranks that are here, or on `num_ranks` new ones; the exit code."""
     names = [name for name in only.split(",") if name]
@@ -133,7 +78,7 @@ def bench_backend(only: str, json_path: Path | None, num_ranks: int, quick: bool
         return 0
     arguments = ["--only", only] if only else []
     arguments += ["--json", str(json_path.resolve())] if json_path else []
-    return start_ranks(num_ranks, "hpc_accel.mpi.bench", [*arguments, *(["--quick"] if quick else [])])
+    return start_ranks(num_ranks, "hpc_accel.bench.backend", [*arguments, *(["--quick"] if quick else [])])
 
 
 def main() -> None:

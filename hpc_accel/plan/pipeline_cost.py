@@ -9,7 +9,7 @@ from itertools import accumulate, pairwise
 from hpc_accel.plan.compute import LayerTime, PassTime, divided_parameters, layer_time
 from hpc_accel.plan.network import Group, allreduce_s, gather_s, group_of
 from hpc_accel.plan.software import Software, averages_later
-from hpc_accel.plan.stage import Stage, Stages, exposed_s
+from hpc_accel.plan.stage_cost import PipelineCost, StageCost, exposed_s
 from hpc_accel.probe.hardware import Hardware, Level
 from hpc_accel.study.layout import V_SHAPED, Layout
 from hpc_accel.study.model_facts import LayerFacts, ModelFacts
@@ -44,7 +44,7 @@ class StageTimes:
         alike = [replace(layer, name="") for layer in facts.layers]
         self._first = [alike.index(layer) for layer in alike]
         self._layers: dict[tuple[object, ...], dict[int, _Layer]] = {}
-        self._stages: dict[tuple[object, ...], Stages] = {}
+        self._stages: dict[tuple[object, ...], PipelineCost] = {}
         self._least_work: dict[tuple[object, ...], float] = {}
         self._parameters: dict[int, float] = {}
         self._gathers: dict[tuple[int, Group], float] = {}
@@ -72,7 +72,7 @@ class StageTimes:
             timed.append(replace(layer, forward_flops_per_sample=nanoseconds, saved_elements_per_sample=0))
         return replace(self.facts, layers=tuple(timed))
 
-    def of(self, layout: Layout, resources: Resources, *, crowded: bool = False) -> Stages:
+    def of(self, layout: Layout, resources: Resources, *, crowded: bool = False) -> PipelineCost:
         """The stages of `layout`.
 
         Stages take turns, so with more ranks than cores a stage is timed as if each core had one rank; `crowded`
@@ -144,13 +144,13 @@ class StageTimes:
             }
         return self._layers[key]
 
-    def _make(self, layout: Layout, ranks_per_node: int, at_once: int) -> Stages:
+    def _make(self, layout: Layout, ranks_per_node: int, at_once: int) -> PipelineCost:
         level = self.kind.level(at_once)
         layers = self._layers_of(layout, ranks_per_node, at_once)
         contents = self._contents_of(self.split(layout))
         overlaps = self.can_overlap(ranks_per_node, level.threads)
         known = {content: self._stage(content, layers, layout, level, overlaps) for content in set(contents)}
-        return Stages([known[content] for content in contents], layout.stages)
+        return PipelineCost([known[content] for content in contents], layout.stages)
 
     def can_overlap(self, ranks_per_node: int, threads: int) -> bool:
         """Whether something communicates while a rank computes: on a CPU that takes a core of its own."""
@@ -175,7 +175,7 @@ class StageTimes:
 
     def _stage(
         self, content: Content, layers: dict[int, _Layer], layout: Layout, level: Level, overlaps: bool
-    ) -> Stage:
+    ) -> StageCost:
         own, device, overhead_s = self.software, self.kind.device, level.kernel_overhead_s
         # Two messages per pass between stages: one is received, one is sent.
         alone = own.pipeline_operations if layout.pp > 1 else 0.0
@@ -207,7 +207,7 @@ class StageTimes:
         weights += PassTime(host_s=alone * overhead_s, device_s=0.0)
         first_gather = max(layers[first].gather_s for first, _ in content)
         again = messages * self._messages_backward
-        return Stage(
+        return StageCost(
             forward_s=forward.elapsed_s(device),
             backward_s=backward.elapsed_s(device),
             weight_s=weights.elapsed_s(device),

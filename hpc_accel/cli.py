@@ -169,7 +169,7 @@ def report(
 ) -> None:
     """Write report.html, summary.csv and answer.txt from what the runs left, and print the answer."""
     from hpc_accel.jobs.accounting import complete_statuses
-    from hpc_accel.report import write
+    from hpc_accel.report.write import write
 
     complete_statuses(directory)
     answer = write(directory)

@@ -298,9 +298,9 @@ def gpu_run(seconds: float, start_limit_s: float = 10.0, **environment: str) -> 
     """A process of its own, since a stub chooses its fault at import. `took_s` is what the meter cost in waiting."""
     code = (
         "import json, sys, time; sys.path.insert(0, sys.argv[1])\n"
-        "from hpc_accel.measure.energy import meter, reader; EnergyMeter = meter.EnergyMeter; limit = float(sys.argv[3])\n"
+        "from hpc_accel.measure.energy import meter, reader; limit = float(sys.argv[3])\n"
         "meter.DISCOVER_TIMEOUT_S = reader.DISCOVER_TIMEOUT_S = limit\n"
-        "t = time.perf_counter(); m = EnergyMeter(None)\n"
+        "t = time.perf_counter(); m = meter.EnergyMeter(None)\n"
         "with m.window('timed') as w: time.sleep(float(sys.argv[2]))\n"
         "took = time.perf_counter() - t - float(sys.argv[2])\n"
         "print(json.dumps(w.result | {'took_s': took}))\n"

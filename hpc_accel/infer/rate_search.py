@@ -22,7 +22,7 @@ METHOD = (
     f"bisection between listed rates and the throughput of full batches back to back, to {RESOLUTION:.0%} or "
     f"{MAX_WINDOWS} open-loop windows, each at least {MIN_WINDOW_LIMITS} times the limit long"
 )
-Window = Callable[[float, int], float | None]
+MeasureRate = Callable[[float, int], float | None]
 """(rate per second, number of requests) -> the limit's percentile of their latency in ms; None of too few requests."""
 
 
@@ -33,7 +33,7 @@ def search_requests(infer: Infer, rate_per_s: float) -> int:
 
 
 def max_rate(
-    infer: Infer, measured: Sequence[tuple[float, float | None]], capacity_per_s: float, window: Window
+    infer: Infer, measured: Sequence[tuple[float, float | None]], capacity_per_s: float, window: MeasureRate
 ) -> dict[str, Any]:
     """The `limit` object of summary.json. `measured` has each listed rate and the limit's percentile there.
 

@@ -18,12 +18,12 @@ from hpc_accel.errors import RetryableError
 from hpc_accel.infer import latency
 from hpc_accel.infer.compare_with_serial import compared
 from hpc_accel.infer.generate import Generator, generation_facts
-from hpc_accel.infer.load import LoadWindow, open_loop
+from hpc_accel.infer.open_loop import LoadWindow, open_loop
 from hpc_accel.infer.outputs import answers, spread
 from hpc_accel.infer.rate_search import max_rate
 from hpc_accel.infer.setup import Session
 from hpc_accel.infer.warmup import run_sizes
-from hpc_accel.measure import clock, memory
+from hpc_accel.measure import clock, peak_memory
 from hpc_accel.measure.energy import gpus_in_use
 from hpc_accel.measure.energy.derived import per
 from hpc_accel.measure.energy.meter import EnergyMeter

@@ -20,7 +20,7 @@ from hpc_accel.errors import ConfigError
 from hpc_accel.measure.energy import gpus_in_use
 from hpc_accel.measure.energy.sensors import nvml_boards, sysfs
 from hpc_accel.measure.energy.sensors.sensor import SensorError
-from hpc_accel.runtime.gpu_clock import TOLERANCE, GpuClock
+from hpc_accel.runtime.gpu_frequency import TOLERANCE, GpuFrequency
 from hpc_accel.study.recipe import Recipe
 
 NOT_FOUND = 6
@@ -41,7 +41,7 @@ def applied(recipe: Recipe, device: torch.device) -> Iterator[GpuFrequency]:
             if device.type != "cuda":
                 raise _refused(recipe, "the run computes on no GPU")
             set_gpu(recipe, gpus_in_use.uuid_of(device), undo.callback)
-        yield GpuClock(recipe.gpu_freq_mhz, gpus_in_use.uuid_of(device))
+        yield GpuFrequency(recipe.gpu_freq_mhz, gpus_in_use.uuid_of(device))
 
 
 def _in_slurm() -> bool:

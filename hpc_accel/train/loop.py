@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from hpc_accel.errors import InputOutputError, RetryableError
-from hpc_accel.measure import clock, memory, stragglers, trace
+from hpc_accel.measure import clock, peak_memory, stragglers, trace
 from hpc_accel.measure.energy import gpus_in_use
 from hpc_accel.measure.energy.combine_windows import combine
 from hpc_accel.measure.energy.meter import EnergyMeter, Window
@@ -193,7 +193,7 @@ class _Steps:
     def _split(self, window: Window) -> dict[str, Any]:
         """Where this window's joules went: now, so that a later attempt knows it too. Collective."""
         key = gpus_in_use.uuid_of(self.session.device)
-        return self.meter.attribute(window.result, self.rows.doing(window.interval_ns), key)
+        return self.meter.attribute(window.result, self.rows.activity(window.interval_ns), key)
 
     def _step_s(self) -> float:
         """A typical step so far, for the pace of checks; the first one is too long to count."""

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc_accel.measure.energy.attribution import unknown
-from hpc_accel.parallel.mesh import Place, make_place
-from hpc_accel.runtime.build import make_stepper
+from hpc_accel.parallel.mesh import RankCoordinates, rank_coordinates
 from hpc_accel.runtime.device import mesh_device
 from hpc_accel.runtime.make_stepper import make_stepper
 from hpc_accel.runtime.stage_sizes import stage_sizes

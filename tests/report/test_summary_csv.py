@@ -88,7 +88,7 @@ def test_the_parquet_file_has_every_column_typed_with_its_reason(energy_study):
     assert frame.schema["num_ranks"] == pl.Int64
     assert frame.schema["carbon_g"] == pl.Float64
     assert frame.schema["deadline_passed"] == pl.Boolean
-    figures = [column for column in frame.columns if f"{column}_reason" in frame.columns]
+    figures = [column for column in frame.columns if f"{column}_reason" in frame.columns and column != "status"]
     assert len(figures) > 50
     for column in figures:
         known = frame[column].is_not_null()

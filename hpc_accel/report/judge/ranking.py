@@ -51,7 +51,8 @@ def throughput(run: RunRecord) -> Interval | None:
 
 def energy_per_sample_j(run: RunRecord) -> float | None:
     """Gross energy of the timed steps over the samples trained in them, as the run recorded it."""
-    return safe_json.positive(run.summary, "energy", "per_sample_j")
+    has_energy = safe_json.positive(run.summary, "energy", "energy_j") is not None
+    return safe_json.positive(run.summary, "energy", "per_sample_j") if has_energy else None
 
 
 def energy_basis(run: RunRecord) -> tuple[str, str]:

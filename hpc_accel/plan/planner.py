@@ -124,7 +124,7 @@ def make_plan(
     for choice in study.workloads:
         workload = resolve_workload(choice)
         models: dict[Recipe, StepModel] = {}
-        for recipe in recipes(study, choice):
+        for recipe in recipes(choice.recipes, study.recipes):
             software = torch_amp(workload.optimizer, recipe, study.backend)
             models[recipe] = StepModel(facts[workload.name], machine, recipe.precision, software, study.backend)
         layouts = choice.layouts if choice.layouts is not None else study.layouts

@@ -101,16 +101,16 @@ def listed_runs(study: Study, choice: WorkloadChoice, facts: ModelFacts, speed: 
     workload = resolve_workload(choice)
     for layout_choice in layouts:
         for fields in products(layout_choice):
-            for recipe in recipes(study, choice):
+            for recipe in recipes(choice.recipes, study.recipes):
                 speeds = None
                 if fields["shares"] == "auto" and speed is not None:
                     speeds = replica_speeds(fields, study.resources, partial(speed, precision=recipe.precision))
                 yield make_run(study, choice, workload, resolve_layout(workload, fields, speeds), recipe, facts)
 
 
-def recipes(study: Study, choice: WorkloadChoice) -> list[Recipe]:
-    """All recipes of a workload, lists multiplied out."""
-    listed: list[RecipeChoice] = choice.recipes if choice.recipes is not None else study.recipes
+def recipes(*levels: list[RecipeChoice] | None) -> list[Recipe]:
+    """The recipes of the first level that names some, lists multiplied out."""
+    listed = next(level for level in levels if level is not None)
     return [Recipe(**fields) for recipe in listed for fields in products(recipe)]
 
 
@@ -134,7 +134,7 @@ def resolve_layout(workload: WorkloadSpec, fields: dict[str, Any], speeds: Seque
         fields = _with_shares(workload, fields, speeds or [1.0] * fields["dp"])
     dp, pp, total = fields["dp"], fields["pp"], workload.global_batch_size
     micro, accumulation, schedule = fields["micro_batch_size"], fields["accumulation_steps"], fields["schedule"]
-    chunks = fields.get("stages_per_rank") or (1 if pp == 1 or schedule in (None, *SINGLE) else 2)
+    chunks = _stages_per_rank(fields)
     shares = fields.get("shares")
     share, rest = (max(shares), 0) if shares else divmod(total, dp)
     if rest:
@@ -168,9 +168,8 @@ def _with_shares(workload: WorkloadSpec, fields: dict[str, Any], speeds: Sequenc
         return {**fields, "shares": None}
     multiple = fields["accumulation_steps"]
     if multiple is None:
-        pp, schedule = fields["pp"], fields["schedule"]
-        chunks = fields.get("stages_per_rank") or (1 if pp == 1 or schedule in (None, *SINGLE) else 2)
-        multiple = _micro_batches(schedule, pp, chunks, (total,), at_most=total // dp) if pp > 1 else 1
+        pp, chunks = fields["pp"], _stages_per_rank(fields)
+        multiple = _micro_batches(fields["schedule"], pp, chunks, (total,), at_most=total // dp) if pp > 1 else 1
     try:
         shares = proportional(total, speeds, multiple)
     except ValueError as error:
@@ -180,6 +179,12 @@ def _with_shares(workload: WorkloadSpec, fields: dict[str, Any], speeds: Sequenc
             "choose accumulation_steps among the divisors of the global batch, or fewer replicas",
         ) from None
     return {**fields, "shares": shares, "accumulation_steps": multiple}
+
+
+def _stages_per_rank(fields: dict[str, Any]) -> int:
+    """What the study says; else two for schedules that want several."""
+    alone = fields["pp"] == 1 or fields["schedule"] in (None, *SINGLE)
+    return int(fields.get("stages_per_rank") or (1 if alone else 2))
 
 
 def _micro_batches(
@@ -238,29 +243,19 @@ def place(layout: Layout, limits: ResourcesChoice, device: str) -> Resources:
         return place_on_node_kinds(layout.num_ranks, limits, device)
     per_node = min(layout.num_ranks, limits.ranks_per_node)
     use_gpus = limits.gpus_per_node and device != "cpu"
-    return Resources(
-        num_nodes=max(1, layout.num_ranks // per_node),
-        ranks_per_node=per_node,
-        gpus_per_node=per_node if use_gpus else 0,
-        cpus_per_rank=limits.cpus_per_rank,
-        memory_mb=limits.memory_mb,
-        time_limit_min=limits.time_limit_min,
-        partition=limits.partition,
-    )
+    used = {
+        "num_nodes": max(1, layout.num_ranks // per_node),
+        "ranks_per_node": per_node,
+        "gpus_per_node": per_node if use_gpus else 0,
+    }
+    return Resources(time_limit_min=limits.time_limit_min, **limits.shape | used)
 
 
 def _measure(outer: MeasureChoice, inner: MeasureChoice, recipe: Recipe, steps_per_epoch: int) -> Measure:
-    def pick(key: str) -> Any:
-        value = getattr(inner, key)
-        return value if value is not None else getattr(outer, key)
-
-    keys = ("warmup_steps", "steps", "parity_steps", "metric_samples", "max_steps", "idle_s", "target_loss")
-    fields = {key: pick(key) for key in keys if pick(key) is not None}
-    if inner.epochs is not None or (outer.epochs is not None and inner.steps is None):
+    fields = {"parity_tolerance": recipe.parity_tolerance, **inner.said(outer)}
+    if inner.epochs is not None or (outer.epochs is not None and "steps" not in inner.said(MeasureChoice())):
         # Epochs count from the first step, warm-up included: what is trained is what the study says.
         total = (inner.epochs or outer.epochs or 0) * steps_per_epoch
         warmup = min(fields.get("warmup_steps", Measure().warmup_steps), total - 1)
         fields.update(warmup_steps=warmup, steps=total - warmup)
-    tolerance = pick("parity_tolerance")
-    fields["parity_tolerance"] = recipe.parity_tolerance if tolerance is None else tolerance
     return Measure(**fields)

@@ -281,6 +281,7 @@ rule report:
     output:
         f"{RESULTS}/report.html",
         f"{RESULTS}/summary.csv",
+        f"{RESULTS}/summary.parquet",
         f"{RESULTS}/answer.txt",
     log:
         f"logs/{RESULTS}/report.log",

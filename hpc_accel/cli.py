@@ -167,7 +167,7 @@ def report(
     directory: Annotated[Path, typer.Argument(metavar="RESULTS", help="A study's results, e.g. results/quickstart.")],
     as_json: AsJson = False,
 ) -> None:
-    """Write report.html, summary.csv and answer.txt from what the runs left, and print the answer."""
+    """Write report.html, summary.csv, summary.parquet and answer.txt from what the runs left, and print the answer."""
     from hpc_accel.jobs.accounting import complete_statuses
     from hpc_accel.report.write import write
 

@@ -174,7 +174,7 @@ class Run(StrictModel):
     site: str
     seed: int = 0
     repeat: PositiveInt = 1
-    """The how manieth measurement of the same configuration this is."""
+    """Index of this measurement of the same configuration, from 1."""
     workload: WorkloadSpec
     layout: Layout
     recipe: Recipe
@@ -202,18 +202,6 @@ class Run(StrictModel):
         return " ".join([name, *self.recipe.options])
 
 
-_PARTS = ("workload", "layout", "recipe", "measure")
-FIRST = {
-    "": (*_PARTS, "format", "study", "site", "seed", "checkpoint", "resources", "backend", "device"),
-    "workload": ("name", "entry", "args", "global_batch_size", "optimizer", "entry_sha256"),
-    "layout": ("dp", "pp", "tp", "shard", "schedule", "micro_batch_size", "accumulation_steps", "split"),
-    "recipe": ("precision", "compile", "recompute", "compression", "channels_last"),
-    "measure": ("warmup_steps", "steps", "parity_steps", "parity_tolerance"),
-    "resources": ("num_nodes", "ranks_per_node", "gpus_per_node", "cpus_per_rank"),
-}
-"""Keys that every run has had from the beginning."""
-
-
 def run_id(run: Run) -> str:
     """`workload-layout-precision-aN-digest` (`bN`, a batch, to serve); the digest covers all that is measured under."""
     content = run.model_dump(mode="json", exclude={"run_id"})
@@ -222,12 +210,6 @@ def run_id(run: Run) -> str:
         content["resources"].pop(key)
     for part in content["resources"]["node_kinds"] or ():
         part.pop("memory_mb")  # a node kind's partition stays: it says on which nodes these ranks compute
-    # Keys that came later: where they say nothing, a run measured before them is still the same run.
-    for part, model in (("", run), *((part, getattr(run, part)) for part in FIRST if part)):
-        inside = content[part] if part else content
-        for key, field in type(model).model_fields.items():
-            if key in inside and key not in FIRST[part] and getattr(model, key) == field.default:
-                inside.pop(key)
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
     size = f"b{run.infer.batch_size}" if run.infer else f"a{run.layout.accumulation_steps}"
     repeat = [f"r{run.repeat}"] if run.repeat > 1 else []

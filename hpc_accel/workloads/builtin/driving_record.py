@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpc_accel.workloads import driving_expert
-from hpc_accel.workloads.cache import cached
+from hpc_accel.workloads.builtin import driving_expert
+from hpc_accel.workloads.builtin.cache import cached
 
 FORMAT = 1
 """Changes with anything here or in the expert that changes what is recorded."""

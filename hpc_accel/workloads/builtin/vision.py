@@ -9,10 +9,10 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.workloads import resnet, vit
-from hpc_accel.workloads.images import SyntheticImages, folder_images
-from hpc_accel.workloads.metrics import accuracy, majority_share
-from hpc_accel.workloads.transformer import TENSOR_PLAN
+from hpc_accel.workloads.builtin import resnet, vit
+from hpc_accel.workloads.builtin.images import SyntheticImages, folder_images
+from hpc_accel.workloads.builtin.metrics import accuracy, majority_share
+from hpc_accel.workloads.builtin.transformer import TENSOR_PLAN
 from hpc_accel.workloads.workload import Metric, Workload
 
 NORMS = {"group": resnet.group_norm, "batch": resnet.batch_norm}

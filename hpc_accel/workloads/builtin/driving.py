@@ -12,9 +12,9 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.workloads.builtin.metrics import accuracy, majority_share
+from hpc_accel.workloads.builtin.optional_packages import check_installed
 from hpc_accel.workloads.chain import Chain
-from hpc_accel.workloads.metrics import accuracy, majority_share
-from hpc_accel.workloads.optional_packages import check_installed
 from hpc_accel.workloads.workload import Metric, Workload
 
 NUM_ACTIONS = 5
@@ -33,7 +33,7 @@ def build(
     """
     check_installed("driving", "driving", "highway_env", "gymnasium", "pygame")
     _check_sizes(samples=samples, height=height, width=width, lidar_cells=lidar_cells, vehicles=vehicles, hidden=hidden)
-    from hpc_accel.workloads.driving_record import recorded
+    from hpc_accel.workloads.builtin.driving_record import recorded
 
     record = recorded(samples, height, width, lidar_cells, vehicles)
     num_episodes = int(record["episode"].max()) + 1

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from hpc_accel.workloads.transformer import Block
+from hpc_accel.workloads.builtin.transformer import Block
 
 
 class Size(NamedTuple):

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.workloads.builtin.text import NUM_BYTE_VALUES, next_byte_loss, read_text, windows
+from hpc_accel.workloads.builtin.transformer import TENSOR_PLAN, Block
 from hpc_accel.workloads.kv_cache import KVCache
-from hpc_accel.workloads.text import NUM_BYTE_VALUES, next_byte_loss, read_text, windows
-from hpc_accel.workloads.transformer import TENSOR_PLAN, Block
 from hpc_accel.workloads.workload import Workload
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any
 
+from hpc_accel.plan.calibration import Calibration
 from hpc_accel.plan.data_parallel import Replicas
 from hpc_accel.plan.layouts import MemoryVariants
 from hpc_accel.plan.links import on_backend
@@ -69,15 +70,19 @@ class StepModel:
         precision: Precision,
         software: Software,
         backend: Backend | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
-        """`backend` carries the messages; without one they take the network's own time."""
+        """`backend` carries the messages; without one they take the network's own time.
+
+        `calibration` is what layers of this model took on this machine.
+        """
         self.facts = facts
         self.hardware, self._unmeasured = on_backend(hardware, backend)
         self.kind = hardware.slowest
         self.precision = precision
         self.software = software
         self.backend = backend
-        self.stage_times = StageTimes(facts, self.hardware, precision, software)
+        self.stage_times = StageTimes(facts, self.hardware, precision, software, calibration)
         self.num_simulations = 0
         self._makespans: dict[tuple[Layout, Resources], float] = {}
         self._sizes: dict[tuple[object, ...], dict[RankSize, int]] = {}

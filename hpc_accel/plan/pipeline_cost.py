@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
+from hpc_accel.plan.calibration import Calibration, Key, MeasuredPasses
 from hpc_accel.plan.compute import LayerTime, PassTime, divided_parameters, layer_time
 from hpc_accel.plan.network import Group, allreduce_s, gather_s, group_of
 from hpc_accel.plan.software import Software, averages_later
@@ -34,8 +35,16 @@ class _Layer:
 class StageTimes:
     """Stage times by layout. Layers depend on few of a layout's numbers, so they are computed once for many."""
 
-    def __init__(self, facts: ModelFacts, hardware: Hardware, precision: Precision, software: Software) -> None:
+    def __init__(
+        self,
+        facts: ModelFacts,
+        hardware: Hardware,
+        precision: Precision,
+        software: Software,
+        calibration: Calibration | None = None,
+    ) -> None:
         self.facts = facts
+        self.measured = MeasuredPasses(calibration, precision, software.recompute)
         self.network = hardware.network
         self.kind = hardware.slowest
         self.precision = precision
@@ -68,7 +77,7 @@ class StageTimes:
         timed = []
         for layer, first in zip(self.facts.layers, self._first, strict=True):
             both = layers[first].time.forward + layers[first].time.backward
-            nanoseconds = 1e9 * both.elapsed_s(self.kind.device)
+            nanoseconds = 1e9 * both.elapsed_s(self.kind.device, self.software.sharpness)
             timed.append(replace(layer, forward_flops_per_sample=nanoseconds, saved_elements_per_sample=0))
         return replace(self.facts, layers=tuple(timed))
 
@@ -99,7 +108,7 @@ class StageTimes:
                 messages += layers[first].message_s
             device = self.kind.device
             self._least_work[key] = sum(
-                each.elapsed_s(device) + self._exposed_s(each, times * messages)
+                each.elapsed_s(device, self.software.sharpness) + self._exposed_s(each, times * messages)
                 for each, times in ((forward, 1), (backward, self._messages_backward))
             )
         return self._least_work[key]
@@ -208,14 +217,14 @@ class StageTimes:
         first_gather = max(layers[first].gather_s for first, _ in content)
         again = messages * self._messages_backward
         return StageCost(
-            forward_s=forward.elapsed_s(device),
-            backward_s=backward.elapsed_s(device),
-            weight_s=weights.elapsed_s(device),
-            input_s=inputs.elapsed_s(device),
+            forward_s=forward.elapsed_s(device, self.software.sharpness) + own.idle_operations * overhead_s,
+            backward_s=backward.elapsed_s(device, self.software.sharpness),
+            weight_s=weights.elapsed_s(device, self.software.sharpness),
+            input_s=inputs.elapsed_s(device, self.software.sharpness),
             forward_comm_s=self._exposed_s(forward, messages)
-            + exposed_s(gathers, first_gather, forward.elapsed_s(device), overlaps, device),
+            + exposed_s(gathers, first_gather, forward.elapsed_s(device, self.software.sharpness), overlaps, device),
             backward_comm_s=self._exposed_s(backward, again)
-            + exposed_s(gathers, first_gather, backward.elapsed_s(device), overlaps, device),
+            + exposed_s(gathers, first_gather, backward.elapsed_s(device, self.software.sharpness), overlaps, device),
             num_parameters=parameters,
             largest_parameters=largest,
             num_tensors=num_tensors,
@@ -228,13 +237,30 @@ class StageTimes:
 
     def _exposed_s(self, compute: PassTime, messages_s: float) -> float:
         """What all-reduces add to a pass: nothing while the device, they included, keeps ahead of the host."""
-        if self.kind.device != "cuda" or not self.software.queues_collectives:
+        if self.kind.device != "cuda" or not self.software.queues_collectives or not messages_s:
             return messages_s
         with_messages = PassTime(host_s=compute.host_s, device_s=compute.device_s + messages_s)
-        return with_messages.elapsed_s("cuda") - compute.elapsed_s("cuda")
+        alone = compute.elapsed_s("cuda", self.software.sharpness)
+        return max(0.0, with_messages.elapsed_s("cuda", self.software.message_sharpness) - alone)
 
     def _layer(self, layer: LayerFacts, layout: Layout, ranks_per_node: int, level: Level) -> _Layer:
         parameters = divided_parameters(layer, layout.tp)
+        gather = 0.0
+        if layout.shard == "full" and parameters:
+            group = group_of(layout, "dp", ranks_per_node)
+            gather = gather_s(self.network, group, parameters * self.software.gather_bytes) or 0.0
+            gather += self.software.collective_operations * level.kernel_overhead_s
+        time, message = self._passes(layer, layout, ranks_per_node, level)
+        key = (layout.tp, layout.micro_batch_size, layout.sequence_parallel)
+        measured = self.measured.of(layer, key, lambda other: self.alone_s(layer, layout, ranks_per_node, level, other))
+        if measured is not None:
+            time, message = _as_measured(time, measured), 0.0
+        return _Layer(time=time, message_s=message, parameters=parameters, gather_s=gather)
+
+    def _passes(
+        self, layer: LayerFacts, layout: Layout, ranks_per_node: int, level: Level
+    ) -> tuple[LayerTime, float]:
+        """Predicted compute, and messages of one forward pass."""
         time = layer_time(
             layer,
             micro_batch_size=layout.micro_batch_size,
@@ -244,13 +270,21 @@ class StageTimes:
             software=self.software,
             sequence_parallel=layout.sequence_parallel,
         )
-        gather = 0.0
-        if layout.shard == "full" and parameters:
-            group = group_of(layout, "dp", ranks_per_node)
-            gather = gather_s(self.network, group, parameters * self.software.gather_bytes) or 0.0
-            gather += self.software.collective_operations * level.kernel_overhead_s
-        message = self._message_s(layer, layout, ranks_per_node, level)
-        return _Layer(time=time, message_s=message, parameters=parameters, gather_s=gather)
+        return time, self._message_s(layer, layout, ranks_per_node, level)
+
+    def alone_s(
+        self, layer: LayerFacts, layout: Layout, ranks_per_node: int, level: Level, key: Key
+    ) -> tuple[float, float]:
+        """Predicted forward and backward of `layer` by itself, at that tp and micro-batch, messages included."""
+        tp, micro_batch_size, divided = key
+        other = layout.model_copy(
+            update={"tp": tp, "micro_batch_size": micro_batch_size, "sequence_parallel": divided}
+        )
+        time, message = self._passes(layer, other, ranks_per_node, level)
+        device, sharpness = self.kind.device, self.software.sharpness
+        forward = time.forward.elapsed_s(device, sharpness) + self._exposed_s(time.forward, message)
+        again = message * self._messages_backward
+        return forward, time.backward.elapsed_s(device, sharpness) + self._exposed_s(time.backward, again)
 
     def _message_s(self, layer: LayerFacts, layout: Layout, ranks_per_node: int, level: Level) -> float:
         """A layer's tensor-parallel all-reduces, forward; with a divided sequence each is a gather and a scatter."""
@@ -265,3 +299,15 @@ class StageTimes:
         if layout.sequence_parallel:  # parts lie side by side only after a copy, read and written, each way
             overhead += 4 * num_bytes / level.memory_bandwidth_bytes_per_s
         return num * ((allreduce_s(self.network, group, num_bytes) or 0.0) + overhead)
+
+
+def _as_measured(time: LayerTime, measured: tuple[float, float]) -> LayerTime:
+    """`measured` forward and backward; the weights' share of backward stays as predicted."""
+    forward_s, backward_s = measured
+    whole = time.backward.host_s + time.backward.device_s
+    share = (time.weights.host_s + time.weights.device_s) / whole if whole else 0.0
+    return LayerTime(
+        forward=PassTime(host_s=0.0, device_s=forward_s),
+        backward=PassTime(host_s=0.0, device_s=backward_s),
+        weights=PassTime(host_s=0.0, device_s=share * backward_s),
+    )

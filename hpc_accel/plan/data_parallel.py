@@ -143,6 +143,8 @@ class Replicas:
         """ZeRO-1: every tensor is sent by the rank that updated it, after the optimizer step, and nothing hides it."""
         if self.layout.shard != "optimizer":
             return 0.0
+        if self.software.updates_coalesced:
+            return self._gather(rank.num_parameters * self.software.parameter_bytes)
         each = rank.num_parameters / rank.num_tensors * self.software.parameter_bytes
         overhead = self.software.collective_operations * rank.overhead_s
         return rank.num_tensors * (self._gather(each) + overhead)

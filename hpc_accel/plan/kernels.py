@@ -65,6 +65,8 @@ def device_time(
     whole = whole / tp if sequence_parallel else whole
     moved = micro_batch_size * (whole + shape.tp_moved_bytes / tp)
     traffic = moved / (TRAFFIC_SHARE * level.memory_bandwidth_bytes_per_s)
+    accumulated = software.accumulation_bytes * (layer.num_parameters - layer.tp_parameters * (1 - 1 / tp))
+    weights += accumulated / (TRAFFIC_SHARE * level.memory_bandwidth_bytes_per_s)
     starts = max(0, layer.num_operations - layer.num_matmuls) * (level.kernel_start_s or 0.0)
     return DeviceTime(
         forward_s=forward + max(traffic, starts),
@@ -93,7 +95,8 @@ def attention_s(
     fused = level.attention
     if software.fused_attention and fused is not None:
         pairs = shape.positions * (shape.positions + fused.positions) * (1 if shape.causal else 2)
-        once = 2 * heads * shape.head_width * pairs / fused.flops_per_s + fused.start_s
+        once = 2 * heads * shape.head_width * pairs / (fused.flops_per_s * software.attention_rate_share)
+        once += fused.start_s
         return once, fused.backward_ratio * once
     scores = heads * shape.positions**2
     moved = SCORE_BYTES + (0.0 if fuses_softmax(shape, micro_batch_size, tp, software) else UNFUSED_SOFTMAX_BYTES)

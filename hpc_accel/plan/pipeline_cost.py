@@ -141,7 +141,9 @@ class StageTimes:
         """All that the passes of a layer depend on."""
         tensor = group_of(layout, "tp", ranks_per_node) if layout.tp > 1 else None
         data = group_of(layout, "dp", ranks_per_node) if layout.shard == "full" else None
-        return layout.micro_batch_size, at_once, tensor, layout.sequence_parallel, data
+        crosses = layout.pp > 1 and bool(self.software.ring_wait_s)
+        stages = group_of(layout, "pp", ranks_per_node).spans_nodes if crosses else None
+        return layout.micro_batch_size, at_once, tensor, layout.sequence_parallel, data, stages
 
     def _layers_of(self, layout: Layout, ranks_per_node: int, at_once: int) -> dict[int, _Layer]:
         key = self._layer_key(layout, ranks_per_node, at_once)
@@ -270,7 +272,21 @@ class StageTimes:
             software=self.software,
             sequence_parallel=layout.sequence_parallel,
         )
+        wait_s = self._waits_s(layer, layout, ranks_per_node)
+        if wait_s:
+            forward = PassTime(host_s=time.forward.host_s + wait_s, device_s=time.forward.device_s)
+            again = wait_s * self._messages_backward
+            backward = PassTime(host_s=time.backward.host_s + again, device_s=time.backward.device_s)
+            time = LayerTime(forward=forward, backward=backward, weights=time.weights)
         return time, self._message_s(layer, layout, ranks_per_node, level)
+
+    def _waits_s(self, layer: LayerFacts, layout: Layout, ranks_per_node: int) -> float:
+        """Of the host in one forward pass, for rings between which a pipeline's messages cross nodes."""
+        if not self.software.ring_wait_s or layout.tp == 1 or not layer.tp_num_allreduces:
+            return 0.0
+        if layout.pp == 1 or not group_of(layout, "pp", ranks_per_node).spans_nodes:
+            return 0.0
+        return 2 * layer.tp_num_allreduces * (layout.tp - 1) * self.software.ring_wait_s
 
     def alone_s(
         self, layer: LayerFacts, layout: Layout, ranks_per_node: int, level: Level, key: Key
@@ -294,11 +310,14 @@ class StageTimes:
         num = layer.tp_num_allreduces or max(1, round(elements / max(1, layer.output_elements_per_sample)))
         num_bytes = elements / num * layout.micro_batch_size * self.software.wire_bytes
         group = group_of(layout, "tp", ranks_per_node)
+        send = allreduce_s(self.network, group, num_bytes) or 0.0
+        if layout.sequence_parallel:
+            send = 2 * (gather_s(self.network, group, num_bytes) or 0.0)
         entered = 2 if layout.sequence_parallel else 1
         overhead = entered * self.software.collective_operations * level.kernel_overhead_s
         if layout.sequence_parallel:  # parts lie side by side only after a copy, read and written, each way
             overhead += 4 * num_bytes / level.memory_bandwidth_bytes_per_s
-        return num * ((allreduce_s(self.network, group, num_bytes) or 0.0) + overhead)
+        return num * (send + overhead)
 
 
 def _as_measured(time: LayerTime, measured: tuple[float, float]) -> LayerTime:

@@ -82,7 +82,7 @@ def _block(sizes: TransformerSizes, costs: BlockCosts) -> LayerFacts:
     # In 16 bits: two norms, two residual additions with a mask of a byte; then what tp divides: rotated or transposed
     # queries, keys and values, and the activation.
     whole = s * h * 2 * (2 * 2 + 2 * 3) + 2 * dropped * s * h
-    divided = 2 * s * (2 * qkv + h + (3 * f if sizes.gated else 2 * f))
+    divided = 2 * s * (2 * qkv + h + (5 * f if sizes.gated else 2 * f))
     shape = LayerShape(
         products=(
             Product(rows=s, inner=h, columns=qkv, divided="columns"),

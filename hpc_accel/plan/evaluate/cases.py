@@ -20,6 +20,7 @@ def cases_of(rows: list[Row], mapping: Mapping) -> list[Case]:
 def _case(number: int, values: dict[str, Any], mapping: Mapping) -> Case:
     sizes = _sizes(values)
     layout, refused = _layout(values, sizes)
+    refused = refused or next((each.why for each in mapping.refused if each.matches(values)), None)
     gpus, per_node = int(values["gpus"]), int(values.get("gpus_per_node", 8))
     ranks_per_node = min(gpus, per_node)
     step_time_s = _step_time_s(values, sizes)
@@ -86,7 +87,7 @@ def _layout(values: dict[str, Any], sizes: TransformerSizes) -> tuple[Layout | N
         stages_per_rank=chunks,
         micro_batch_size=micro,
         accumulation_steps=accumulation,
-        split=_split(str(values.get("split", "equal")), sizes.layers, pp * chunks),
+        split=_split(str(values.get("split", "equal")), sizes, pp * chunks),
         sequence_parallel=bool(values.get("sequence_parallel", False)) and tp > 1,
     )
     return layout, None
@@ -101,17 +102,25 @@ def _schedule(pp: int, chunks: int, num_micro_batches: int) -> Schedule | None:
     return "1f1b" if num_micro_batches >= pp else "gpipe"
 
 
-def _split(way: str, layers: int, stages: int) -> Any:
+def _split(way: str, sizes: TransformerSizes, stages: int) -> Any:
     """Layers per stage, the embedding in the first and the head in the last.
 
-    "equal" deals out blocks alone; "by cost" counts the embedding and the head as a block each.
+    "equal" deals out blocks alone. "thresholds" fills a stage until the FLOPs of weights pass its share of the whole,
+    as nanotron does.
     """
+    layers, h = sizes.layers, sizes.hidden
     if stages == 1:
         return "auto"
     shares = [layers // stages + (1 if stage < layers % stages else 0) for stage in range(stages)]
-    if way == "by cost":
-        whole = [(layers + 2) // stages + (1 if stage < (layers + 2) % stages else 0) for stage in range(stages)]
-        shares = [whole[0] - 1, *whole[1:-1], whole[-1] - 1]
+    if way == "thresholds":
+        block = h * h * 4 + (3 if sizes.gated else 2) * h * sizes.feed_forward
+        whole = layers * block + sizes.vocabulary * h
+        filled, stage = [0] * stages, 0
+        for number in range(1, layers + 1):
+            if stage < stages - 1 and number * block > whole * (stage + 1) / stages:
+                stage += 1
+            filled[stage] += 1
+        shares = filled if all(filled[1:-1]) else shares
     return (shares[0] + 1, *shares[1:-1], shares[-1] + 1)
 
 

@@ -55,6 +55,19 @@ class Unscored(Model):
     why: str
 
 
+class Refused(Model):
+    """Rows that the planner is told not to predict: fields with the values of such rows, and why."""
+
+    rows: dict[str, tuple[Any, ...]]
+    above: dict[str, float] = {}
+    why: str
+
+    def matches(self, values: dict[str, Any]) -> bool:
+        """Whether a row's fields are all among these."""
+        equal = all(values.get(name) in allowed for name, allowed in self.rows.items())
+        return equal and all(float(values.get(name) or 0) > limit for name, limit in self.above.items())
+
+
 class Mapping(Model):
     """One set of measurements."""
 
@@ -72,6 +85,9 @@ class Mapping(Model):
     """The field that chooses the program; "none" where all rows have one."""
     program: Program | None = None
     programs: dict[str, Program] = {}
+    inter_node: dict[str, Any] = {}
+    """Of this cluster's network between nodes, what was measured to differ from the hardware file's."""
+    refused: tuple[Refused, ...] = ()
     unscored: tuple[Unscored, ...] = Field(default=())
 
     def values_of(self, row: Row) -> dict[str, Any]:

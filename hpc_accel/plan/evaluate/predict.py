@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from hpc_accel.plan.calibration import Calibration, MeasuredPass, layer_digest
 from hpc_accel.plan.cost import StepModel
 from hpc_accel.plan.evaluate.case import Case
 from hpc_accel.plan.evaluate.mapping import Mapping
 from hpc_accel.plan.transformer import transformer_facts
-from hpc_accel.probe.hardware import Hardware
+from hpc_accel.probe.hardware import Hardware, Link
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class Predictor:
 
     def __init__(self, mapping: Mapping, hardware: Hardware) -> None:
         self.mapping = mapping
-        self.hardware = hardware
+        self.hardware = _with_network(hardware, mapping.inter_node)
         self._models: dict[tuple[object, ...], StepModel] = {}
 
     def model_of(self, case: Case) -> StepModel | None:
@@ -61,7 +62,7 @@ class Predictor:
         if model is None or case.layout is None:
             return Answer(step_time_s=None, peak_memory_bytes=None, reason=case.refused or "no such program is known")
         memory = float(model.peak_memory_bytes(case.layout))
-        reason = model.unpredictable(case.layout, case.resources, "cuda")
+        reason = case.refused or model.unpredictable(case.layout, case.resources, "cuda")
         if case.context_parallel > 1:
             reason = f"context parallelism ({case.context_parallel} ranks) is not modelled"
         if reason is not None:
@@ -92,3 +93,12 @@ def calibration_of(model: StepModel, case: Case, ratio: float) -> Calibration:
         backward_s=ratio * alone[1],
     )
     return Calibration(hardware_sha256="published", created_utc="published", passes=(measured,))
+
+
+def _with_network(hardware: Hardware, measured: dict[str, Any]) -> Hardware:
+    """`hardware` with what a mapping file says of the link between nodes."""
+    link = hardware.network.inter_node
+    if not measured or link is None:
+        return hardware
+    link = Link.model_validate({**link.model_dump(), **measured})
+    return hardware.model_copy(update={"network": hardware.network.model_copy(update={"inter_node": link})})

@@ -16,7 +16,7 @@ from hpc_accel.plan.calibration import weighted
 from hpc_accel.plan.evaluate.case import Case
 from hpc_accel.plan.evaluate.predict import Predictor
 
-LEAST, MOST = 0.2, 5.0
+LEAST, MOST = 0.5, 2.0
 """A block that would have to take less or more than this multiple of its prediction is not what the row differs in."""
 PRECISE = 1e-5
 Kind = tuple[object, ...]

@@ -29,6 +29,8 @@ class Case:
     peak_memory_bytes: float | None
     group: tuple[Any, ...]
     """What rows of one group share: they compute the same on equally many GPUs, and differ in layout."""
+    fold: tuple[Any, ...]
+    """Rows of one fold are never judged by what was measured in another of it."""
     block: tuple[Any, ...]
     """What the time of a block depends on: sizes, tensor-parallel ranks, samples of a micro-batch."""
     family: str

@@ -39,6 +39,7 @@ def _case(number: int, values: dict[str, Any], mapping: Mapping) -> Case:
         step_time_s=step_time_s,
         peak_memory_bytes=values.get("peak_memory_bytes"),
         group=tuple(values.get(name) for name in mapping.group),
+        fold=tuple(values.get(name) for name in mapping.fold or mapping.group),
         block=tuple(values.get(name) for name in mapping.block),
         family=str(values.get(mapping.family, "")),
         scored=not unscored,

@@ -80,6 +80,8 @@ class Mapping(Model):
     """Field -> its value -> fields that follow, as a model's name says its sizes."""
     group: tuple[str, ...] = ()
     """Rows that agree in these differ only in layout. Empty where no layouts can be ranked."""
+    fold: tuple[str, ...] = ()
+    """Rows that agree in these are held out together from calibration; as `group` where empty."""
     block: tuple[str, ...] = ("hidden", "tp", "micro_batch")
     family: Literal["none"] | str = "none"
     """The field that chooses the program; "none" where all rows have one."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -98,7 +97,7 @@ def probe(
 class _PlanGroup(TyperGroup):
     """`plan STUDY ...` is `plan study STUDY ...`: only another command's name comes before that."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args != ["--help"]:
             args = ["study", *args]
         return super().parse_args(ctx, args)

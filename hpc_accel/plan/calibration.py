@@ -79,9 +79,8 @@ class Calibration(Facts):
         """Which measurement something else disturbed, or None."""
         for each in self.passes:
             if each.spread > MAX_SPREAD:
-                return (
-                    f"{each.name} at tp {each.tp}, micro-batch {each.micro_batch_size}: quartiles {each.spread:.0%} apart"
-                )
+                where = f"{each.name} at tp {each.tp}, micro-batch {each.micro_batch_size}"
+                return f"{where}: quartiles {each.spread:.0%} apart"
         return None
 
 
@@ -126,7 +125,9 @@ class MeasuredPasses:
         ratios = []
         for other, seconds in measured.items():
             expected = predicted(other)
-            ratios.append((_distance(key, other), [took / wanted for took, wanted in zip(seconds, expected, strict=True)]))
+            ratios.append(
+                (_distance(key, other), [took / wanted for took, wanted in zip(seconds, expected, strict=True)])
+            )
         wanted = predicted(key)
         forward, backward = (weighted([(far, each[part]) for far, each in ratios]) for part in (0, 1))
         return forward * wanted[0], backward * wanted[1]
@@ -148,7 +149,11 @@ def load_calibration(path: Path) -> Calibration:
     try:
         return Calibration.model_validate(json.loads(path.read_text()))
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}", "a calibration is a file that the probe wrote", "probe") from None
+        raise ConfigError(
+            f"{path}: {error.strerror}", "a calibration is a file that the probe wrote", "probe"
+        ) from None
     except (ValueError, ValidationError) as error:
         first = str(error).splitlines()[0]
-        raise ConfigError(f"{path}: {first}", "calibration.json has the shape that the probe writes", "probe again") from None
+        raise ConfigError(
+            f"{path}: {first}", "calibration.json has the shape that the probe writes", "probe again"
+        ) from None

@@ -125,9 +125,9 @@ def _shaped_time(
     if tp > 1 and layer.tp_flops_per_sample:
         operations += software.tensor_parallel_operations * layer.num_matmuls
     attention = shape.attention
-    if attention is not None and not software.fused_attention:
-        if not fuses_softmax(attention, micro_batch_size, tp, software):
-            operations += software.unfused_softmax_operations
+    unfused = attention is not None and not software.fused_attention
+    if attention is not None and unfused and not fuses_softmax(attention, micro_batch_size, tp, software):
+        operations += software.unfused_softmax_operations
     operations *= 1 + software.straggling_share * math.log2(tp)
     forward = PassTime(host_s=operations * level.kernel_overhead_s, device_s=device.forward_s)
     overhead = level.backward_overhead_s or 2 * level.kernel_overhead_s

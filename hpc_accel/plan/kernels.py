@@ -102,7 +102,9 @@ def attention_s(
     moved = SCORE_BYTES + (0.0 if fuses_softmax(shape, micro_batch_size, tp, software) else UNFUSED_SOFTMAX_BYTES)
     traffic = scores * moved / (TRAFFIC_SHARE * level.memory_bandwidth_bytes_per_s)
     positions, width = shape.positions, shape.head_width
-    products = model.time_s(positions, positions, width, num=heads) + model.time_s(positions, width, positions, num=heads)
+    products = model.time_s(positions, positions, width, num=heads) + model.time_s(
+        positions, width, positions, num=heads
+    )
     return products + traffic, 2 * products + traffic
 
 
@@ -110,5 +112,3 @@ def fuses_softmax(shape: AttentionShape, micro_batch_size: int, tp: int, softwar
     """Whether one kernel does scale, mask and softmax: Megatron's takes multiples of four matrices at a time."""
     multiple = software.softmax_batch_multiple
     return multiple is None or shape.heads / tp * micro_batch_size % multiple == 0
-
-

@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import accumulate, pairwise
 
-from hpc_accel.plan.calibration import Calibration, Key, MeasuredPasses
-from hpc_accel.plan.compute import LayerTime, PassTime, divided_parameters, layer_time
-from hpc_accel.plan.network import Group, allreduce_s, gather_s, group_of
+from hpc_accel.plan.calibration import Calibration
+from hpc_accel.plan.compute import PassTime, divided_parameters
+from hpc_accel.plan.layer_cost import LayerCost, LayerCosts
+from hpc_accel.plan.network import Group, gather_s, group_of
 from hpc_accel.plan.software import Software, averages_later
 from hpc_accel.plan.stage_cost import PipelineCost, StageCost, exposed_s
 from hpc_accel.probe.hardware import Hardware, Level
 from hpc_accel.study.layout import V_SHAPED, Layout
-from hpc_accel.study.model_facts import LayerFacts, ModelFacts
+from hpc_accel.study.model_facts import ModelFacts
 from hpc_accel.study.recipe import Precision
 from hpc_accel.study.schema import Resources
 from hpc_accel.study.stage_partition import automatic_split
 
 Content = tuple[tuple[int, int], ...]
 """What a stage is made of: (number of the first layer like it, how many)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Layer:
-    """One layer's passes: compute, and messages of tensor parallelism and of sharded parameters."""
-
-    time: LayerTime
-    message_s: float
-    parameters: float
-    gather_s: float
 
 
 class StageTimes:
@@ -44,7 +35,8 @@ class StageTimes:
         calibration: Calibration | None = None,
     ) -> None:
         self.facts = facts
-        self.measured = MeasuredPasses(calibration, precision, software.recompute)
+        self.layer_costs = LayerCosts(hardware, precision, software, calibration)
+        self.calibration = calibration
         self.network = hardware.network
         self.kind = hardware.slowest
         self.precision = precision
@@ -52,7 +44,7 @@ class StageTimes:
         # Most layers of a deep model are equal but for their name; each is known by the first like it.
         alike = [replace(layer, name="") for layer in facts.layers]
         self._first = [alike.index(layer) for layer in alike]
-        self._layers: dict[tuple[object, ...], dict[int, _Layer]] = {}
+        self._layers: dict[tuple[object, ...], dict[int, LayerCost]] = {}
         self._stages: dict[tuple[object, ...], PipelineCost] = {}
         self._least_work: dict[tuple[object, ...], float] = {}
         self._parameters: dict[int, float] = {}
@@ -108,8 +100,8 @@ class StageTimes:
                 messages += layers[first].message_s
             device = self.kind.device
             self._least_work[key] = sum(
-                each.elapsed_s(device, self.software.sharpness) + self._exposed_s(each, times * messages)
-                for each, times in ((forward, 1), (backward, self._messages_backward))
+                each.elapsed_s(device, self.software.sharpness) + self.layer_costs.exposed_s(each, times * messages)
+                for each, times in ((forward, 1), (backward, self.layer_costs.messages_backward))
             )
         return self._least_work[key]
 
@@ -128,10 +120,6 @@ class StageTimes:
             self._gathers[key] = sum(each[size] or 0.0 for size in sizes)
         return self._gathers[key]
 
-    @property
-    def _messages_backward(self) -> int:
-        return 2 if self.software.recompute == "full" else 1
-
     def _at_once(self, layout: Layout, resources: Resources) -> int:
         """Ranks of a node that compute at once: stages take turns, so with few cores each has one."""
         few_cores = self.kind.device == "cpu" and layout.pp > 1
@@ -145,12 +133,12 @@ class StageTimes:
         stages = group_of(layout, "pp", ranks_per_node).spans_nodes if crosses else None
         return layout.micro_batch_size, at_once, tensor, layout.sequence_parallel, data, stages
 
-    def _layers_of(self, layout: Layout, ranks_per_node: int, at_once: int) -> dict[int, _Layer]:
+    def _layers_of(self, layout: Layout, ranks_per_node: int, at_once: int) -> dict[int, LayerCost]:
         key = self._layer_key(layout, ranks_per_node, at_once)
         if key not in self._layers:
             level = self.kind.level(at_once)
             self._layers[key] = {
-                first: self._layer(self.facts.layers[first], layout, ranks_per_node, level)
+                first: self.layer_costs.of(self.facts.layers[first], layout, ranks_per_node, level)
                 for first in set(self._first)
             }
         return self._layers[key]
@@ -185,7 +173,7 @@ class StageTimes:
         return self._contents[split]
 
     def _stage(
-        self, content: Content, layers: dict[int, _Layer], layout: Layout, level: Level, overlaps: bool
+        self, content: Content, layers: dict[int, LayerCost], layout: Layout, level: Level, overlaps: bool
     ) -> StageCost:
         own, device, overhead_s = self.software, self.kind.device, level.kernel_overhead_s
         # Two messages per pass between stages: one is received, one is sent.
@@ -212,20 +200,25 @@ class StageTimes:
         if layout.shard == "full":
             forward += PassTime(host_s=own.sharded_forward_operations * num_layers * overhead_s, device_s=0.0)
             hooks = own.sharded_backward_operations * num_layers
-        hooks += own.micro_batch_operations
-        backward += PassTime(host_s=hooks * overhead_s, device_s=0.0)
+        calibration = self.calibration
+        beside_s = own.micro_batch_operations * overhead_s
+        if calibration is not None and calibration.micro_batch_s is not None:
+            beside_s = calibration.micro_batch_s
+        if calibration is not None and calibration.synchronised is not None and layout.shard != "full":
+            hooks = 0.0  # measured, once a step: replicas add it
+        backward += PassTime(host_s=hooks * overhead_s + beside_s, device_s=0.0)
         inputs = PassTime(host_s=backward.host_s - weights.host_s, device_s=backward.device_s - weights.device_s)
         weights += PassTime(host_s=alone * overhead_s, device_s=0.0)
         first_gather = max(layers[first].gather_s for first, _ in content)
-        again = messages * self._messages_backward
+        again = messages * self.layer_costs.messages_backward
         return StageCost(
             forward_s=forward.elapsed_s(device, self.software.sharpness) + own.idle_operations * overhead_s,
             backward_s=backward.elapsed_s(device, self.software.sharpness),
             weight_s=weights.elapsed_s(device, self.software.sharpness),
             input_s=inputs.elapsed_s(device, self.software.sharpness),
-            forward_comm_s=self._exposed_s(forward, messages)
+            forward_comm_s=self.layer_costs.exposed_s(forward, messages)
             + exposed_s(gathers, first_gather, forward.elapsed_s(device, self.software.sharpness), overlaps, device),
-            backward_comm_s=self._exposed_s(backward, again)
+            backward_comm_s=self.layer_costs.exposed_s(backward, again)
             + exposed_s(gathers, first_gather, backward.elapsed_s(device, self.software.sharpness), overlaps, device),
             num_parameters=parameters,
             largest_parameters=largest,
@@ -236,97 +229,3 @@ class StageTimes:
             memory_bandwidth_bytes_per_s=level.memory_bandwidth_bytes_per_s,
             threads=level.threads,
         )
-
-    def _exposed_s(self, compute: PassTime, messages_s: float) -> float:
-        """What all-reduces add to a pass: nothing while the device, they included, keeps ahead of the host."""
-        if self.kind.device != "cuda" or not self.software.queues_collectives or not messages_s:
-            return messages_s
-        with_messages = PassTime(host_s=compute.host_s, device_s=compute.device_s + messages_s)
-        alone = compute.elapsed_s("cuda", self.software.sharpness)
-        return max(0.0, with_messages.elapsed_s("cuda", self.software.message_sharpness) - alone)
-
-    def _layer(self, layer: LayerFacts, layout: Layout, ranks_per_node: int, level: Level) -> _Layer:
-        parameters = divided_parameters(layer, layout.tp)
-        gather = 0.0
-        if layout.shard == "full" and parameters:
-            group = group_of(layout, "dp", ranks_per_node)
-            gather = gather_s(self.network, group, parameters * self.software.gather_bytes) or 0.0
-            gather += self.software.collective_operations * level.kernel_overhead_s
-        time, message = self._passes(layer, layout, ranks_per_node, level)
-        key = (layout.tp, layout.micro_batch_size, layout.sequence_parallel)
-        measured = self.measured.of(layer, key, lambda other: self.alone_s(layer, layout, ranks_per_node, level, other))
-        if measured is not None:
-            time, message = _as_measured(time, measured), 0.0
-        return _Layer(time=time, message_s=message, parameters=parameters, gather_s=gather)
-
-    def _passes(
-        self, layer: LayerFacts, layout: Layout, ranks_per_node: int, level: Level
-    ) -> tuple[LayerTime, float]:
-        """Predicted compute, and messages of one forward pass."""
-        time = layer_time(
-            layer,
-            micro_batch_size=layout.micro_batch_size,
-            tp=layout.tp,
-            level=level,
-            precision=self.precision,
-            software=self.software,
-            sequence_parallel=layout.sequence_parallel,
-        )
-        wait_s = self._waits_s(layer, layout, ranks_per_node)
-        if wait_s:
-            forward = PassTime(host_s=time.forward.host_s + wait_s, device_s=time.forward.device_s)
-            again = wait_s * self._messages_backward
-            backward = PassTime(host_s=time.backward.host_s + again, device_s=time.backward.device_s)
-            time = LayerTime(forward=forward, backward=backward, weights=time.weights)
-        return time, self._message_s(layer, layout, ranks_per_node, level)
-
-    def _waits_s(self, layer: LayerFacts, layout: Layout, ranks_per_node: int) -> float:
-        """Of the host in one forward pass, for rings between which a pipeline's messages cross nodes."""
-        if not self.software.ring_wait_s or layout.tp == 1 or not layer.tp_num_allreduces:
-            return 0.0
-        if layout.pp == 1 or not group_of(layout, "pp", ranks_per_node).spans_nodes:
-            return 0.0
-        return 2 * layer.tp_num_allreduces * (layout.tp - 1) * self.software.ring_wait_s
-
-    def alone_s(
-        self, layer: LayerFacts, layout: Layout, ranks_per_node: int, level: Level, key: Key
-    ) -> tuple[float, float]:
-        """Predicted forward and backward of `layer` by itself, at that tp and micro-batch, messages included."""
-        tp, micro_batch_size, divided = key
-        other = layout.model_copy(
-            update={"tp": tp, "micro_batch_size": micro_batch_size, "sequence_parallel": divided}
-        )
-        time, message = self._passes(layer, other, ranks_per_node, level)
-        device, sharpness = self.kind.device, self.software.sharpness
-        forward = time.forward.elapsed_s(device, sharpness) + self._exposed_s(time.forward, message)
-        again = message * self._messages_backward
-        return forward, time.backward.elapsed_s(device, sharpness) + self._exposed_s(time.backward, again)
-
-    def _message_s(self, layer: LayerFacts, layout: Layout, ranks_per_node: int, level: Level) -> float:
-        """A layer's tensor-parallel all-reduces, forward; with a divided sequence each is a gather and a scatter."""
-        elements = layer.tp_allreduce_elements_per_sample
-        if layout.tp == 1 or not elements:
-            return 0.0
-        num = layer.tp_num_allreduces or max(1, round(elements / max(1, layer.output_elements_per_sample)))
-        num_bytes = elements / num * layout.micro_batch_size * self.software.wire_bytes
-        group = group_of(layout, "tp", ranks_per_node)
-        send = allreduce_s(self.network, group, num_bytes) or 0.0
-        if layout.sequence_parallel:
-            send = 2 * (gather_s(self.network, group, num_bytes) or 0.0)
-        entered = 2 if layout.sequence_parallel else 1
-        overhead = entered * self.software.collective_operations * level.kernel_overhead_s
-        if layout.sequence_parallel:  # parts lie side by side only after a copy, read and written, each way
-            overhead += 4 * num_bytes / level.memory_bandwidth_bytes_per_s
-        return num * (send + overhead)
-
-
-def _as_measured(time: LayerTime, measured: tuple[float, float]) -> LayerTime:
-    """`measured` forward and backward; the weights' share of backward stays as predicted."""
-    forward_s, backward_s = measured
-    whole = time.backward.host_s + time.backward.device_s
-    share = (time.weights.host_s + time.weights.device_s) / whole if whole else 0.0
-    return LayerTime(
-        forward=PassTime(host_s=0.0, device_s=forward_s),
-        backward=PassTime(host_s=0.0, device_s=backward_s),
-        weights=PassTime(host_s=0.0, device_s=share * backward_s),
-    )

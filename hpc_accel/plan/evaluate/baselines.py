@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from hpc_accel.plan.evaluate.score import Judged, choice_scores, groups_of, time_scores
 from hpc_accel.plan.evaluate.predict import Answer
+from hpc_accel.plan.evaluate.score import Judged, choice_scores, groups_of, time_scores
 
 
 def constant_scores(judged: Sequence[Judged]) -> dict[str, Any]:

@@ -50,8 +50,10 @@ def scales_of(predictor: Predictor, rows: dict[Kind, list[Case]]) -> list[Scale]
     for kind, cases in rows.items():
         ratios = sorted(ratio for case in cases if (ratio := _ratio(predictor, case)) is not None)
         if ratios:
-            middle = ratios[len(ratios) // 2] if len(ratios) % 2 else math.sqrt(
-                ratios[len(ratios) // 2 - 1] * ratios[len(ratios) // 2]
+            middle = (
+                ratios[len(ratios) // 2]
+                if len(ratios) % 2
+                else math.sqrt(ratios[len(ratios) // 2 - 1] * ratios[len(ratios) // 2])
             )
             scales.append(Scale(kind=kind, ratio=middle, rows=tuple(case.number for case in cases)))
     return scales

@@ -80,7 +80,7 @@ def calibration_of(model: StepModel, case: Case, ratio: float) -> Calibration:
     layer, layout = model.facts.layers[1], case.layout
     key = (layout.tp, layout.micro_batch_size, layout.sequence_parallel)
     per_node = case.resources.ranks_per_node
-    alone = model.stage_times.alone_s(layer, layout, per_node, model.kind.level(per_node), key)
+    alone = model.stage_times.layer_costs.alone_s(layer, layout, per_node, model.kind.level(per_node), key)
     measured = MeasuredPass(
         layer=layer_digest(layer),
         name=layer.name,

@@ -8,7 +8,7 @@ from typing import Any
 from hpc_accel.plan.transformer import TransformerSizes
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.recipe import Recompute
-from hpc_accel.study.schema import Resources
+from hpc_accel.study.run import Resources
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from hpc_accel.plan.evaluate.case import Case
 from hpc_accel.plan.evaluate.mapping import Mapping, Row
 from hpc_accel.plan.transformer import TransformerSizes
 from hpc_accel.study.layout import Layout, Schedule
-from hpc_accel.study.schema import Resources
+from hpc_accel.study.run import Resources
 
 
 def cases_of(rows: list[Row], mapping: Mapping) -> list[Case]:

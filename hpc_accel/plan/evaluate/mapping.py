@@ -11,7 +11,7 @@ from pydantic import Field
 from hpc_accel.errors import ConfigError
 from hpc_accel.plan.software import Software
 from hpc_accel.plan.transformer import BlockCosts
-from hpc_accel.study.model import Model
+from hpc_accel.study.base import StrictModel
 from hpc_accel.study.recipe import Precision
 from hpc_accel.study.yaml import read_yaml, validated
 
@@ -19,7 +19,7 @@ DIRECTORY = Path(__file__).parent / "sets"
 Row = dict[str, str]
 
 
-class Source(Model):
+class Source(StrictModel):
     """Where a field comes from: a column, with its words translated and its unit converted."""
 
     column: str
@@ -30,7 +30,7 @@ class Source(Model):
     scale: float | None = None
 
 
-class Program(Model):
+class Program(StrictModel):
     """The training program of some rows: `software` and `block` name fields of Software and BlockCosts."""
 
     precision: Precision
@@ -47,7 +47,7 @@ class Program(Model):
         return BlockCosts(**self.block)
 
 
-class Unscored(Model):
+class Unscored(StrictModel):
     """Rows whose time does not count, and why."""
 
     field: str
@@ -55,7 +55,7 @@ class Unscored(Model):
     why: str
 
 
-class Refused(Model):
+class Refused(StrictModel):
     """Rows that the planner is told not to predict: fields with the values of such rows, and why."""
 
     rows: dict[str, tuple[Any, ...]]
@@ -68,7 +68,7 @@ class Refused(Model):
         return equal and all(float(values.get(name) or 0) > limit for name, limit in self.above.items())
 
 
-class Mapping(Model):
+class Mapping(StrictModel):
     """One set of measurements."""
 
     name: str

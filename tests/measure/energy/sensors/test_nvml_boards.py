@@ -57,8 +57,8 @@ def test_a_board_given_to_another_job_hides_none_and_is_not_missed(library, monk
         time.sleep(0.2)
     assert window.result.power_w == pytest.approx(300.0, rel=0.05)
     assert window.result.is_partial is False
-    [row] = [row for row in window.result.sensors if not row["is_counted"]]
-    assert (row["key"], row["is_used"], row["energy_j"]) == ("nvml board 0", False, None)
+    [row] = [row for row in window.result.sensors if not row.is_counted]
+    assert (row.key, row.is_used, row.energy_j) == ("nvml board 0", False, None)
 
 
 def test_cuda_does_not_count_a_forbidden_board(library, monkeypatch):

@@ -137,7 +137,7 @@ def _ended(state: str, exit_code: str) -> dict[str, str] | None:
 
 
 def complete_statuses(results: Path) -> list[str]:
-    """Correct the records of runs that Slurm ended, whose own guess was a signal's; returns the ids of those changed."""
+    """Correct the records of runs that Slurm ended, whose own guess was a signal's; the ids of those changed."""
     changed = []
     for run_id, facts in collect(results).get("jobs", {}).items():
         path = results / "runs" / run_id / "summary.json"

@@ -24,7 +24,7 @@ class RunRecord:
     run: dict[str, Any]
     summary: dict[str, Any]
     job: dict[str, Any]  # what its last attempt's script noted
-    accounting: dict[str, Any]  # what Slurm's books say of its job
+    accounting: dict[str, Any]  # what Slurm's accounting says of its job
     problems: tuple[str, ...] = ()
     repeats: tuple[RunRecord, ...] = ()  # where this record stands for several of one configuration: each of them
 

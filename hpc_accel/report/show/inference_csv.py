@@ -56,7 +56,7 @@ def _latency(rate: dict[str, Any], key: str) -> dict[str, float | None]:
 
 def _rate_row(run: RunRecord, rate: dict[str, Any]) -> dict[str, Any]:
     reasons = safe_json.mapping(rate, "latency_ms", "reasons")
-    told = [text for key in safe_json.PERCENTILES if (text := safe_json.text(reasons, key))]
+    missing = [text for key in safe_json.PERCENTILES if (text := safe_json.text(reasons, key))]
     return {
         "run_id": run.run_id,
         "workload": run.workload,
@@ -66,7 +66,7 @@ def _rate_row(run: RunRecord, rate: dict[str, Any]) -> dict[str, Any]:
         "completed_per_s": safe_json.positive(rate, "served_per_s"),
         **{name: value for key in safe_json.PERCENTILES for name, value in _latency(rate, key).items()},
         "latency_max_ms": safe_json.positive(rate, "latency_ms", "max"),
-        "latency_reason": "; ".join(told) or None,
+        "latency_reason": "; ".join(missing) or None,
         "waiting_p50_ms": safe_json.number(rate, "waiting_p50_ms"),
         **_deadline(rate),
         "energy_per_request_j": safe_json.positive(rate, "energy", "per_request_j"),

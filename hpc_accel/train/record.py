@@ -59,8 +59,8 @@ def summarise(
     finite = all(map(math.isfinite, losses))
     phases = _phases(run.layout, timed)
     step_facts = _step_facts(session, steps, slowest_ms)
-    energy = seen.energy | efficiency.energy_figures(
-        seen.energy,
+    energy = seen.energy.as_dict() | efficiency.energy_figures(
+        seen.energy.as_dict(),
         num_steps=step_facts["num_timed"],
         global_batch_size=run.workload.global_batch_size,
         samples_per_epoch=step_facts["samples_per_epoch"],

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from hpc_accel.errors import HpcAccelError
 
@@ -21,6 +22,7 @@ bench = typer.Typer(help="Compare what this package brings with what torch has."
 app.add_typer(bench, name="bench")
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file, for example studies/quickstart.yaml.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run.json that `hpc-accel plan` wrote.")]
+MAX_REFUSED_SHOWN = 10
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, for programs.")]
 
 
@@ -55,7 +57,7 @@ def init(
         typer.echo(listing())
         return
     if site is not None:
-        from hpc_accel.jobs.inspect import write_site
+        from hpc_accel.jobs.compare_site import write_site
 
         typer.echo(f"wrote {write_site(directory, site)}")
         typer.echo(f"next: read it, add what sinfo does not know, then hpc-accel doctor --site {site}")
@@ -74,17 +76,17 @@ def probe(
 ) -> None:
     """Measure this machine: matrix products, memory, MPI latency and bandwidth, sensors. Run it under mpirun."""
     from hpc_accel.probe.probe import run as run_probe
-    from hpc_accel.study.components import components_of
-    from hpc_accel.study.study import load_study
+    from hpc_accel.study.node_kinds import node_kinds_of
+    from hpc_accel.study.study_file import load_study
 
     loaded = load_study(study)
     limits = loaded.resources
-    components = components_of(limits) if limits.components is not None else None
+    node_kinds = node_kinds_of(limits) if limits.node_kinds is not None else None
     hardware = run_probe(
         out,
         site=loaded.site,
         cpus_per_rank=limits.cpus_per_rank,
-        components=components,
+        node_kinds=node_kinds,
         device=loaded.device,
         gpus_per_node=limits.gpus_per_node,
         backend=loaded.backend,
@@ -93,7 +95,20 @@ def probe(
         typer.echo(f"wrote {out}")
 
 
-@app.command()
+class _PlanGroup(TyperGroup):
+    """`plan STUDY ...` is `plan study STUDY ...`: only another command's name comes before that."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args != ["--help"]:
+            args = ["study", *args]
+        return super().parse_args(ctx, args)
+
+
+planning = typer.Typer(cls=_PlanGroup, help="Plan a study (`plan STUDY`), or see how good plans are (`plan evaluate`).")
+app.add_typer(planning, name="plan")
+
+
+@planning.command("study")
 def plan(
     study: StudyPath,
     hardware: Annotated[Path, typer.Option(help="The hardware.json that `hpc-accel probe` wrote.")],
@@ -111,7 +126,28 @@ def plan(
     refused = [candidate for candidate in content["candidates"] if candidate["refused"]]
     for note in content["notes"]:
         typer.echo(f"note: {note}")
+    for candidate in refused[:MAX_REFUSED_SHOWN]:
+        typer.echo(f"left out: {candidate['refused']['value']} ({candidate['refused']['rule']})")
+    if len(refused) > MAX_REFUSED_SHOWN:
+        typer.echo(f"left out: {len(refused) - MAX_REFUSED_SHOWN} more; {out} has all")
     typer.echo(f"{len(content['candidates'])} candidates, {len(refused)} refused, {len(chosen)} to measure: {out}")
+
+
+@planning.command("evaluate")
+def plan_evaluate(
+    path: Annotated[Path, typer.Argument(metavar="FILE.csv", help="Measurements that somebody published.")],
+    hardware: Annotated[str, typer.Option(help="A hardware.json, or the name of one that the package ships.")],
+    mapping: Annotated[Path | None, typer.Option(help="Which column is what, where the package does not know.")] = None,
+    calibrate: Annotated[int, typer.Option(min=0, help="Take so many rows of each kind of block as measured.")] = 0,
+    seed: Annotated[int, typer.Option(help="Which rows those are.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Compare predictions with published measurements: errors, order of layouts, what the choice costs, memory."""
+    from hpc_accel.plan.evaluate.run import evaluate
+    from hpc_accel.plan.evaluate.show import table
+
+    found = evaluate(path, hardware, mapping=mapping, calibrate=calibrate, seed=seed)
+    typer.echo(json.dumps(found, indent=1) if as_json else "\n".join(table(found)))
 
 
 @app.command()
@@ -179,9 +215,9 @@ def report(
     directory: Annotated[Path, typer.Argument(metavar="RESULTS", help="A study's results, e.g. results/quickstart.")],
     as_json: AsJson = False,
 ) -> None:
-    """Write report.html, summary.csv and answer.txt from what the runs left, and print the answer."""
+    """Write report.html, summary.csv, summary.parquet and answer.txt from what the runs left, and print the answer."""
     from hpc_accel.jobs.accounting import complete_statuses
-    from hpc_accel.report import write
+    from hpc_accel.report.write import write
 
     complete_statuses(directory)
     answer = write(directory)
@@ -201,7 +237,7 @@ def backend(
     quick: Annotated[bool, typer.Option("--quick", help="See that it works; the figures mean nothing.")] = False,
 ) -> None:
     """The mpi4py backend beside gloo: all-reduce, DDP, pipeline and FSDP2 steps, interleaved, as ratios."""
-    from hpc_accel.mpi.bench import bench_backend
+    from hpc_accel.bench.backend import bench_backend
 
     raise typer.Exit(bench_backend(only, json_path, ranks, quick))
 
@@ -214,7 +250,7 @@ def gpu(
     quick: Annotated[bool, typer.Option("--quick", help="See that it works; the figures mean nothing.")] = False,
 ) -> None:
     """The mpi4py backend on device tensors: staging beside copies, DDP steps beside nccl's and none, what is hidden."""
-    from hpc_accel.mpi.bench_gpu import bench_gpu
+    from hpc_accel.bench.gpu import bench_gpu
 
     raise typer.Exit(bench_gpu(json_path, trace, ranks, quick))
 

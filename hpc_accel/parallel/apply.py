@@ -16,10 +16,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hpc_accel.parallel.boundary import Dtypes, cast_outputs
-from hpc_accel.parallel.data import averages_later, make_average, replicate, shard
+from hpc_accel.parallel.data import make_average, replicate, shard
 from hpc_accel.parallel.gradients import ReplicaAverage, add_up, gradients_of
-from hpc_accel.parallel.memory import offload_activations, set_channels_last
-from hpc_accel.parallel.mesh import Place
+from hpc_accel.parallel.memory_layout import offload_activations, set_channels_last
+from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.workloads.chain import is_sequence
 from hpc_accel.workloads.tensor_plan import planned
@@ -76,7 +76,7 @@ class ParallelModel:
 def parallelize(
     workload: Workload,
     split: tuple[int, ...] | None,
-    place: Place,
+    place: RankCoordinates,
     device: torch.device,
     *,
     loss: Loss,
@@ -90,7 +90,9 @@ def parallelize(
     `loss` is the loss of one micro-batch, divided by their number.
     """
     tensor_cut = _tensor_cut(workload, place)
-    later = averages_later(place, recipe, is_traced=split is not None and not is_sequence(workload.model))
+    later = place.layout.averages_later(
+        overlap=recipe.overlap, is_traced=split is not None and not is_sequence(workload.model)
+    )
     prepare = _Prepare(place, device, recipe, autocast_dtype, tensor_cut, later=later)
     boundaries: list[tuple[torch.Tensor, ...]] = []
     if split is None:
@@ -114,7 +116,7 @@ def parallelize(
     )
 
 
-def _tensor_cut(workload: Workload, place: Place) -> TensorCut | None:
+def _tensor_cut(workload: Workload, place: RankCoordinates) -> TensorCut | None:
     group = place.group("tp")
     if group is None:
         return None
@@ -129,7 +131,7 @@ class _Prepare:
 
     def __init__(
         self,
-        place: Place,
+        place: RankCoordinates,
         device: torch.device,
         recipe: Recipe,
         autocast_dtype: torch.dtype | None,

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from hpc_accel.parallel.apply import ParallelModel
-from hpc_accel.parallel.mesh import Place
+from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.workloads.tensor_plan import Cut
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -43,7 +43,7 @@ def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(each.shape) for name, each in model.named_parameters() if each.requires_grad}
 
 
-def pieces_of(model: ParallelModel, place: Place, plan: Mapping[str, Cut], shapes: Shapes) -> Iterator[Piece]:
+def pieces_of(model: ParallelModel, place: RankCoordinates, plan: Mapping[str, Cut], shapes: Shapes) -> Iterator[Piece]:
     """Every trainable parameter that this rank holds a part of. `shapes` are those of the whole model.
 
     Raises KeyError for a parameter that the whole model does not have under its name.
@@ -66,7 +66,9 @@ def plain(name: str) -> str:
     return ".".join(part for part in name.removeprefix("module.").split(".") if part != "_orig_mod")
 
 
-def _start(name: str, shape: tuple[int, ...], place: Place, plan: Mapping[str, Cut]) -> tuple[tuple[int, ...], bool]:
+def _start(
+    name: str, shape: tuple[int, ...], place: RankCoordinates, plan: Mapping[str, Cut]
+) -> tuple[tuple[int, ...], bool]:
     owner, _, kind = name.rpartition(".")
     way = plan.get(owner)
     dim = 0 if way in _COLUMNS else 1 if way == "rows" and kind == "weight" else None

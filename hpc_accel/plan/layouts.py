@@ -12,8 +12,8 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any
 
-from hpc_accel.study.layout import LOOPED, SINGLE, SPLIT_BACKWARD, V_SHAPED, Layout, Schedule, micro_batch_rule
-from hpc_accel.study.study import ResourcesChoice
+from hpc_accel.study.layout import LOOPED, SINGLE, V_SHAPED, Layout, Schedule, micro_batch_rule
+from hpc_accel.study.study_file import ResourcesChoice
 
 
 @lru_cache(maxsize=1024)
@@ -38,7 +38,7 @@ def factors(limits: ResourcesChoice) -> Iterator[tuple[int, int, int]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ladder:
+class MemoryVariants:
     """One layout, and the same with what saves memory, most of it last."""
 
     whole: Layout
@@ -51,10 +51,9 @@ class Ladder:
         fields = self.whole.model_dump()
         for shard in ("none", "optimizer", "full") if self.whole.dp > 1 else ("none",):
             for sequence_parallel in (False, True) if self._divides else (False,):
-                # In a backward of two halves torch's FSDP2 loses gradients: the study's rules refuse it.
-                lossy = shard == "full" and self.whole.schedule in SPLIT_BACKWARD
-                if (shard != "none" or sequence_parallel) and not lossy:
-                    yield Layout(**fields | {"shard": shard, "sequence_parallel": sequence_parallel})
+                layout = Layout(**fields | {"shard": shard, "sequence_parallel": sequence_parallel})
+                if (shard != "none" or sequence_parallel) and not layout.loses_sharded_gradients:
+                    yield layout
 
     def divided(self) -> Iterator[Layout]:
         """Those that differ in the work of a pass: the sequence whole, and divided."""
@@ -65,7 +64,7 @@ class Ladder:
     @property
     def num_layouts(self) -> int:
         """How many that are."""
-        num_shards = 1 if self.whole.dp == 1 else 2 if self.whole.schedule in SPLIT_BACKWARD else 3
+        num_shards = 1 if self.whole.dp == 1 else 2 if self.whole.splits_backward else 3
         return num_shards * (2 if self._divides else 1)
 
     @property
@@ -73,7 +72,7 @@ class Ladder:
         return self.whole.tp > 1 and self.sequence_length is not None and self.sequence_length % self.whole.tp == 0
 
 
-def ladders(
+def memory_variants(
     dp: int,
     pp: int,
     tp: int,
@@ -81,7 +80,7 @@ def ladders(
     *,
     num_cuttable_layers: int = 0,
     sequence_length: int | None = None,
-) -> Iterator[Ladder]:
+) -> Iterator[MemoryVariants]:
     """Micro-batch sizes and schedules of one (dp, pp, tp). Nothing if dp does not divide the batch.
 
     Ranks hold two stages, in a loop or a V, where layers suffice for that.
@@ -101,12 +100,12 @@ def ladders(
                 micro_batch_size=micro_batch_size,
                 accumulation_steps=accumulation_steps,
             )
-            yield Ladder(whole=layout, sequence_length=sequence_length)
+            yield MemoryVariants(whole=layout, sequence_length=sequence_length)
 
 
 def variants(dp: int, pp: int, tp: int, global_batch_size: int, **model: Any) -> Iterator[Layout]:
-    """All layouts of all `ladders`."""
-    return chain.from_iterable(ladder.layouts() for ladder in ladders(dp, pp, tp, global_batch_size, **model))
+    """All layouts of all `memory_variants`."""
+    return chain.from_iterable(group.layouts() for group in memory_variants(dp, pp, tp, global_batch_size, **model))
 
 
 def _schedules(pp: int, num_micro_batches: int, num_cuttable_layers: int) -> list[tuple[Schedule | None, int]]:

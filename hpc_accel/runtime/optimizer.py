@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from hpc_accel.parallel import planted
-from hpc_accel.parallel.mesh import Place
-from hpc_accel.study.schema import Optimizer
+from hpc_accel.parallel.mesh import RankCoordinates
+from hpc_accel.study.run import Optimizer
 
 
 def kind_of(spec: Optimizer) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
@@ -22,7 +22,7 @@ def kind_of(spec: Optimizer) -> tuple[type[torch.optim.Optimizer], dict[str, Any
 
 
 def make_optimizer(
-    spec: Optimizer, parameters: Sequence[nn.Parameter], place: Place, *, fused: bool = False
+    spec: Optimizer, parameters: Sequence[nn.Parameter], place: RankCoordinates, *, fused: bool = False
 ) -> torch.optim.Optimizer | None:
     """The torch optimizer; None on a stage without parameters.
 

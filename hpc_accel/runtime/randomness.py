@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from hpc_accel.parallel import planted
-from hpc_accel.parallel.mesh import Place
+from hpc_accel.parallel.mesh import RankCoordinates
 
 
 def seed_of(*names: int | str) -> int:
@@ -30,7 +30,7 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
 
 
-def seed_rank(seed: int, place: Place) -> None:
+def seed_rank(seed: int, place: RankCoordinates) -> None:
     """Seed this rank for its steps: by replica and stage, alike on the tensor-parallel ranks of one stage."""
     replica = 0 if planted.is_on("one_mask") else place.dp_rank
     seed_all(seed_of(seed, "replica", replica, "stage", place.pp_rank))

@@ -12,13 +12,13 @@ import torch.distributed as dist
 
 from hpc_accel.parallel import planted
 from hpc_accel.parallel.apply import ParallelModel
-from hpc_accel.parallel.memory import channels_last
-from hpc_accel.parallel.mesh import Place
+from hpc_accel.parallel.memory_layout import channels_last
+from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.runtime.batches import Batch, ShareSampler
-from hpc_accel.runtime.clock import Clock
 from hpc_accel.runtime.copies import Copies
 from hpc_accel.runtime.in_flight import StepInFlight, read_later
 from hpc_accel.runtime.loss import MicroBatchLoss, counts_of
+from hpc_accel.runtime.phase_timer import PhaseTimer
 from hpc_accel.runtime.still import Still, held_still
 from hpc_accel.runtime.weight import Weigh
 from hpc_accel.study.recipe import Recipe
@@ -37,7 +37,7 @@ class Stepper:
     def __init__(
         self,
         *,
-        place: Place,
+        place: RankCoordinates,
         device: torch.device,
         model: ParallelModel,
         recipe: Recipe,
@@ -45,7 +45,7 @@ class Stepper:
         optimizer: torch.optim.Optimizer | None,
         sampler: ShareSampler,
         batches: Iterator[Batch],
-        clock: Clock,
+        clock: PhaseTimer,
         weigh: Weigh | None = None,
     ) -> None:
         self.place = place

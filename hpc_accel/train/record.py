@@ -11,14 +11,14 @@ import polars as pl
 
 from hpc_accel.files import write_atomically
 from hpc_accel.measure import provenance
-from hpc_accel.runtime import checks
-from hpc_accel.runtime.summary import identity, peak_memory, slowest, speed
-from hpc_accel.study.layout import SPLIT_BACKWARD, Layout
-from hpc_accel.study.schema import Run
+from hpc_accel.runtime import timing_warnings
+from hpc_accel.runtime.summary import identity, memory_figures, slowest, speed
+from hpc_accel.study.layout import Layout
+from hpc_accel.study.run import Run
 from hpc_accel.train import efficiency
 from hpc_accel.train.loop import Observations
 from hpc_accel.train.parity.check import Checked
-from hpc_accel.train.session import Session
+from hpc_accel.train.setup import Session
 from hpc_accel.train.utilisation import flops_facts
 
 PHASES = ("data", "forward", "backward", "comm_exposed", "pipeline_wait", "optimizer")
@@ -59,8 +59,8 @@ def summarise(
     finite = all(map(math.isfinite, losses))
     phases = _phases(run.layout, timed)
     step_facts = _step_facts(session, steps, slowest_ms)
-    energy = seen.energy | efficiency.energy_figures(
-        seen.energy,
+    energy = seen.energy.as_dict() | efficiency.energy_figures(
+        seen.energy.as_dict(),
         num_steps=step_facts["num_timed"],
         global_batch_size=run.workload.global_batch_size,
         samples_per_epoch=step_facts["samples_per_epoch"],
@@ -81,7 +81,7 @@ def summarise(
         "phases_reason": _phase_reasons(run, phases),
         **_bubble(run.layout, timed, phases),
         "startup_ms": {**session.startup_ms, "first_step": seen.first_step_ms},
-        **peak_memory(peak, session.device, reserved=reserved, device_used=device_used),
+        **memory_figures(peak, session.device, reserved=reserved, device_used=device_used),
         "energy": energy,
         "target": efficiency.target(run, losses, energy, step_facts["num_timed"]),
         "flops": flops_facts(
@@ -94,7 +94,9 @@ def summarise(
             session.num_gpus,
         ),
         "warnings": [
-            *checks.warnings(run, step_facts, energy, device_type=session.device.type, gpu_clock=seen.gpu_clock_note),
+            *timing_warnings.warnings(
+                run, step_facts, energy, device_type=session.device.type, gpu_clock=seen.gpu_clock_note
+            ),
             *(f"parity: {each}" for each in session.checked.found.told),
         ],
         "straggler": seen.straggler,
@@ -115,7 +117,7 @@ def _step_facts(session: Session, steps: pl.DataFrame, timed_ms: dict[int, float
     """The `steps` object of summary.json."""
     measure, workload = session.run.measure, session.run.workload
     all_ms = list(slowest(steps).values())
-    detected, reason = checks.detected_warmup(all_ms, is_continued=session.attempt > 1)
+    detected, reason = timing_warnings.detected_warmup(all_ms, is_continued=session.attempt > 1)
     dataset: Any = session.workload.dataset
     return {
         "num_warmup": measure.warmup_steps,
@@ -127,7 +129,7 @@ def _step_facts(session: Session, steps: pl.DataFrame, timed_ms: dict[int, float
         "samples_dropped_per_epoch": session.samples_dropped_per_epoch,
         "samples_per_epoch": len(dataset) - session.samples_dropped_per_epoch,
         "tokens_per_sample": efficiency.tokens_per_sample(dataset[0][0]),
-        "outliers": checks.found_outliers(list(timed_ms), list(timed_ms.values())),
+        "outliers": timing_warnings.found_outliers(list(timed_ms), list(timed_ms.values())),
     }
 
 
@@ -188,7 +190,7 @@ def _bubble(layout: Layout, timed: pl.DataFrame, phases: dict[str, float | None]
     if layout.pp == 1:
         return {"bubble_fraction": None, "bubble_ideal": None, "bubble_reason": "the layout has one stage"}
     ideal = None
-    if layout.schedule not in SPLIT_BACKWARD:
+    if not layout.splits_backward:
         ideal = (layout.pp - 1) / (layout.stages_per_rank * layout.accumulation_steps + layout.pp - 1)
     if phases["pipeline_wait"] is None:
         reason = "waiting between stages was not measured"

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.study import schema
+from hpc_accel.study.run import WorkloadSpec
 from hpc_accel.workloads.chain import as_inputs, input_problem
 from hpc_accel.workloads.workload import Metric, Workload
 
 
-def build(spec: schema.Workload, seed: int) -> Workload:
+def build(spec: WorkloadSpec, seed: int) -> Workload:
     """The workload of a run. `seed` fixes what it draws from torch, NumPy and `random`: alike on every rank.
 
     Raises ConfigError (value, rule, remedy) for anything the user's module gets wrong.
@@ -123,7 +123,7 @@ def _function(entry: str) -> Callable[..., Any]:
     return function
 
 
-def _check_arguments(spec: schema.Workload, function: Callable[..., Any]) -> None:
+def _check_arguments(spec: WorkloadSpec, function: Callable[..., Any]) -> None:
     try:
         inspect.signature(function).bind(**spec.args)
     except TypeError as error:

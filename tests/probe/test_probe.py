@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.measure.energy.figure import EnergyFigure
 from hpc_accel.plan import load_hardware
 from hpc_accel.plan.cost import predict
 from hpc_accel.probe import compute, probe
@@ -89,10 +91,10 @@ def test_the_chain_has_as_many_operations_as_are_counted_in_models():
 
 
 def test_power_is_known_only_from_a_whole_window():
-    window = {"energy_j": 600.0, "window_s": 3.0, "is_partial": False, "resolution_warning": False}
+    window = EnergyFigure(energy_j=600.0, window_s=3.0, scope="whole nodes", method="counter")
     assert power_facts(window, 2) == {"power_w": 100.0, "power_w_reason": None}
     for change in ({"energy_j": None, "reason": "no sensor"}, {"is_partial": True}, {"resolution_warning": True}):
-        facts = power_facts({**window, **change}, 2)
+        facts = power_facts(replace(window, **change), 2)
         assert facts["power_w"] is None and facts["power_w_reason"]
 
 
@@ -133,11 +135,12 @@ COMPONENTS_SCRIPT = """
 import sys
 from pathlib import Path
 from hpc_accel.errors import ConfigError
+from hpc_accel.measure.energy.figure import EnergyFigure
 from hpc_accel.probe.probe import run
-from hpc_accel.study.schema import Component
-parts = [Component(number=0), Component(number=1, ranks_per_node=2)]
+from hpc_accel.study.run import NodeKind
+parts = [NodeKind(number=0), NodeKind(number=1, ranks_per_node=2)]
 try:
-    run(Path(sys.argv[1]), site="local", components=parts[:2])
+    run(Path(sys.argv[1]), site="local", node_kinds=parts[:2])
 except ConfigError as error:
     print(error)
 """
@@ -145,13 +148,13 @@ except ConfigError as error:
 
 @pytest.mark.mpi
 @pytest.mark.timeout(200)
-def test_components_are_kinds_of_their_own(tmp_path):
+def test_node_kinds_are_kinds_of_their_own(tmp_path):
     """Also on one machine, as a CPU beside a GPU is: in the last round all of them are measured at once."""
     script, out = tmp_path / "probe_script.py", tmp_path / "hardware.json"
     script.write_text(COMPONENTS_SCRIPT)
     check(mpirun(3, [script, out], timeout_s=150))
     hardware = load_hardware(out)
-    found = [(kind.component, [level.ranks for level in kind.levels]) for kind in hardware.node_kinds]
+    found = [(kind.number, [level.ranks for level in kind.levels]) for kind in hardware.node_kinds]
     assert found == [(0, [1]), (1, [1, 2])]
     assert all(kind.power_w is None and kind.power_w_reason for kind in hardware.node_kinds)
-    assert "2 rank(s) probe components of 3" in check(mpirun(2, [script, out], timeout_s=60))
+    assert "2 rank(s) probe node kinds of 3" in check(mpirun(2, [script, out], timeout_s=60))

@@ -15,7 +15,8 @@ import pytest
 
 from hpc_accel.errors import InputOutputError
 from hpc_accel.files import write_atomically
-from hpc_accel.report import page, write
+from hpc_accel.report.show import page
+from hpc_accel.report.write import write
 from tests.report.editing import edit, edit_all, edit_summary, run_of, set_time
 from tests.report.make_study import candidate, make_run, summary, true_step_ms, write_json, write_run
 
@@ -80,7 +81,7 @@ def test_one_file_with_everything_in_it(study):
     for tag, attributes in elements.found:
         assert "src" not in attributes, (tag, attributes)
         if address := attributes.get("href"):
-            assert re.match(r"#[\w-]+$|runs/|summary\.csv$|data:,$", address), address
+            assert re.match(r"#[\w-]+$|runs/|summary\.(csv|parquet)$|data:,$", address), address
     assert len(elements.scripts) == 3
     assert len([1 for tag, _ in elements.found if tag == "article"]) == 3 + 3  # cards, and runs that do not count
 
@@ -195,7 +196,7 @@ def test_importing_the_room_is_cheap():
 
 def test_writing_a_report_needs_no_torch(study):
     code = (
-        "import sys, pathlib, hpc_accel.report as r; r.write(pathlib.Path(sys.argv[1])); "
+        "import sys, pathlib, hpc_accel.report.write as r; r.write(pathlib.Path(sys.argv[1])); "
         "print('torch' in sys.modules, 'plotly.graph_objects' in sys.modules)"
     )
     done = subprocess.run(

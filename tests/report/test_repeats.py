@@ -7,9 +7,10 @@ import json
 import polars as pl
 import pytest
 
-from hpc_accel.report import ranking, write
-from hpc_accel.report.records import load
-from hpc_accel.study.schema import Run
+from hpc_accel.report.judge import ranking
+from hpc_accel.report.load.study_records import load
+from hpc_accel.report.write import write
+from hpc_accel.study.run import Run
 from tests.report.editing import edit
 from tests.report.make_study import candidate, losses, make_run, write_json, write_run
 from tests.report.make_study import summary as make_summary
@@ -74,7 +75,7 @@ def test_joules_and_steps_are_added(repeated):
     assert ranking.energy_per_sample_j(run) == pytest.approx(sum(per_sample) / 3)
     compute = sum(part["by_phase_j"]["compute"] for part in parts)
     assert run.summary["energy"]["by_phase_j"]["compute"] == pytest.approx(compute)
-    [best] = ranking.thriftiest([run]).values()
+    [best] = ranking.least_energy([run]).values()
     assert (best.value.low, best.value.high) == pytest.approx((min(per_sample), max(per_sample)), rel=0.2)
     assert best.value.low <= min(per_sample)
     assert best.value.high >= max(per_sample)

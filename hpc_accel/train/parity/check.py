@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.parallel.mesh import Place
+from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.runtime.precision import AUTOCAST
 from hpc_accel.runtime.waiting import quiet_barrier
 from hpc_accel.runtime.weight import MeanOver
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 from hpc_accel.train.parity import compare, verdict
 from hpc_accel.train.parity.engine import HALF, build_still
 from hpc_accel.train.parity.facts import each_weight
@@ -43,7 +43,7 @@ class Checked:
 
 
 def check_parity(
-    run: Run, path: Path, comm: Any, place: Place, device: torch.device, split: tuple[int, ...] | None
+    run: Run, path: Path, comm: Any, place: RankCoordinates, device: torch.device, split: tuple[int, ...] | None
 ) -> Checked:
     """Compare the first steps of `run` with the serial run's. Collective over all ranks.
 

@@ -17,7 +17,7 @@ from torch.utils.data import default_collate
 
 from hpc_accel.parallel import planted
 from hpc_accel.parallel.apply import parallelize
-from hpc_accel.parallel.mesh import make_place
+from hpc_accel.parallel.mesh import rank_coordinates
 from hpc_accel.parallel.pieces import plain
 from hpc_accel.runtime.loss import MicroBatchLoss
 from hpc_accel.runtime.precision import AUTOCAST
@@ -26,7 +26,7 @@ from hpc_accel.runtime.still import Still, drop_nothing, held_still
 from hpc_accel.runtime.weight import MeanOver, Weigh
 from hpc_accel.study.layout import Layout, Shard
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 from hpc_accel.train.parity.pieces import BatchPiece, Cutting
 from hpc_accel.train.parity.sketch import sketch
 from hpc_accel.workloads import entry
@@ -84,7 +84,7 @@ class Engine:
         total = run.workload.global_batch_size
         shard: Shard = "full" if run.layout.shard == "full" and AUTOCAST[recipe.precision] is not None else "none"
         layout = Layout(micro_batch_size=total, accumulation_steps=1, shard=shard)
-        place = make_place(layout, 0, device.type)
+        place = rank_coordinates(layout, 0, device.type)
         dtype = AUTOCAST[recipe.precision]
         self.model = parallelize(
             self.workload, None, place, device, loss=self.workload.loss, recipe=recipe, autocast_dtype=dtype

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal, cast
 
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 from hpc_accel.train.parity import compare, verdict
 from hpc_accel.train.parity.found import Phase
 from hpc_accel.train.parity.reference import Reference

@@ -9,7 +9,7 @@ from itertools import pairwise
 from hpc_accel.runtime.batches import ShareSampler
 from hpc_accel.runtime.loss import counts_of
 from hpc_accel.study.layout import Layout
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from hpc_accel.parallel import planted
 from hpc_accel.runtime.precision import arithmetic
 from hpc_accel.runtime.weight import MeanOver
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 from hpc_accel.train.parity.engine import NUM_GRADIENTS, Engine, Trajectory
 from hpc_accel.train.parity.facts import Dependence, count_step_flops, least_pieces, measure_facts
 from hpc_accel.train.parity.pieces import Cutting, grouped, in_pieces, sampler_of

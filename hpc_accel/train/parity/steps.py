@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpc_accel.parallel.mesh import Place
+from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.parallel.pieces import Piece, pieces_of, shapes_of
-from hpc_accel.runtime.build import make_stepper
+from hpc_accel.runtime.make_stepper import make_stepper
 from hpc_accel.runtime.optimizer import kind_of
 from hpc_accel.runtime.precision import arithmetic
 from hpc_accel.runtime.seeded import digest_of_sample
 from hpc_accel.runtime.step import Stepper
 from hpc_accel.runtime.still import Still
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.schema import Optimizer, Run
+from hpc_accel.study.run import Optimizer, Run
 from hpc_accel.train.parity.engine import HALF, NUM_GRADIENTS, build_still, summaries
 from hpc_accel.train.parity.reference import Reference
 from hpc_accel.train.parity.room import make_room
@@ -56,7 +56,7 @@ class Measured:
 def take_steps(
     run: Run,
     comm: Any,
-    place: Place,
+    place: RankCoordinates,
     device: torch.device,
     *,
     recipe: Recipe,
@@ -90,7 +90,7 @@ class _Steps:
     def __init__(
         self,
         comm: Any,
-        place: Place,
+        place: RankCoordinates,
         stepper: Stepper,
         pieces: list[Piece],
         reference: Reference,

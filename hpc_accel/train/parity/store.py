@@ -25,7 +25,7 @@ from hpc_accel.files import write_atomically
 from hpc_accel.parallel import planted
 from hpc_accel.runtime.precision import AUTOCAST
 from hpc_accel.runtime.seeded import Drawn, Seeded, digest_of_sample
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 from hpc_accel.train.parity.engine import HALF, build_still
 from hpc_accel.train.parity.facts import digest_of_weights
 from hpc_accel.train.parity.pieces import sampler_of

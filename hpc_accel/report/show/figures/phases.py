@@ -1,0 +1,47 @@
+"""Where a step's time goes, stacked by phase, in the order of the throughput chart."""
+
+from __future__ import annotations
+
+from hpc_accel.report.judge import quantities, wording
+from hpc_accel.report.load import safe_json
+from hpc_accel.report.load.run_record import RunRecord
+from hpc_accel.report.show.figures import style
+
+PHASES = {
+    "data": ("data", "phase-data"),
+    "forward": ("forward", "phase-forward"),
+    "backward": ("backward", "phase-backward"),
+    "comm_exposed": ("exposed communication", "phase-comm-exposed"),
+    "pipeline_wait": ("pipeline wait", "phase-pipeline-wait"),
+    "optimizer": ("optimizer", "phase-optimizer"),
+    "other": ("other", "phase-other"),
+}
+
+
+def figures(runs: list[RunRecord]) -> list[style.Figure]:
+    """One stacked bar per run that counts and left phases."""
+    title = "Time by phase"
+    counting = [run for run in style.fastest_first(runs) if safe_json.mapping(run.summary, "phases_ms")]
+    shown = counting[: style.MAX_BARS]
+    if not shown:
+        return [
+            style.Figure(key="phases", title=title, caption="", gap="Not measured: no run that counts left its phases.")
+        ]
+    data = style.stacked_bars(
+        shown,
+        PHASES,
+        lambda run, phase: safe_json.positive(run.summary, "phases_ms", phase),
+        lambda value: f"{wording.short(value)} ms",
+    )
+    spec = {"data": data, "layout": style.stacked_layout("ms per step", shown)}
+    caption = (
+        "Shorter is better; medians over the timed steps, mean over ranks, so a bar's length is close to the step time."
+    )
+    unknown = [run for run in shown if quantities.COMMUNICATION.is_gap(run)]
+    if unknown:
+        reason = quantities.COMMUNICATION.reason(unknown[0])
+        caption += f" Exposed communication was not measured in {wording.counted(len(unknown), 'run')}: {reason}."
+    caption += style.only_shown(counting, shown)
+    return [
+        style.Figure(key="phases", title=title, caption=caption, spec=spec, height_px=style.bar_height_px(len(shown)))
+    ]

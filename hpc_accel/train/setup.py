@@ -1,0 +1,111 @@
+"""Everything a run needs before its first step: ranks, device, threads, workload, layout, optimizer, data."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hpc_accel.measure.energy.figure import EnergyFigure
+from hpc_accel.parallel.mesh import RankCoordinates, rank_coordinates
+from hpc_accel.runtime.device import mesh_device
+from hpc_accel.runtime.make_stepper import make_stepper
+from hpc_accel.runtime.randomness import seed_rank
+from hpc_accel.runtime.stage_sizes import stage_sizes
+from hpc_accel.runtime.start_ranks import RankSetup, start_ranks
+from hpc_accel.runtime.step import Stepper
+from hpc_accel.study.run import Run
+from hpc_accel.train.checkpoint import Checkpoint, Checkpoints
+from hpc_accel.train.parity.check import Checked, check_parity
+from hpc_accel.train.state import restore
+from hpc_accel.workloads import entry
+from hpc_accel.workloads.workload import Workload
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session(RankSetup):
+    """A run, set up on this rank: at its beginning, or where the checkpoint `first_step` comes from left it.
+
+    `earlier` is what earlier attempts measured on this rank: rows, windows, peak_memory_bytes, notes.
+    """
+
+    workload: Workload
+    split: tuple[int, ...] | None
+    place: RankCoordinates
+    stepper: Stepper
+    checkpoints: Checkpoints
+    first_step: int
+    attempt: int
+    earlier: dict[str, Any]
+    checked: Checked
+    samples_dropped_per_epoch: int
+    startup_ms: dict[str, float]
+
+
+def open_session(run: Run, directory: Path, import_ms: float) -> Session:
+    """Set up `run` on this rank. Collective over all ranks.
+
+    Raises ConfigError when the launch does not fit, DataError when there are checkpoints and all are broken.
+    """
+    launch = start_ranks(run, directory)
+    device, comm = launch.device, launch.comm
+    place = rank_coordinates(run.layout, launch.rank, mesh_device(run, device))
+    checkpoints = Checkpoints(run, directory, comm, place)
+    found = checkpoints.load()
+    split = _split(run, found, device, comm)
+    compared = time.perf_counter()
+    checked = check_parity(run, directory / "run.json", comm, place, device, split)
+    began = time.perf_counter()
+    first_step = found.step if found else 0
+    workload = entry.build(run.workload, run.seed)
+    stepper = make_stepper(
+        run,
+        workload,
+        place,
+        device,
+        recipe=run.recipe,
+        split=split,
+        first_step=first_step,
+        mean=checked.mean,
+        draws_data=checked.draws_data,
+    )
+    seed_rank(run.seed, place)
+    if found:
+        restore(stepper, found.tensors, found.values)
+    built = time.perf_counter()
+    return Session(
+        **vars(launch),
+        workload=workload,
+        split=split,
+        place=place,
+        stepper=stepper,
+        checkpoints=checkpoints,
+        first_step=first_step,
+        attempt=found.values["attempt"] + 1 if found else 1,
+        earlier=_earlier(found),
+        checked=checked,
+        samples_dropped_per_epoch=stepper.sampler.samples_dropped_per_epoch,
+        startup_ms={
+            "import": import_ms,
+            "mpi_init": launch.mpi_init_ms,
+            "parity": (began - compared) * 1e3,
+            "model_build": (built - began) * 1e3,
+        },
+    )
+
+
+def _split(run: Run, found: Checkpoint | None, device: torch.device, comm: Any) -> tuple[int, ...] | None:
+    if found and run.layout.split == "measured":
+        return tuple(found.values["split"])  # measured again it might be another, and its weights lie elsewhere
+    return stage_sizes(run, entry.build(run.workload, run.seed), device, comm)
+
+
+def _earlier(found: Checkpoint | None) -> dict[str, Any]:
+    if found is None:
+        return {"rows": [], "windows": [], "peak_memory_bytes": None, "total_steps": None, "notes": []}
+    kept = {key: found.values.get(key) for key in ("rows", "peak_memory_bytes", "total_steps")}
+    windows = [EnergyFigure.from_dict(window) for window in found.values["windows"]]
+    return kept | {"windows": windows, "notes": [*found.values["notes"], *found.notes]}

@@ -60,7 +60,7 @@ class Still(TorchDispatchMode):
             module.register_forward_hook(self._leave, always_call=True)
 
     def batch(self, step: int, samples: Sequence[int]) -> None:
-        """The samples of the micro-batch that is computed next."""
+        """The samples of the micro-batch that is computed next; inside `held_still`, as it seeds generators."""
         self._step, self._samples = step, list(samples)
         self._path, self._count = [], {}
         random.seed(seed_of(self._seed, step, "python"))

@@ -174,8 +174,8 @@ class Engine:
             if piece.replica != replica:  # buffers follow the first replica, as DistributedDataParallel has it
                 kept = kept if replica else summaries_raw(self.model)
                 replica = piece.replica
-            self.still.batch(step, piece.samples)
             with held_still(self.still):
+                self.still.batch(step, piece.samples)
                 outputs = self.model(*self.placed(inputs))
                 value = loss(outputs, self.placed([targets])[0])
                 (value * scale).backward()

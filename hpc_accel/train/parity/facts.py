@@ -72,8 +72,8 @@ def measure_facts(engine: Engine) -> dict[str, Any]:
 def _mean_of(engine: Engine, outputs: torch.Tensor, targets: torch.Tensor) -> MeanOver:
     """What the loss is over; the loss module lies on the device, as it does in a step."""
     move_loss(engine.workload.loss, engine.device)
-    engine.still.batch(0, list(range(len(outputs))))
     with held_still(engine.still):
+        engine.still.batch(0, list(range(len(outputs))))
         return measure_mean(engine.workload, outputs, targets)
 
 
@@ -85,8 +85,8 @@ def _forward_twice(
     before = summaries_raw(engine.model)
 
     def run(part: slice) -> torch.Tensor:
-        engine.still.batch(0, samples[part])
         with torch.no_grad(), held_still(engine.still):
+            engine.still.batch(0, samples[part])
             found: torch.Tensor = engine.model(*(each[part] for each in inputs))
         return found
 

@@ -14,7 +14,6 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from hpc_accel.parallel import planted
 from hpc_accel.runtime.precision import AUTOCAST
 from hpc_accel.runtime.seeded import Drawn, Seeded, digest_of_sample
 from hpc_accel.study.run import Run
+from hpc_accel.study.sources import sources
 from hpc_accel.train.parity.engine import HALF, build_still
 from hpc_accel.train.parity.facts import digest_of_weights
 from hpc_accel.train.parity.pieces import sampler_of
@@ -61,30 +61,14 @@ def content_of(run: Run, workload: Workload) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "torch": torch.__version__,
-        "workload": run.workload.model_dump(mode="json", exclude={"optimizer", "name"}),
+        "workload": run.workload.model_dump(mode="json", exclude={"optimizer", "name", "sources"}),
         "seed": run.seed,
         "steps": run.measure.parity_steps,
         "weights": digest_of_weights(workload.model),
         "samples": [digest_of_sample(dataset[Drawn(index, 0)]) for index in looked_at],
         "num_samples": len(dataset),
-        "modules": _modules_of(run),
+        "sources": sources(run.workload.entry, run.workload.args),
     }
-
-
-def _modules_of(run: Run) -> dict[str, str]:
-    """Digests of the entry's module and of those it uses, as far as they lie where the run was started."""
-    here, found = Path.cwd(), {}
-    waiting = [run.workload.entry.partition(":")[0]]
-    while waiting:
-        name = str(waiting.pop() or "")
-        module = sys.modules.get(name)
-        path = Path(getattr(module, "__file__", None) or "/")
-        if name in found or not path.is_file() or not path.is_relative_to(here) or "site-packages" in path.parts:
-            continue
-        found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-        for value in list(vars(module).values()):
-            waiting.append(value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", ""))
-    return found
 
 
 def digest_of(run: Run, content: dict[str, Any], device_type: str, kind: Kind) -> str:

@@ -15,7 +15,6 @@ import torch
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.parallel.mesh import RankCoordinates
-from hpc_accel.runtime.precision import AUTOCAST
 from hpc_accel.runtime.waiting import quiet_barrier
 from hpc_accel.runtime.weight import MeanOver
 from hpc_accel.study.recipe import Recipe
@@ -27,7 +26,7 @@ from hpc_accel.train.parity.found import Found, Phase
 from hpc_accel.train.parity.judge import judge
 from hpc_accel.train.parity.reference import Kind, Reference
 from hpc_accel.train.parity.steps import Measured, take_steps
-from hpc_accel.train.parity.store import References, obtain
+from hpc_accel.train.parity.store import References, changes_numbers, obtain
 from hpc_accel.workloads.workload import Workload
 
 
@@ -53,7 +52,7 @@ def check_parity(
     _refuse_other_weights(comm, workload)
     norms = verdict.norms_of(workload.model)
     halves, wide = _types(run)
-    references, problem = _obtained(run, path, comm, workload, device)
+    references, problem = _obtained(run, path, comm, workload, device, halves=bool(halves))
     del workload
     if references is None or references.whole.reason:
         return _unknown(run, references, problem)
@@ -97,11 +96,11 @@ def _types(run: Run) -> tuple[str, str]:
 
 
 def _obtained(
-    run: Run, path: Path, comm: Any, workload: Workload, device: torch.device
+    run: Run, path: Path, comm: Any, workload: Workload, device: torch.device, *, halves: bool
 ) -> tuple[References | None, str]:
     found: tuple[References | None, str] = (None, "")
     if comm.Get_rank() == 0:
-        found = obtain(run, path, workload, device)
+        found = obtain(run, path, workload, device, halves=halves)
     quiet_barrier(comm)
     obtained: tuple[References | None, str] = comm.bcast(found, root=0)
     return obtained
@@ -110,8 +109,7 @@ def _obtained(
 def _proof(run: Run, *, halves: str) -> tuple[Recipe, bool]:
     """The recipe that the layout is proven with, and whether the run's own changes numbers."""
     recipe = run.recipe
-    changes = bool(halves) or AUTOCAST[recipe.precision] is not None or recipe.precision == "tf32"
-    changes = changes or recipe.compression in ("bf16", "fp16")
+    changes = changes_numbers(run, halves=bool(halves))
     plain: dict[str, Any] = {"compression": "none", "average_every": 1}
     if changes:
         plain |= {"precision": "fp32", "compile": False}

@@ -82,20 +82,24 @@ def digest_of(run: Run, content: dict[str, Any], device_type: str, kind: Kind) -
     return hashlib.sha256(json.dumps(content | extra, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def kinds_of(run: Run, whole: Reference, workload: Workload) -> list[Kind]:
+def kinds_of(run: Run, whole: Reference, *, halves: bool) -> list[Kind]:
     """The references that a run needs beside the whole one."""
     if whole.reason:
         return []
     cuts = run.layout.dp * run.layout.accumulation_steps > 1 and whole.dependence.is_any
     kinds: list[Kind] = ["grouped"] if cuts else []
-    if changes_numbers(run, workload):
+    if changes_numbers(run, halves=halves):
         kinds.append("grouped recipe" if cuts else "recipe")
     return kinds
 
 
-def changes_numbers(run: Run, workload: Workload) -> bool:
-    """Whether the run computes in another arithmetic than the one its layout is proven in."""
-    halves = any(each.dtype in HALF for each in workload.model.parameters())
+def has_halves(workload: Workload) -> bool:
+    """Whether any weight has 16 bits."""
+    return any(each.dtype in HALF for each in workload.model.parameters())
+
+
+def changes_numbers(run: Run, *, halves: bool) -> bool:
+    """Whether the run computes in another arithmetic than the one its layout is proven in; `halves`: 16-bit weights."""
     recipe = run.recipe
     return (
         halves
@@ -117,15 +121,18 @@ def read(path: Path) -> Reference | None:
         return None
 
 
-def obtain(run: Run, path: Path, workload: Workload, device: torch.device) -> tuple[References | None, str]:
-    """The references of the run at `path`, or why there are none. `workload` is that of this rank, before any step."""
+def obtain(
+    run: Run, path: Path, workload: Workload, device: torch.device, *, halves: bool
+) -> tuple[References | None, str]:
+    """The references of the run at `path`, or why there are none. `workload` is that of this rank, before
+    any step, in fp32 where its own weights are `halves`."""
     directory, content = directory_of(path.parent), content_of(run, workload)
-    found = _found(run, directory, content, workload, device)
+    found = _found(run, directory, content, device, halves=halves)
     if found is None:
         problem = _computed_elsewhere(run, path, device)
         if problem:
             return None, problem
-        found = _found(run, directory, content, workload, device)
+        found = _found(run, directory, content, device, halves=halves)
     if found is None:
         return None, (
             "build() made other weights or other data in another process, from the same seed: draw from torch, NumPy "
@@ -135,13 +142,13 @@ def obtain(run: Run, path: Path, workload: Workload, device: torch.device) -> tu
 
 
 def _found(
-    run: Run, directory: Path, content: dict[str, Any], workload: Workload, device: torch.device
+    run: Run, directory: Path, content: dict[str, Any], device: torch.device, *, halves: bool
 ) -> References | None:
     whole = read(directory / f"{digest_of(run, content, device.type, 'whole')}.json")
     if whole is None:
         return None
     variants: dict[Kind, Reference] = {}
-    for kind in kinds_of(run, whole, workload):
+    for kind in kinds_of(run, whole, halves=halves):
         kept = read(directory / f"{digest_of(run, content, device.type, kind)}.json")
         if kept is None:
             return None
@@ -185,7 +192,7 @@ def compute_missing(run: Run, path: Path, device: torch.device) -> list[Path]:
     if whole is None:
         whole = compute_whole(run, device, digest)
         write_atomically(written[0], whole.model_dump_json())
-    for kind in kinds_of(run, whole, own):
+    for kind in kinds_of(run, whole, halves=has_halves(own)):
         digest = digest_of(run, content, device.type, kind)
         written.append(directory / f"{digest}.json")
         if read(written[-1]) is None:

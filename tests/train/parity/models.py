@@ -107,7 +107,7 @@ def pairs_loss(outputs, _targets):
 def gathering_loss(outputs, targets):
     """Pairs of all ranks, gathered with their gradients: the whole batch's loss on each."""
     if dist.is_initialized() and dist.get_world_size() > 1:
-        outputs = torch.cat(all_gather(outputs.contiguous()))
+        outputs = torch.cat(all_gather(outputs.contiguous(), dist.group.WORLD))
     return pairs_loss(outputs, targets)
 
 

@@ -19,3 +19,7 @@ class Cell:
     def of(cls, value: Any, reason: str | None = None) -> Self:
         """The value where there is one, else the reason."""
         return cls(value=value) if value is not None else cls(reason=reason or NOT_MEASURED)
+
+
+Row = dict[str, Cell]
+"""The cells of one run by column."""

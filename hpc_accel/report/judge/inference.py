@@ -83,6 +83,7 @@ def best_words(runs: list[RunRecord]) -> str:
 
 
 def figure_words(found: Best) -> str:
+    """What the best configuration reached: its highest rate within the limit, else its latency at the highest rate."""
     run = found.run
     limit = safe_json.mapping(run.summary, "inference", "limit")
     if max_rate(run):

@@ -23,6 +23,8 @@ def reason(run: RunRecord) -> str | None:
     """Why there is none."""
     if value(run) is not None:
         return None
+    if not run.counts:
+        return f"the run is {run.status}"
     return safe_json.text(run.summary, "metric", "reason") or "the run left no metric"
 
 

@@ -187,13 +187,13 @@ def train(path: RunPath) -> None:
 
 @app.command()
 def reference(
-    path: RunPath,
+    paths: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One run.json or several.")],
     device: Annotated[str, typer.Option(help="What to compute on: cpu, or cuda:0 and so on.")] = "cpu",
 ) -> None:
-    """Compute the serial run that a run is compared with, if it is not kept already. Every run does this by itself."""
-    from hpc_accel.commands import compute_reference
+    """Compute the serial runs that runs are compared with, if they are not kept already. A run does this by itself."""
+    from hpc_accel.commands import compute_references
 
-    for written in compute_reference(path, device):
+    for written in compute_references(paths, device):
         typer.echo(f"{written}")
 
 

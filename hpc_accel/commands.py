@@ -155,14 +155,15 @@ def train_run(path: Path) -> dict[str, Any] | None:
     return _shown(path, run_training, "training", "step")
 
 
-def compute_reference(path: Path, device: str) -> list[Path]:
-    """The files of the references of a run, computed where they are missing."""
+def compute_references(paths: list[Path], device: str) -> list[Path]:
+    """The files of the references of runs, computed where they are missing."""
     import torch
 
     from hpc_accel.study.run_file import read_run
     from hpc_accel.train.parity.store import compute_missing
 
-    return compute_missing(read_run(path), path.resolve(), torch.device(device))
+    where = torch.device(device)
+    return [written for path in paths for written in compute_missing(read_run(path), path.resolve(), where)]
 
 
 def infer_run(path: Path) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.mpirun import check, mpirun
+from tests.train.parity.many import compute_references
 from tests.train.parity.test_planted import MEASURE
 from tests.train.test_layouts import SCRIPT, write_runs
 
@@ -38,7 +39,9 @@ def trained(tmp_path_factory):
         paths[kind] = write_runs(directory, workload, layouts, recipe=recipe, measure=MEASURE)
     both = {"entry": "tests.train.parity.models:build", "args": {"kind": "dropout"}, "global_batch_size": 16}
     paths["bf16"] = write_runs(directory, {"name": "bf16", **both}, [DP, PP, FULL], ("bf16",), measure=MEASURE)
-    check(mpirun(2, [SCRIPT, *(path for each in paths.values() for path in each)], 280))
+    everything = [path for each in paths.values() for path in each]
+    compute_references(everything)
+    check(mpirun(2, [SCRIPT, *everything], 280))
     read = {
         kind: [json.loads((path.parent / "summary.json").read_text()) for path in each] for kind, each in paths.items()
     }

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.mpirun import ROOT, check, mpirun
+from tests.train.parity.many import compute_references
 from tests.train.test_layouts import write_runs
 
 SCRIPT = ROOT / "tests/train/parity/many.py"
@@ -65,6 +66,7 @@ def found(tmp_path_factory):
         paths.append(path)
         arguments.append(f"{fault}={path}")
     (directory / "references").mkdir()
+    compute_references(paths)
     check(mpirun(2, [SCRIPT, *arguments], 280, HPC_ACCEL_TESTING="1"))
     return [json.loads((path.parent / "summary.json").read_text()) for path in paths]
 

@@ -19,13 +19,15 @@ from hpc_accel.infer import latency
 from hpc_accel.infer.compared import compared
 from hpc_accel.infer.generate import Generator, generation_facts
 from hpc_accel.infer.load import Window, open_loop
-from hpc_accel.infer.outputs import answers, spread
+from hpc_accel.infer.outputs import Compared, answers, spread
 from hpc_accel.infer.search import max_rate
 from hpc_accel.infer.session import Session
 from hpc_accel.infer.warmup import run_sizes
 from hpc_accel.measure import clock, memory
 from hpc_accel.measure.energy import EnergyMeter, used
-from hpc_accel.measure.energy.derived import per
+from hpc_accel.record.figure import Fraction, Milliseconds
+from hpc_accel.record.inference import Generation, Limit, Rate
+from hpc_accel.record.measured import request_energy, token_energy
 from hpc_accel.runtime import stop
 from hpc_accel.runtime.device import unused_gpus_here
 from hpc_accel.runtime.frequency import applied
@@ -33,7 +35,8 @@ from hpc_accel.runtime.gpu_clock import GpuClock
 from hpc_accel.runtime.precision import arithmetic
 from hpc_accel.runtime.waiting import SAMPLE_HZ, quiet_barrier
 
-ENERGY_KEYS = ("energy_j", "window_s", "scope", "method", "is_partial", "resolution_warning", "reason", "remedy")
+NO_CACHE = "tokens were generated without a cache, which is the reference"
+NOT_FINITE = "logits are not finite"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +46,10 @@ class Observations:
     batches: list[dict[str, Any]]
     energy: dict[str, Any]
     windows: list[tuple[str, Window]]
-    rates: list[dict[str, Any]]
-    limit: dict[str, Any]
-    generated: list[dict[str, Any]]
-    compared: dict[str, Any]
+    rates: list[Rate]
+    limit: Limit
+    generated: list[Generation]
+    compared: Compared | None
     memory_bytes: dict[str, int | None]
     """The most this rank had: `peak`, and of a GPU what torch `reserved` and what the device has `used`."""
     gpu_clock_note: str
@@ -72,7 +75,7 @@ def infer(session: Session, progress: Callable[[int, int], None]) -> Observation
         asked = session.infer.batch_size, session.run.measure.metric_samples
         mine = session.replica.drive(lambda: answers(session.workload, session.replica.run, *asked))
         apart = spread(session.comm, mine)
-    beside_serial = compared(session, mine, apart) if session.rank == 0 and mine is not None else {}
+    beside_serial = compared(session, mine, apart) if session.rank == 0 and mine is not None else None
     quiet_barrier(session.comm)
     notes = {"energy.parquet": note, "device": unused_gpus_here(session.run) or ""}
     return Observations(
@@ -101,9 +104,9 @@ class _Parts:
         self.batches: list[dict[str, Any]] = []
         self.energy: dict[str, Any] = {}
         self.windows: list[tuple[str, Window]] = []
-        self.rates: list[dict[str, Any]] = []
-        self.limit: dict[str, Any] = {}
-        self.generated: list[dict[str, Any]] = []
+        self.rates: list[Rate] = []
+        self.limit: Limit
+        self.generated: list[Generation] = []
         self.memory_bytes: dict[str, int | None] = {}
         self._progress = progress
         generate = session.infer.generate
@@ -188,22 +191,22 @@ class _Parts:
             self.rates.append(self._rate_facts(window, energy.result))
         self._end_of_part()
 
-    def _rate_facts(self, window: Window, energy: dict[str, Any]) -> dict[str, Any]:
-        """One entry of `inference.rates`. Joules are of the whole window, warm-up requests included."""
+    def _rate_facts(self, window: Window, energy: dict[str, Any]) -> Rate:
+        """What the window says. Joules are of the whole window, warm-up requests included."""
         log, counted = window.log, ~window.warmup
         waited_ms = (log.started_ns - log.scheduled_ns)[counted] / 1e6
-        return {
-            "rate_per_s": window.rate_per_s,
-            "num_requests": int(counted.sum()),
-            "num_warmup": int(window.warmup.sum()),
-            "latency_ms": latency.latency_facts(window.counted_ms),
-            "waiting_p50_ms": latency.percentile_ms(waited_ms, 50),
-            "served_per_s": latency.served_per_s(log.scheduled_ns[counted], log.ended_ns[counted]),
-            "mean_batch": float(log.batch[counted].mean()),
-            "deadline": latency.deadline_facts(window.counted_ms, self.session.infer),
-            "energy": {key: energy.get(key) for key in ENERGY_KEYS}
-            | {"per_request_j": per(energy["energy_j"], len(log.batch))},
-        }
+        few = f"{len(waited_ms)} requests: p50 needs at least {latency.requests_needed(50)}"
+        return Rate(
+            rate_per_s=window.rate_per_s,
+            num_requests=int(counted.sum()),
+            num_warmup=int(window.warmup.sum()),
+            latency_ms=latency.latency_facts(window.counted_ms),
+            waiting_p50_ms=Milliseconds.of(latency.percentile_ms(waited_ms, 50), few),
+            served_per_s=latency.served_per_s(log.scheduled_ns[counted], log.ended_ns[counted]),
+            mean_batch=float(log.batch[counted].mean()),
+            deadline=latency.deadline_facts(window.counted_ms, self.session.infer),
+            energy=request_energy(energy, len(log.batch)),
+        )
 
     def _measured(self) -> list[tuple[float, float | None]]:
         """The limit's percentile at the listed rates; rank 0's figures hold for all."""
@@ -244,8 +247,7 @@ class _Parts:
             facts = generation_facts(
                 wanted, kv_cache, [times for each in leaders for times in each], whole, session.run.seed
             )
-            energy = {key: window.result.get(key) for key in ENERGY_KEYS}
-            tokens = whole * wanted.tokens * repeats
-            energy["per_token_j"] = per(window.result["energy_j"], tokens)
-            self.generated.append({**facts, "cache_max_rel_err": error, "energy": energy})
+            cache_error = Fraction.of(error, NOT_FINITE if kv_cache else NO_CACHE)
+            energy = token_energy(window.result, whole * wanted.tokens * repeats)
+            self.generated.append(Generation(**facts, cache_max_rel_err=cache_error, energy=energy))
         self._end_of_part()

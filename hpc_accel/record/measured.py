@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from hpc_accel.measure.energy import derived
-from hpc_accel.record.energy import Coverage, Device, Energy, EnergyPhases, Sensor
+from hpc_accel.record.energy import (
+    Coverage,
+    Device,
+    Energy,
+    EnergyPhases,
+    RequestEnergy,
+    Sensor,
+    TokenEnergy,
+    WindowEnergy,
+)
 from hpc_accel.record.figure import Joules, JouleSeconds, Seconds, Watts
 from hpc_accel.record.parts import Steps
 
@@ -18,13 +27,7 @@ def energy_of(found: dict[str, Any], steps: Steps) -> Energy:
     reason, remedy = found["reason"], found["remedy"]
     idle = found["idle_reason"] or reason
     whole = Energy.missing(reason or NO_SENSOR, remedy).changed(
-        energy_j=found["energy_j"],
-        window_s=found["window_s"],
-        scope=found["scope"],
-        method=found["method"],
-        reason=reason,
-        is_partial=found["is_partial"],
-        resolution_warning=found["resolution_warning"],
+        **_window(found),
         sensors=tuple(Sensor(**each) for each in found["sensors"]),
         coverage=Coverage(**found["coverage"]),
         num_windows=found.get("num_windows", 1),
@@ -36,6 +39,22 @@ def energy_of(found: dict[str, Any], steps: Steps) -> Energy:
         phases=_phases(found),
     )
     return with_shares(whole, steps)
+
+
+def request_energy(found: dict[str, Any], num_requests: int) -> RequestEnergy:
+    """Of a window that answered as many requests."""
+    per_request_j = derived.per(found["energy_j"], num_requests)
+    return RequestEnergy(**_window(found), per_request_j=Joules.of(per_request_j, found["reason"], found["remedy"]))
+
+
+def token_energy(found: dict[str, Any], num_tokens: int) -> TokenEnergy:
+    """Of a window that generated as many tokens."""
+    per_token_j = derived.per(found["energy_j"], num_tokens)
+    return TokenEnergy(**_window(found), per_token_j=Joules.of(per_token_j, found["reason"], found["remedy"]))
+
+
+def _window(found: dict[str, Any]) -> dict[str, Any]:
+    return {name: found[name] for name in WindowEnergy.model_fields}
 
 
 def _phases(found: dict[str, Any]) -> EnergyPhases:

@@ -164,7 +164,7 @@ class Bench:
 
     def on(self) -> Times:
         """A step and what is kept of it, the sensors' threads running."""
-        from hpc_accel.measure.energy import EnergyMeter
+        from hpc_accel.measure.energy.meter import EnergyMeter
 
         # The threads exist only while a measured block runs: off is off.
         with EnergyMeter(self.comm, sample_hz=10) as meter, meter.window("block"):
@@ -203,7 +203,7 @@ class Bench:
 
     def memory_bytes(self) -> int:
         """Growth of this rank's resident set by a meter and the records of many steps."""
-        from hpc_accel.measure.energy import EnergyMeter
+        from hpc_accel.measure.energy.meter import EnergyMeter
 
         before = resident_bytes()
         with EnergyMeter(self.comm, sample_hz=10) as meter, meter.window("memory"):

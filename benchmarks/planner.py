@@ -24,7 +24,7 @@ from typing import Any
 
 from megatron import Planner, Program, Row
 
-from hpc_accel.plan.judge import judge_choice, judge_times
+from hpc_accel.plan.accuracy import choice_accuracy, time_accuracy
 
 HERE = Path(__file__).parent
 DATA = HERE / "data" / "a100_single_node_dev.csv"
@@ -49,12 +49,12 @@ def groups_of(rows: Iterable[Row]) -> list[list[Row]]:
 
 def times(groups: Sequence[Sequence[Row]], predict: Callable[[Row], float]) -> dict[str, float]:
     """Errors, rank correlation and regret of predicted times."""
-    return judge_times([[(predict(row), row.iter_ms) for row in group] for group in groups])
+    return time_accuracy([[(predict(row), row.iter_ms) for row in group] for group in groups])
 
 
 def choice(groups: Sequence[Sequence[Row]], score: Callable[[Row], Any]) -> dict[str, float]:
     """Rank correlation and regret of an order that predicts no times."""
-    return judge_choice([[(score(row), row.iter_ms) for row in group] for group in groups])
+    return choice_accuracy([[(score(row), row.iter_ms) for row in group] for group in groups])
 
 
 def rule(row: Row) -> tuple[int, int, int]:

@@ -169,7 +169,7 @@ def report(
 ) -> None:
     """Write report.html, summary.csv and answer.txt from what the runs left, and print the answer."""
     from hpc_accel.jobs.accounting import complete_statuses
-    from hpc_accel.report import write
+    from hpc_accel.report.write import write
 
     complete_statuses(directory)
     answer = write(directory)
@@ -189,7 +189,7 @@ def backend(
     quick: Annotated[bool, typer.Option("--quick", help="See that it works; the figures mean nothing.")] = False,
 ) -> None:
     """The mpi4py backend beside gloo: all-reduce, DDP, pipeline and FSDP2 steps, interleaved, as ratios."""
-    from hpc_accel.mpi.bench import bench_backend
+    from hpc_accel.bench.backend import bench_backend
 
     raise typer.Exit(bench_backend(only, json_path, ranks, quick))
 
@@ -202,7 +202,7 @@ def gpu(
     quick: Annotated[bool, typer.Option("--quick", help="See that it works; the figures mean nothing.")] = False,
 ) -> None:
     """The mpi4py backend on device tensors: staging beside copies, DDP steps beside nccl's and none, what is hidden."""
-    from hpc_accel.mpi.bench_gpu import bench_gpu
+    from hpc_accel.bench.gpu import bench_gpu
 
     raise typer.Exit(bench_gpu(json_path, trace, ranks, quick))
 

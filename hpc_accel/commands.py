@@ -27,7 +27,7 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
     from hpc_accel.jobs.request import plugin_resources
     from hpc_accel.jobs.site import load_site
     from hpc_accel.plan.cost import Prices
-    from hpc_accel.plan.make import make_plan
+    from hpc_accel.plan.planner import make_plan
     from hpc_accel.probe.hardware import load_hardware
     from hpc_accel.study.expand import resolve_workload
     from hpc_accel.study.study import load_study

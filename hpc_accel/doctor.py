@@ -39,7 +39,7 @@ print(json.dumps({"version": torch.__version__, "built_for": torch.version.cuda 
 ASK_SENSORS = """
 import json
 from mpi4py import MPI
-from hpc_accel.measure.energy import EnergyMeter
+from hpc_accel.measure.energy.meter import EnergyMeter
 print(json.dumps(EnergyMeter(MPI.COMM_SELF).describe()))
 """
 

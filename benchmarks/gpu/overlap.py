@@ -13,9 +13,9 @@ from typing import Any
 from benchmarks.gpu.clock import kernel_intervals, profiler
 from benchmarks.gpu.runs import OUT, runs_of, study_of
 from benchmarks.gpu.say import DEVICE, PRETENDED, figure, size, verdict
+from hpc_accel.bench.start_ranks import start_ranks
 from hpc_accel.measure.phases import exposed_ns, union
 from hpc_accel.mpi import timeline
-from hpc_accel.mpi.bench import start_ranks
 
 NUM_STEPS = 4
 MODEL = size(

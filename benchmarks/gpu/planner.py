@@ -39,7 +39,7 @@ CONFIGURATIONS: list[tuple[str, str, dict[str, Any], int, dict[str, Any], dict[s
 
 def predicted_ms(name: str, args: dict[str, Any], batch: int, recipe: dict[str, Any], layout: dict[str, Any]) -> float:
     """By the planner, from the hardware.json that the probe step left."""
-    from hpc_accel.plan.make import make_plan
+    from hpc_accel.plan.planner import make_plan
     from hpc_accel.probe.hardware import load_hardware
     from hpc_accel.study.expand import resolve_workload
     from hpc_accel.workloads.planned import facts_of

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.gpu.runs import OUT
 from benchmarks.gpu.say import DEVICE, PRETENDED, figure, verdict
-from hpc_accel.mpi.bench import start_ranks
+from hpc_accel.bench.start_ranks import start_ranks
 
 START = """
 import time, torch
@@ -42,15 +42,15 @@ def started_s(backend: str) -> float | None:
 def pretended_rank() -> None:
     """One rank of the benchmark, its device tensors those of a pretended device."""
     import hpc_accel.mpi
-    from hpc_accel.mpi import bench_gpu
+    from hpc_accel.bench import gpu
     from tests.mpi import stand_in
 
     torch.accelerator.device_count = lambda: 1
-    bench_gpu.pinned = lambda like: torch.empty(like.shape, dtype=like.dtype)
+    gpu.pinned = lambda like: torch.empty(like.shape, dtype=like.dtype)
     stand_in.pretend()
     place = hpc_accel.mpi.init()
     paths = OUT / "backend-gpu.json", OUT / "backend-gpu.trace.json.gz"
-    bench_gpu.measure(place, stand_in.DEVICE, lambda: None, *paths, quick=True)
+    gpu.measure(place, stand_in.DEVICE, lambda: None, *paths, quick=True)
     hpc_accel.mpi.shutdown()
 
 
@@ -61,8 +61,8 @@ def chunk_sizes() -> None:
     import torch.distributed as dist
 
     import hpc_accel.mpi
+    from hpc_accel.bench.interleaved import interleaved
     from hpc_accel.mpi import staging
-    from hpc_accel.mpi.bench_steps import interleaved
 
     torch.cuda.set_device(hpc_accel.mpi.world().device())
     place = hpc_accel.mpi.init()
@@ -87,7 +87,7 @@ def main() -> None:
         code = start_ranks(2, "benchmarks.gpu.staging", ["--rank"])
     else:
         arguments = ["--json", str(result), "--trace", str(OUT / "backend-gpu.trace.json.gz")]
-        code = start_ranks(2, "hpc_accel.mpi.bench_gpu", arguments)
+        code = start_ranks(2, "hpc_accel.bench.gpu", arguments)
     verdict("the benchmark ends well", code == 0, "" if code == 0 else f"exit code {code}")
     for entry in json.loads(result.read_text())["entries"]:
         mib = entry["num_bytes"] / 2**20

@@ -21,7 +21,7 @@ LEAD_NS = 5_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Window:
+class LoadWindow:
     """All requests of one window in the order of their arrival. `replica` and `warmup` are [num_requests] too."""
 
     rate_per_s: float
@@ -35,7 +35,7 @@ class Window:
         return self.log.latency_ms[~self.warmup]
 
 
-def open_loop(session: Session, rate_per_s: float, num_requests: int, clock: Clock | None = None) -> Window | None:
+def open_loop(session: Session, rate_per_s: float, num_requests: int, clock: Clock | None = None) -> LoadWindow | None:
     """Serve `num_requests` at `rate_per_s` after the warm-up ones. Collective; the window on rank 0, None elsewhere."""
     infer, layout = session.infer, session.run.layout
     total = infer.warmup_requests + num_requests
@@ -59,7 +59,7 @@ def _served(session: Session, schedule: np.ndarray, numbers: np.ndarray, clock: 
     return serve(schedule, session.infer.batch_size, forward, clock)
 
 
-def _merged(rate_per_s: float, parts: list[tuple[np.ndarray, Log]], total: int, num_warmup: int) -> Window:
+def _merged(rate_per_s: float, parts: list[tuple[np.ndarray, Log]], total: int, num_warmup: int) -> LoadWindow:
     columns: dict[str, Any] = {
         name: np.zeros(total, dtype=np.int64) for name in ("scheduled_ns", "started_ns", "ended_ns", "batch")
     }
@@ -68,4 +68,4 @@ def _merged(rate_per_s: float, parts: list[tuple[np.ndarray, Log]], total: int, 
         replica[mine] = number
         for name, column in columns.items():
             column[mine] = getattr(log, name)
-    return Window(rate_per_s=rate_per_s, log=Log(**columns), replica=replica, warmup=np.arange(total) < num_warmup)
+    return LoadWindow(rate_per_s=rate_per_s, log=Log(**columns), replica=replica, warmup=np.arange(total) < num_warmup)

@@ -18,13 +18,14 @@ from hpc_accel.errors import RetryableError
 from hpc_accel.infer import latency
 from hpc_accel.infer.compared import compared
 from hpc_accel.infer.generate import Generator, generation_facts
-from hpc_accel.infer.load import Window, open_loop
+from hpc_accel.infer.load import LoadWindow, open_loop
 from hpc_accel.infer.outputs import Compared, answers, spread
 from hpc_accel.infer.search import max_rate
 from hpc_accel.infer.session import Session
 from hpc_accel.infer.warmup import run_sizes
 from hpc_accel.measure import clock, memory
-from hpc_accel.measure.energy import EnergyMeter, used
+from hpc_accel.measure.energy import gpus_in_use
+from hpc_accel.measure.energy.meter import EnergyMeter
 from hpc_accel.record.figure import Fraction, Milliseconds
 from hpc_accel.record.inference import Generation, Limit, Rate
 from hpc_accel.record.measured import request_energy, token_energy
@@ -45,7 +46,7 @@ class Observations:
 
     batches: list[dict[str, Any]]
     energy: dict[str, Any]
-    windows: list[tuple[str, Window]]
+    windows: list[tuple[str, LoadWindow]]
     rates: list[Rate]
     limit: Limit
     generated: list[Generation]
@@ -64,7 +65,7 @@ def infer(session: Session, progress: Callable[[int, int], None]) -> Observation
         torch.no_grad(),
         arithmetic(session.run.recipe.precision),
         applied(session.run.recipe, session.device) as gpu_clock,
-        EnergyMeter(session.comm, sample_hz=SAMPLE_HZ, gpu=used.uuid_of(session.device)) as meter,
+        EnergyMeter(session.comm, sample_hz=SAMPLE_HZ, gpu=gpus_in_use.uuid_of(session.device)) as meter,
     ):
         meter.measure_idle(session.run.measure.idle_s)
         parts = _Parts(session, meter, gpu_clock, progress)
@@ -103,7 +104,7 @@ class _Parts:
         self.gpu_clock = gpu_clock
         self.batches: list[dict[str, Any]] = []
         self.energy: dict[str, Any] = {}
-        self.windows: list[tuple[str, Window]] = []
+        self.windows: list[tuple[str, LoadWindow]] = []
         self.rates: list[Rate] = []
         self.limit: Limit
         self.generated: list[Generation] = []
@@ -191,7 +192,7 @@ class _Parts:
             self.rates.append(self._rate_facts(window, energy.result))
         self._end_of_part()
 
-    def _rate_facts(self, window: Window, energy: dict[str, Any]) -> Rate:
+    def _rate_facts(self, window: LoadWindow, energy: dict[str, Any]) -> Rate:
         """What the window says. Joules are of the whole window, warm-up requests included."""
         log, counted = window.log, ~window.warmup
         waited_ms = (log.started_ns - log.scheduled_ns)[counted] / 1e6

@@ -24,7 +24,7 @@ METHOD = (
     f"{MAX_WINDOWS} open-loop windows, each at least {MIN_WINDOW_LIMITS} times the limit long"
 )
 NONE_BROKE = "no rate that was tried breaks the limit"
-Window = Callable[[float, int], float | None]
+MeasureRate = Callable[[float, int], float | None]
 """(rate per second, number of requests) -> the limit's percentile of their latency in ms; None of too few requests."""
 
 
@@ -35,7 +35,7 @@ def search_requests(infer: Infer, rate_per_s: float) -> int:
 
 
 def max_rate(
-    infer: Infer, measured: Sequence[tuple[float, float | None]], capacity_per_s: float, window: Window
+    infer: Infer, measured: Sequence[tuple[float, float | None]], capacity_per_s: float, window: MeasureRate
 ) -> Limit:
     """`measured` has each listed rate and the limit's percentile there. The same calls of `window` on every rank."""
     limit_ms = infer.latency_limit_ms

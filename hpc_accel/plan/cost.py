@@ -12,14 +12,14 @@ from itertools import accumulate
 from typing import Any
 
 from hpc_accel.plan.data_parallel import Replicas
-from hpc_accel.plan.layouts import Ladder
+from hpc_accel.plan.layouts import MemoryVariants
 from hpc_accel.plan.links import on_backend
 from hpc_accel.plan.memory import RankSize, peak_memory_bytes, rank_sizes
 from hpc_accel.plan.network import allreduce_s, group_of, send_s
+from hpc_accel.plan.pipeline_cost import StageTimes
 from hpc_accel.plan.pipeline_simulation import step_time_s
 from hpc_accel.plan.software import Software, torch_amp
-from hpc_accel.plan.stage import Stages
-from hpc_accel.plan.stages import StageTimes
+from hpc_accel.plan.stage_cost import PipelineCost
 from hpc_accel.probe.hardware import Hardware, NodeKind
 from hpc_accel.study.devices import on_gpus
 from hpc_accel.study.layout import SPLIT_BACKWARD, V_SHAPED, Layout
@@ -111,16 +111,16 @@ class StepModel:
         rest = self._after_pipeline(layout, resources, stages)
         return self._pipeline_bound_s(layout, resources, stages) + sum(rest.values())
 
-    def quick_bound_s(self, ladder: Ladder, resources: Resources) -> float:
-        """At most the `bound_s` of every layout of `ladder`, from sums over the model's layers.
+    def quick_bound_s(self, group: MemoryVariants, resources: Resources) -> float:
+        """At most the `bound_s` of every layout of `group`, from sums over the model's layers.
 
         With one stage a rank the best cut gives later stages less, because their micro-batches have a longer way.
         """
-        layout = ladder.whole
+        layout = group.whole
         num, pp, looped = layout.accumulation_steps, layout.pp, layout.stages_per_rank > 1
         key = (layout.dp, pp, layout.tp, layout.micro_batch_size, num, looped, resources.ranks_per_node)
         if key not in self._quick:
-            work = min(self.stage_times.least_work_s(one, resources) for one in ladder.divided())
+            work = min(self.stage_times.least_work_s(one, resources) for one in group.divided())
             pipeline = num * work / pp if looped else work / (1 - (1 - 1 / num) ** pp)
             self._quick[key] = pipeline, self._least_data_parallel_s(layout, resources)
         pipeline, sent = self._quick[key]
@@ -179,7 +179,7 @@ class StepModel:
             on_gpu=self.kind.device == "cuda",
         )
 
-    def _makespan_s(self, layout: Layout, resources: Resources, stages: Stages) -> float:
+    def _makespan_s(self, layout: Layout, resources: Resources, stages: PipelineCost) -> float:
         """Simulated once: a search compares layouts first and reports the best ones after."""
         if (layout, resources) not in self._makespans:
             self.num_simulations += 1
@@ -192,7 +192,7 @@ class StepModel:
     def _slowdown(self, layout: Layout) -> float:
         return self.software.schedule_slowdown.get(layout.schedule or "", 1.0)
 
-    def _pipeline_bound_s(self, layout: Layout, resources: Resources, stages: Stages) -> float:
+    def _pipeline_bound_s(self, layout: Layout, resources: Resources, stages: PipelineCost) -> float:
         send = self._boundary_s(layout, resources) if layout.pp > 1 else 0.0
         least = stages.least_s(layout.schedule or "gpipe", layout.accumulation_steps, send)
         return least * self._slowdown(layout)
@@ -212,13 +212,13 @@ class StepModel:
         group = group_of(layout, "pp", resources.ranks_per_node)
         return send_s(self.hardware.network, group, num_bytes) or 0.0
 
-    def _after_pipeline(self, layout: Layout, resources: Resources, stages: Stages) -> dict[str, float]:
+    def _after_pipeline(self, layout: Layout, resources: Resources, stages: PipelineCost) -> dict[str, float]:
         key = (layout.dp, layout.shard, layout.accumulation_steps, layout.order, resources.ranks_per_node)
         if key not in stages.after:
             stages.after[key] = self._after_s(layout, resources, stages)
         return stages.after[key]
 
-    def _after_s(self, layout: Layout, resources: Resources, stages: Stages) -> dict[str, float]:
+    def _after_s(self, layout: Layout, resources: Resources, stages: PipelineCost) -> dict[str, float]:
         first = stages.ranks[0]
         replicas = Replicas(
             layout,
@@ -235,7 +235,7 @@ class StepModel:
             "other": self._other_s(layout, resources, stages),
         }
 
-    def _other_s(self, layout: Layout, resources: Resources, stages: Stages) -> float:
+    def _other_s(self, layout: Layout, resources: Resources, stages: PipelineCost) -> float:
         """Samples fetched and collated, and what a step costs by itself.
 
         Workers fetch while ranks compute if they have cores to do so; then only what they are slower by is left.

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from hpc_accel.plan.network import Group, allreduce_s, gather_s
 from hpc_accel.plan.software import Software
-from hpc_accel.plan.stage import Stage, exposed_s
+from hpc_accel.plan.stage_cost import StageCost, exposed_s
 from hpc_accel.probe.hardware import Network
 from hpc_accel.study.layout import Layout
 
@@ -54,7 +54,7 @@ class Replicas:
         self.later = later
         self.overlaps = overlaps and software.overlaps_gradients and not later
 
-    def communication_s(self, rank: Stage) -> float:
+    def communication_s(self, rank: StageCost) -> float:
         """Of one step, less what backward of the last micro-batch hides. `rank` is all stages of one rank."""
         if self.layout.dp == 1 or not rank.num_parameters:
             return 0.0
@@ -67,7 +67,7 @@ class Replicas:
         copied = self._flattened_s(rank) if self.later else 0.0
         return reduced + copied + self._recoded_s(rank) + self._updated_s(rank)
 
-    def optimizer_s(self, rank: Stage) -> float:
+    def optimizer_s(self, rank: StageCost) -> float:
         """Of one step; sharded, each rank updates its part."""
         own = self.software
         parameters, tensors = rank.num_parameters, rank.num_tensors
@@ -95,7 +95,7 @@ class Replicas:
     def _wire_bytes(self) -> float:
         return self.software.gradient_wire_bytes or self.software.gradient_bytes
 
-    def _buckets(self, rank: Stage, time_of: Callable[[float], float]) -> tuple[float, float]:
+    def _buckets(self, rank: StageCost, time_of: Callable[[float], float]) -> tuple[float, float]:
         """Time of all buckets, and of one. Buckets are filled by size in memory, and sent at their size on the wire."""
         overhead = self.software.collective_operations * rank.overhead_s
         ratio = self._wire_bytes / self.software.gradient_bytes
@@ -104,31 +104,31 @@ class Replicas:
         total = full * (time_of(bucket * ratio) + overhead) + (time_of(tail * ratio) + overhead if tail else 0.0)
         return total, time_of(min(num_bytes, bucket) * ratio) + overhead
 
-    def _reduced_s(self, rank: Stage) -> float:
+    def _reduced_s(self, rank: StageCost) -> float:
         total, last = self._buckets(rank, self._all_reduce)
         return exposed_s(total, last, rank.backward_s, self.overlaps, self.device)
 
-    def _scattered_s(self, rank: Stage) -> float:
+    def _scattered_s(self, rank: StageCost) -> float:
         """A reduce-scatter for each layer, timed as if layers were equally large."""
         overhead = self.software.collective_operations * rank.overhead_s
         each = rank.num_parameters / rank.num_layers
         total = rank.num_layers * (self._gather(each * self._wire_bytes) + overhead)
         return exposed_s(total, total / rank.num_layers, rank.backward_s, self.overlaps, self.device)
 
-    def _flattened_s(self, rank: Stage) -> float:
+    def _flattened_s(self, rank: StageCost) -> float:
         if not self.software.flattens_gradients:
             return 0.0
         moved = FLATTENING_PASSES * self.software.gradient_bytes
         return rank.num_parameters * moved / rank.memory_bandwidth_bytes_per_s
 
-    def _recoded_s(self, rank: Stage) -> float:
+    def _recoded_s(self, rank: StageCost) -> float:
         """Gradients written for the wire and read from it, where that is another precision."""
         if self.software.gradient_wire_bytes is None:
             return 0.0
         moved = 2 * (self.software.gradient_bytes + self.software.gradient_wire_bytes)
         return rank.num_parameters * moved / rank.memory_bandwidth_bytes_per_s
 
-    def _powersgd_s(self, rank: Stage) -> float:
+    def _powersgd_s(self, rank: StageCost) -> float:
         """Two thin matrices a gradient instead of itself, taken as equal squares; vectors are sent as they are."""
         own = self.software
         width = math.sqrt(rank.num_parameters / rank.num_matmuls)
@@ -139,7 +139,7 @@ class Replicas:
         passes = POWERSGD_PASSES * rank.num_parameters * own.gradient_bytes / rank.memory_bandwidth_bytes_per_s
         return sent + passes + POWERSGD_OPERATIONS * rank.num_matmuls * rank.overhead_s
 
-    def _updated_s(self, rank: Stage) -> float:
+    def _updated_s(self, rank: StageCost) -> float:
         """ZeRO-1: every tensor is sent by the rank that updated it, after the optimizer step, and nothing hides it."""
         if self.layout.shard != "optimizer":
             return 0.0

@@ -38,7 +38,7 @@ def factors(limits: ResourcesChoice) -> Iterator[tuple[int, int, int]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ladder:
+class MemoryVariants:
     """One layout, and the same with what saves memory, most of it last."""
 
     whole: Layout
@@ -73,7 +73,7 @@ class Ladder:
         return self.whole.tp > 1 and self.sequence_length is not None and self.sequence_length % self.whole.tp == 0
 
 
-def ladders(
+def memory_variants(
     dp: int,
     pp: int,
     tp: int,
@@ -81,7 +81,7 @@ def ladders(
     *,
     num_cuttable_layers: int = 0,
     sequence_length: int | None = None,
-) -> Iterator[Ladder]:
+) -> Iterator[MemoryVariants]:
     """Micro-batch sizes and schedules of one (dp, pp, tp). Nothing if dp does not divide the batch.
 
     Ranks hold two stages, in a loop or a V, where layers suffice for that.
@@ -101,12 +101,12 @@ def ladders(
                 micro_batch_size=micro_batch_size,
                 accumulation_steps=accumulation_steps,
             )
-            yield Ladder(whole=layout, sequence_length=sequence_length)
+            yield MemoryVariants(whole=layout, sequence_length=sequence_length)
 
 
 def variants(dp: int, pp: int, tp: int, global_batch_size: int, **model: Any) -> Iterator[Layout]:
-    """All layouts of all `ladders`."""
-    return chain.from_iterable(ladder.layouts() for ladder in ladders(dp, pp, tp, global_batch_size, **model))
+    """All layouts of all `memory_variants`."""
+    return chain.from_iterable(group.layouts() for group in memory_variants(dp, pp, tp, global_batch_size, **model))
 
 
 def _schedules(pp: int, num_micro_batches: int, num_cuttable_layers: int) -> list[tuple[Schedule | None, int]]:

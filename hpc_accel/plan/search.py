@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.plan.cost import StepModel
-from hpc_accel.plan.layouts import Ladder, factors, ladders
+from hpc_accel.plan.layouts import MemoryVariants, factors, memory_variants
 from hpc_accel.plan.memory import CONTEXT_BYTES, USABLE_SHARE, device_limit_bytes, ranks_per_gpu
 from hpc_accel.study.expand import place, resolve_layout
 from hpc_accel.study.layout import Layout
@@ -62,10 +62,10 @@ class _Option(NamedTuple):
     resources: Resources
 
 
-class _Ladder(NamedTuple):
+class _Variants(NamedTuple):
     """Layouts not yet looked at one by one."""
 
-    rungs: Ladder
+    variants: MemoryVariants
     recipe: Recipe
     resources: Resources
 
@@ -102,9 +102,9 @@ class Search:
             bound, number, entry = heappop(entries)
             if len(best) >= keep and bound >= best[keep - 1][0]:
                 break
-            if isinstance(entry, _Ladder):
-                for entry_of_rung in self._fitting(entry):
-                    heappush(entries, entry_of_rung)
+            if isinstance(entry, _Variants):
+                for one in self._fitting(entry):
+                    heappush(entries, one)
             elif self._may_run(entry):
                 insort(best, (self._weighted(entry.resources, self._exact_s(entry)), number, entry))
         self.found.ranked = [(score, self.make_run(o.layout, o.recipe)) for score, _, o in best[:keep]]
@@ -114,8 +114,8 @@ class Search:
         self.found.num_feasible = self.found.num_enumerated - sum(each.count for each in self.found.refused.values())
         return self.found
 
-    def _entries(self) -> Iterator[tuple[float, int, _Ladder | _Option]]:
-        """Ladders with the quickest bound there is; those of one rank, which may be baselines, looked at already."""
+    def _entries(self) -> Iterator[tuple[float, int, _Variants | _Option]]:
+        """Groups of variants with the quickest bound there is; those of one rank are looked at already: baselines."""
         facts = next(iter(self.models.values())).facts
         # A model that torch's tracer cuts runs under schedules with one stage a rank.
         cuttable = facts.num_cuttable_layers if facts.sequential else 0
@@ -125,21 +125,21 @@ class Search:
             if not recipes:
                 continue
             resources = place(Layout(dp=dp, pp=pp, tp=tp, **_ANY), self.limits, self.device)
-            for rungs in ladders(dp, pp, tp, self.workload.global_batch_size, **shape):
+            for variants in memory_variants(dp, pp, tp, self.workload.global_batch_size, **shape):
                 for recipe in recipes:
-                    ladder = _Ladder(rungs, recipe, resources)
-                    self.found.num_enumerated += rungs.num_layouts
+                    group = _Variants(variants, recipe, resources)
+                    self.found.num_enumerated += variants.num_layouts
                     if dp * pp * tp == 1:
-                        yield from self._fitting(ladder)
+                        yield from self._fitting(group)
                         continue
-                    quick = self.models[recipe].quick_bound_s(rungs, resources)
-                    yield self._weighted(resources, quick), next(self._numbers), ladder
+                    quick = self.models[recipe].quick_bound_s(variants, resources)
+                    yield self._weighted(resources, quick), next(self._numbers), group
 
-    def _fitting(self, ladder: _Ladder) -> Iterator[tuple[float, int, _Option]]:
-        """Those of a ladder that fit."""
-        rungs, recipe, resources = ladder
+    def _fitting(self, group: _Variants) -> Iterator[tuple[float, int, _Option]]:
+        """Those of a group that fit."""
+        variants, recipe, resources = group
         model = self.models[recipe]
-        for layout in rungs.layouts():
+        for layout in variants.layouts():
             why = self._unfit(layout, resources, model)
             if why is not None:
                 self._refuse(why, partial(self.make_run, layout, recipe))

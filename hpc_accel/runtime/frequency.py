@@ -17,8 +17,9 @@ from typing import Any
 import torch
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.measure.energy import boards, sysfs, used
-from hpc_accel.measure.energy.sensor import SensorError
+from hpc_accel.measure.energy import gpus_in_use
+from hpc_accel.measure.energy.sensors import nvml_boards, sysfs
+from hpc_accel.measure.energy.sensors.sensor import SensorError
 from hpc_accel.runtime.gpu_clock import TOLERANCE, GpuClock
 from hpc_accel.study.recipe import Recipe
 
@@ -39,8 +40,8 @@ def applied(recipe: Recipe, device: torch.device) -> Iterator[GpuClock]:
         if by_run:
             if device.type != "cuda":
                 raise _refused(recipe, "the run computes on no GPU")
-            set_gpu(recipe, used.uuid_of(device), undo.callback)
-        yield GpuClock(recipe.gpu_freq_mhz, used.uuid_of(device))
+            set_gpu(recipe, gpus_in_use.uuid_of(device), undo.callback)
+        yield GpuClock(recipe.gpu_freq_mhz, gpus_in_use.uuid_of(device))
 
 
 def _in_slurm() -> bool:
@@ -74,7 +75,7 @@ def _set_khz(directory: Path) -> float | None:
 def set_gpu(recipe: Recipe, uuid: str, undo: Callable[..., Any]) -> None:
     """Set power limit and clock of one GPU; `undo(function, *args)` is told how to take each back."""
     try:
-        nvml = boards.load()
+        nvml = nvml_boards.load()
         handle = _handle(nvml, uuid)
         if recipe.power_limit_w is not None:
             _limit_power(nvml, handle, recipe, undo)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from statistics import median
 from typing import Any, NamedTuple
 
-from hpc_accel.measure.energy import boards
+from hpc_accel.measure.energy.sensors import nvml_boards
 
 TOLERANCE = 0.02
 """Drivers round to the steps they have."""
@@ -68,7 +68,7 @@ class GpuClock:
 
     def _look(self, stop: threading.Event) -> None:
         try:
-            nvml = boards.load()
+            nvml = nvml_boards.load()
             handle = nvml.nvmlDeviceGetHandleByUUID(self._uuid)
             seen = 0
             while not (stopped := stop.wait(PERIOD_S)) or not seen:
@@ -79,7 +79,7 @@ class GpuClock:
                 if stopped:
                     return
         except Exception as error:  # whatever the library raises is the reason
-            self._failed = f"NVML: {boards.said(error)}"
+            self._failed = f"NVML: {nvml_boards.said(error)}"
 
     def _finding(self) -> str:
         """What is wrong with this rank's clock; empty where it was as asked."""

@@ -18,8 +18,9 @@ import torch
 
 from hpc_accel.errors import InputOutputError, RetryableError
 from hpc_accel.measure import clock, memory, stragglers, trace
-from hpc_accel.measure.energy import EnergyMeter, Window, used
-from hpc_accel.measure.energy.joined import joined
+from hpc_accel.measure.energy import gpus_in_use
+from hpc_accel.measure.energy.combine_windows import combine
+from hpc_accel.measure.energy.meter import EnergyMeter, Window
 from hpc_accel.mpi import timeline
 from hpc_accel.record.figure import Count
 from hpc_accel.record.parts import Checkpoints, Metric
@@ -71,7 +72,7 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
     with (
         arithmetic(recipe.precision),
         applied(recipe, session.device) as gpu_clock,
-        EnergyMeter(comm, sample_hz=SAMPLE_HZ, gpu=used.uuid_of(session.device)) as meter,
+        EnergyMeter(comm, sample_hz=SAMPLE_HZ, gpu=gpus_in_use.uuid_of(session.device)) as meter,
     ):
         meter.measure_idle(session.run.measure.idle_s)
         steps = _Steps(session, meter, gpu_clock, progress)
@@ -97,7 +98,7 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
     quiet_barrier(comm)
     return Observations(
         rows=rows,
-        energy=joined(steps.windows),
+        energy=combine(steps.windows),
         reference=reference,
         peak_memory_bytes=peak_memory_bytes,
         reserved_bytes=reserved_bytes,
@@ -191,8 +192,8 @@ class _Steps:
 
     def _split(self, window: Window) -> dict[str, Any]:
         """Where this window's joules went: now, so that a later attempt knows it too. Collective."""
-        key = used.uuid_of(self.session.device)
-        return self.meter.split(window.result, self.rows.doing(window.interval_ns), key)
+        key = gpus_in_use.uuid_of(self.session.device)
+        return self.meter.attribute(window.result, self.rows.doing(window.interval_ns), key)
 
     def _step_s(self) -> float:
         """A typical step so far, for the pace of checks; the first one is too long to count."""

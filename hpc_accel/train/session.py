@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpc_accel.measure.energy.split import unknown
+from hpc_accel.measure.energy.attribution import unknown
 from hpc_accel.parallel.mesh import Place, make_place
 from hpc_accel.runtime.build import make_stepper
 from hpc_accel.runtime.device import mesh_device

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpc_accel.plan.layouts import divisors, factors, ladders, rank_counts, variants
+from hpc_accel.plan.layouts import divisors, factors, memory_variants, rank_counts, variants
 from hpc_accel.study.layout import SINGLE, SPLIT_BACKWARD, micro_batch_rule
 from hpc_accel.study.study import ResourcesChoice
 
@@ -50,16 +50,16 @@ def test_two_stages_a_rank_are_tried_where_layers_and_micro_batches_suffice():
     assert {layout.stages_per_rank for layout in variants(1, 4, 1, 64, num_cuttable_layers=7)} == {1}
 
 
-def test_a_ladder_is_every_way_to_save_memory_the_whole_layout_first():
-    first = next(ladders(2, 1, 2, 64, sequence_length=64))
-    rungs = [(layout.shard, layout.sequence_parallel) for layout in first.layouts()]
-    assert rungs[0] == ("none", False) and len(set(rungs)) == len(rungs) == first.num_layouts == 6
-    assert next(ladders(1, 1, 2, 64)).num_layouts == 1
-    assert next(ladders(1, 1, 2, 64, sequence_length=63)).num_layouts == 1  # two ranks cannot halve it
-    for ladder in ladders(2, 2, 2, 64, num_cuttable_layers=8, sequence_length=64):
-        every = list(ladder.layouts())
-        assert len(every) == ladder.num_layouts
-        split = ladder.whole.schedule in SPLIT_BACKWARD
+def test_memory_variants_are_every_way_to_save_memory_the_whole_layout_first():
+    first = next(memory_variants(2, 1, 2, 64, sequence_length=64))
+    variants = [(layout.shard, layout.sequence_parallel) for layout in first.layouts()]
+    assert variants[0] == ("none", False) and len(set(variants)) == len(variants) == first.num_layouts == 6
+    assert next(memory_variants(1, 1, 2, 64)).num_layouts == 1
+    assert next(memory_variants(1, 1, 2, 64, sequence_length=63)).num_layouts == 1  # two ranks cannot halve it
+    for group in memory_variants(2, 2, 2, 64, num_cuttable_layers=8, sequence_length=64):
+        every = list(group.layouts())
+        assert len(every) == group.num_layouts
+        split = group.whole.schedule in SPLIT_BACKWARD
         assert any(layout.shard == "full" for layout in every) != split
 
 

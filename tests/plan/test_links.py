@@ -9,11 +9,11 @@ import pytest
 from hpc_accel.errors import ConfigError
 from hpc_accel.plan.cost import predict
 from hpc_accel.plan.links import on_backend
-from hpc_accel.plan.make import make_plan
+from hpc_accel.plan.planner import make_plan
 from hpc_accel.probe.hardware import Hardware, checked_hardware
 from hpc_accel.study.schema import Run
 from tests.plan.examples import link, machine, machine_json, model, run
-from tests.plan.test_make import study
+from tests.plan.test_planner import study
 
 QUICK = link(1e-6, 3e11)
 

@@ -85,7 +85,7 @@ def test_a_driver_that_hangs_costs_a_bounded_time(nvml, monkeypatch):
 
 
 def test_without_a_wish_nobody_looks(nvml, monkeypatch):
-    monkeypatch.setattr(gpu_clock.boards, "load", lambda: pytest.fail("NVML was asked"))
+    monkeypatch.setattr(gpu_clock.nvml_boards, "load", lambda: pytest.fail("NVML was asked"))
     assert told(wanted_mhz=None) == ""
 
 

@@ -14,7 +14,8 @@ from hpc_accel.record.summary import FORMAT, Summary
 from hpc_accel.record.text import clean
 
 FILE = "summary.json"
-MEASURE_AGAIN = "delete it and start the workflow again, which measures the run anew"
+MEASURE = "start the workflow again, which measures the run"
+MEASURE_AGAIN = "delete its summary.json and start the workflow again, which measures the run anew"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,7 @@ class Broken:
 
     reason: str
     remedy: str = MEASURE_AGAIN
+    is_absent: bool = False
 
 
 def write(path: Path, summary: Summary) -> None:
@@ -59,7 +61,7 @@ def _object(path: Path) -> dict[str, Any] | Broken:
     try:
         content = json.loads(path.read_bytes().decode("utf-8", "replace"))
     except FileNotFoundError:
-        return Broken(reason=f"{path.name} is missing", remedy="start the workflow again, which measures the run")
+        return Broken(reason=f"{path.name} is missing", remedy=MEASURE, is_absent=True)
     except OSError as error:
         return Broken(reason=f"{path.name} cannot be read: {error.strerror or error}")
     except (ValueError, RecursionError) as error:

@@ -97,26 +97,53 @@ def without_result(
     attempt: int,
     job_id: str | None,
 ) -> Summary:
-    """The record of an attempt that left none. Nothing was measured, so each figure's reason is how it ended."""
-    reason = f"no result: {error.message}"
-    return Summary(
+    """The record of an attempt whose ranks left none. Each figure's reason is how the attempt ended."""
+    return nothing_measured(
+        f"no result: {error.message}",
         run_id=run.run_id,
         study=run.study,
         site=run.site,
         mode="infer" if run.infer else "train",
         status=status,
         error=error,
-        device=None,
-        device_name=None,
         num_nodes=run.resources.num_nodes,
         num_ranks=run.resources.num_ranks,
+        tolerance=run.measure.parity_tolerance,
+    ).changed(started_utc=started_utc, ended_utc=ended_utc, attempt=attempt, job_id=job_id)
+
+
+def nothing_measured(
+    reason: str,
+    *,
+    run_id: str,
+    study: str,
+    site: str,
+    mode: Literal["train", "infer"],
+    status: Status,
+    error: Error,
+    num_nodes: int,
+    num_ranks: int,
+    tolerance: float | None = None,
+) -> Summary:
+    """A record in which every figure is missing for `reason`."""
+    return Summary(
+        run_id=run_id,
+        study=study,
+        site=site,
+        mode=mode,
+        status=status,
+        error=error,
+        device=None,
+        device_name=None,
+        num_nodes=num_nodes,
+        num_ranks=num_ranks,
         num_threads_per_rank=None,
         hosts=(),
         split=None,
-        started_utc=started_utc,
-        ended_utc=ended_utc,
-        attempt=attempt,
-        job_id=job_id,
+        started_utc="",
+        ended_utc="",
+        attempt=1,
+        job_id=None,
         steps=None,
         step_time_ms=Estimate.missing(reason),
         throughput_samples_per_s=PerSecond.missing(reason),
@@ -131,14 +158,7 @@ def without_result(
         straggler=Straggler.missing(reason),
         checkpoints=None,
         losses=Losses(final=Loss.missing(reason)),
-        parity=Parity(
-            max_rel_err=None,
-            tolerance=run.measure.parity_tolerance,
-            steps=0,
-            reference="none",
-            passed=False,
-            reason=reason,
-        ),
+        parity=Parity(max_rel_err=None, tolerance=tolerance, steps=0, reference="none", passed=False, reason=reason),
         metric=Metric(value=None, reason=reason),
         inference=None,
         outputs=None,

@@ -198,7 +198,7 @@ def _slurm() -> Iterator[Finding]:
 
 
 def _site(name: str) -> Iterator[Finding]:
-    from hpc_accel.jobs.inspect import compare_site
+    from hpc_accel.jobs.compare_site import compare_site
     from hpc_accel.jobs.site import load_site
 
     try:

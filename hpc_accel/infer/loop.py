@@ -16,14 +16,14 @@ import torch
 
 from hpc_accel.errors import RetryableError
 from hpc_accel.infer import latency
-from hpc_accel.infer.compared import compared
+from hpc_accel.infer.compare_with_serial import compared
 from hpc_accel.infer.generate import Generator, generation_facts
-from hpc_accel.infer.load import LoadWindow, open_loop
+from hpc_accel.infer.open_loop import LoadWindow, open_loop
 from hpc_accel.infer.outputs import Compared, answers, spread
-from hpc_accel.infer.search import max_rate
-from hpc_accel.infer.session import Session
+from hpc_accel.infer.rate_search import max_rate
+from hpc_accel.infer.setup import Session
 from hpc_accel.infer.warmup import run_sizes
-from hpc_accel.measure import clock, memory
+from hpc_accel.measure import clock, peak_memory
 from hpc_accel.measure.energy import gpus_in_use
 from hpc_accel.measure.energy.meter import EnergyMeter
 from hpc_accel.record.figure import Fraction, Milliseconds
@@ -31,9 +31,9 @@ from hpc_accel.record.inference import Generation, Limit, Rate
 from hpc_accel.record.measured import request_energy, token_energy
 from hpc_accel.runtime import stop
 from hpc_accel.runtime.device import unused_gpus_here
-from hpc_accel.runtime.frequency import applied
-from hpc_accel.runtime.gpu_clock import GpuClock
+from hpc_accel.runtime.gpu_frequency import GpuFrequency
 from hpc_accel.runtime.precision import arithmetic
+from hpc_accel.runtime.set_frequencies import applied
 from hpc_accel.runtime.waiting import SAMPLE_HZ, quiet_barrier
 
 NO_CACHE = "tokens were generated without a cache, which is the reference"
@@ -97,7 +97,7 @@ class _Parts:
     """The measured parts of the run, one after the other."""
 
     def __init__(
-        self, session: Session, meter: EnergyMeter, gpu_clock: GpuClock, progress: Callable[[int, int], None]
+        self, session: Session, meter: EnergyMeter, gpu_clock: GpuFrequency, progress: Callable[[int, int], None]
     ) -> None:
         self.session = session
         self.meter = meter
@@ -117,7 +117,7 @@ class _Parts:
     def run(self) -> None:
         """All of them."""
         session, infer = self.session, self.session.infer
-        memory.reset_peak(session.device)
+        peak_memory.reset_peak(session.device)
         self._full_batches()
         for rate in infer.arrival_rates_per_s:
             self._rate(rate)
@@ -131,9 +131,9 @@ class _Parts:
     def _note_memory(self) -> None:
         device = self.session.device
         now = {
-            "peak": memory.peak_bytes(device),
-            "reserved": memory.reserved_bytes(device),
-            "used": memory.device_used_bytes(device),
+            "peak": peak_memory.peak_bytes(device),
+            "reserved": peak_memory.reserved_bytes(device),
+            "used": peak_memory.device_used_bytes(device),
         }
         for name, value in now.items():
             known = [each for each in (value, self.memory_bytes.get(name)) if each is not None]
@@ -240,7 +240,7 @@ class _Parts:
             # The pass that checks is ours, not the model's: its logits of whole sequences count in no peak.
             self._note_memory()
             error = generator.cache_error(first)
-            memory.reset_peak(session.device)
+            peak_memory.reset_peak(session.device)
         gathered = session.comm.gather(times if session.replica.is_leader else None, root=0)
         if session.rank == 0:
             leaders = [each for each in gathered if each is not None]

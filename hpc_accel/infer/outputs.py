@@ -21,7 +21,7 @@ from hpc_accel.record.figure import Fraction, Loss
 from hpc_accel.record.inference import Outputs
 from hpc_accel.record.parts import Parity
 from hpc_accel.runtime.precision import arithmetic
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 from hpc_accel.workloads.chain import as_inputs
 from hpc_accel.workloads.workload import NO_METRIC, NOT_ASKED, Metric, Workload
 

@@ -16,16 +16,16 @@ import polars as pl
 from hpc_accel import record
 from hpc_accel.files import write_atomically
 from hpc_accel.infer.loop import Observations
-from hpc_accel.infer.session import Session
+from hpc_accel.infer.setup import Session
 from hpc_accel.measure import provenance
 from hpc_accel.record.figure import Count, Fraction, Loss
 from hpc_accel.record.inference import Generation, Inference
 from hpc_accel.record.measured import energy_of
 from hpc_accel.record.parts import Error, Flops, Losses, Parity, Phases, Steps, Straggler, Target
 from hpc_accel.record.summary import Summary
-from hpc_accel.runtime import checks
-from hpc_accel.runtime.summary import identity, peak_memory, slowest, startup, step_time, throughput
-from hpc_accel.study.schema import Run
+from hpc_accel.runtime import timing_warnings
+from hpc_accel.runtime.summary import identity, memory_figures, slowest, startup, step_time, throughput
+from hpc_accel.study.run import Run
 
 STEP_METHOD = "median over full batches back to back, each that of the slowest replica; 95 % bootstrap interval"
 NO_TRAINING = "an inference run does not train"
@@ -98,7 +98,7 @@ def summarise(
         bubble_fraction=Fraction.missing(NO_TRAINING),
         bubble_ideal=Fraction.missing(NO_TRAINING),
         startup_ms=startup(session.startup_ms, steps["step_ns"][0] / 1e6),
-        memory=peak_memory(held["peak"], session.device, reserved=held["reserved"], device_used=held["used"]),
+        memory=memory_figures(held["peak"], session.device, reserved=held["reserved"], device_used=held["used"]),
         energy=energy_of(seen.energy, step_facts),
         target=Target.missing(NO_TRAINING),
         flops=Flops.missing(NO_TRAINING),
@@ -109,7 +109,7 @@ def summarise(
         metric=compared.metric,
         inference=_inference(session, seen),
         outputs=compared.outputs,
-        warnings=(*checks.environment(session.device.type), *filter(None, [seen.gpu_clock_note])),
+        warnings=(*timing_warnings.environment(session.device.type), *filter(None, [seen.gpu_clock_note])),
         notes=seen.notes,
         provenance=provenance.collect(),
     )
@@ -126,7 +126,7 @@ def _steps(run: Run, steps: pl.DataFrame, timed_ms: dict[int, float]) -> Steps:
         samples_per_epoch=no_epoch,
         samples_dropped_per_epoch=no_epoch,
         tokens_per_sample=Count.missing("full batches are counted in samples; `generate` counts tokens"),
-        outliers=checks.found_outliers(list(timed_ms), list(timed_ms.values())),
+        outliers=timing_warnings.found_outliers(list(timed_ms), list(timed_ms.values())),
     )
 
 

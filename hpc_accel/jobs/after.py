@@ -21,7 +21,7 @@ from hpc_accel import record
 from hpc_accel.errors import HpcAccelError
 from hpc_accel.files import write_atomically
 from hpc_accel.jobs.failure import Failure, diagnose, summary_of_failure
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 
 MAX_WITHOUT_PROGRESS = 3
 """Exit codes 75 in a row with the same newest checkpoint after which a job gives up."""

@@ -8,10 +8,10 @@ import subprocess
 from dataclasses import dataclass
 from typing import Any
 
-from hpc_accel.jobs.inspect import minutes
+from hpc_accel.jobs.compare_site import minutes
 from hpc_accel.record import Summary, without_result
 from hpc_accel.record.parts import Error, Status
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 
 MORE_TIME = "raise resources.time_limit_min in the study"
 MORE_MEMORY = "raise resources.memory_mb in the study, or choose a layout with more ranks or a smaller micro-batch"

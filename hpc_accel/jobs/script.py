@@ -18,13 +18,13 @@ from typing import Any
 import jinja2
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.jobs import clocks
+from hpc_accel.jobs import frequency_options
 from hpc_accel.jobs.components import check_launch, launches
 from hpc_accel.jobs.request import checked_path, header, pack_resources, plugin_request, probe_resources, switches
 from hpc_accel.jobs.site import Site
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.schema import Resources, Run
-from hpc_accel.study.study import Study
+from hpc_accel.study.run import Resources, Run
+from hpc_accel.study.study_file import Study
 
 SRUN_BIND = {"none": "none", "core": "cores", "socket": "sockets", "numa": "ldoms"}
 """What a rank is bound to, in srun's words."""
@@ -73,7 +73,7 @@ def render_pack(runs: Sequence[Run], site: Site, *, name: str, root: Path, study
     job.sbatch, so it records, fails and is measured as it would alone.
     """
     packed = pack_resources(runs, site)
-    recipe = clocks.common(runs)
+    recipe = frequency_options.common(runs)
     options = header(packed, site, job_name=name, log=study_dir / "packs" / f"{name}.txt", recipe=recipe)
     return (
         _environment()
@@ -114,11 +114,11 @@ def _render(
     _check_staging(site, environment)
     log = records / ("log.txt" if kind == "run" else "probe.txt")
     bind = recipe.cpu_bind if recipe and recipe.cpu_bind else site.cpu_bind
-    if len(resources.parts) > 1:
+    if len(resources.each_kind) > 1:
         check_launch(resources, site, bind)
     threads = recipe.threads_per_rank if recipe else None
     directives: list[str] = []
-    for number in range(len(resources.parts)):
+    for number in range(len(resources.each_kind)):
         options = header(resources, site, job_name=job_name, log=log, recipe=recipe, number=number)
         # A line "#SBATCH hetjob" ends one component and begins the next.
         directives += [*(["hetjob"] if number else []), *_sbatch(options, site)]

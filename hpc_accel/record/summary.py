@@ -25,7 +25,7 @@ from hpc_accel.record.parts import (
     Target,
 )
 from hpc_accel.record.text import Facts, Text
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 
 FORMAT = 2
 """Raised whenever a key changes: a record of another format is not read."""

@@ -10,18 +10,18 @@ from typing import Any
 import polars as pl
 import torch
 
-from hpc_accel.measure import memory, provenance
+from hpc_accel.measure import peak_memory, provenance
 from hpc_accel.measure.statistics import median_ci
 from hpc_accel.record.figure import Bytes, Estimate, Milliseconds, PerSecond
 from hpc_accel.record.parts import Memory, Startup
-from hpc_accel.runtime.launch import Launch
-from hpc_accel.study.schema import Run
+from hpc_accel.runtime.start_ranks import RankSetup
+from hpc_accel.study.run import Run
 
 ON_CPUS = "the run computes on CPUs"
 NOT_NOTED = "the device does not say"
 
 
-def identity(launch: Launch, split: tuple[int, ...] | None, *, attempt: int, started_utc: str) -> dict[str, Any]:
+def identity(launch: RankSetup, split: tuple[int, ...] | None, *, attempt: int, started_utc: str) -> dict[str, Any]:
     """The fields of a Summary that say which run this is, and where it ran."""
     run, cuda = launch.run, launch.device.type == "cuda"
     return {
@@ -68,7 +68,7 @@ def startup(startup_ms: dict[str, float], first_step_ms: float) -> Startup:
     return Startup(**{name: Milliseconds.of(value) for name, value in known.items()})
 
 
-def peak_memory(
+def memory_figures(
     peaks: Sequence[int | None],
     device: torch.device,
     *,
@@ -79,7 +79,7 @@ def peak_memory(
     no_card = NOT_NOTED if device.type == "cuda" else ON_CPUS
     return Memory(
         peak_memory_bytes=Bytes.of(_largest(peaks), "the kernel does not tell a process its peak"),
-        scope=f"largest rank, {memory.scope(device)}",
+        scope=f"largest rank, {peak_memory.scope(device)}",
         reserved_bytes=Bytes.of(_largest(reserved), no_card),
         device_used_bytes=Bytes.of(_largest(device_used), no_card),
     )

@@ -14,13 +14,13 @@ from typing import Any
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.builtin_workloads import BUILTIN
 from hpc_accel.study.choices import LayoutChoice, RecipeChoice
-from hpc_accel.study.components import Speed, place_on_components, replica_speeds
 from hpc_accel.study.layout import SINGLE, Layout, micro_batch_rule, plain_order
 from hpc_accel.study.model_facts import ModelFacts
+from hpc_accel.study.node_kinds import Speed, place_on_node_kinds, replica_speeds
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.schema import Measure, Optimizer, Resources, Run, Workload
+from hpc_accel.study.run import Measure, Optimizer, Resources, Run, WorkloadSpec
 from hpc_accel.study.shares import ROUNDING, proportional
-from hpc_accel.study.study import MeasureChoice, ResourcesChoice, Study, WorkloadChoice
+from hpc_accel.study.study_file import MeasureChoice, ResourcesChoice, Study, WorkloadChoice
 
 
 def _optimizer(chosen: Optimizer | None, usual: Optimizer) -> Optimizer:
@@ -30,7 +30,7 @@ def _optimizer(chosen: Optimizer | None, usual: Optimizer) -> Optimizer:
     return Optimizer(**usual.model_dump() | chosen.model_dump(exclude_unset=True))
 
 
-def resolve_workload(choice: WorkloadChoice) -> Workload:
+def resolve_workload(choice: WorkloadChoice) -> WorkloadSpec:
     """The workload with its entry point, batch and optimizer filled in. Raises ConfigError."""
     if choice.entry is None:
         builtin = BUILTIN.get(choice.name or "")
@@ -40,7 +40,7 @@ def resolve_workload(choice: WorkloadChoice) -> Workload:
                 f"built-in workloads are {', '.join(BUILTIN)}",
                 'name one of them (hpc-accel init --list says what they are), or add entry: "package.module:function"',
             )
-        return Workload(
+        return WorkloadSpec(
             name=choice.name or "",
             entry=builtin.entry,
             args=choice.args,
@@ -54,7 +54,7 @@ def resolve_workload(choice: WorkloadChoice) -> Workload:
             "every layout trains on the same global batch, so the study must say how large it is",
             "add `global_batch_size: 64` to the workload",
         )
-    return Workload(
+    return WorkloadSpec(
         name=choice.name or choice.entry.replace(":", ".").split(".")[-2],
         entry=choice.entry,
         args=choice.args,
@@ -101,16 +101,16 @@ def listed_runs(study: Study, choice: WorkloadChoice, facts: ModelFacts, speed: 
     workload = resolve_workload(choice)
     for layout_choice in layouts:
         for fields in products(layout_choice):
-            for recipe in recipes(study, choice):
+            for recipe in recipes(choice.recipes, study.recipes):
                 speeds = None
                 if fields["shares"] == "auto" and speed is not None:
                     speeds = replica_speeds(fields, study.resources, partial(speed, precision=recipe.precision))
                 yield make_run(study, choice, workload, resolve_layout(workload, fields, speeds), recipe, facts)
 
 
-def recipes(study: Study, choice: WorkloadChoice) -> list[Recipe]:
-    """All recipes of a workload, lists multiplied out."""
-    listed: list[RecipeChoice] = choice.recipes if choice.recipes is not None else study.recipes
+def recipes(*levels: list[RecipeChoice] | None) -> list[Recipe]:
+    """The recipes of the first level that names some, lists multiplied out."""
+    listed = next(level for level in levels if level is not None)
     return [Recipe(**fields) for recipe in listed for fields in products(recipe)]
 
 
@@ -122,7 +122,7 @@ def products(choice: LayoutChoice | RecipeChoice) -> Iterator[dict[str, Any]]:
         yield dict(zip(fields, combination, strict=True))
 
 
-def resolve_layout(workload: Workload, fields: dict[str, Any], speeds: Sequence[float] | None = None) -> Layout:
+def resolve_layout(workload: WorkloadSpec, fields: dict[str, Any], speeds: Sequence[float] | None = None) -> Layout:
     """A layout with micro-batch, accumulation and schedule filled in from the global batch.
 
     A pipeline that names neither gets the largest number of micro-batches up to four per stage, which
@@ -134,7 +134,7 @@ def resolve_layout(workload: Workload, fields: dict[str, Any], speeds: Sequence[
         fields = _with_shares(workload, fields, speeds or [1.0] * fields["dp"])
     dp, pp, total = fields["dp"], fields["pp"], workload.global_batch_size
     micro, accumulation, schedule = fields["micro_batch_size"], fields["accumulation_steps"], fields["schedule"]
-    chunks = fields.get("stages_per_rank") or (1 if pp == 1 or schedule in (None, *SINGLE) else 2)
+    chunks = _stages_per_rank(fields)
     shares = fields.get("shares")
     share, rest = (max(shares), 0) if shares else divmod(total, dp)
     if rest:
@@ -155,7 +155,7 @@ def resolve_layout(workload: Workload, fields: dict[str, Any], speeds: Sequence[
     return Layout(**{**fields, **resolved, "stages_per_rank": chunks, "order": order})
 
 
-def _with_shares(workload: Workload, fields: dict[str, Any], speeds: Sequence[float]) -> dict[str, Any]:
+def _with_shares(workload: WorkloadSpec, fields: dict[str, Any], speeds: Sequence[float]) -> dict[str, Any]:
     """`fields` with the shares as numbers, and the number of micro-batches they are multiples of."""
     dp, total = fields["dp"], workload.global_batch_size
     if fields["micro_batch_size"] is not None and dp > 1:
@@ -168,9 +168,8 @@ def _with_shares(workload: Workload, fields: dict[str, Any], speeds: Sequence[fl
         return {**fields, "shares": None}
     multiple = fields["accumulation_steps"]
     if multiple is None:
-        pp, schedule = fields["pp"], fields["schedule"]
-        chunks = fields.get("stages_per_rank") or (1 if pp == 1 or schedule in (None, *SINGLE) else 2)
-        multiple = _micro_batches(schedule, pp, chunks, (total,), at_most=total // dp) if pp > 1 else 1
+        pp, chunks = fields["pp"], _stages_per_rank(fields)
+        multiple = _micro_batches(fields["schedule"], pp, chunks, (total,), at_most=total // dp) if pp > 1 else 1
     try:
         shares = proportional(total, speeds, multiple)
     except ValueError as error:
@@ -182,6 +181,12 @@ def _with_shares(workload: Workload, fields: dict[str, Any], speeds: Sequence[fl
     return {**fields, "shares": shares, "accumulation_steps": multiple}
 
 
+def _stages_per_rank(fields: dict[str, Any]) -> int:
+    """What the study says; else two for schedules that want several."""
+    alone = fields["pp"] == 1 or fields["schedule"] in (None, *SINGLE)
+    return int(fields.get("stages_per_rank") or (1 if alone else 2))
+
+
 def _micro_batches(
     schedule: str | None, pp: int, chunks: int, shares: tuple[int, ...], at_most: int | None = None
 ) -> int:
@@ -191,7 +196,7 @@ def _micro_batches(
     return max((m for m in fitting if not (schedule and micro_batch_rule(schedule, pp, chunks, m))), default=1)
 
 
-def _indivisible(workload: Workload, value: str, share: int, remedy: str) -> ConfigError:
+def _indivisible(workload: WorkloadSpec, value: str, share: int, remedy: str) -> ConfigError:
     return ConfigError(
         f"{workload.name}: {value} does not divide {share} samples",
         f"the global batch of {workload.global_batch_size} is divided evenly over ranks and micro-batches",
@@ -202,7 +207,7 @@ def _indivisible(workload: Workload, value: str, share: int, remedy: str) -> Con
 def make_run(
     study: Study,
     choice: WorkloadChoice,
-    workload: Workload,
+    workload: WorkloadSpec,
     layout: Layout,
     recipe: Recipe,
     facts: ModelFacts,
@@ -233,34 +238,24 @@ def repeats(study: Study, choice: WorkloadChoice, run: Run) -> list[Run]:
 
 
 def place(layout: Layout, limits: ResourcesChoice, device: str) -> Resources:
-    """As few nodes as hold the layout's ranks; of nodes that differ, the first components that do."""
-    if limits.components is not None:
-        return place_on_components(layout.num_ranks, limits, device)
+    """As few nodes as hold the layout's ranks; of nodes that differ, the first node kinds that do."""
+    if limits.node_kinds is not None:
+        return place_on_node_kinds(layout.num_ranks, limits, device)
     per_node = min(layout.num_ranks, limits.ranks_per_node)
     use_gpus = limits.gpus_per_node and device != "cpu"
-    return Resources(
-        num_nodes=max(1, layout.num_ranks // per_node),
-        ranks_per_node=per_node,
-        gpus_per_node=per_node if use_gpus else 0,
-        cpus_per_rank=limits.cpus_per_rank,
-        memory_mb=limits.memory_mb,
-        time_limit_min=limits.time_limit_min,
-        partition=limits.partition,
-    )
+    used = {
+        "num_nodes": max(1, layout.num_ranks // per_node),
+        "ranks_per_node": per_node,
+        "gpus_per_node": per_node if use_gpus else 0,
+    }
+    return Resources(time_limit_min=limits.time_limit_min, **limits.shape | used)
 
 
 def _measure(outer: MeasureChoice, inner: MeasureChoice, recipe: Recipe, steps_per_epoch: int) -> Measure:
-    def pick(key: str) -> Any:
-        value = getattr(inner, key)
-        return value if value is not None else getattr(outer, key)
-
-    keys = ("warmup_steps", "steps", "parity_steps", "metric_samples", "max_steps", "idle_s", "target_loss")
-    fields = {key: pick(key) for key in keys if pick(key) is not None}
-    if inner.epochs is not None or (outer.epochs is not None and inner.steps is None):
+    fields = {"parity_tolerance": recipe.parity_tolerance, **inner.said(outer)}
+    if inner.epochs is not None or (outer.epochs is not None and "steps" not in inner.said(MeasureChoice())):
         # Epochs count from the first step, warm-up included: what is trained is what the study says.
         total = (inner.epochs or outer.epochs or 0) * steps_per_epoch
         warmup = min(fields.get("warmup_steps", Measure().warmup_steps), total - 1)
         fields.update(warmup_steps=warmup, steps=total - warmup)
-    tolerance = pick("parity_tolerance")
-    fields["parity_tolerance"] = recipe.parity_tolerance if tolerance is None else tolerance
     return Measure(**fields)

@@ -11,18 +11,18 @@ from typing import Any
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.choices import InferChoice, LayoutChoice
-from hpc_accel.study.expand import place, products, resolve_layout, resolve_workload
-from hpc_accel.study.infer import Infer, Serving
+from hpc_accel.study.expand import place, products, recipes, resolve_layout, resolve_workload
+from hpc_accel.study.infer_options import Infer, InferOptions
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.schema import Measure, Run, Workload
-from hpc_accel.study.study import Study, WorkloadChoice
+from hpc_accel.study.run import Measure, Run, WorkloadSpec
+from hpc_accel.study.study_file import Study, WorkloadChoice
 
-MEASURED = ("warmup_steps", "steps", "idle_s", "parity_tolerance")
-"""Keys of `measure` that inference has a use for; the others are about training."""
+TRAINING = ("parity_steps", "metric_samples", "max_steps", "target_loss")
+"""Keys of `measure` that are about training."""
 
 
-def served_runs(study: Study, choice: WorkloadChoice) -> Iterator[Run]:
+def inference_runs(study: Study, choice: WorkloadChoice) -> Iterator[Run]:
     """The inference runs of one workload, none without `infer`. Raises ConfigError for a batch that cannot divide."""
     infer = choice.infer or study.infer
     if infer is None:
@@ -38,13 +38,13 @@ def served_runs(study: Study, choice: WorkloadChoice) -> Iterator[Run]:
         for fields in products(layout_choice):
             for batch_size in infer.batch_sizes:
                 layout = _layout(workload, fields, batch_size)
-                for recipe in _recipes(study, choice, infer):
+                for recipe in recipes(infer.recipes, choice.recipes, study.recipes):
                     yield _make_run(study, choice, workload, layout, recipe, resolved(infer, batch_size))
 
 
 def resolved(infer: InferChoice, batch_size: int) -> Infer:
     """One run's part of a study's choice."""
-    content = infer.model_dump(include=set(Serving.model_fields))
+    content = infer.model_dump(include=set(InferOptions.model_fields))
     return Infer(**content, batch_size=batch_size)
 
 
@@ -60,12 +60,7 @@ def _layouts(study: Study, choice: WorkloadChoice, infer: InferChoice) -> list[L
     return found
 
 
-def _recipes(study: Study, choice: WorkloadChoice, infer: InferChoice) -> list[Recipe]:
-    listed = next((each for each in (infer.recipes, choice.recipes) if each is not None), study.recipes)
-    return [Recipe(**fields) for recipe in listed for fields in products(recipe)]
-
-
-def _layout(workload: Workload, fields: dict[str, Any], batch_size: int) -> Layout:
+def _layout(workload: WorkloadSpec, fields: dict[str, Any], batch_size: int) -> Layout:
     """A layout whose global batch is one batch on every replica."""
     dp, pp, parts = fields["dp"], fields["pp"], fields["accumulation_steps"]
     name = f"{workload.name}: infer with batch size {batch_size}"
@@ -89,9 +84,10 @@ def _layout(workload: Workload, fields: dict[str, Any], batch_size: int) -> Layo
 
 
 def _make_run(
-    study: Study, choice: WorkloadChoice, workload: Workload, layout: Layout, recipe: Recipe, infer: Infer
+    study: Study, choice: WorkloadChoice, workload: WorkloadSpec, layout: Layout, recipe: Recipe, infer: Infer
 ) -> Run:
     batch = layout.dp * infer.batch_size
+    measured = choice.measure.said(study.measure, but=TRAINING)
     return Run(
         study=study.name,
         site=study.site,
@@ -100,15 +96,8 @@ def _make_run(
         layout=layout,
         recipe=recipe,
         resources=place(layout, study.resources, study.device),
-        measure=_measure(study, choice, recipe),
+        measure=Measure(**{"parity_tolerance": recipe.parity_tolerance, **measured}),
         backend=study.backend,
         device=study.device,
         infer=infer,
     )
-
-
-def _measure(study: Study, choice: WorkloadChoice, recipe: Recipe) -> Measure:
-    outer, inner = study.measure, choice.measure
-    picked = {key: getattr(inner, key) if getattr(inner, key) is not None else getattr(outer, key) for key in MEASURED}
-    fields = {key: value for key, value in picked.items() if value is not None}
-    return Measure(**{"parity_tolerance": recipe.parity_tolerance, **fields})

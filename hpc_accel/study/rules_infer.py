@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.devices import runs_on_gpus
-from hpc_accel.study.infer import Infer
+from hpc_accel.study.infer_options import Infer
 from hpc_accel.study.model_facts import ModelFacts
 from hpc_accel.study.refusal import refusal
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 
 TRAINING_ONLY = {
     "recompute": "recomputes in a backward pass",
@@ -101,7 +101,9 @@ def _generate(run: Run, infer: Infer, facts: ModelFacts | None) -> Iterator[Conf
     if facts is None:
         return
     if facts.max_tokens is None:
-        rule = "a model that generates has modules with `decode(states, cache)`, as hpc_accel/workloads/lm.py has"
+        rule = (
+            "a model that generates has modules with `decode(states, cache)`, as hpc_accel/workloads/builtin/lm.py has"
+        )
         yield refusal(run, "generate on a model without decode", rule, "leave generate out, or write decode")
     elif wanted.prompt + wanted.tokens > facts.max_tokens:
         yield refusal(

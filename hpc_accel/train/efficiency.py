@@ -10,7 +10,7 @@ import torch
 from hpc_accel.record.energy import Energy
 from hpc_accel.record.figure import Count, Joules, Loss, Seconds
 from hpc_accel.record.parts import Target
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 
 NO_TOKENS = "the workload's samples are no sequences of token ids"
 

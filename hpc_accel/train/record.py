@@ -16,14 +16,14 @@ from hpc_accel.record.figure import Count, Fraction, Loss, Milliseconds
 from hpc_accel.record.measured import energy_of
 from hpc_accel.record.parts import Error, Losses, Parity, Phases, Status, Steps, Straggler
 from hpc_accel.record.summary import Summary
-from hpc_accel.runtime import checks
-from hpc_accel.runtime.summary import identity, peak_memory, slowest, startup, step_time, throughput
+from hpc_accel.runtime import timing_warnings
+from hpc_accel.runtime.summary import identity, memory_figures, slowest, startup, step_time, throughput
 from hpc_accel.study.layout import SPLIT_BACKWARD, Layout
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 from hpc_accel.train import efficiency
 from hpc_accel.train.loop import Observations
 from hpc_accel.train.parity import Reference, compare
-from hpc_accel.train.session import Session
+from hpc_accel.train.setup import Session
 from hpc_accel.train.utilisation import flops_facts
 
 PHASES = ("data", "forward", "backward", "comm_exposed", "pipeline_wait", "optimizer")
@@ -75,7 +75,7 @@ def summarise(
         bubble_fraction=bubble_fraction,
         bubble_ideal=bubble_ideal,
         startup_ms=startup(session.startup_ms, seen.first_step_ms),
-        memory=peak_memory(peak, session.device, reserved=reserved, device_used=device_used),
+        memory=memory_figures(peak, session.device, reserved=reserved, device_used=device_used),
         energy=energy,
         target=efficiency.target(run, losses, energy, step_facts.num_timed),
         flops=flops_facts(
@@ -94,7 +94,7 @@ def summarise(
         metric=seen.metric,
         inference=None,
         outputs=None,
-        warnings=checks.warnings(
+        warnings=timing_warnings.warnings(
             run, step_facts, energy, device_type=session.device.type, gpu_clock=seen.gpu_clock_note
         ),
         notes=seen.notes,
@@ -108,14 +108,16 @@ def _steps(session: Session, steps: pl.DataFrame, timed: list[int], timed_ms: li
     tokens = efficiency.tokens_per_sample(dataset[0][0])
     return Steps(
         num_warmup=measure.warmup_steps,
-        num_warmup_detected=checks.detected_warmup(list(slowest(steps).values()), is_continued=session.attempt > 1),
+        num_warmup_detected=timing_warnings.detected_warmup(
+            list(slowest(steps).values()), is_continued=session.attempt > 1
+        ),
         num_asked=measure.steps,
         num_timed=len(timed),
         global_batch_size=workload.global_batch_size,
         samples_per_epoch=Count.of(len(dataset) - session.samples_dropped_per_epoch),
         samples_dropped_per_epoch=Count.of(session.samples_dropped_per_epoch),
         tokens_per_sample=Count.of(tokens, efficiency.NO_TOKENS),
-        outliers=checks.found_outliers(timed, timed_ms),
+        outliers=timing_warnings.found_outliers(timed, timed_ms),
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from hpc_accel.measure.flops import utilisation
 from hpc_accel.record.figure import Flop, FlopPerSecond, Fraction
 from hpc_accel.record.parts import Flops
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 
 COUNTED_ON = "matrix products and convolutions of the serial fp32 model, forward and backward, by FlopCounterMode"
 
@@ -53,7 +53,7 @@ def flops_facts(
 
 def _num_devices(run: Run, device: str, num_gpus: int | None) -> tuple[int | None, str]:
     """How many times the peak of one the run had; or None and why."""
-    parts = {bool(part.gpus_per_node) for part in run.resources.parts}
+    parts = {bool(part.gpus_per_node) for part in run.resources.each_kind}
     if run.device != "cpu" and len(parts) == 2:
         return None, "the ranks computed on CPUs beside GPUs, which have no peak in common"
     if device != "cuda" or run.resources.gpus_per_node:

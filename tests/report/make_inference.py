@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hpc_accel.study.infer import Infer
+from hpc_accel.study.infer_options import Infer
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.schema import Measure, Resources, Run, Workload
+from hpc_accel.study.run import Measure, Resources, Run, WorkloadSpec
 from tests.report.make_study import NO_SENSOR, candidate, write_json
 
 RATES = (50.0, 200.0)
@@ -20,8 +20,8 @@ def inference_run(study: str, dp: int = 1, batch_size: int = 1, **recipe: Any) -
     return Run(
         study=study,
         site="local",
-        workload=Workload(
-            name="digits", entry="hpc_accel.workloads.digits:build", global_batch_size=dp * batch_size
+        workload=WorkloadSpec(
+            name="digits", entry="hpc_accel.workloads.builtin.digits:build", global_batch_size=dp * batch_size
         ),
         layout=Layout(dp=dp, micro_batch_size=batch_size, accumulation_steps=1),
         recipe=Recipe(**recipe),

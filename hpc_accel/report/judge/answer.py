@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hpc_accel.report.judge import footprint, inference, plausibility, ranking, reasons, wording
+from hpc_accel.report.judge import footprint, inference, plausibility, quantities, ranking, reasons, wording
 from hpc_accel.report.judge.ranking import Best
 from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.run_record import RunRecord
@@ -196,8 +196,7 @@ def _speed_up(records: StudyRecords, workload: str, runs: list[RunRecord]) -> st
     if best is None:
         return wording.NOT_MEASURED
     if gain is None:
-        serial = [run for run in runs if run.kind == "serial" and run.precision == best.run.precision]
-        why = f"its serial run is {serial[0].status}" if serial else "no serial run; add `- {}` to its layouts"
+        why = ranking.no_baseline_words(best.run, ranking.serial_statuses(runs))
         return f"{wording.NOT_MEASURED} for {best.run.precision}: {why}"
     if best.run.kind == "serial":
         return "none, serial is the fastest"
@@ -216,7 +215,7 @@ def _not_measured(records: StudyRecords) -> tuple[tuple[str, str], ...]:
         if runs:
             names = wording.named([f"{run.workload} {run.label}" for run in runs], most=1)
             parts.append(f"{wording.counted(len(runs), 'run')} {status} ({names})")
-    unknown = [reason for run in records.inference_runs if run.counts and (reason := reasons.energy_reason(run))]
+    unknown = [reason for run in records.inference_runs if run.counts and (reason := quantities.ENERGY.reason(run))]
     if unknown and not any(run.counts for run in records.runs):
         parts.append(f"energy per request ({unknown[0]})")
     for gap in reasons.gaps(records):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpc_accel.report.judge import ranking, reasons, wording
+from hpc_accel.report.judge import quantities, ranking, wording
 from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.report.show.figures import style
@@ -24,7 +24,7 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
     split = [run for run in measured if safe_json.mapping(run.summary, "energy", "by_phase_j")]
     title = "Where the joules go"
     if not split:
-        why = reasons.energy_phases_reason(measured[0]) or "no run left its phases"
+        why = quantities.ENERGY_PHASES.reason(measured[0]) or "no run left its phases"
         return [style.Figure(key="energy-phases", title=title, caption="", gap=f"Not measured: {why}.")]
     bases = dict.fromkeys(ranking.energy_basis(run) for run in split)
     return [

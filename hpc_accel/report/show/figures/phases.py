@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpc_accel.report.judge import reasons, wording
+from hpc_accel.report.judge import quantities, wording
 from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.report.show.figures import style
@@ -52,9 +52,9 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
     caption = (
         "Shorter is better; medians over the timed steps, mean over ranks, so a bar's length is close to the step time."
     )
-    unknown = [run for run in shown if run.num_ranks > 1 and reasons.communication_reason(run)]
+    unknown = [run for run in shown if quantities.COMMUNICATION.is_gap(run)]
     if unknown:
-        reason = reasons.communication_reason(unknown[0])
+        reason = quantities.COMMUNICATION.reason(unknown[0])
         caption += f" Exposed communication was not measured in {wording.counted(len(unknown), 'run')}: {reason}."
     caption += style.only_shown(counting, shown)
     return [

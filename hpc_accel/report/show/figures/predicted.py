@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpc_accel.report.judge import ranking, reasons, statistics, wording
+from hpc_accel.report.judge import quantities, ranking, statistics, wording
 from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.report.show.figures import style
@@ -25,7 +25,7 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
     title = "Predicted against measured"
     if not found:
         reason = (
-            next((reasons.prediction_reason(run) for run in runs if run.counts), None)
+            next((quantities.PREDICTION.reason(run) for run in runs if run.counts), None)
             or "no run of this workload counts"
         )
         return [style.Figure(key="predicted", title=title, caption="", gap=f"Not available: {reason}.")]

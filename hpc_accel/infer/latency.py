@@ -78,6 +78,6 @@ def deadline_facts(latency_ms: np.ndarray, infer: Infer) -> Deadline:
     )
 
 
-def served_per_s(scheduled_ns: np.ndarray, ended_ns: np.ndarray) -> float:
+def completed_per_s(scheduled_ns: np.ndarray, ended_ns: np.ndarray) -> float:
     """Requests per second from the first arrival to the last answer; far below the rate where the queue grew."""
     return len(scheduled_ns) / max(int(ended_ns.max()) - int(scheduled_ns.min()), 1) * 1e9

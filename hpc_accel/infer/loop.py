@@ -203,7 +203,7 @@ class _Parts:
             num_warmup=int(window.warmup.sum()),
             latency_ms=latency.latency_facts(window.counted_ms),
             waiting_p50_ms=Milliseconds.of(latency.percentile_ms(waited_ms, 50), few),
-            served_per_s=latency.served_per_s(log.scheduled_ns[counted], log.ended_ns[counted]),
+            completed_per_s=latency.completed_per_s(log.scheduled_ns[counted], log.ended_ns[counted]),
             mean_batch=float(log.batch[counted].mean()),
             deadline=latency.deadline_facts(window.counted_ms, self.session.infer),
             energy=request_energy(energy, len(log.batch)),

@@ -17,7 +17,7 @@ from torch.utils.data import default_collate
 from hpc_accel.infer.model import Tensors
 from hpc_accel.infer.pruning import prune_weights
 from hpc_accel.record import parts
-from hpc_accel.record.figure import Fraction, Loss
+from hpc_accel.record.figure import Fraction, OwnUnit
 from hpc_accel.record.inference import Outputs
 from hpc_accel.record.parts import Parity
 from hpc_accel.runtime.precision import arithmetic
@@ -162,7 +162,7 @@ def compare(
         num_samples=len(plain.outputs),
         max_rel_err=Fraction.of(relative_error(served.outputs, plain.outputs), NOT_COMPARABLE),
         top1_agreement=Fraction.of(agreement, "the targets are not classes"),
-        metric_of_reference=Loss.of(plain.metric, plain.metric_reason),
+        metric_of_reference=OwnUnit.of(plain.metric, plain.metric_reason),
     )
     return Compared(
         parity=_parity(run, worst, len(alike.outputs), reason), outputs=outputs, metric=_metric(run, workload, served)
@@ -176,7 +176,7 @@ def unknown(run: Run, served: Answers, workload: Workload, reason: str) -> Compa
         num_samples=0,
         max_rel_err=Fraction.missing(reason),
         top1_agreement=Fraction.missing(reason),
-        metric_of_reference=Loss.missing(reason),
+        metric_of_reference=OwnUnit.missing(reason),
     )
     return Compared(parity=_parity(run, None, 0, reason), outputs=outputs, metric=_metric(run, workload, served))
 

@@ -18,7 +18,7 @@ from hpc_accel.files import write_atomically
 from hpc_accel.infer.loop import Observations
 from hpc_accel.infer.setup import Session
 from hpc_accel.measure import provenance
-from hpc_accel.record.figure import Count, Fraction, Loss
+from hpc_accel.record.figure import Count, Fraction, OwnUnit
 from hpc_accel.record.inference import Generation, Inference
 from hpc_accel.record.measured import energy_of
 from hpc_accel.record.parts import Error, Flops, Losses, Parity, Phases, Steps, Straggler, Target
@@ -104,7 +104,7 @@ def summarise(
         flops=Flops.missing(NO_TRAINING),
         straggler=Straggler.missing(NO_TRAINING),
         checkpoints=None,
-        losses=Losses(final=Loss.missing(NO_TRAINING)),
+        losses=Losses(final=OwnUnit.missing(NO_TRAINING)),
         parity=parity,
         metric=compared.metric,
         inference=_inference(session, seen),

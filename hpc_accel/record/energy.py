@@ -96,6 +96,12 @@ class WindowEnergy(Part):
             raise ValueError("energy that was not measured has a reason")
         return self
 
+    @property
+    def figure(self) -> Joules:
+        """The joules as a figure. Sensors that counted nothing measured nothing."""
+        known = self.energy_j if self.energy_j is not None and self.energy_j > 0 else None
+        return Joules.of(known, self.reason or "the sensors counted nothing", self.remedy)
+
 
 class RequestEnergy(WindowEnergy):
     """Of the window of one arrival rate, warm-up requests included."""

@@ -124,8 +124,8 @@ class PerSecond(Figure):
     unit: Literal["1/s"] = "1/s"
 
 
-class Loss(Figure):
-    """A loss or a metric, in its own unit."""
+class OwnUnit(Figure):
+    """A loss, a metric or a price, in its own unit."""
 
     unit: Literal[""] = ""
 

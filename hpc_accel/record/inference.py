@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Self
 
 from hpc_accel.record.energy import RequestEnergy, TokenEnergy
-from hpc_accel.record.figure import Count, Estimate, Fraction, Loss, Milliseconds, Number, Part, PerSecond, Whole
+from hpc_accel.record.figure import Count, Estimate, Fraction, Milliseconds, Number, OwnUnit, Part, PerSecond, Whole
 from hpc_accel.record.text import Text
 
 PERCENTILES = ("p50", "p90", "p99", "p99_9")
@@ -58,7 +58,7 @@ class Rate(Part):
     num_warmup: Whole
     latency_ms: Latency
     waiting_p50_ms: Milliseconds
-    served_per_s: Number
+    completed_per_s: Number
     mean_batch: Number
     deadline: Deadline
     energy: RequestEnergy
@@ -119,4 +119,4 @@ class Outputs(Part):
     num_samples: Whole
     max_rel_err: Fraction
     top1_agreement: Fraction
-    metric_of_reference: Loss
+    metric_of_reference: OwnUnit

@@ -13,9 +13,9 @@ from hpc_accel.record.figure import (
     FlopPerSecond,
     Fraction,
     Joules,
-    Loss,
     Milliseconds,
     Number,
+    OwnUnit,
     Part,
     Seconds,
     Whole,
@@ -59,7 +59,21 @@ class Steps(Part):
         return self.num_timed * self.global_batch_size
 
 
-class Phases(Part):
+class Durations(Part):
+    """Durations by name."""
+
+    @classmethod
+    def missing(cls, reason: str) -> Self:
+        """None of them, and why."""
+        return cls(**dict.fromkeys(cls.model_fields, Milliseconds.missing(reason)))
+
+    def of(self, name: str) -> Milliseconds:
+        """The duration of that name."""
+        found: Milliseconds = getattr(self, name)
+        return found
+
+
+class Phases(Durations):
     """Median over the timed steps of the mean over ranks. `comm_overlapped` ran beside the others, not in the sum."""
 
     data: Milliseconds
@@ -71,24 +85,14 @@ class Phases(Part):
     other: Milliseconds
     comm_overlapped: Milliseconds
 
-    @classmethod
-    def missing(cls, reason: str) -> Self:
-        """None of them, and why."""
-        return cls(**dict.fromkeys(cls.model_fields, Milliseconds.missing(reason)))
 
-
-class Startup(Part):
+class Startup(Durations):
     """What came before the timed steps, of rank 0."""
 
     imports: Milliseconds
     mpi_init: Milliseconds
     model_build: Milliseconds
     first_step: Milliseconds
-
-    @classmethod
-    def missing(cls, reason: str) -> Self:
-        """None of them, and why."""
-        return cls(**dict.fromkeys(cls.model_fields, Milliseconds.missing(reason)))
 
 
 class Memory(Part):
@@ -130,7 +134,7 @@ class Flops(Part):
 class Target(Part):
     """Steps, time and energy to the first loss at or below the one that the study wants."""
 
-    loss: Loss
+    loss: OwnUnit
     num_steps: Count
     time_s: Seconds
     energy_j: Joules
@@ -139,7 +143,7 @@ class Target(Part):
     def missing(cls, reason: str, loss: float | None = None) -> Self:
         """It was not reached, or not wanted."""
         return cls(
-            loss=Loss.of(loss, reason),
+            loss=OwnUnit.of(loss, reason),
             num_steps=Count.missing(reason),
             time_s=Seconds.missing(reason),
             energy_j=Joules.missing(reason),
@@ -177,7 +181,7 @@ class Losses(Part):
 
     first: tuple[Number | None, ...] = ()
     reference: tuple[Number | None, ...] = ()
-    final: Loss
+    final: OwnUnit
 
 
 class Parity(Part):
@@ -196,6 +200,11 @@ class Parity(Part):
             raise ValueError("parity that did not pass has a reason")
         return self
 
+    @property
+    def figure(self) -> Fraction:
+        """The largest distance as a figure."""
+        return Fraction.of(self.max_rel_err, self.reason or "")
+
 
 class Metric(Part):
     """The workload's figure on held-out samples; `value` is null for `reason`."""
@@ -212,6 +221,11 @@ class Metric(Part):
         if self.value is None and not self.reason:
             raise ValueError("a metric without a value has a reason")
         return self
+
+    @property
+    def figure(self) -> OwnUnit:
+        """The value as a figure."""
+        return OwnUnit.of(self.value, self.reason)
 
 
 Status = Literal["completed", "wrong", "failed", "preempted", "hung", "timeout", "cancelled"]

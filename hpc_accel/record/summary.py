@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from hpc_accel.record.energy import Energy
-from hpc_accel.record.figure import Estimate, Figure, Fraction, Loss, Part, PerSecond, Whole
+from hpc_accel.record.figure import Estimate, Figure, Fraction, OwnUnit, Part, PerSecond, Whole
 from hpc_accel.record.inference import Inference, Outputs
 from hpc_accel.record.parts import (
     Checkpoints,
@@ -157,7 +157,7 @@ def nothing_measured(
         flops=Flops.missing(reason),
         straggler=Straggler.missing(reason),
         checkpoints=None,
-        losses=Losses(final=Loss.missing(reason)),
+        losses=Losses(final=OwnUnit.missing(reason)),
         parity=Parity(max_rel_err=None, tolerance=tolerance, steps=0, reference="none", passed=False, reason=reason),
         metric=Metric(value=None, reason=reason),
         inference=None,

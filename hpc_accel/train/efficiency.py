@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from hpc_accel.record.energy import Energy
-from hpc_accel.record.figure import Count, Joules, Loss, Seconds
+from hpc_accel.record.figure import Count, Joules, OwnUnit, Seconds
 from hpc_accel.record.parts import Target
 from hpc_accel.study.run import Run
 
@@ -37,7 +37,7 @@ def target(run: Run, losses: Sequence[float], energy: Energy, num_steps: int) ->
     energy_j = per_step_j.value * reached if per_step_j.value is not None else None
     time_s = reached * energy.window_s / num_steps if energy.window_s is not None else None
     return Target(
-        loss=Loss.of(wanted),
+        loss=OwnUnit.of(wanted),
         num_steps=Count.of(reached),
         time_s=Seconds.of(time_s, energy.reason or "the window was not timed"),
         energy_j=Joules.of(energy_j, per_step_j.reason, per_step_j.remedy),

@@ -12,7 +12,7 @@ import polars as pl
 from hpc_accel import record
 from hpc_accel.files import write_atomically
 from hpc_accel.measure import provenance
-from hpc_accel.record.figure import Count, Fraction, Loss, Milliseconds
+from hpc_accel.record.figure import Count, Fraction, Milliseconds, OwnUnit
 from hpc_accel.record.measured import energy_of
 from hpc_accel.record.parts import Error, Losses, Parity, Phases, Status, Steps, Straggler
 from hpc_accel.record.summary import Summary
@@ -190,7 +190,7 @@ def _losses(losses: Sequence[float], reference: Sequence[float], parity_steps: i
     return Losses(
         first=tuple(_finite(value) for value in losses[:parity_steps]),
         reference=tuple(_finite(value) for value in reference),
-        final=Loss.of(losses[-1], "the last loss is not finite"),
+        final=OwnUnit.of(losses[-1], "the last loss is not finite"),
     )
 
 

@@ -61,8 +61,8 @@ def test_exactly_at_the_deadline_is_in_time():
 
 def test_served_rate_falls_behind_an_overloaded_arrival_rate():
     ms = np.arange(100) * MS
-    assert latency.served_per_s(ms, ms + MS) == pytest.approx(1000)
-    assert latency.served_per_s(ms, 2 * ms + MS) == pytest.approx(100 / 0.199, rel=1e-6)
+    assert latency.completed_per_s(ms, ms + MS) == pytest.approx(1000)
+    assert latency.completed_per_s(ms, 2 * ms + MS) == pytest.approx(100 / 0.199, rel=1e-6)
 
 
 def window_of(service_ms, calls):

@@ -20,7 +20,7 @@ NO_JOB = "not a Slurm job"
 
 def workflow_s(run: RunRecord) -> float | None:
     """Seconds from the start of the job (of the script, outside Slurm and in a shared job) to the first rank."""
-    ranks = _unix_s(safe_json.text(run.summary, "started_utc"))
+    ranks = _unix_s(run.summary.started_utc)
     alone = safe_json.number(run.accounting, "num_runs") == 1
     began = safe_json.positive(run.accounting, "started_unix_s") if alone else None
     # Slurm's books count whole seconds, so a quick start may seem to begin before its script.
@@ -46,7 +46,7 @@ def rows(records: StudyRecords) -> list[dict[str, Any]]:
                 "queued": _seconds(safe_json.number(facts, "queued_s")),
                 "workflow": _seconds(workflow_s(run)),
                 "elapsed": _elapsed(facts),
-                "attempts": f"{safe_json.positive(run.summary, 'attempt') or 1:g}",
+                "attempts": f"{run.summary.attempt}",
             }
         )
     return found

@@ -57,6 +57,11 @@ class RunRecord:
         """Whether this is an inference run; training and inference are never compared."""
         return bool(self.part("infer"))
 
+    @property
+    def num_timed(self) -> int:
+        """Timed steps; 0 where none were."""
+        return self.summary.steps.num_timed if self.summary.steps else 0
+
     def size(self, key: str) -> int:
         """The layout's `dp`, `pp` or `tp`."""
         return max(1, int(safe_json.positive(self.part("layout"), key) or 1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from hpc_accel.report.judge import quantities, wording
-from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.report.show.figures import style
 
@@ -21,7 +20,7 @@ PHASES = {
 def figures(runs: list[RunRecord]) -> list[style.Figure]:
     """One stacked bar per run that counts and left phases."""
     title = "Time by phase"
-    counting = [run for run in style.fastest_first(runs) if safe_json.mapping(run.summary, "phases_ms")]
+    counting = [run for run in style.fastest_first(runs) if run.summary.phases_ms.forward.positive]
     shown = counting[: style.MAX_BARS]
     if not shown:
         return [
@@ -29,7 +28,7 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
         ]
     data = []
     for phase, name in PHASES.items():
-        timed = [(run, value) for run in shown if (value := safe_json.positive(run.summary, "phases_ms", phase))]
+        timed = [(run, value) for run in shown if (value := run.summary.phases_ms.of(phase).positive)]
         if timed:
             data.append(
                 {

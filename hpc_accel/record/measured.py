@@ -18,7 +18,7 @@ from hpc_accel.record.energy import (
 from hpc_accel.record.figure import Joules, JouleSeconds, Seconds, Watts
 from hpc_accel.record.parts import Steps
 
-NO_IDLE_GPU = "each GPU that was measured is one that a rank computes on"
+NO_IDLE_GPU = "no GPU was measured that no rank computes on"
 NO_SENSOR = "no sensor measured"
 
 

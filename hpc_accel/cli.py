@@ -21,6 +21,7 @@ bench = typer.Typer(help="Compare what this package brings with what torch has."
 app.add_typer(bench, name="bench")
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file, for example studies/quickstart.yaml.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run.json that `hpc-accel plan` wrote.")]
+MAX_REFUSED_SHOWN = 10
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, for programs.")]
 
 
@@ -111,6 +112,10 @@ def plan(
     refused = [candidate for candidate in content["candidates"] if candidate["refused"]]
     for note in content["notes"]:
         typer.echo(f"note: {note}")
+    for candidate in refused[:MAX_REFUSED_SHOWN]:
+        typer.echo(f"left out: {candidate['refused']['value']} ({candidate['refused']['rule']})")
+    if len(refused) > MAX_REFUSED_SHOWN:
+        typer.echo(f"left out: {len(refused) - MAX_REFUSED_SHOWN} more; {out} has all")
     typer.echo(f"{len(content['candidates'])} candidates, {len(refused)} refused, {len(chosen)} to measure: {out}")
 
 

@@ -25,6 +25,7 @@ from hpc_accel.infer.setup import Session
 from hpc_accel.infer.warmup import run_sizes
 from hpc_accel.measure import clock, peak_memory
 from hpc_accel.measure.energy import gpus_in_use
+from hpc_accel.measure.energy.figure import EnergyFigure
 from hpc_accel.measure.energy.meter import EnergyMeter
 from hpc_accel.record.figure import Fraction, Milliseconds
 from hpc_accel.record.inference import Generation, Limit, Rate
@@ -45,7 +46,7 @@ class Observations:
     """What was seen; on ranks other than 0 only `memory_bytes` is whole."""
 
     batches: list[dict[str, Any]]
-    energy: dict[str, Any]
+    energy: EnergyFigure
     windows: list[tuple[str, LoadWindow]]
     rates: list[Rate]
     limit: Limit
@@ -103,7 +104,7 @@ class _Parts:
         self.meter = meter
         self.gpu_clock = gpu_clock
         self.batches: list[dict[str, Any]] = []
-        self.energy: dict[str, Any] = {}
+        self.energy = EnergyFigure.missing("the full batches were not measured")
         self.windows: list[tuple[str, LoadWindow]] = []
         self.rates: list[Rate] = []
         self.limit: Limit
@@ -192,7 +193,7 @@ class _Parts:
             self.rates.append(self._rate_facts(window, energy.result))
         self._end_of_part()
 
-    def _rate_facts(self, window: LoadWindow, energy: dict[str, Any]) -> Rate:
+    def _rate_facts(self, window: LoadWindow, energy: EnergyFigure) -> Rate:
         """What the window says. Joules are of the whole window, warm-up requests included."""
         log, counted = window.log, ~window.warmup
         waited_ms = (log.started_ns - log.scheduled_ns)[counted] / 1e6

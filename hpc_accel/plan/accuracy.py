@@ -6,10 +6,11 @@ of comparable layouts count whether they are in the right order and how much slo
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
+
+from hpc_accel.measure.statistics import spearman
 
 
 def time_accuracy(groups: Sequence[Sequence[tuple[float, float]]]) -> dict[str, float]:
@@ -43,29 +44,6 @@ def choice_accuracy(groups: Sequence[Sequence[tuple[Any, float]]]) -> dict[str, 
     if correlations:
         result["mean_spearman"] = statistics.fmean(correlations)
         result["min_spearman"] = min(correlations)
-    return result
-
-
-def spearman(left: Sequence[float], right: Sequence[float]) -> float | None:
-    """Rank correlation; None where one side does not vary."""
-    a, b = ranks(left), ranks(right)
-    mean = (len(a) + 1) / 2
-    spread = math.sqrt(sum((x - mean) ** 2 for x in a) * sum((y - mean) ** 2 for y in b))
-    return sum((x - mean) * (y - mean) for x, y in zip(a, b, strict=True)) / spread if spread else None
-
-
-def ranks(values: Sequence[float]) -> list[float]:
-    """Ranks from 1, ties sharing their mean."""
-    order = sorted(range(len(values)), key=lambda i: values[i])
-    result = [0.0] * len(values)
-    start = 0
-    while start < len(order):
-        end = start
-        while end + 1 < len(order) and values[order[end + 1]] == values[order[start]]:
-            end += 1
-        for i in order[start : end + 1]:
-            result[i] = (start + end) / 2 + 1
-        start = end + 1
     return result
 
 

@@ -22,7 +22,7 @@ from hpc_accel.plan.software import Software, torch_amp
 from hpc_accel.plan.stage_cost import PipelineCost
 from hpc_accel.probe.hardware import Hardware, NodeKind
 from hpc_accel.study.devices import on_gpus
-from hpc_accel.study.layout import SPLIT_BACKWARD, V_SHAPED, Layout
+from hpc_accel.study.layout import V_SHAPED, Layout
 from hpc_accel.study.model_facts import ModelFacts
 from hpc_accel.study.recipe import Precision, Recipe
 from hpc_accel.study.run import Backend, Resources, Run
@@ -142,7 +142,7 @@ class StepModel:
         """The step by part; they add up to the step."""
         stages = self.stage_times.of(layout, resources)
         each = layout.accumulation_steps / layout.pp
-        split = layout.schedule in SPLIT_BACKWARD and layout.schedule != "dualpipev"
+        split = layout.splits_backward and layout.schedule != "dualpipev"
         forward = each * sum(stage.forward_s for stage in stages.all)
         backward = each * sum(stage.input_s + stage.weight_s if split else stage.backward_s for stage in stages.all)
         tensor = each * sum(stage.forward_comm_s + stage.backward_comm_s for stage in stages.all)

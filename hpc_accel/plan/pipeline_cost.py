@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 
 from hpc_accel.plan.compute import LayerTime, PassTime, divided_parameters, layer_time
 from hpc_accel.plan.network import Group, allreduce_s, gather_s, group_of
-from hpc_accel.plan.software import Software, averages_later
+from hpc_accel.plan.software import Software
 from hpc_accel.plan.stage_cost import PipelineCost, StageCost, exposed_s
 from hpc_accel.probe.hardware import Hardware, Level
 from hpc_accel.study.layout import V_SHAPED, Layout
@@ -158,7 +158,8 @@ class StageTimes:
 
     def averages_later(self, layout: Layout) -> bool:
         """Whether replicas exchange something after backward, and not each gradient while it runs."""
-        later = averages_later(layout, self.software, is_sequential=self.facts.sequential)
+        is_traced = layout.pp > 1 and not self.facts.sequential
+        later = layout.averages_later(overlap=self.software.overlaps_gradients, is_traced=is_traced)
         return later or self.software.average_every > 1
 
     def _has_hooks(self, layout: Layout) -> bool:

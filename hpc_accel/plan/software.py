@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from hpc_accel.study.layout import SPLIT_BACKWARD, Layout
 from hpc_accel.study.recipe import Offload, Precision, Recipe, Recompute
 from hpc_accel.study.run import Backend, Optimizer
 
@@ -141,15 +140,6 @@ def torch_amp(optimizer: Optimizer, recipe: Recipe, backend: Backend = "mpi4py")
         return software
     size = recipe.bucket_mb * 2**20
     return replace(software, gradient_bucket_bytes=size, first_bucket_bytes=min(size, software.first_bucket_bytes))
-
-
-def averages_later(layout: Layout, software: Software, *, is_sequential: bool) -> bool:
-    """Whether gradients are averaged after backward, as one flat copy, and not by hooks while it runs.
-
-    The stages of a model that is no sequence are cut by torch's tracer, and have no hooks.
-    """
-    hookless = layout.schedule in SPLIT_BACKWARD or (layout.pp > 1 and not is_sequential)
-    return layout.dp > 1 and layout.shard != "full" and (hookless or not software.overlaps_gradients)
 
 
 HALF = ("bf16", "fp16", "fp8")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict
 
 from hpc_accel.measure.energy import derived
+from hpc_accel.measure.energy.figure import NOT_ATTRIBUTED, EnergyFigure
 from hpc_accel.record.energy import (
     Coverage,
     Device,
@@ -13,7 +14,6 @@ from hpc_accel.record.energy import (
     RequestEnergy,
     Sensor,
     TokenEnergy,
-    WindowEnergy,
 )
 from hpc_accel.record.figure import Joules, JouleSeconds, Seconds, Watts
 from hpc_accel.record.parts import Steps
@@ -22,52 +22,50 @@ NO_IDLE_GPU = "no GPU was measured that no rank computes on"
 NO_SENSOR = "no sensor measured"
 
 
-def energy_of(found: dict[str, Any], steps: Steps) -> Energy:
+def energy_of(found: EnergyFigure, steps: Steps) -> Energy:
     """The `energy` object for a window of `steps`."""
-    reason, remedy = found["reason"], found["remedy"]
-    idle = found["idle_reason"] or reason
+    reason, remedy = found.reason, found.remedy
+    idle = found.idle_reason or reason
     whole = Energy.missing(reason or NO_SENSOR, remedy).changed(
-        **_window(found),
-        sensors=tuple(Sensor(**each) for each in found["sensors"]),
-        coverage=Coverage(**found["coverage"]),
-        num_windows=found.get("num_windows", 1),
-        resolution_s=Seconds.of(found["resolution_s"], reason or NO_SENSOR, remedy),
-        unused_gpus_j=Joules.of(found["unused_gpus_j"], NO_IDLE_GPU),
-        idle_power_w=Watts.of(found["idle_power_w"], idle),
-        idle_window_s=Seconds.of(found["idle_window_s"], idle),
-        energy_above_idle_j=Joules.of(found["energy_above_idle_j"], idle),
+        **found.brief(),
+        sensors=tuple(Sensor(**asdict(each)) for each in found.sensors),
+        coverage=Coverage(**asdict(found.coverage)),
+        num_windows=found.num_windows,
+        resolution_s=Seconds.of(found.resolution_s, reason or NO_SENSOR, remedy),
+        unused_gpus_j=Joules.of(found.unused_gpus_j, NO_IDLE_GPU),
+        idle_power_w=Watts.of(found.idle_power_w, idle),
+        idle_window_s=Seconds.of(found.idle_window_s, idle),
+        energy_above_idle_j=Joules.of(found.energy_above_idle_j, idle),
         phases=_phases(found),
     )
     return with_shares(whole, steps)
 
 
-def request_energy(found: dict[str, Any], num_requests: int) -> RequestEnergy:
+def request_energy(found: EnergyFigure, num_requests: int) -> RequestEnergy:
     """Of a window that answered as many requests."""
-    per_request_j = derived.per(found["energy_j"], num_requests)
-    return RequestEnergy(**_window(found), per_request_j=Joules.of(per_request_j, found["reason"], found["remedy"]))
+    per_request_j = Joules.of(derived.per(found.energy_j, num_requests), found.reason, found.remedy)
+    return RequestEnergy(**found.brief(), per_request_j=per_request_j)
 
 
-def token_energy(found: dict[str, Any], num_tokens: int) -> TokenEnergy:
+def token_energy(found: EnergyFigure, num_tokens: int) -> TokenEnergy:
     """Of a window that generated as many tokens."""
-    per_token_j = derived.per(found["energy_j"], num_tokens)
-    return TokenEnergy(**_window(found), per_token_j=Joules.of(per_token_j, found["reason"], found["remedy"]))
+    per_token_j = Joules.of(derived.per(found.energy_j, num_tokens), found.reason, found.remedy)
+    return TokenEnergy(**found.brief(), per_token_j=per_token_j)
 
 
-def _window(found: dict[str, Any]) -> dict[str, Any]:
-    return {name: found[name] for name in WindowEnergy.model_fields}
-
-
-def _phases(found: dict[str, Any]) -> EnergyPhases:
-    by_device = tuple(Device(**each) for each in found.get("by_device", ()))
-    if not found.get("by_phase_j"):
-        reason = found.get("phases_reason") or found["reason"] or "the joules were not divided by phase"
-        return EnergyPhases(by_device=by_device, reason=reason)
+def _phases(found: EnergyFigure) -> EnergyPhases:
+    if found.phases is None:
+        return EnergyPhases(reason=found.reason or NOT_ATTRIBUTED)
+    by_device = tuple(Device(**asdict(each)) for each in found.phases.by_device)
+    known = {name: value for name, value in (found.phases.by_phase_j or {}).items() if value is not None}
+    if not known:
+        return EnergyPhases(by_device=by_device, reason=found.phases.phases_reason or NOT_ATTRIBUTED)
     return EnergyPhases(
-        by_phase_j=found["by_phase_j"],
+        by_phase_j=known,
         by_device=by_device,
-        is_resolved=found["phases_resolved"],
-        method=found["phases_method"],
-        note=found["phases_note"],
+        is_resolved=found.phases.phases_resolved,
+        method=found.phases.phases_method,
+        note=found.phases.phases_note,
     )
 
 

@@ -6,7 +6,8 @@ import hashlib
 import importlib.util
 import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -90,10 +91,31 @@ def entry_digest(entry: str) -> str | None:
     return None
 
 
-def listed_runs(study: Study, choice: WorkloadChoice, facts: ModelFacts, speed: Speed | None = None) -> Iterator[Run]:
-    """The runs a study lists for one workload, in its order. Raises ConfigError for a batch that cannot divide.
+@dataclass(frozen=True, kw_only=True)
+class Dropped:
+    """One combination of a study's lists that makes no run: its global batch cannot be divided."""
+
+    workload: str
+    layout: dict[str, Any]
+    """What the study says of it."""
+    recipe: Recipe | None
+    error: ConfigError
+
+
+Drop = Callable[[Dropped], object]
+
+
+def listed_runs(
+    study: Study,
+    choice: WorkloadChoice,
+    facts: ModelFacts,
+    speed: Speed | None = None,
+    drop: Drop | None = None,
+) -> Iterator[Run]:
+    """The runs a study lists for one workload, in its order.
 
     `speed` is what the probe knows of ranks on nodes that differ; `shares: auto` without it takes all for alike.
+    A batch that cannot be divided is handed to `drop`; without it, ConfigError is raised.
     """
     layouts = choice.layouts if choice.layouts is not None else study.layouts
     if layouts == "auto":
@@ -105,7 +127,14 @@ def listed_runs(study: Study, choice: WorkloadChoice, facts: ModelFacts, speed: 
                 speeds = None
                 if fields["shares"] == "auto" and speed is not None:
                     speeds = replica_speeds(fields, study.resources, partial(speed, precision=recipe.precision))
-                yield make_run(study, choice, workload, resolve_layout(workload, fields, speeds), recipe, facts)
+                try:
+                    layout = resolve_layout(workload, fields, speeds)
+                except ConfigError as error:
+                    if drop is None:
+                        raise
+                    drop(Dropped(workload=workload.name, layout=fields, recipe=recipe, error=error))
+                    continue
+                yield make_run(study, choice, workload, layout, recipe, facts)
 
 
 def recipes(*levels: list[RecipeChoice] | None) -> list[Recipe]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.choices import InferChoice, LayoutChoice
-from hpc_accel.study.expand import place, products, recipes, resolve_layout, resolve_workload
+from hpc_accel.study.expand import Drop, Dropped, place, products, recipes, resolve_layout, resolve_workload
 from hpc_accel.study.infer_options import Infer, InferOptions
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.recipe import Recipe
@@ -22,8 +22,11 @@ TRAINING = ("parity_steps", "metric_samples", "max_steps", "target_loss")
 """Keys of `measure` that are about training."""
 
 
-def inference_runs(study: Study, choice: WorkloadChoice) -> Iterator[Run]:
-    """The inference runs of one workload, none without `infer`. Raises ConfigError for a batch that cannot divide."""
+def inference_runs(study: Study, choice: WorkloadChoice, drop: Drop | None = None) -> Iterator[Run]:
+    """The inference runs of one workload, none without `infer`.
+
+    A batch that cannot be divided is handed to `drop`; without it, ConfigError is raised.
+    """
     infer = choice.infer or study.infer
     if infer is None:
         if not study.train:
@@ -37,7 +40,13 @@ def inference_runs(study: Study, choice: WorkloadChoice) -> Iterator[Run]:
     for layout_choice in _layouts(study, choice, infer):
         for fields in products(layout_choice):
             for batch_size in infer.batch_sizes:
-                layout = _layout(workload, fields, batch_size)
+                try:
+                    layout = _layout(workload, fields, batch_size)
+                except ConfigError as error:
+                    if drop is None:
+                        raise
+                    drop(Dropped(workload=workload.name, layout=fields, recipe=None, error=error))
+                    continue
                 for recipe in recipes(infer.recipes, choice.recipes, study.recipes):
                     yield _make_run(study, choice, workload, layout, recipe, resolved(infer, batch_size))
 

@@ -18,7 +18,7 @@ from hpc_accel.record.parts import Error, Losses, Parity, Phases, Status, Steps,
 from hpc_accel.record.summary import Summary
 from hpc_accel.runtime import timing_warnings
 from hpc_accel.runtime.summary import identity, memory_figures, slowest, startup, step_time, throughput
-from hpc_accel.study.layout import SPLIT_BACKWARD, Layout
+from hpc_accel.study.layout import Layout
 from hpc_accel.study.run import Run
 from hpc_accel.train import efficiency
 from hpc_accel.train.loop import Observations
@@ -167,7 +167,7 @@ def _bubble(layout: Layout, timed: pl.DataFrame, phases: Phases) -> tuple[Fracti
     if layout.pp == 1:
         return Fraction.missing("the layout has one stage"), Fraction.missing("the layout has one stage")
     ideal = Fraction.missing(f"schedule {layout.schedule} has no formula: it depends on how long parts take")
-    if layout.schedule not in SPLIT_BACKWARD:
+    if not layout.splits_backward:
         ideal = Fraction.of((layout.pp - 1) / (layout.stages_per_rank * layout.accumulation_steps + layout.pp - 1))
     if phases.pipeline_wait.value is None:
         return Fraction.missing(f"waiting between stages was not measured: {phases.pipeline_wait.reason}"), ideal

@@ -39,8 +39,8 @@ def _by_factor(run: RunRecord, per_kwh: float | None, without: str) -> Cell:
 
 def per_million_samples(figure: Cell, run: RunRecord) -> float | None:
     """The figure of the timed steps for a million samples."""
-    steps = run.num_timed
-    return figure.value / (steps * ranking.global_batch_size(run)) * 1e6 if figure.value is not None and steps else None
+    samples = ranking.num_timed_samples(run)
+    return figure.value / samples * 1e6 if figure.value is not None and samples else None
 
 
 def estimate_j(run: RunRecord, factors: dict[str, Any]) -> Cell:

@@ -10,7 +10,7 @@ from hpc_accel.report.judge.ranking import Baselines
 from hpc_accel.report.load.run_record import RunRecord
 
 
-def doubts(run: RunRecord, serial: Baselines) -> list[str]:
+def implausible_figures(run: RunRecord, serial: Baselines) -> list[str]:
     """Sentences, each with what can be done; none for a run that does not count."""
     if not run.counts:
         return []
@@ -37,4 +37,4 @@ def exceeds_ranks(run: RunRecord, serial: Baselines) -> bool:
 
 def warnings(run: RunRecord, serial: Baselines) -> list[str]:
     """What the run itself warned of, and what in its figures is too good."""
-    return [*run.summary.warnings, *doubts(run, serial)]
+    return [*run.summary.warnings, *implausible_figures(run, serial)]

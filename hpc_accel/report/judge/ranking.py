@@ -42,6 +42,12 @@ def global_batch_size(run: RunRecord) -> float:
     return measured or sizes[0] * sizes[1] * sizes[2]
 
 
+def num_timed_samples(run: RunRecord) -> float | None:
+    """Samples trained in the timed steps."""
+    steps = run.num_timed
+    return steps * global_batch_size(run) if steps else None
+
+
 def throughput(run: RunRecord) -> Interval | None:
     """Samples per second."""
     time = step_time_ms(run)
@@ -73,7 +79,7 @@ def fastest(runs: Iterable[RunRecord]) -> Best | None:
     return _lowest(runs, time)
 
 
-def thriftiest(runs: Iterable[RunRecord]) -> dict[tuple[str, str], Best]:
+def least_energy(runs: Iterable[RunRecord]) -> dict[tuple[str, str], Best]:
     """The run of the least energy per sample, for each scope and method apart."""
     groups: dict[tuple[str, str], list[RunRecord]] = {}
     for run in runs:

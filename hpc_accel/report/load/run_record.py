@@ -28,7 +28,7 @@ class RunRecord:
     summary: Summary
     has_record: bool
     job: dict[str, Any]  # what its last attempt's script noted
-    accounting: dict[str, Any]  # what Slurm's books say of its job
+    accounting: dict[str, Any]  # what Slurm's accounting says of its job
     problems: tuple[str, ...] = ()
     repeats: tuple[RunRecord, ...] = ()  # where this record stands for several of one configuration: each of them
 

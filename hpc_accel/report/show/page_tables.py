@@ -90,7 +90,7 @@ def _leaner(best: ranking.Best) -> str:
 def _decided_by(records: StudyRecords, run: RunRecord) -> str:
     """What the recommended run is best for: the study's objective, or time where that could not be measured."""
     best = {
-        "energy": [found.run for found in ranking.thriftiest(records.of(run.workload)).values()],
+        "energy": [found.run for found in ranking.least_energy(records.of(run.workload)).values()],
         "cost": [found.run for found in [ranking.cheapest(records.of(run.workload))] if found],
     }
     return records.objective if best.get(records.objective) == [run] else "time"

@@ -34,25 +34,7 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
 
 def _chart(index: int, basis: tuple[str, str], runs: list[RunRecord]) -> style.Figure:
     shown = runs[: style.MAX_BARS]
-    data = []
-    for phase, (name, color) in PHASES.items():
-        known = [(run, value) for run in shown if (value := _per_sample_j(run, phase)) is not None]
-        if known:
-            data.append(
-                {
-                    "type": "bar",
-                    "orientation": "h",
-                    "name": name,
-                    "y": [style.label(run.label) for run, _ in known],
-                    "x": [value for _, value in known],
-                    "marker": {"color": style.color(color)},
-                    "hovertext": [
-                        f"{style.label(run.label)}<br>{name}: {wording.short(value)} J per sample"
-                        for run, value in known
-                    ],
-                    "hoverinfo": "text",
-                }
-            )
+    data = style.stacked_bars(shown, PHASES, _per_sample_j, lambda value: f"{wording.short(value)} J per sample")
     coarse = [run for run in shown if run.summary.energy.phases.is_resolved is False]
     caption = f"Sampled power ({basis[0]}, {basis[1]}), shared among ranks by what each was doing."
     if coarse:
@@ -60,10 +42,7 @@ def _chart(index: int, basis: tuple[str, str], runs: list[RunRecord]) -> style.F
             f" In {wording.counted(len(coarse), 'run')} phases are shorter than the time between power samples: "
             "each phase shows the mean power, so the shares are those of time."
         )
-    spec = {
-        "data": data,
-        "layout": style.layout("joules per sample", yaxis=style.bar_axis(shown), barmode="stack", bargap=0.25),
-    }
+    spec = {"data": data, "layout": style.stacked_layout("joules per sample", shown)}
     return style.Figure(
         key=f"energy-phases{index or ''}",
         title=f"Where the joules go ({basis[0]})",

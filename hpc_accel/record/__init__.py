@@ -12,7 +12,7 @@ Read in this order:
 """
 
 from hpc_accel.record.figure import Figure
-from hpc_accel.record.storage import Broken, read, stated_status, write
+from hpc_accel.record.storage import Broken, read, write
 from hpc_accel.record.summary import Summary, without_result
 
-__all__ = ["Broken", "Figure", "Summary", "read", "stated_status", "without_result", "write"]
+__all__ = ["Broken", "Figure", "Summary", "read", "without_result", "write"]

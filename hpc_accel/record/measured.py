@@ -57,8 +57,9 @@ def _phases(found: EnergyFigure) -> EnergyPhases:
     if found.phases is None:
         return EnergyPhases(reason=found.reason or NOT_ATTRIBUTED)
     by_device = tuple(Device(**asdict(each)) for each in found.phases.by_device)
-    known = {name: value for name, value in (found.phases.by_phase_j or {}).items() if value is not None}
-    if not known:
+    phases_j = found.phases.by_phase_j or {}
+    known = {name: value for name, value in phases_j.items() if value is not None}
+    if not known or len(known) < len(phases_j):
         return EnergyPhases(by_device=by_device, reason=found.phases.phases_reason or NOT_ATTRIBUTED)
     return EnergyPhases(
         by_phase_j=known,

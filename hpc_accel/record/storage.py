@@ -9,11 +9,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hpc_accel.files import write_atomically
+from hpc_accel.files import read_object, write_atomically
 from hpc_accel.record.summary import FORMAT, Summary
 from hpc_accel.record.text import clean
 
-FILE = "summary.json"
 MEASURE = "start the workflow again, which measures the run"
 MEASURE_AGAIN = "delete its summary.json and start the workflow again, which measures the run anew"
 
@@ -34,9 +33,10 @@ def write(path: Path, summary: Summary) -> None:
 
 def read(path: Path, run_id: str | None = None) -> Summary | Broken:
     """The record at `path`, which must be that of `run_id` where one is given. Never raises for what is in the file."""
-    content = _object(path)
-    if isinstance(content, Broken):
-        return content
+    content = read_object(path)
+    if isinstance(content, str):
+        absent = not path.exists()
+        return Broken(reason=clean(content), remedy=MEASURE if absent else MEASURE_AGAIN, is_absent=absent)
     found_format, found_id = content.get("format"), content.get("run_id")
     if found_format != FORMAT:
         return Broken(reason=f"{path.name} has format {_short(found_format)}, this version reads format {FORMAT}")
@@ -50,27 +50,10 @@ def read(path: Path, run_id: str | None = None) -> Summary | Broken:
         return Broken(reason=f"{path.name} is not a record: {clean(str(error))}")
 
 
-def stated_status(path: Path) -> str:
-    """What the file says of how the run ended, unchecked, for the script that waits for it; else ""."""
-    content = _object(path)
-    status = "" if isinstance(content, Broken) else content.get("status")
-    return clean(status) if isinstance(status, str) else ""
-
-
-def _object(path: Path) -> dict[str, Any] | Broken:
-    try:
-        content = json.loads(path.read_bytes().decode("utf-8", "replace"))
-    except FileNotFoundError:
-        return Broken(reason=f"{path.name} is missing", remedy=MEASURE, is_absent=True)
-    except OSError as error:
-        return Broken(reason=f"{path.name} cannot be read: {error.strerror or error}")
-    except (ValueError, RecursionError) as error:
-        return Broken(reason=f"{path.name} is not valid JSON ({clean(str(error))})")
-    return content if isinstance(content, dict) else Broken(reason=f"{path.name} holds no JSON object")
-
-
 def _short(value: Any) -> str:
-    return repr(clean(value)[:80]) if isinstance(value, str) else clean(repr(value))[:80]
+    if isinstance(value, str):
+        return repr(clean(value)[:80])
+    return repr(value)[:80] if value is None or isinstance(value, int | float) else f"of type {type(value).__name__}"
 
 
 def _first(error: ValidationError) -> str:

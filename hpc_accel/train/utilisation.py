@@ -7,10 +7,10 @@ the peak of the same cores.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from hpc_accel.files import read_object
 from hpc_accel.measure.flops import utilisation
 from hpc_accel.record.figure import Flop, FlopPerSecond, Fraction
 from hpc_accel.record.parts import Flops
@@ -98,8 +98,5 @@ def _no_level(run: Run) -> str:
 
 def _hardware(directory: Path) -> dict[str, Any]:
     """hardware.json of the study; empty where there is none to read."""
-    try:
-        content = json.loads((directory.parent.parent / "hardware.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    content = read_object(directory.parent.parent / "hardware.json")
+    return {} if isinstance(content, str) else content

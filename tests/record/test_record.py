@@ -134,11 +134,3 @@ def test_a_file_that_may_not_be_read_says_so(tmp_path):
     path = written(tmp_path)
     path.chmod(0)
     assert "cannot be read" in record.read(path).reason
-
-
-def test_the_stated_status_needs_no_whole_record(tmp_path):
-    path = tmp_path / "summary.json"
-    assert record.stated_status(path) == ""
-    for content, status in (('{"status": "completed"}', "completed"), ('{"status": 7}', ""), ("{", "")):
-        path.write_text(content)
-        assert record.stated_status(path) == status

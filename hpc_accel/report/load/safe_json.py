@@ -6,12 +6,12 @@ is typed and enters through `hpc_accel.record`.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hpc_accel.files import read_object
 from hpc_accel.record.text import clean
 
 
@@ -58,14 +58,5 @@ def items(record: Any, *path: str) -> list[dict[str, Any]]:
 
 def read_json(path: Path) -> tuple[dict[str, Any] | None, str | None]:
     """A JSON object and no problem, or None and what is wrong with the file."""
-    try:
-        content = json.loads(path.read_bytes().decode("utf-8", "replace"))
-    except FileNotFoundError:
-        return None, f"{path.name} is missing"
-    except OSError as error:
-        return None, f"{path.name} cannot be read: {error.strerror or error}"
-    except (ValueError, RecursionError) as error:
-        return None, f"{path.name} is not valid JSON ({clean(str(error))})"
-    if not isinstance(content, dict):
-        return None, f"{path.name} holds no JSON object"
-    return content, None
+    content = read_object(path)
+    return (None, clean(content)) if isinstance(content, str) else (content, None)

@@ -133,6 +133,13 @@ class Energy(WindowEnergy):
     per_epoch_j: Joules
     energy_delay_product_js: JouleSeconds
 
+    @model_validator(mode="after")
+    def _follows(self) -> Self:
+        follows = (self.per_step_j, self.per_sample_j, self.per_token_j, self.per_epoch_j, self.energy_delay_product_js)
+        if self.energy_j is None and any(figure.value is not None for figure in follows):
+            raise ValueError("nothing follows from energy that was not measured")
+        return self
+
     @classmethod
     def missing(cls, reason: str, remedy: str = "") -> Self:
         """No energy, and why."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from hpc_accel.record.energy import Energy
 from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.report.load.study_records import load
 from hpc_accel.report.show import summary_parquet
@@ -44,6 +45,11 @@ def edit_summary(study_dir: Path, workload: str, label: str, change: Callable[[d
 def missing(figure: dict[str, Any], reason: str) -> None:
     """Make a figure of the record one that was not measured."""
     figure.update(value=None, reason=reason)
+
+
+def no_energy(reason: str) -> Callable[[dict[str, Any]], Any]:
+    """A change that takes all energy away."""
+    return lambda s: s.update(energy=Energy.missing(reason).model_dump(mode="json"))
 
 
 def edit_all(study_dir: Path, change: Callable[[dict[str, Any]], Any], workload: str = "") -> None:

@@ -10,7 +10,7 @@ from hpc_accel.report.judge import ranking
 from hpc_accel.report.judge.answer import Answer, answer
 from hpc_accel.report.load.study_records import load
 from hpc_accel.report.write import write
-from tests.report.editing import ERROR, edit, edit_all, edit_summary, run_of, set_time
+from tests.report.editing import ERROR, edit, edit_all, edit_summary, no_energy, run_of, set_time
 
 
 def answered(study) -> Answer:
@@ -96,8 +96,8 @@ def _is_parallel(candidate) -> bool:
 
 
 def test_workloads_share_a_reason_but_never_a_figure(energy_study):
-    edit_all(energy_study, lambda s: s["energy"].update(energy_j=None, reason="no counter"), "lm")
-    edit_all(energy_study, lambda s: s["energy"].update(energy_j=None, reason="no counter"), "mlp")
+    edit_all(energy_study, no_energy("no counter"), "lm")
+    edit_all(energy_study, no_energy("no counter"), "mlp")
     said = line(energy_study, 1)
     assert "lm, mlp: not measured: no counter; " in said
     assert said.startswith("Best for energy: digits: dp2 bf16 x1")

@@ -9,7 +9,7 @@ from hpc_accel.report.judge import ranking
 from hpc_accel.report.load.study_records import load
 from hpc_accel.report.write import write
 from hpc_accel.study.run import Run
-from tests.report.editing import ERROR, edit
+from tests.report.editing import ERROR, edit, no_energy
 from tests.report.make_study import candidate, losses, make_run, write_json, write_run
 from tests.report.make_study import summary as make_summary
 
@@ -85,7 +85,7 @@ def change_repeat(study, number: int, change) -> None:
 
 
 def test_a_repeat_without_energy_leaves_none(repeated):
-    change_repeat(repeated, 2, lambda s: s["energy"].update(energy_j=None, reason="counter reset"))
+    change_repeat(repeated, 2, no_energy("counter reset"))
     energy = pooled(repeated).summary.energy
     assert energy.energy_j is None
     assert energy.reason == "1 of 3 repeats: counter reset"

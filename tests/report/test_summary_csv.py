@@ -154,4 +154,4 @@ def test_a_failed_run_says_why(study):
     row = row_of(study, "digits", "dp2.pp2.1f1b bf16 x4")
     assert row["status"] == "failed"
     assert row["warnings"] == "NonFiniteError: loss is NaN at step 12; rank 3"
-    assert reasons_of(row)["step_time_ms"] == "the run is failed"
+    assert reasons_of(row)["step_time_ms"] == "no result: loss is NaN at step 12"

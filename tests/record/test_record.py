@@ -42,7 +42,7 @@ def test_the_class_is_the_unit():
 @pytest.mark.parametrize("mode", ["train", "infer"])
 def test_a_real_record_is_whole_and_comes_back_as_it_was_written(mode, tmp_path):
     summary = golden(mode)
-    assert (summary.status, summary.mode, summary.run_id) == ("completed", mode, RUNS[mode].run_id)
+    assert (summary.status, summary.mode) == ("completed", mode)
     for path, figure in figures(summary).items():
         assert (figure.value is None) == bool(figure.reason), path
     record.write(tmp_path / "summary.json", summary)

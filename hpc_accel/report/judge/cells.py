@@ -25,3 +25,7 @@ class Cell:
     def figure(cls, figure: Figure) -> Self:
         """A figure of the record."""
         return cls.of(figure.value, figure.reason)
+
+
+Row = dict[str, Cell]
+"""The cells of one run by column."""

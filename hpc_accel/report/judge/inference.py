@@ -83,6 +83,7 @@ def best_words(runs: list[RunRecord]) -> str:
 
 
 def figure_words(found: Best) -> str:
+    """What the best configuration reached: its highest rate within the limit, else its latency at the highest rate."""
     run = found.run
     if run.summary.inference and max_rate(run):
         bound = f"p{run.summary.inference.limit.percentile:g} within {latency_limit_ms(run) or 0:g} ms"

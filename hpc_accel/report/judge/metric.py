@@ -22,7 +22,7 @@ def reason(run: RunRecord) -> str | None:
     """Why there is none."""
     if value(run) is not None:
         return None
-    return run.summary.metric.reason or f"the run is {run.status}"
+    return run.summary.metric.reason if run.counts else f"the run is {run.status}"
 
 
 def baselines(runs: Iterable[RunRecord]) -> Baselines:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from hpc_accel.report.judge import footprint, quantities, ranking
-from hpc_accel.report.judge.cells import Cell
+from hpc_accel.report.judge.cells import Cell, Row
 from hpc_accel.report.load.run_record import RunRecord
 
 PHASES = ("compute", "comm_exposed", "pipeline_wait", "idle")
-Row = dict[str, Cell]
 
 
 def cells(run: RunRecord, factors: dict[str, Any]) -> Row:

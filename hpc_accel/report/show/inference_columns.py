@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from hpc_accel.record.inference import PERCENTILES, Rate
 from hpc_accel.report.judge import inference, quantities
-from hpc_accel.report.judge.cells import Cell
+from hpc_accel.report.judge.cells import Cell, Row
 from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.run_record import RunRecord
 
 TRAINS = f"{quantities.NOT_APPLICABLE}: the run trains"
-Row = dict[str, Cell]
 
 
 def cells(run: RunRecord) -> Row:

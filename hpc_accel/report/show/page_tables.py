@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from hpc_accel.report.judge import answer, metric, ranking, reasons, wording
-from hpc_accel.report.judge.cells import Cell
+from hpc_accel.report.judge.cells import Cell, Row
 from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.labels import layout_label
 from hpc_accel.report.load.run_record import RunRecord
@@ -132,7 +132,7 @@ def _cell(column: Column, cell: Cell, note: str) -> dict[str, Any]:
     return {"text": text, "sort": "" if cell.value is None else cell.value, "reason": cell.reason, "note": note}
 
 
-def _notes(run: RunRecord, row: summary_table.Row, references: summary_table.References) -> dict[str, str]:
+def _notes(run: RunRecord, row: Row, references: summary_table.References) -> dict[str, str]:
     """What stands small beside a figure."""
     notes = {}
     if row["metric_value"].value is not None:

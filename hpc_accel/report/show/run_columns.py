@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from hpc_accel.report.judge import metric, quantities, ranking, reasons
-from hpc_accel.report.judge.cells import Cell
+from hpc_accel.report.judge.cells import Cell, Row
 from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.labels import recipe_options
 from hpc_accel.report.load.run_record import RunRecord
 
 NO_PIPELINE = f"{quantities.NOT_APPLICABLE}: {quantities.BUBBLE.otherwise}"
-Row = dict[str, Cell]
 QUANTITIES = {
     "cost": quantities.COST,
     "comm_exposed_ms": quantities.COMMUNICATION,

@@ -89,7 +89,7 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
         checked=checked,
         samples_dropped_per_epoch=stepper.sampler.samples_dropped_per_epoch,
         startup_ms={
-            "import": import_ms,
+            "imports": import_ms,
             "mpi_init": launch.mpi_init_ms,
             "parity": (began - compared) * 1e3,
             "model_build": (built - began) * 1e3,

@@ -12,6 +12,5 @@ Read it in this order (docs/parity.md tells the same in prose):
   compare       distances and tolerances
   verdict       what a difference means, in words
   judge         one phase of steps judged
-  found         what the record says
   check         all of it, before the timed steps
 """

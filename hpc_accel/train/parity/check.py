@@ -15,6 +15,8 @@ import torch
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.parallel.mesh import RankCoordinates
+from hpc_accel.record.parity import Found, Phase
+from hpc_accel.record.parts import Parity
 from hpc_accel.runtime.waiting import quiet_barrier
 from hpc_accel.runtime.weight import MeanOver
 from hpc_accel.study.recipe import Recipe
@@ -22,8 +24,7 @@ from hpc_accel.study.run import Run
 from hpc_accel.train.parity import compare, verdict
 from hpc_accel.train.parity.engine import HALF, build_still
 from hpc_accel.train.parity.facts import each_weight
-from hpc_accel.train.parity.found import Found, Phase
-from hpc_accel.train.parity.judge import judge
+from hpc_accel.train.parity.judge import finite, judge
 from hpc_accel.train.parity.reference import Kind, Reference
 from hpc_accel.train.parity.steps import Measured, take_steps
 from hpc_accel.train.parity.store import References, changes_numbers, obtain
@@ -32,13 +33,18 @@ from hpc_accel.workloads.workload import Workload
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """What the run goes on with. `parity` is the object of summary.json on rank 0, with its typed part in `found`."""
+    """What the run goes on with, and what the record says."""
 
     mean: MeanOver
     draws_data: bool
     reference: Reference | None
-    parity: dict[str, Any]
-    found: Found
+    parity: Parity
+
+    @property
+    def found(self) -> Found:
+        """All that was compared."""
+        assert self.parity.found is not None
+        return self.parity.found
 
 
 def check_parity(
@@ -67,9 +73,7 @@ def check_parity(
         phases.append(("recipe", own, f"{run.recipe.precision}{f', weights {halves}' if halves else ''}", measured))
     found = _found(run, references, phases, norms) if comm.Get_rank() == 0 else None
     found = comm.bcast(found, root=0)
-    return Checked(
-        mean=exact.mean, draws_data=exact.draws_data, reference=exact, parity=_parity(run, found), found=found
-    )
+    return Checked(mean=exact.mean, draws_data=exact.draws_data, reference=exact, parity=_parity(run, found))
 
 
 def _refuse_other_weights(comm: Any, workload: Workload) -> None:
@@ -148,8 +152,8 @@ def _found(
         )
     return Found(
         mean=exact.mean.told,
-        own_distance=compare.own_distance(exact),
-        recipe_effect=effect,
+        own_distance=finite(compare.own_distance(exact)),
+        recipe_effect=None if effect is None else finite(effect),
         phases=tuple(found),
         told=tuple(dict.fromkeys(told)),
         reference_digest=exact.digest,
@@ -189,34 +193,33 @@ def _unknown(run: Run, references: References | None, problem: str) -> Checked:
     whole = references.whole if references is not None else None
     reason = whole.reason if whole is not None else problem
     mean = whole.mean if whole is not None else MeanOver(reason="not measured, for want of a serial run")
-    found = Found(mean=mean.told, cause=reason)
-    parity = {
-        "max_rel_err": None,
-        "tolerance": run.measure.parity_tolerance,
-        "steps": 0,
-        "reference": "none",
-        "passed": False,
-        "reason": reason,
-    }
-    return Checked(mean=mean, draws_data=bool(whole and whole.draws_data), reference=whole, parity=parity, found=found)
+    parity = Parity(
+        max_rel_err=None,
+        tolerance=run.measure.parity_tolerance,
+        steps=0,
+        reference="none",
+        passed=False,
+        reason=reason,
+        found=Found(mean=mean.told, cause=reason),
+    )
+    return Checked(mean=mean, draws_data=bool(whole and whole.draws_data), reference=whole, parity=parity)
 
 
-def _parity(run: Run, found: Found) -> dict[str, Any]:
+def _parity(run: Run, found: Found) -> Parity:
     """The plain keys of the record: those of the phase that failed, else of the last."""
     phase = next((each for each in found.phases if not each.passed), found.phases[-1])
     distance, tolerance = phase.worst
-    own = found.own_distance or 0.0
+    own, steps = math.inf if found.own_distance is None else found.own_distance, run.measure.parity_steps
+    passed, reason = all(each.passed for each in found.phases) and not found.cause, found.cause or None
     if own > compare.LARGEST_OWN or not math.isfinite(own):
+        distance, tolerance, steps, passed = None, None, 0, False
         reason = f"the serial run's own cuttings of a batch differ by {own:.2g}: parity cannot be shown"
-        return {**_parity_of(run, phase, None, None), "steps": 0, "passed": False, "reason": reason}
-    passed = all(each.passed for each in found.phases) and not found.cause
-    return {**_parity_of(run, phase, distance, tolerance), "passed": passed, "reason": found.cause or None}
-
-
-def _parity_of(run: Run, phase: Phase, distance: float | None, tolerance: float | None) -> dict[str, Any]:
-    return {
-        "max_rel_err": distance,
-        "tolerance": tolerance,
-        "steps": run.measure.parity_steps,
-        "reference": phase.compared_with,
-    }
+    return Parity(
+        max_rel_err=distance,
+        tolerance=tolerance,
+        steps=steps,
+        reference=phase.compared_with,
+        passed=passed,
+        reason=reason,
+        found=found,
+    )

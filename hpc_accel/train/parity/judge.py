@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Literal, cast
 
+from hpc_accel.record.parity import Phase
 from hpc_accel.study.run import Run
 from hpc_accel.train.parity import compare, verdict
-from hpc_accel.train.parity.found import Phase
 from hpc_accel.train.parity.reference import Reference
 from hpc_accel.train.parity.steps import Measured
 
@@ -56,13 +56,13 @@ def judge(
         name=cast("Literal['layout', 'recipe']", name),
         arithmetic=arithmetic,
         compared_with=COMPARED_WITH["grouped" if exact.kind == "grouped" else "whole"],
-        gradient_distances=tuple(_finite(each.distance) for each in gradients),
+        gradient_distances=tuple(finite(each.distance) for each in gradients),
         gradient_tolerances=tuple(each.tolerance for each in gradients),
-        gradient_factors=tuple(_finite(each.factor) for each in gradients),
-        losses=tuple(map(_finite, measured.losses)),
-        reference_losses=tuple(map(_finite, exact.losses)),
-        update_distance=_finite(moved),
-        optimizer_distance=apart if apart is None else _finite(apart),
+        gradient_factors=tuple(finite(each.factor) for each in gradients),
+        losses=tuple(map(finite, measured.losses)),
+        reference_losses=tuple(map(finite, exact.losses)),
+        update_distance=finite(moved),
+        optimizer_distance=apart if apart is None else finite(apart),
         passed=not cause,
         cause=cause,
     )
@@ -97,5 +97,6 @@ def _loss_effect(exact: Reference, serial: Reference) -> float:
     return max((abs(a - b) / (max(abs(a), spread) or 1.0) for a, b, spread in pairs), default=0.0)
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """The value, or None: a record has no NaN."""
     return float(value) if math.isfinite(value) else None

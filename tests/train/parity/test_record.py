@@ -1,12 +1,12 @@
 """What the record says where nothing could be compared, and where the model itself cannot be repeated."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from hpc_accel.report.load.run_status import compared
 from tests.mpirun import check, mpirun
+from tests.records import summary_in
 from tests.train.parity.test_planted import MEASURE, SCRIPT
 from tests.train.test_layouts import write_runs
 
@@ -29,54 +29,53 @@ def summaries(tmp_path_factory):
         [path] = write_runs(directory, {"global_batch_size": 16, **workload}, [layout], measure=measure)
         paths[kind] = f"{fault}={path}"
     check(mpirun(2, [SCRIPT, *paths.values()], 200, HPC_ACCEL_TESTING="1"))
-    files = {kind: path.partition("=")[2].replace("run.json", "summary.json") for kind, path in paths.items()}
-    return {kind: json.loads(Path(path).read_text()) for kind, path in files.items()}
+    return {kind: summary_in(Path(path.partition("=")[2]).parent) for kind, path in paths.items()}
 
 
 @pytest.mark.mpi
 def test_a_model_too_large_for_one_device_has_a_record_without_parity(summaries):
     summary = summaries["too large"]
-    assert summary["status"] == "completed"
-    assert summary["step_time_ms"]["median"] > 0
-    assert summary["metric"]["value"] is not None
-    parity = summary["parity"]
-    assert (parity["steps"], parity["passed"], parity["max_rel_err"]) == (0, False, None)
-    assert parity["reason"].endswith(
+    assert summary.status == "completed"
+    assert summary.step_time_ms.value > 0
+    assert summary.metric.value is not None
+    parity = summary.parity
+    assert (parity.steps, parity.passed, parity.max_rel_err) == (0, False, None)
+    assert parity.reason.endswith(
         "does not fit into the memory of one cpu device: CUDA out of memory. Tried to allocate 2.00 GiB."
     )
-    assert (summary["flops"]["per_step"], summary["losses"]["reference"]) == (None, [])
-    assert "does not fit" in summary["flops"]["mfu_reason"]
-    assert compared(summary)[0] == "unchecked", "never ranked beside runs that were compared"
-    assert (summary["reserved_bytes"], summary["device_used_bytes"]) == (None, None)
-    assert summary["device_memory_reason"] == "the run computes on CPUs"
+    assert (summary.flops.per_step.value, summary.losses.reference) == (None, ())
+    assert "does not fit" in summary.flops.mfu.reason
+    assert compared(summary.parity)[0] == "unchecked", "never ranked beside runs that were compared"
+    for held in (summary.memory.reserved_bytes, summary.memory.device_used_bytes):
+        assert (held.value, held.reason) == (None, "the run computes on CPUs")
 
 
 @pytest.mark.mpi
 def test_data_that_no_seed_fixes_are_told_and_not_called_wrong(summaries):
-    parity = summaries["unrepeatable"]["parity"]
-    assert (parity["steps"], parity["passed"]) == (0, False)
-    assert "other weights or other data in another process" in parity["reason"]
+    parity = summaries["unrepeatable"].parity
+    assert (parity.steps, parity.passed) == (0, False)
+    assert "other weights or other data in another process" in parity.reason
 
 
 @pytest.mark.mpi
 def test_a_loss_of_the_micro_batch_does_not_pass_in_silence(summaries):
     summary = summaries["pairs"]
-    assert summary["status"] == "wrong"
-    assert "it compares 8 samples with each other, the serial run 16" in summary["parity"]["reason"]
-    assert "grouped alike" in summary["parity"]["reason"]
-    assert summary["parity"]["max_rel_err"] < 1e-5, "as the serial run that is grouped alike"
+    assert summary.status == "wrong"
+    assert "it compares 8 samples with each other, the serial run 16" in summary.parity.reason
+    assert "grouped alike" in summary.parity.reason
+    assert summary.parity.max_rel_err < 1e-5, "as the serial run that is grouped alike"
 
 
 @pytest.mark.mpi
 def test_a_loss_that_gathers_by_itself_passes(summaries):
-    parity = summaries["exact"]["parity"]
-    assert (summaries["exact"]["status"], parity["passed"]) == ("completed", True), parity
-    assert parity["reference"].startswith("the serial run of the whole global batch")
+    parity = summaries["exact"].parity
+    assert (summaries["exact"].status, parity.passed) == ("completed", True), parity
+    assert parity.reference.startswith("the serial run of the whole global batch")
 
 
 @pytest.mark.mpi
 def test_no_steps_to_compare_is_told_and_the_mean_is_measured_all_the_same(summaries):
     summary = summaries["not asked"]
-    assert (summary["status"], summary["parity"]["steps"]) == ("completed", 0)
-    assert summary["parity"]["reason"] == "the study sets parity_steps: 0"
-    assert summary["parity"]["found"]["mean"] == "the mean over samples"
+    assert (summary.status, summary.parity.steps) == ("completed", 0)
+    assert summary.parity.reason == "the study sets parity_steps: 0"
+    assert summary.parity.found.mean == "the mean over samples"

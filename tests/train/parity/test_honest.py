@@ -37,6 +37,11 @@ def trained(tmp_path_factory):
         workload |= {"name": kind.replace(" ", "-"), "last_batch": "keep" if kind == "tokens" else "drop"}
         recipe = {"data_workers": 1} if kind == "augmented" else {}
         paths[kind] = write_runs(directory, workload, layouts, recipe=recipe, measure=MEASURE)
+    workload = {"name": "recomputed", "entry": "tests.train.parity.models:build", "global_batch_size": 16}
+    for kind in ("batch norm", "spectral"):
+        workload |= {"args": {"kind": kind}, "name": f"again-{kind.split()[0]}"}
+        recipe = {"recompute": ["full", "selective"]}
+        paths[f"{kind} again"] = write_runs(directory, workload, [{}, MIXED], recipe=recipe, measure=MEASURE)
     both = {"entry": "tests.train.parity.models:build", "args": {"kind": "dropout"}, "global_batch_size": 16}
     paths["bf16"] = write_runs(directory, {"name": "bf16", **both}, [DP, PP, FULL], ("bf16",), measure=MEASURE)
     everything = [path for each in paths.values() for path in each]
@@ -49,7 +54,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("kind", [*KINDS, "bf16"])
+@pytest.mark.parametrize("kind", [*KINDS, "batch norm again", "spectral again", "bf16"])
 def test_it_passes(trained, kind):
     for summary in trained[kind]:
         parity = summary["parity"]

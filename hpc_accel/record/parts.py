@@ -92,7 +92,7 @@ class Startup(Durations):
 
     imports: Milliseconds
     mpi_init: Milliseconds
-    parity: Milliseconds
+    parity: Milliseconds = Milliseconds.missing("the run noted no such time")
     model_build: Milliseconds
     first_step: Milliseconds
 

@@ -41,7 +41,7 @@ def trained(tmp_path_factory):
     for kind in ("batch norm", "spectral"):
         workload |= {"args": {"kind": kind}, "name": f"again-{kind.split()[0]}"}
         recipe = {"recompute": ["full", "selective"]}
-        paths[f"{kind} again"] = write_runs(directory, workload, [{}, MIXED], recipe=recipe, measure=MEASURE)
+        paths[f"{kind} again"] = write_runs(directory, workload, [DP, MIXED], recipe=recipe, measure=MEASURE)
     both = {"entry": "tests.train.parity.models:build", "args": {"kind": "dropout"}, "global_batch_size": 16}
     paths["bf16"] = write_runs(directory, {"name": "bf16", **both}, [DP, PP, FULL], ("bf16",), measure=MEASURE)
     everything = [path for each in paths.values() for path in each]

@@ -9,7 +9,6 @@ max_energy_range_uj, often after minutes, so somebody has to look in between (en
 from __future__ import annotations
 
 import re
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +42,7 @@ class RaplZone:
     def read(self) -> Reading:
         """The counter now."""
         value_uj = self.file.number()
-        return Reading(time_ns=time.perf_counter_ns(), energy_j=value_uj * 1e-6)
+        return Reading(energy_j=value_uj * 1e-6)
 
 
 def _zone(directory: Path) -> Sensor | None:

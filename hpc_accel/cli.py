@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from hpc_accel.errors import HpcAccelError
 
@@ -94,7 +95,20 @@ def probe(
         typer.echo(f"wrote {out}")
 
 
-@app.command()
+class _PlanGroup(TyperGroup):
+    """`plan STUDY ...` is `plan study STUDY ...`: only another command's name comes before that."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args != ["--help"]:
+            args = ["study", *args]
+        return super().parse_args(ctx, args)
+
+
+planning = typer.Typer(cls=_PlanGroup, help="Plan a study (`plan STUDY`), or see how good plans are (`plan evaluate`).")
+app.add_typer(planning, name="plan")
+
+
+@planning.command("study")
 def plan(
     study: StudyPath,
     hardware: Annotated[Path, typer.Option(help="The hardware.json that `hpc-accel probe` wrote.")],
@@ -117,6 +131,23 @@ def plan(
     if len(refused) > MAX_REFUSED_SHOWN:
         typer.echo(f"left out: {len(refused) - MAX_REFUSED_SHOWN} more; {out} has all")
     typer.echo(f"{len(content['candidates'])} candidates, {len(refused)} refused, {len(chosen)} to measure: {out}")
+
+
+@planning.command("evaluate")
+def plan_evaluate(
+    path: Annotated[Path, typer.Argument(metavar="FILE.csv", help="Measurements that somebody published.")],
+    hardware: Annotated[str, typer.Option(help="A hardware.json, or the name of one that the package ships.")],
+    mapping: Annotated[Path | None, typer.Option(help="Which column is what, where the package does not know.")] = None,
+    calibrate: Annotated[int, typer.Option(min=0, help="Take so many rows of each kind of block as measured.")] = 0,
+    seed: Annotated[int, typer.Option(help="Which rows those are.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Compare predictions with published measurements: errors, order of layouts, what the choice costs, memory."""
+    from hpc_accel.plan.evaluate.run import evaluate
+    from hpc_accel.plan.evaluate.show import table
+
+    found = evaluate(path, hardware, mapping=mapping, calibrate=calibrate, seed=seed)
+    typer.echo(json.dumps(found, indent=1) if as_json else "\n".join(table(found)))
 
 
 @app.command()

@@ -14,8 +14,9 @@ from functools import partial
 from typing import Any
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.plan.cost import Prediction, Prices, StepModel, not_probed, predict
+from hpc_accel.plan.cost import Prediction, Prices, StepModel, predict
 from hpc_accel.plan.heterogeneous import on_own_nodes, rank_speed, with_balanced_split
+from hpc_accel.plan.predictable import not_probed
 from hpc_accel.plan.search import Found, Search, memory_refusal
 from hpc_accel.plan.software import torch_amp
 from hpc_accel.probe.hardware import Hardware, checked_hardware

@@ -119,7 +119,7 @@ def test_a_study_that_only_infers_has_a_whole_report(study):
     html = (study / "report.html").read_text()
     assert 'id="inference"' in html
     assert 'id="table"' not in html
-    assert "Serve with <strong>dp2 fp32 b8</strong>" in html
+    assert "Use <strong>dp2 fp32 b8</strong>" in html
 
 
 def test_the_page_shows_rates_percentiles_deadlines_and_the_cache(inference_study):

@@ -15,6 +15,7 @@ from hpc_accel.files import write_atomically
 
 if TYPE_CHECKING:
     from hpc_accel.jobs.site import Site
+    from hpc_accel.record import Summary
     from hpc_accel.study.run import Resources, Run
 
 MIN_PROGRESS_S = 5.0
@@ -148,21 +149,21 @@ def write_probe_script(study_path: Path, out: Path | None) -> Path:
     return _write_script(out or directory / "probe.sbatch", text)
 
 
-def train_run(path: Path) -> dict[str, Any] | None:
+def train_run(path: Path) -> Summary | None:
     """Train on this rank; rank 0 shows a progress bar on a terminal, plain lines otherwise."""
     from hpc_accel.train.main import run_training
 
     return _shown(path, run_training, "training", "step")
 
 
-def infer_run(path: Path) -> dict[str, Any] | None:
+def infer_run(path: Path) -> Summary | None:
     """Serve on this rank; rank 0 shows progress as in training."""
     from hpc_accel.infer.main import run_inference
 
     return _shown(path, run_inference, "serving", "part")
 
 
-def _shown(path: Path, work: Callable[..., dict[str, Any] | None], doing: str, unit: str) -> dict[str, Any] | None:
+def _shown(path: Path, work: Callable[..., Summary | None], doing: str, unit: str) -> Summary | None:
     rank_variables = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
     rank = next((os.environ[name] for name in rank_variables if name in os.environ), "0")
     if rank != "0":

@@ -15,6 +15,7 @@ from hpc_accel.files import write_atomically
 
 if TYPE_CHECKING:
     from hpc_accel.jobs.site import Site
+    from hpc_accel.record import Summary
     from hpc_accel.study.run import Resources, Run
 
 MIN_PROGRESS_S = 5.0
@@ -25,8 +26,8 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
     """Plan a study, write plan.json and the run.json of every chosen run; the content of plan.json."""
     from hpc_accel.jobs.request import plugin_resources
     from hpc_accel.jobs.site import load_site
-    from hpc_accel.plan.cost import Prices
     from hpc_accel.plan.planner import make_plan
+    from hpc_accel.plan.prediction import Prices
     from hpc_accel.probe.hardware import load_hardware
     from hpc_accel.study.expand import resolve_workload
     from hpc_accel.study.study_file import load_study
@@ -40,6 +41,13 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
             f"workload names {', '.join(names)}", "every workload has a name of its own", "add `name:` to one of them"
         )
     hardware = load_hardware(hardware_path)
+    if hardware.site != study.site:
+        raise ConfigError(
+            f"{hardware_path} of site {hardware.site!r} for a study at site {study.site!r}",
+            "a plan is made with what the probe measured at the study's own site",
+            f"delete it and start the workflow again, or set site: {hardware.site} in {study_path}",
+        )
+    owner = _owner(out.parent, study_path)
 
     from hpc_accel.workloads.facts_without_weights import facts_of
 
@@ -70,11 +78,25 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
             if not alike:
                 for key in ("price_per_node_hour", "power_w_per_node"):
                     candidate[key] = site.mean_per_node(key, run.resources.nodes_by_partition)
+    write_if_changed(owner, f"{study_path.resolve()}\n")
     for run_id, run in runs.items():
         write_if_changed(out.parent / "runs" / run_id / "run.json", run.model_dump_json(indent=1) + "\n")
     content["pack"] = _write_pack(list(runs.values()), site, out.parent) if study.same_allocation and runs else None
     write_if_changed(out, json.dumps(content, indent=1) + "\n", touch=True)
     return content
+
+
+def _owner(directory: Path, study_path: Path) -> Path:
+    """The file that notes whose results these are. Raises ConfigError where they are another study's of this name."""
+    owner, path = directory / ".study", study_path.resolve()
+    other = Path(owner.read_text().strip()) if owner.is_file() else path
+    if other != path and other.is_file():
+        raise ConfigError(
+            f"{directory} holds the results of {other}",
+            "results are kept by the name of the study's file, so two studies have two names",
+            f"rename {study_path}, or move {directory} away",
+        )
+    return owner
 
 
 def _write_pack(runs: list[Run], site: Site, directory: Path) -> dict[str, Any]:
@@ -127,25 +149,26 @@ def write_probe_script(study_path: Path, out: Path | None) -> Path:
     return _write_script(out or directory / "probe.sbatch", text)
 
 
-def train_run(path: Path) -> dict[str, Any] | None:
+def train_run(path: Path) -> Summary | None:
     """Train on this rank; rank 0 shows a progress bar on a terminal, plain lines otherwise."""
     from hpc_accel.train.main import run_training
 
     return _shown(path, run_training, "training", "step")
 
 
-def infer_run(path: Path) -> dict[str, Any] | None:
+def infer_run(path: Path) -> Summary | None:
     """Serve on this rank; rank 0 shows progress as in training."""
     from hpc_accel.infer.main import run_inference
 
     return _shown(path, run_inference, "serving", "part")
 
 
-def _shown(path: Path, work: Callable[..., dict[str, Any] | None], doing: str, unit: str) -> dict[str, Any] | None:
+def _shown(path: Path, work: Callable[..., Summary | None], doing: str, unit: str) -> Summary | None:
     rank_variables = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
     rank = next((os.environ[name] for name in rank_variables if name in os.environ), "0")
     if rank != "0":
         return work(path)
+    _check_sources(path)
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -156,6 +179,19 @@ def _shown(path: Path, work: Callable[..., dict[str, Any] | None], doing: str, u
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(doing, total=None)
         return work(path, lambda done, total: bar.update(task, completed=done, total=total))
+
+
+def _check_sources(path: Path) -> None:
+    """Raises ConfigError where a file that the run was planned with is another now: its figures would be another's."""
+    from hpc_accel.study.run_file import read_run
+    from hpc_accel.study.sources import changed
+
+    if edited := changed(read_run(path).workload.sources):
+        raise ConfigError(
+            f"{', '.join(edited)} changed since {path} was planned",
+            "a run measures the model and the data that it was planned with",
+            "start the workflow again, which plans and measures anew, or undo the edit",
+        )
 
 
 class PlainProgress:

@@ -1,17 +1,18 @@
 """Writing a file whole or not at all: into a `.part` file of this process, forced to disk, renamed over the target.
 
 A job can be killed at any time, can run twice at the same time, and can meet a full disk; the old file stays until the
-new one is complete.
+new one is complete. `read_object` reads JSON that may be missing or broken.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from hpc_accel.errors import CannotCreateError, InputOutputError
 
@@ -50,3 +51,16 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             "a file is written whole or not at all",
             f"make room in {path.parent}, or make it writable, and start again: what is done is kept",
         ) from error
+
+
+def read_object(path: Path) -> dict[str, Any] | str:
+    """The JSON object in a file, or what is wrong with the file. Never raises for what is in it."""
+    try:
+        content = json.loads(path.read_bytes().decode("utf-8", "replace"))
+    except FileNotFoundError:
+        return f"{path.name} is missing"
+    except OSError as error:
+        return f"{path.name} cannot be read: {error.strerror or error}"
+    except (ValueError, RecursionError) as error:
+        return f"{path.name} is not valid JSON ({error})"
+    return content if isinstance(content, dict) else f"{path.name} holds no JSON object"

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpc_accel import record
 from hpc_accel.errors import HpcAccelError
-from hpc_accel.files import write_atomically
+from hpc_accel.files import read_object, write_atomically
 from hpc_accel.jobs.failure import Failure, diagnose, summary_of_failure
 from hpc_accel.study.run import Run
 
@@ -60,8 +61,7 @@ def complete_record(run_dir: Path, failure: Failure | None, facts: dict[str, Any
     """Make sure summary.json tells how this attempt ended. The exit code that follows from it."""
     path, marker = run_dir / "summary.json", run_dir / ".attempt"
     fresh = path.is_file() and marker.is_file() and path.stat().st_mtime_ns >= marker.stat().st_mtime_ns
-    written = read_json(path) if fresh else {}
-    status = written.get("status")
+    status = read_json(path).get("status") if fresh else None
     if status in {"completed", "wrong"} and failure is None:
         return 0
     code = failure.exit_code if failure else 70
@@ -70,7 +70,7 @@ def complete_record(run_dir: Path, failure: Failure | None, facts: dict[str, Any
     if failure is None:
         failure = Failure.without_record()
     run = Run.model_validate_json((run_dir / "run.json").read_bytes())
-    write_json(path, summary_of_failure(run, failure, facts))
+    record.write(path, summary_of_failure(run, failure, facts))
     return failure.exit_code
 
 
@@ -84,11 +84,8 @@ def newest_checkpoint(run_dir: Path) -> str:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in `path`; empty when it is missing or broken."""
-    try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}
+    content = read_object(path)
+    return {} if isinstance(content, str) else content
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:

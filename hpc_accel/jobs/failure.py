@@ -9,20 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpc_accel.jobs.compare_site import minutes
+from hpc_accel.record import Summary, without_result
+from hpc_accel.record.parts import Error, Status
 from hpc_accel.study.run import Run
 
 MORE_TIME = "raise resources.time_limit_min in the study"
 MORE_MEMORY = "raise resources.memory_mb in the study, or choose a layout with more ranks or a smaller micro-batch"
-NOT_MEASURED = (
-    "step_time_ms",
-    "throughput_samples_per_s",
-    "phases_ms",
-    "bubble_fraction",
-    "startup_ms",
-    "peak_memory_bytes",
-    "losses",
-    "parity",
-)
 SEE_LOG = "the cause stands in log.txt beside summary.json"
 
 
@@ -30,7 +22,7 @@ SEE_LOG = "the cause stands in log.txt beside summary.json"
 class Failure:
     """How an attempt ended. `exit_code` is what the script should end with."""
 
-    status: str
+    status: Status
     kind: str
     message: str
     remedy: str
@@ -46,7 +38,7 @@ class Failure:
 def diagnose(exit_code: int, asked_to_stop: str, job_id: str | None) -> Failure:
     """The failure behind a launcher's exit code and the signal that the script had got before."""
     if exit_code == 75:
-        status = "preempted" if asked_to_stop else "failed"
+        status: Status = "preempted" if asked_to_stop else "failed"
         message = "stopped after a warning signal; it can be continued" if asked_to_stop else "hung or lost a peer"
         remedy = "start it again: it continues from its last checkpoint"
         return Failure(status=status, kind="retryable", message=message, remedy=remedy, exit_code=75)
@@ -89,40 +81,17 @@ def _end_time(job_id: str) -> datetime.datetime | None:
         return None
 
 
-def summary_of_failure(run: Run, failure: Failure, facts: dict[str, Any]) -> dict[str, Any]:
+def summary_of_failure(run: Run, failure: Failure, facts: dict[str, Any]) -> Summary:
     """A summary for an attempt whose ranks could not write one. Nothing was measured, so nothing has a number."""
-    reason = f"no result: {failure.message}"
-    not_measured = dict.fromkeys(NOT_MEASURED)
-    no_energy: dict[str, Any] = {
-        "energy_j": None,
-        "window_s": None,
-        "scope": None,
-        "method": "none",
-        "sensors": [],
-        "reason": reason,
-    }
-    return {
-        "format": 1,
-        "run_id": run.run_id,
-        "study": run.study,
-        "site": run.site,
-        "status": failure.status,
-        "error": {"rank": None, "kind": failure.kind, "message": failure.message, "remedy": failure.remedy},
-        "device": None,
-        "device_name": None,
-        "num_nodes": run.resources.num_nodes,
-        "num_ranks": run.resources.num_ranks,
-        "hosts": [],
-        "started_utc": _utc(facts["launched_unix_s"]),
-        "ended_utc": _utc(facts["ended_unix_s"]),
-        "attempt": facts["attempt"],
-        "job_id": facts["job_id"],
-        "steps": None,
-        **not_measured,
-        **{f"{key}_reason": reason for key in not_measured},
-        "energy": no_energy,
-        "provenance": {},
-    }
+    return without_result(
+        run,
+        status=failure.status,
+        error=Error(kind=failure.kind, message=failure.message, remedy=failure.remedy),
+        started_utc=_utc(facts["launched_unix_s"]),
+        ended_utc=_utc(facts["ended_unix_s"]),
+        attempt=facts["attempt"],
+        job_id=facts["job_id"],
+    )
 
 
 def _utc(unix_s: float) -> str:

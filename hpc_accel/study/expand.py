@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import itertools
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from hpc_accel.errors import ConfigError
@@ -21,6 +17,7 @@ from hpc_accel.study.node_kinds import Speed, place_on_node_kinds, replica_speed
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.run import Measure, Optimizer, Resources, Run, WorkloadSpec
 from hpc_accel.study.shares import ROUNDING, proportional
+from hpc_accel.study.sources import sources
 from hpc_accel.study.study_file import MeasureChoice, ResourcesChoice, Study, WorkloadChoice
 
 
@@ -47,6 +44,7 @@ def resolve_workload(choice: WorkloadChoice) -> WorkloadSpec:
             args=choice.args,
             global_batch_size=choice.global_batch_size or builtin.global_batch_size,
             optimizer=_optimizer(choice.optimizer, builtin.optimizer),
+            sources=sources(builtin.entry, choice.args),
             last_batch=choice.last_batch,
         )
     if choice.global_batch_size is None:
@@ -61,34 +59,9 @@ def resolve_workload(choice: WorkloadChoice) -> WorkloadSpec:
         args=choice.args,
         global_batch_size=choice.global_batch_size,
         optimizer=choice.optimizer or Optimizer(),
-        entry_sha256=entry_digest(choice.entry),
+        sources=sources(choice.entry, choice.args),
         last_batch=choice.last_batch,
     )
-
-
-def entry_digest(entry: str) -> str | None:
-    """Digest of the source file that holds the user's entry point, so that editing the model re-runs it."""
-    module = entry.partition(":")[0]
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError) as error:
-        raise ConfigError(
-            f"entry {entry!r}: {error}",
-            "the module must be importable from the directory the study is started in",
-            "check the spelling, or install the package into this environment",
-        ) from None
-    if spec is None:
-        raise ConfigError(
-            f"entry {entry!r}: no module {module!r}",
-            "the module must be importable from the directory the study is started in",
-            "check the spelling, or install the package into this environment",
-        )
-    if spec.origin and Path(spec.origin).is_file():
-        return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
-    return None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,7 +47,8 @@ class WorkloadSpec(StrictModel):
     args: dict[str, Any] = {}
     global_batch_size: PositiveInt
     optimizer: Optimizer = Optimizer()
-    entry_sha256: str | None = None
+    sources: dict[str, str] = {}
+    """Digests of the user's files that it depends on, by path (sources.py): who edits one measures another run."""
     last_batch: Literal["drop", "keep"] = "drop"
     """An epoch's last, incomplete global batch: left out, or trained on with fewer samples."""
 

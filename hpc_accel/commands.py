@@ -26,8 +26,8 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
     """Plan a study, write plan.json and the run.json of every chosen run; the content of plan.json."""
     from hpc_accel.jobs.request import plugin_resources
     from hpc_accel.jobs.site import load_site
-    from hpc_accel.plan.cost import Prices
     from hpc_accel.plan.planner import make_plan
+    from hpc_accel.plan.prediction import Prices
     from hpc_accel.probe.hardware import load_hardware
     from hpc_accel.study.expand import resolve_workload
     from hpc_accel.study.study_file import load_study

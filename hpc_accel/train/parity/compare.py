@@ -120,6 +120,12 @@ def update_distance(measured: Measured, exact: Reference) -> tuple[float, list[i
     return _length(measured.update - r) / (_length(r) or 1.0), [int(index) for index in np.argsort(-apart)]
 
 
+def update_effect(exact: Reference, serial: Reference) -> float:
+    """How far the weights of a recipe's serial run moved otherwise than the exact one's, relative."""
+    r = exact.update_sketch
+    return _length(serial.update_sketch - r) / (_length(r) or 1.0)
+
+
 def still_ones(measured: Measured, exact: Reference) -> list[int]:
     """Parameters that did not move although the reference's did."""
     moved, wanted = np.sqrt(squared(measured.update)), np.sqrt(squared(exact.update_sketch))

@@ -169,19 +169,21 @@ class Engine:
         loss = MicroBatchLoss(self.workload.loss, 1, None, self.mean)
         found.totals.append(sum(weights) or 1.0)
         loss.begin([piece.count for piece in pieces], found.totals[-1], weights)
-        scale, losses, kept, replica = SCALE.get(self.recipe.precision, 1.0), [], summaries_raw(self.model), 0
+        scale, losses, replica = SCALE.get(self.recipe.precision, 1.0), [], 0
+        first = last = summaries_raw(self.model)
         for piece, (inputs, targets) in zip(pieces, loaded, strict=True):
-            if piece.replica != replica:  # buffers follow the first replica, as DistributedDataParallel has it
-                kept = kept if replica else summaries_raw(self.model)
+            if piece.replica != replica:  # each begins with the buffers of the first, as DistributedDataParallel has it
+                last = last if replica else summaries_raw(self.model)
                 replica = piece.replica
+                self._put(first)
             with held_still(self.still):
                 self.still.batch(step, piece.samples)
                 outputs = self.model(*self.placed(inputs))
                 value = loss(outputs, self.placed([targets])[0])
                 (value * scale).backward()
             losses.append(float(value.detach()))
-            if replica:
-                self._put(kept)
+        if replica:
+            self._put(last)
         return losses
 
     def _put(self, buffers: dict[str, torch.Tensor]) -> None:

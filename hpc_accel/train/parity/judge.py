@@ -42,7 +42,10 @@ def judge(
     moved, order = compare.update_distance(measured, exact)
     cause = _cause(measured, exact, gradients, setting, proves=serial is None)
     cause = cause or _loss_cause(measured, exact, loss_tolerance)
-    allowed = max(compare.UPDATE, tolerance if serial is not None else compare.OWN * exact.own_update_distance)
+    own_update = compare.OWN * exact.own_update_distance
+    if serial is not None:  # weights of 16 bits round each update
+        own_update = max(tolerance, compare.RECIPE * compare.update_effect(exact, serial))
+    allowed = max(compare.UPDATE, own_update)
     still = compare.still_ones(measured, exact)
     if not cause and not moved <= allowed:
         cause = verdict.updates_differ(moved, order, still, measured, setting)

@@ -52,7 +52,7 @@ class StepModel:
         self.calibration = calibration
         self.stage_times = StageTimes(facts, self.hardware, precision, software, calibration)
         self.num_simulations = 0
-        self._makespans: dict[tuple[Layout, Resources], float] = {}
+        self._makespans: dict[tuple[object, ...], float] = {}
         self._sizes: dict[tuple[object, ...], dict[RankSize, int]] = {}
         self._quick: dict[tuple[object, ...], tuple[float, float]] = {}
         self._cuts: dict[tuple[int, ...], int] = {}
@@ -149,14 +149,14 @@ class StepModel:
         return self._sizes[key]
 
     def _makespan_s(self, layout: Layout, resources: Resources, stages: PipelineCost) -> float:
-        """Simulated once: a search compares layouts first and reports the best ones after."""
-        if (layout, resources) not in self._makespans:
+        """Simulated once for all layouts that differ only in what comes after the pipeline."""
+        schedule, num = layout.schedule or "gpipe", layout.accumulation_steps
+        send = self._boundary_s(layout, resources)
+        key = (schedule, layout.pp, num, send, tuple(stages.times.forward_s), tuple(stages.times.backward_s))
+        if key not in self._makespans:
             self.num_simulations += 1
-            schedule, num = layout.schedule or "gpipe", layout.accumulation_steps
-            send = self._boundary_s(layout, resources)
-            simulated = step_time_s(schedule, layout.pp, num, stages.times, send)
-            self._makespans[layout, resources] = simulated * self._slowdown(layout)
-        return self._makespans[layout, resources]
+            self._makespans[key] = step_time_s(schedule, layout.pp, num, stages.times, send) * self._slowdown(layout)
+        return self._makespans[key]
 
     def _slowdown(self, layout: Layout) -> float:
         return self.software.schedule_slowdown.get(layout.schedule or "", 1.0)

@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from hpc_accel.record.energy import Energy
-from hpc_accel.record.figure import Estimate, Figure, Fraction, OwnUnit, Part, PerSecond, Whole
+from hpc_accel.record.figure import Estimate, Fraction, OwnUnit, Part, PerSecond, Whole
 from hpc_accel.record.inference import Inference, Outputs
 from hpc_accel.record.parts import (
     Checkpoints,
@@ -169,19 +169,3 @@ def nothing_measured(
         notes={},
         provenance={},
     )
-
-
-def figures(part: Part, path: str = "") -> dict[str, Figure]:
-    """Every figure of a record by its path, `phases_ms.comm_exposed`; those of lists by number."""
-    found: dict[str, Figure] = {}
-    for name in type(part).model_fields:
-        value = getattr(part, name)
-        if isinstance(value, Figure):
-            found[path + name] = value
-        elif isinstance(value, Part):
-            found |= figures(value, f"{path}{name}.")
-        elif isinstance(value, tuple):
-            for index, each in enumerate(value):
-                if isinstance(each, Part):
-                    found |= figures(each, f"{path}{name}.{index}.")
-    return found

@@ -11,6 +11,7 @@ from hpc_accel.record.figure import Estimate, Fraction, OwnUnit, Part, PerSecond
 from hpc_accel.record.inference import Inference, Outputs
 from hpc_accel.record.parts import (
     Checkpoints,
+    Disturbance,
     Error,
     Flops,
     Losses,
@@ -64,6 +65,7 @@ class Summary(Part):
     target: Target
     flops: Flops
     straggler: Straggler
+    disturbance: Disturbance
     checkpoints: Checkpoints | None
     losses: Losses
     parity: Parity
@@ -156,6 +158,7 @@ def nothing_measured(
         target=Target.missing(reason),
         flops=Flops.missing(reason),
         straggler=Straggler.missing(reason),
+        disturbance=Disturbance.missing(reason),
         checkpoints=None,
         losses=Losses(final=OwnUnit.missing(reason)),
         parity=Parity(max_rel_err=None, tolerance=tolerance, steps=0, reference="none", passed=False, reason=reason),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from pydantic import ValidationError
 
+from hpc_accel.record import Summary
 from hpc_accel.record.energy import Energy
 from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.report.load.study_records import load
@@ -66,3 +68,26 @@ def edit_all(study_dir: Path, change: Callable[[dict[str, Any]], Any], workload:
 def set_time(median: float, low: float | None = None, high: float | None = None) -> Callable[[dict[str, Any]], Any]:
     """A change of the step time."""
     return lambda s: s["step_time_ms"].update(value=median, ci_low=low or median, ci_high=high or median)
+
+
+def change_texts(summary: dict[str, Any], change: Callable[[str], str]) -> None:
+    """Change every text of a summary that may be anything: with it the summary is still a record."""
+    num_changed = 0
+    for holder, key in _texts(summary):
+        original = holder[key]
+        holder[key] = change(original)
+        try:
+            Summary.model_validate_json(json.dumps(summary))
+            num_changed += 1
+        except ValidationError:
+            holder[key] = original
+    assert num_changed > 10, "a record has more texts than that"
+
+
+def _texts(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Where texts are: an object or a list, and the key or the position in it. Not the id that names the record."""
+    for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
+        if isinstance(item, dict | list):
+            yield from _texts(item)
+        elif isinstance(item, str) and key != "run_id":
+            yield value, key

@@ -13,7 +13,7 @@ from hpc_accel.report.load.study_records import load
 from hpc_accel.report.show import figures
 from hpc_accel.report.write import write
 from tests.report.browser import chromium, dump_dom, screenshot
-from tests.report.editing import edit, edit_all, is_fixed, run_of
+from tests.report.editing import change_texts, edit, edit_all, run_of
 from tests.report.test_page import poison
 
 pytestmark = [
@@ -65,15 +65,7 @@ def test_nothing_is_asked_of_the_network(shown):
 def hostile(study) -> None:
     """The payload wherever a record holds text, in names too."""
     poison(study)
-
-    def everywhere(value):
-        if isinstance(value, dict):
-            return {key: item if is_fixed(key, item) else everywhere(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [everywhere(item) for item in value]
-        return PAYLOAD + value if isinstance(value, str) else value
-
-    edit_all(study, lambda s: s.update(everywhere(s)))
+    edit_all(study, lambda s: change_texts(s, lambda text: PAYLOAD + text))
     edit(study / "plan.json", lambda plan: [c.update(workload=PAYLOAD) for c in plan["candidates"][:9]])
     edit(study / "plan.json", lambda plan: [c["recipe"].update(precision=PAYLOAD) for c in plan["candidates"][9:]])
 

@@ -18,7 +18,7 @@ from hpc_accel.files import write_atomically
 from hpc_accel.report.load.study_records import load
 from hpc_accel.report.show import page
 from hpc_accel.report.write import write
-from tests.report.editing import edit, edit_all, edit_summary, is_fixed, run_of, set_time
+from tests.report.editing import change_texts, edit, edit_all, edit_summary, is_fixed, run_of, set_time
 from tests.report.make_study import candidate, make_run, summary, true_step_ms, write_json, write_run
 
 EVIL = [
@@ -74,7 +74,7 @@ def poison(study_dir) -> None:
             }
         return [everywhere(item, depth + 1) for item in value] if isinstance(value, list) else value
 
-    edit_all(study_dir, lambda s: s.update(everywhere(s)))
+    edit_all(study_dir, lambda s: change_texts(s, lambda text: text + " " + " ".join(EVIL)))
     for name in ("plan.json", "hardware.json"):
         edit(study_dir / name, lambda content: content.update(everywhere(content)))
     runs = load(study_dir).runs

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from hpc_accel.errors import CannotCreateError, InputOutputError
 
@@ -39,3 +41,17 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             "a file is written whole or not at all",
             f"make room in {path.parent}, or make it writable, and start again: what is done is kept",
         ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in `path`; empty when the file is missing, broken, or holds something else."""
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Replace `path` by `data`. Raises what `write_atomically` raises."""
+    write_atomically(path, json.dumps(data, indent=2) + "\n")

@@ -13,8 +13,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from hpc_accel.jobs.after import read_json, write_json
-from hpc_accel.jobs.failure import MORE_MEMORY, MORE_TIME
+from hpc_accel.files import read_json, write_json
+from hpc_accel.jobs.diagnosis import MORE_MEMORY, MORE_TIME
 from hpc_accel.measure.energy import slurm as energy
 
 FIELDS = "JobIDRaw,State,ExitCode,Submit,Start,End,ElapsedRaw,NNodes,NodeList,Partition,ConsumedEnergyRaw,JobID"

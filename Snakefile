@@ -22,9 +22,9 @@ ALL_CORES = 4096
 
 
 def nodes_differ():
-    """Whether the study names components, whose jobs are heterogeneous. What is wrong with it, `probe_script` says."""
+    """Whether the study names node kinds, whose jobs are heterogeneous. What is wrong with it, `probe_script` says."""
     try:
-        return "components" in yaml.safe_load(Path(STUDY).read_text())["resources"]
+        return "node_kinds" in yaml.safe_load(Path(STUDY).read_text())["resources"]
     except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
         return False
 

@@ -13,7 +13,7 @@ from hpc_accel.plan.software import Software
 from hpc_accel.probe.hardware import Hardware, checked_hardware
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.model_facts import LayerFacts, ModelFacts
-from hpc_accel.study.schema import Resources
+from hpc_accel.study.run import Resources
 
 VOCABULARY = 51_200
 """GPT-2's, padded as Megatron pads it."""

@@ -164,7 +164,7 @@ class Bench:
 
     def on(self) -> Times:
         """A step and what is kept of it, the sensors' threads running."""
-        from hpc_accel.measure.energy import EnergyMeter
+        from hpc_accel.measure.energy.meter import EnergyMeter
 
         # The threads exist only while a measured block runs: off is off.
         with EnergyMeter(self.comm, sample_hz=10) as meter, meter.window("block"):
@@ -177,11 +177,11 @@ class Bench:
     def record(self, num_steps: int) -> tuple[Any, list[int]]:
         """Steps as the training loop measures them: the rows kept, and nanoseconds of each step with its record."""
         from hpc_accel.mpi import timeline
-        from hpc_accel.runtime.clock import HostClock
+        from hpc_accel.runtime.phase_timer import HostTimer
         from hpc_accel.runtime.step import StepResult
-        from hpc_accel.train.rows import Rows
+        from hpc_accel.train.step_table import StepTable
 
-        clock, rows, durations = HostClock(), Rows(_run(), 0, [], timeline.drain), []
+        clock, rows, durations = HostTimer(), StepTable(_run(), 0, [], timeline.drain), []
         self.settle()
         timeline.enable()
         after_us = 0.0
@@ -203,7 +203,7 @@ class Bench:
 
     def memory_bytes(self) -> int:
         """Growth of this rank's resident set by a meter and the records of many steps."""
-        from hpc_accel.measure.energy import EnergyMeter
+        from hpc_accel.measure.energy.meter import EnergyMeter
 
         before = resident_bytes()
         with EnergyMeter(self.comm, sample_hz=10) as meter, meter.window("memory"):
@@ -216,7 +216,7 @@ class Bench:
 def _run() -> Any:
     from hpc_accel.study.layout import Layout
     from hpc_accel.study.recipe import Recipe
-    from hpc_accel.study.schema import Measure, Resources, Run, Workload
+    from hpc_accel.study.run import Measure, Resources, Run, Workload
 
     return Run(
         study="overhead",

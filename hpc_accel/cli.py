@@ -55,7 +55,7 @@ def init(
         typer.echo(listing())
         return
     if site is not None:
-        from hpc_accel.jobs.inspect import write_site
+        from hpc_accel.jobs.compare_site import write_site
 
         typer.echo(f"wrote {write_site(directory, site)}")
         typer.echo(f"next: read it, add what sinfo does not know, then hpc-accel doctor --site {site}")
@@ -74,17 +74,17 @@ def probe(
 ) -> None:
     """Measure this machine: matrix products, memory, MPI latency and bandwidth, sensors. Run it under mpirun."""
     from hpc_accel.probe.probe import run as run_probe
-    from hpc_accel.study.components import components_of
-    from hpc_accel.study.study import load_study
+    from hpc_accel.study.node_kinds import node_kinds_of
+    from hpc_accel.study.study_file import load_study
 
     loaded = load_study(study)
     limits = loaded.resources
-    components = components_of(limits) if limits.components is not None else None
+    node_kinds = node_kinds_of(limits) if limits.node_kinds is not None else None
     hardware = run_probe(
         out,
         site=loaded.site,
         cpus_per_rank=limits.cpus_per_rank,
-        components=components,
+        node_kinds=node_kinds,
         device=loaded.device,
         gpus_per_node=limits.gpus_per_node,
         backend=loaded.backend,
@@ -169,7 +169,7 @@ def report(
 ) -> None:
     """Write report.html, summary.csv and answer.txt from what the runs left, and print the answer."""
     from hpc_accel.jobs.accounting import complete_statuses
-    from hpc_accel.report import write
+    from hpc_accel.report.write import write
 
     complete_statuses(directory)
     answer = write(directory)

@@ -15,7 +15,7 @@ from hpc_accel.files import write_atomically
 
 if TYPE_CHECKING:
     from hpc_accel.jobs.site import Site
-    from hpc_accel.study.schema import Resources, Run
+    from hpc_accel.study.run import Resources, Run
 
 MIN_PROGRESS_S = 5.0
 """Without a terminal, one plain line of progress at most this often."""
@@ -29,7 +29,7 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
     from hpc_accel.plan.planner import make_plan
     from hpc_accel.probe.hardware import load_hardware
     from hpc_accel.study.expand import resolve_workload
-    from hpc_accel.study.study import load_study
+    from hpc_accel.study.study_file import load_study
 
     study = load_study(study_path)
     site = load_site(study.site)
@@ -41,7 +41,7 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
         )
     hardware = load_hardware(hardware_path)
 
-    from hpc_accel.workloads.planned import facts_of
+    from hpc_accel.workloads.facts_without_weights import facts_of
 
     facts = {workload.name: facts_of(workload, study.seed) for workload in workloads}
 
@@ -54,7 +54,7 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
     priced = any(prices(run.resources) for run in runs.values())
     content = {**plan.to_json(), "cost_unit": site.currency if priced else None}
     whole = site.partition_of(study.resources.partition)
-    alike = study.resources.components is None  # else which nodes a run takes differs from run to run
+    alike = study.resources.node_kinds is None  # else which nodes a run takes differs from run to run
     content["factors"] = {
         "currency": site.currency,
         "price_per_node_hour": whole.price_per_node_hour if alike else None,
@@ -112,7 +112,7 @@ def write_probe_script(study_path: Path, out: Path | None) -> Path:
     """probe.sbatch of a study, in its results directory unless `out` says otherwise."""
     from hpc_accel.jobs.script import render_probe
     from hpc_accel.jobs.site import load_site
-    from hpc_accel.study.study import load_study
+    from hpc_accel.study.study_file import load_study
 
     study, root = load_study(study_path), Path.cwd()
     directory = root / "results" / study.name

@@ -39,7 +39,7 @@ print(json.dumps({"version": torch.__version__, "built_for": torch.version.cuda 
 ASK_SENSORS = """
 import json
 from mpi4py import MPI
-from hpc_accel.measure.energy import EnergyMeter
+from hpc_accel.measure.energy.meter import EnergyMeter
 print(json.dumps(EnergyMeter(MPI.COMM_SELF).describe()))
 """
 
@@ -198,7 +198,7 @@ def _slurm() -> Iterator[Finding]:
 
 
 def _site(name: str) -> Iterator[Finding]:
-    from hpc_accel.jobs.inspect import compare_site
+    from hpc_accel.jobs.compare_site import compare_site
     from hpc_accel.jobs.site import load_site
 
     try:

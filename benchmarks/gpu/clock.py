@@ -10,7 +10,7 @@ import torch
 from benchmarks.gpu.runs import stepper_of
 from benchmarks.gpu.say import DEVICE, PRETENDED, figure, settle, size
 from hpc_accel.measure.phases import union
-from hpc_accel.runtime.build import make_clock
+from hpc_accel.runtime.make_stepper import make_timer
 
 NUM_STEPS = 10
 
@@ -25,7 +25,7 @@ def sleep_s(seconds: float) -> None:
 
 def known_times() -> None:
     """A device's sleep, and a host's sleep before it, as phases; torch's own events beside them."""
-    clock = make_clock(DEVICE)
+    clock = make_timer(DEVICE)
     sleep_s(0.5)
     settle()
     clock.begin()

@@ -15,7 +15,8 @@ from mpi4py import MPI
 
 from benchmarks.gpu.say import DEVICE, PRETENDED, figure, settle, size, verdict
 from hpc_accel.bench.start_ranks import start_ranks
-from hpc_accel.measure.energy import EnergyMeter, used
+from hpc_accel.measure.energy import gpus_in_use
+from hpc_accel.measure.energy.meter import EnergyMeter
 from hpc_accel.measure.events import Piece
 
 WIDTH = size(8192, 128)
@@ -25,7 +26,7 @@ ROUNDS = size(16, 2)
 
 def meter_of(sample_hz: float) -> EnergyMeter:
     """The product's meter, as a run has it."""
-    return EnergyMeter(MPI.COMM_WORLD, sample_hz=sample_hz, gpu=used.uuid_of(DEVICE))
+    return EnergyMeter(MPI.COMM_WORLD, sample_hz=sample_hz, gpu=gpus_in_use.uuid_of(DEVICE))
 
 
 def products(width: int) -> Callable[[], object]:
@@ -83,8 +84,8 @@ def counter_beside_power() -> None:
             work_for(LOAD_S)
         begin, end = load.interval_ns
         half = (begin + end) // 2
-        parts = meter.split(
-            load.result, [Piece("compute", begin, half), Piece("idle", half, end)], used.uuid_of(DEVICE)
+        parts = meter.attribute(
+            load.result, [Piece("compute", begin, half), Piece("idle", half, end)], gpus_in_use.uuid_of(DEVICE)
         )
     if watt is None:
         verdict("a window without sensors says why", bool(load.result["reason"]))

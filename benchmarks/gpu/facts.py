@@ -73,10 +73,11 @@ def bookkeeping() -> None:
     from mpi4py import MPI
 
     from hpc_accel.measure import provenance
-    from hpc_accel.measure.energy import EnergyMeter, used
+    from hpc_accel.measure.energy import gpus_in_use
+    from hpc_accel.measure.energy.meter import EnergyMeter
 
     began = time.perf_counter()
-    with EnergyMeter(MPI.COMM_WORLD, sample_hz=10.0, gpu=used.uuid_of(DEVICE)) as meter:
+    with EnergyMeter(MPI.COMM_WORLD, sample_hz=10.0, gpu=gpus_in_use.uuid_of(DEVICE)) as meter:
         found = time.perf_counter()
         with meter.window("nothing"):
             pass

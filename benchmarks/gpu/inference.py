@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.gpu.runs import study_of, write_runs
 from benchmarks.gpu.say import PRETENDED, figure, size, verdict
-from hpc_accel.study.expand_infer import served_runs
+from hpc_accel.study.expand_infer import inference_runs
 
 LM = {
     "name": "lm",
@@ -38,7 +38,7 @@ def served(workload: dict[str, Any], recipes: list[dict[str, Any]], generate: di
     """The runs of one model."""
     infer = {**SERVE, "recipes": recipes} | ({"generate": generate} if generate else {})
     study = study_of({**workload, "infer": infer}, train=False, measure=MEASURE)
-    return list(served_runs(study, study.workloads[0]))
+    return list(inference_runs(study, study.workloads[0]))
 
 
 def told(name: str, summary: dict[str, Any]) -> None:

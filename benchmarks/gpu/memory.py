@@ -29,8 +29,8 @@ from hpc_accel.runtime.precision import arithmetic
 from hpc_accel.study.expand import resolve_workload
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.schema import Optimizer, Resources
-from hpc_accel.workloads.planned import facts_of
+from hpc_accel.study.run import Optimizer, Resources
+from hpc_accel.workloads.facts_without_weights import facts_of
 
 BEGAN = time.perf_counter()
 ADAMW = Optimizer(name="adamw")

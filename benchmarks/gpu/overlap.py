@@ -33,11 +33,11 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 def stepper_of(layout: dict[str, Any]) -> Any:
     """The product's stepper on this rank."""
     import hpc_accel.mpi
-    from hpc_accel.parallel.mesh import make_place
-    from hpc_accel.runtime.build import make_stepper
+    from hpc_accel.parallel.mesh import rank_coordinates
+    from hpc_accel.runtime.make_stepper import make_stepper
     from hpc_accel.study.stage_partition import automatic_split
     from hpc_accel.workloads import entry
-    from hpc_accel.workloads.planned import facts_of_built
+    from hpc_accel.workloads.facts_without_weights import facts_of_built
 
     workload = {"name": "lm", "args": MODEL, "global_batch_size": 16, "optimizer": {"name": "adamw"}}
     shared = {"ranks_per_node": 2, "gpus_per_node": 0, "memory_mb": 100_000}
@@ -46,7 +46,7 @@ def stepper_of(layout: dict[str, Any]) -> Any:
     split = None
     if run.layout.pp > 1:
         split = automatic_split(facts_of_built(built, run.workload, run.seed), run.layout.num_stages)
-    place = make_place(run.layout, hpc_accel.mpi.world().rank, DEVICE.type)
+    place = rank_coordinates(run.layout, hpc_accel.mpi.world().rank, DEVICE.type)
     device = hpc_accel.mpi.world().device()
     return make_stepper(run, built, place, device, recipe=run.recipe, split=split)
 

@@ -42,7 +42,7 @@ def predicted_ms(name: str, args: dict[str, Any], batch: int, recipe: dict[str, 
     from hpc_accel.plan.planner import make_plan
     from hpc_accel.probe.hardware import load_hardware
     from hpc_accel.study.expand import resolve_workload
-    from hpc_accel.workloads.planned import facts_of
+    from hpc_accel.workloads.facts_without_weights import facts_of
 
     workload = {"name": name, "args": args, "global_batch_size": batch, "optimizer": {"name": "adamw"}}
     listed = {key: [value] if key == "precision" else value for key, value in recipe.items()}

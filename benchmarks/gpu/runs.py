@@ -18,7 +18,7 @@ MEASURE = {"warmup_steps": 5, "steps": 20, "parity_steps": 0, "metric_samples": 
 
 def study_of(workload: dict[str, Any], **content: Any) -> Any:
     """A study on one GPU, one rank."""
-    from hpc_accel.study.study import Study
+    from hpc_accel.study.study_file import Study
 
     return Study.model_validate(
         {
@@ -36,7 +36,7 @@ def study_of(workload: dict[str, Any], **content: Any) -> Any:
 def runs_of(study: Any, *, planned: bool = True) -> list[Any]:
     """The study's runs. `planned` takes the model's facts without its weights."""
     from hpc_accel.study.expand import listed_runs, resolve_workload
-    from hpc_accel.workloads.planned import facts_of
+    from hpc_accel.workloads.facts_without_weights import facts_of
 
     (choice,) = study.workloads
     return list(listed_runs(study, choice, facts_of(resolve_workload(choice), study.seed)))
@@ -47,14 +47,14 @@ def stepper_of(
 ) -> Any:
     """The product's stepper of one run on this process's device, as a session would build it."""
     from benchmarks.gpu.say import DEVICE
-    from hpc_accel.parallel.mesh import make_place
-    from hpc_accel.runtime.build import make_stepper
+    from hpc_accel.parallel.mesh import rank_coordinates
+    from hpc_accel.runtime.make_stepper import make_stepper
     from hpc_accel.workloads import entry
 
     workload = {"name": name, "args": args, "global_batch_size": batch, "optimizer": {"name": "adamw"}}
     listed = {key: [value] if key == "precision" else value for key, value in recipe.items()}
     (run,) = runs_of(study_of(workload, recipes=[listed], layouts=[layout or {}]))
-    place = make_place(run.layout, 0, DEVICE.type)
+    place = rank_coordinates(run.layout, 0, DEVICE.type)
     return make_stepper(run, entry.build(run.workload, run.seed), place, DEVICE, recipe=run.recipe, split=None)
 
 

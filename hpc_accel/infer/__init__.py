@@ -1,1 +1,1 @@
-"""Serving requests with a trained model: latency under open-loop load, throughput under a limit, and what it costs."""
+"""Inference with a trained model: latency under open-loop load, throughput under a limit, and what it costs."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpc_accel.study.infer import Arrivals
+from hpc_accel.study.infer_options import Arrivals
 
 
 def schedule_ns(rate_per_s: float, num_requests: int, arrivals: Arrivals, seed: int) -> np.ndarray:

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from hpc_accel.infer.model import ServedModel
+from hpc_accel.infer.model import InferenceModel
 from hpc_accel.infer.outputs import relative_error
 from hpc_accel.measure.statistics import median_ci
-from hpc_accel.study.infer import Generate
+from hpc_accel.study.infer_options import Generate
 from hpc_accel.workloads.chain import layers_of
 from hpc_accel.workloads.kv_cache import KVCache
 
@@ -49,7 +49,7 @@ class Generated:
 class Generator:
     """Generates on the ranks of one replica, which all call it alike."""
 
-    def __init__(self, model: ServedModel, comm: Any, wanted: Generate, prompts: torch.Tensor) -> None:
+    def __init__(self, model: InferenceModel, comm: Any, wanted: Generate, prompts: torch.Tensor) -> None:
         """`prompts` is [n, at least wanted.prompt] token ids."""
         self.module = model.module
         self.device = model.device

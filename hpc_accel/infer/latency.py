@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hpc_accel.study.infer import Infer
+from hpc_accel.study.infer_options import Infer
 
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99_9": 99.9}
 

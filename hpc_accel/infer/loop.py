@@ -16,21 +16,22 @@ import torch
 
 from hpc_accel.errors import RetryableError
 from hpc_accel.infer import latency
-from hpc_accel.infer.compared import compared
+from hpc_accel.infer.compare_with_serial import compared
 from hpc_accel.infer.generate import Generator, generation_facts
-from hpc_accel.infer.load import Window, open_loop
+from hpc_accel.infer.open_loop import LoadWindow, open_loop
 from hpc_accel.infer.outputs import answers, spread
-from hpc_accel.infer.search import max_rate
-from hpc_accel.infer.session import Session
+from hpc_accel.infer.rate_search import max_rate
+from hpc_accel.infer.setup import Session
 from hpc_accel.infer.warmup import run_sizes
-from hpc_accel.measure import clock, memory
-from hpc_accel.measure.energy import EnergyMeter, used
+from hpc_accel.measure import clock, peak_memory
+from hpc_accel.measure.energy import gpus_in_use
 from hpc_accel.measure.energy.derived import per
+from hpc_accel.measure.energy.meter import EnergyMeter
 from hpc_accel.runtime import stop
 from hpc_accel.runtime.device import unused_gpus_here
-from hpc_accel.runtime.frequency import applied
-from hpc_accel.runtime.gpu_clock import GpuClock
+from hpc_accel.runtime.gpu_frequency import GpuFrequency
 from hpc_accel.runtime.precision import arithmetic
+from hpc_accel.runtime.set_frequencies import applied
 from hpc_accel.runtime.waiting import SAMPLE_HZ, quiet_barrier
 
 ENERGY_KEYS = ("energy_j", "window_s", "scope", "method", "is_partial", "resolution_warning", "reason", "remedy")
@@ -42,7 +43,7 @@ class Observations:
 
     batches: list[dict[str, Any]]
     energy: dict[str, Any]
-    windows: list[tuple[str, Window]]
+    windows: list[tuple[str, LoadWindow]]
     rates: list[dict[str, Any]]
     limit: dict[str, Any]
     generated: list[dict[str, Any]]
@@ -61,7 +62,7 @@ def infer(session: Session, progress: Callable[[int, int], None]) -> Observation
         torch.no_grad(),
         arithmetic(session.run.recipe.precision),
         applied(session.run.recipe, session.device) as gpu_clock,
-        EnergyMeter(session.comm, sample_hz=SAMPLE_HZ, gpu=used.uuid_of(session.device)) as meter,
+        EnergyMeter(session.comm, sample_hz=SAMPLE_HZ, gpu=gpus_in_use.uuid_of(session.device)) as meter,
     ):
         meter.measure_idle(session.run.measure.idle_s)
         parts = _Parts(session, meter, gpu_clock, progress)
@@ -93,14 +94,14 @@ class _Parts:
     """The measured parts of the run, one after the other."""
 
     def __init__(
-        self, session: Session, meter: EnergyMeter, gpu_clock: GpuClock, progress: Callable[[int, int], None]
+        self, session: Session, meter: EnergyMeter, gpu_clock: GpuFrequency, progress: Callable[[int, int], None]
     ) -> None:
         self.session = session
         self.meter = meter
         self.gpu_clock = gpu_clock
         self.batches: list[dict[str, Any]] = []
         self.energy: dict[str, Any] = {}
-        self.windows: list[tuple[str, Window]] = []
+        self.windows: list[tuple[str, LoadWindow]] = []
         self.rates: list[dict[str, Any]] = []
         self.limit: dict[str, Any] = {}
         self.generated: list[dict[str, Any]] = []
@@ -113,7 +114,7 @@ class _Parts:
     def run(self) -> None:
         """All of them."""
         session, infer = self.session, self.session.infer
-        memory.reset_peak(session.device)
+        peak_memory.reset_peak(session.device)
         self._full_batches()
         for rate in infer.arrival_rates_per_s:
             self._rate(rate)
@@ -127,9 +128,9 @@ class _Parts:
     def _note_memory(self) -> None:
         device = self.session.device
         now = {
-            "peak": memory.peak_bytes(device),
-            "reserved": memory.reserved_bytes(device),
-            "used": memory.device_used_bytes(device),
+            "peak": peak_memory.peak_bytes(device),
+            "reserved": peak_memory.reserved_bytes(device),
+            "used": peak_memory.device_used_bytes(device),
         }
         for name, value in now.items():
             known = [each for each in (value, self.memory_bytes.get(name)) if each is not None]
@@ -188,7 +189,7 @@ class _Parts:
             self.rates.append(self._rate_facts(window, energy.result))
         self._end_of_part()
 
-    def _rate_facts(self, window: Window, energy: dict[str, Any]) -> dict[str, Any]:
+    def _rate_facts(self, window: LoadWindow, energy: dict[str, Any]) -> dict[str, Any]:
         """One entry of `inference.rates`. Joules are of the whole window, warm-up requests included."""
         log, counted = window.log, ~window.warmup
         waited_ms = (log.started_ns - log.scheduled_ns)[counted] / 1e6
@@ -236,7 +237,7 @@ class _Parts:
             # The pass that checks is ours, not the model's: its logits of whole sequences count in no peak.
             self._note_memory()
             error = generator.cache_error(first)
-            memory.reset_peak(session.device)
+            peak_memory.reset_peak(session.device)
         gathered = session.comm.gather(times if session.replica.is_leader else None, root=0)
         if session.rank == 0:
             leaders = [each for each in gathered if each is not None]

@@ -10,7 +10,7 @@ from typing import Any
 
 from hpc_accel.errors import ConfigError, RetryableError
 from hpc_accel.runtime import stop
-from hpc_accel.runtime.ending import ending_together, leave
+from hpc_accel.runtime.exit import exit_cleanly, exit_together
 from hpc_accel.study.run_file import read_run
 
 
@@ -26,10 +26,10 @@ def run_inference(path: Path, progress: Callable[[int, int], None] = lambda done
         raise ConfigError(
             f"{path}: a training run", "what serves has `infer` in its run.json", f"hpc-accel train {path}"
         )
-    with ending_together(directory):
+    with exit_together(directory):
         from hpc_accel.infer.loop import infer
         from hpc_accel.infer.record import write_record
-        from hpc_accel.infer.session import open_session
+        from hpc_accel.infer.setup import open_session
 
         session = open_session(run, run.infer, directory, (time.perf_counter() - began) * 1e3)
         if session.rank == 0:
@@ -37,7 +37,7 @@ def run_inference(path: Path, progress: Callable[[int, int], None] = lambda done
         try:
             seen = infer(session, progress)
         except RetryableError as error:
-            leave(session.rank, error)
+            exit_cleanly(session.rank, error)
         summary = write_record(session, seen, started_utc)
         session.replica.close()
     return summary

@@ -17,10 +17,10 @@ from hpc_accel.errors import ConfigError
 from hpc_accel.infer.pruning import compress_two_of_four, prune_weights
 from hpc_accel.infer.quantize import check_linears, quantize_linears
 from hpc_accel.parallel.apply import parallelize
-from hpc_accel.parallel.memory import CHANNELS_LAST, channels_last, set_channels_last
-from hpc_accel.parallel.mesh import Place
+from hpc_accel.parallel.memory_layout import CHANNELS_LAST, channels_last, set_channels_last
+from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 from hpc_accel.workloads.chain import as_inputs
 from hpc_accel.workloads.workload import Workload
 
@@ -29,12 +29,12 @@ Tensors = tuple[torch.Tensor, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServedModel:
+class InferenceModel:
     """This rank's part. `module` is called directly, or through `schedule` where the layout has stages."""
 
     module: nn.Module
     schedule: Any
-    place: Place
+    place: RankCoordinates
     device: torch.device
     dtype: torch.dtype
     batch_size: int
@@ -88,9 +88,9 @@ class _Cast(Dataset[Any]):
         return (cast if isinstance(inputs, tuple | list) else cast[0]), targets
 
 
-def build_served(
-    run: Run, workload: Workload, split: Sequence[int] | None, place: Place, device: torch.device
-) -> ServedModel:
+def build_inference_model(
+    run: Run, workload: Workload, split: Sequence[int] | None, place: RankCoordinates, device: torch.device
+) -> InferenceModel:
     """The run's model on this rank, its weights those of `workload.model`. Collective over the replica.
 
     Raises ConfigError for a recipe that finds nothing in this model to work on.
@@ -121,7 +121,7 @@ def build_served(
     if recipe.compile:
         module.compile()
     fixed = parallel.schedule is not None or recipe.compile
-    return ServedModel(
+    return InferenceModel(
         module=module,
         schedule=parallel.schedule,
         place=place,

@@ -17,7 +17,7 @@ from torch.utils.data import default_collate
 from hpc_accel.infer.model import Tensors
 from hpc_accel.infer.pruning import prune_weights
 from hpc_accel.runtime.precision import arithmetic
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 from hpc_accel.workloads.chain import as_inputs
 from hpc_accel.workloads.workload import NO_METRIC, NOT_ASKED, Metric, Workload
 

@@ -16,11 +16,11 @@ import polars as pl
 
 from hpc_accel.files import write_atomically
 from hpc_accel.infer.loop import Observations
-from hpc_accel.infer.session import Session
+from hpc_accel.infer.setup import Session
 from hpc_accel.measure import provenance
 from hpc_accel.measure.energy.derived import per
-from hpc_accel.runtime import checks
-from hpc_accel.runtime.summary import identity, peak_memory, slowest, speed
+from hpc_accel.runtime import timing_warnings
+from hpc_accel.runtime.summary import identity, memory_figures, slowest, speed
 
 STEP_METHOD = "median over full batches back to back, each that of the slowest replica; 95 % bootstrap interval"
 
@@ -93,11 +93,11 @@ def summarise(
             "num_asked": run.measure.steps,
             "num_timed": len(timed_ms),
             "global_batch_size": batch,
-            "outliers": checks.found_outliers(list(timed_ms), list(timed_ms.values())),
+            "outliers": timing_warnings.found_outliers(list(timed_ms), list(timed_ms.values())),
         },
         **speed(run, timed_ms, STEP_METHOD),
         "startup_ms": {**session.startup_ms, "first_step": steps["step_ns"][0] / 1e6},
-        **peak_memory(held["peak"], session.device, reserved=held["reserved"], device_used=held["used"]),
+        **memory_figures(held["peak"], session.device, reserved=held["reserved"], device_used=held["used"]),
         "latency_ms": {"rate_per_s": highest["rate_per_s"], **highest["latency_ms"]},
         "energy": seen.energy | {"per_sample_j": per(seen.energy["energy_j"], len(timed_ms) * batch)},
         "inference": {
@@ -113,7 +113,7 @@ def summarise(
         },
         "outputs": seen.compared["outputs"],
         "parity": parity,
-        "warnings": [*checks.environment(session.device.type), *filter(None, [seen.gpu_clock_note])],
+        "warnings": [*timing_warnings.environment(session.device.type), *filter(None, [seen.gpu_clock_note])],
         "notes": seen.notes,
         "provenance": provenance.collect(),
     }

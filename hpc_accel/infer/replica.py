@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from hpc_accel.infer.model import ServedModel, Tensors
+from hpc_accel.infer.model import InferenceModel, Tensors
 
 T = TypeVar("T")
 _TAG = 11
@@ -23,7 +23,7 @@ _TAG = 11
 class Replica:
     """One replica of the model; every method is collective over its ranks unless it says otherwise."""
 
-    def __init__(self, world: Any, model: ServedModel, sample: Tensors) -> None:
+    def __init__(self, world: Any, model: InferenceModel, sample: Tensors) -> None:
         """`sample` is one sample of each input, by which followers know shapes. Collective over `world`."""
         place = model.place
         layout = place.layout

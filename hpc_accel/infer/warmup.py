@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from hpc_accel.infer.session import Session
+from hpc_accel.infer.setup import Session
 
 MAX_SIZES = 32
 """Up to this batch size all smaller ones are run; beyond, powers of two: neighbours mostly share their kernels."""

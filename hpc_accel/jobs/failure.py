@@ -6,7 +6,7 @@ import datetime
 from typing import Any
 
 from hpc_accel.jobs.diagnosis import Failure
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 
 NOT_MEASURED = (
     "step_time_ms",

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.jobs.allocation import Component as Wanted
+from hpc_accel.jobs.allocation import Component
 from hpc_accel.jobs.placement import NO_GPU, VISIBLE, one_machine
 from hpc_accel.jobs.request import gpu_option
 from hpc_accel.jobs.site import Site
-from hpc_accel.study.schema import Component, Resources
+from hpc_accel.study.run import NodeKind, Resources
 
 SRUN_BIND = {"none": "none", "core": "cores", "socket": "sockets", "numa": "ldoms"}
 """What a rank is bound to, in srun's words."""
@@ -28,9 +28,9 @@ def launch_line(
 
     `bind` is none, core, socket or numa. `threads` of each rank where a recipe says, else one per CPU.
     """
-    if len(resources.parts) > 1:
+    if len(resources.each_kind) > 1:
         return _of_components(resources, site, list(program), bind, threads)
-    part = resources.parts[0]
+    part = resources.each_kind[0]
     if site.scheduler == "slurm" and site.launcher != "mpirun":
         return [[*_srun(part, site, bind)], list(program)]
     if site.scheduler == "slurm":
@@ -40,28 +40,28 @@ def launch_line(
     return [["mpirun", "-n", str(part.num_ranks), *place], list(program)]
 
 
-def variables(part: Component, threads: int | None) -> list[str]:
+def variables(part: NodeKind, threads: int | None) -> list[str]:
     """Environment of a rank, KEY=value."""
     return [f"OMP_NUM_THREADS={threads or part.cpus_per_rank}"]
 
 
-def wanted(resources: Resources, site: Site) -> list[Wanted]:
+def wanted(resources: Resources, site: Site) -> list[Component]:
     """The allocation that the script asks for, as it checks it."""
     found = []
-    for part in resources.parts:
+    for part in resources.each_kind:
         options: list[str] = []
-        if len(resources.parts) > 1:
+        if len(resources.each_kind) > 1:
             options.append(f"--cpus-per-task={part.ranks_per_node * part.cpus_per_rank}")
             options += [f"--{key}={value}" for key, value in gpu_option(part, site).items()]
         found.append(
-            Wanted(num_nodes=part.num_nodes, ranks_per_node=part.ranks_per_node, step_options=tuple(options))
+            Component(num_nodes=part.num_nodes, ranks_per_node=part.ranks_per_node, step_options=tuple(options))
         )
     return found
 
 
 def check_launch(resources: Resources, site: Site, bind: str) -> None:
     """Refuse what a launcher cannot do for components that differ. Raises ConfigError."""
-    widths = sorted({part.cpus_per_rank for part in resources.parts})
+    widths = sorted({part.cpus_per_rank for part in resources.each_kind})
     if site.launcher == "mpirun" and bind == "core" and len(widths) > 1:
         raise ConfigError(
             f"cpu_bind core with components of {' and '.join(map(str, widths))} CPUs per rank",
@@ -77,11 +77,11 @@ def _of_components(
     if by_srun:
         launcher = [site.launcher.split()[0]]
     elif site.scheduler == "slurm":
-        launcher = ["mpirun", "--map-by", f"slot{_cores(resources.parts[0], bind)}", "--bind-to", bind]
+        launcher = ["mpirun", "--map-by", f"slot{_cores(resources.each_kind[0], bind)}", "--bind-to", bind]
     else:
         launcher = ["mpirun", *one_machine(bind)]
     groups, first_gpu = [launcher], 0
-    for number, part in enumerate(resources.parts):
+    for number, part in enumerate(resources.each_kind):
         ranks_of_own = [*([":"] if number else [])]
         if by_srun:
             ranks_of_own += [*_srun(part, site, bind, number)[1:], "env", *variables(part, threads)]
@@ -97,7 +97,7 @@ def _of_components(
     return groups
 
 
-def _srun(part: Component, site: Site, bind: str, number: int | None = None) -> list[str]:
+def _srun(part: NodeKind, site: Site, bind: str, number: int | None = None) -> list[str]:
     """srun with the geometry of a job, or of component `number` of it."""
     words = [*site.launcher.split(), *([] if number is None else [f"--het-group={number}"])]
     words += [f"--nodes={part.num_nodes}", f"--ntasks={part.num_ranks}", f"--ntasks-per-node={part.ranks_per_node}"]
@@ -107,6 +107,6 @@ def _srun(part: Component, site: Site, bind: str, number: int | None = None) -> 
     return [*words, f"--cpu-bind={SRUN_BIND[bind]}", "--kill-on-bad-exit=1"]
 
 
-def _cores(part: Component, bind: str) -> str:
+def _cores(part: NodeKind, bind: str) -> str:
     """Open MPI's suffix for the number of cores of each rank; it refuses one beside other bindings."""
     return f":PE={part.cpus_per_rank}" if bind == "core" else ""

@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.jobs.clocks import slurm_options
+from hpc_accel.jobs.frequency_options import slurm_options
 from hpc_accel.jobs.site import Site
-from hpc_accel.study.components import components_of, place_on_components
+from hpc_accel.study.node_kinds import node_kinds_of, place_on_node_kinds
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.schema import Component, Resources, Run
-from hpc_accel.study.study import Study
+from hpc_accel.study.run import NodeKind, Resources, Run
+from hpc_accel.study.study_file import Study
 
 
 def probe_resources(study: Study) -> Resources:
     """All that the study may use: the probe measures between and inside nodes as large runs will see them."""
     limits = study.resources
-    if limits.components is not None:
-        return place_on_components(sum(each.num_ranks for each in components_of(limits)), limits, study.device)
+    if limits.node_kinds is not None:
+        return place_on_node_kinds(sum(each.num_ranks for each in node_kinds_of(limits)), limits, study.device)
     return Resources(
         num_nodes=limits.num_nodes,
         ranks_per_node=limits.ranks_per_node,
@@ -43,9 +43,9 @@ def pack_resources(runs: Sequence[Run], site: Site) -> Resources:
     taken up by the next.
     """
     asked = [run.resources for run in runs]
-    if any(each.components is not None for each in asked):
+    if any(each.node_kinds is not None for each in asked):
         raise ConfigError(
-            "same_allocation with resources.components",
+            "same_allocation with resources.node_kinds",
             "runs take turns on the nodes of one ordinary job, and a heterogeneous job is several",
             "leave same_allocation out",
         )
@@ -72,11 +72,11 @@ def pack_resources(runs: Sequence[Run], site: Site) -> Resources:
 
 def check_fits(resources: Resources, site: Site) -> None:
     """Refuse what the partition can never give: Slurm would let the job wait for ever. Raises ConfigError."""
-    for part in resources.parts:
+    for part in resources.each_kind:
         _check_fits(part, resources.time_limit_min, site)
 
 
-def _check_fits(part: Component, time_limit_min: int, site: Site) -> None:
+def _check_fits(part: NodeKind, time_limit_min: int, site: Site) -> None:
     facts = site.partition_of(part.partition)
     limits = {
         "num_nodes": (part.num_nodes, facts.num_nodes),
@@ -103,7 +103,7 @@ def header(
     Of a heterogeneous job those of its component `number`, of which only the first has a batch shell and its log.
     """
     check_fits(resources, site)
-    part = resources.parts[number]
+    part = resources.each_kind[number]
     options = {
         "job-name": site.job_prefix + job_name,
         "nodes": str(part.num_nodes),
@@ -132,7 +132,7 @@ def header(
     return options | slurm_options(recipe, site)
 
 
-def gpu_option(part: Component, site: Site) -> dict[str, str]:
+def gpu_option(part: NodeKind, site: Site) -> dict[str, str]:
     """The option that asks sbatch or srun for a component's GPUs; none without GPUs."""
     if not part.gpus_per_node:
         return {}
@@ -158,9 +158,9 @@ def plugin_request(resources: Resources, site: Site, recipe: Recipe | None = Non
     submit it, `hpc-accel submit` does.
     """
     check_fits(resources, site)
-    if len(resources.parts) > 1:
-        return {"hetjob": len(resources.parts), "mem_mb": resources.memory_mb, "runtime": resources.time_limit_min}
-    part = resources.parts[0]
+    if len(resources.each_kind) > 1:
+        return {"hetjob": len(resources.each_kind), "mem_mb": resources.memory_mb, "runtime": resources.time_limit_min}
+    part = resources.each_kind[0]
     if " " in (part.partition or site.partition):
         value = part.partition or site.partition
         raise ConfigError(f"partition {value!r}", "Slurm's names have no spaces", "correct the site file")
@@ -195,7 +195,7 @@ def plugin_request(resources: Resources, site: Site, recipe: Recipe | None = Non
     return request
 
 
-def gpu_type(part: Component, site: Site) -> str:
+def gpu_type(part: NodeKind, site: Site) -> str:
     """`<type>:` as gres wants it, or nothing when neither study nor site names a type."""
     kind = part.gpu_type or site.partition_of(part.partition).gpu_type
     return f"{kind}:" if kind else ""

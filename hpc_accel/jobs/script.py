@@ -17,13 +17,13 @@ from typing import Any
 import jinja2
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.jobs import clocks
+from hpc_accel.jobs import frequency_options
 from hpc_accel.jobs.launch_line import check_launch, launch_line, variables, wanted
 from hpc_accel.jobs.request import checked_path, header, pack_resources, probe_resources, switches
 from hpc_accel.jobs.site import Site
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.schema import Resources, Run
-from hpc_accel.study.study import Study
+from hpc_accel.study.run import Resources, Run
+from hpc_accel.study.study_file import Study
 
 DEFAULT_WARNING_S = 120
 """What `hpc-accel supervise` assumes when the script does not say."""
@@ -74,7 +74,7 @@ def render_pack(runs: Sequence[Run], site: Site, *, name: str, root: Path, study
     """
     packed = pack_resources(runs, site)
     options = header(
-        packed, site, job_name=name, log=study_dir / "packs" / f"{name}.txt", recipe=clocks.common(runs)
+        packed, site, job_name=name, log=study_dir / "packs" / f"{name}.txt", recipe=frequency_options.common(runs)
     )
     return _text(
         site,
@@ -111,11 +111,11 @@ def _render(
 ) -> str:
     bind = _bind(site, recipe)
     threads = recipe.threads_per_rank if recipe else None
-    plain = len(resources.parts) == 1
+    plain = len(resources.each_kind) == 1
     if not plain:
         check_launch(resources, site, bind)
     directives: list[str] = []
-    for number in range(len(resources.parts)):
+    for number in range(len(resources.each_kind)):
         options = header(resources, site, job_name=job_name, log=records / log, recipe=recipe, number=number)
         # A line "#SBATCH hetjob" ends one component and begins the next.
         directives += [*(["hetjob"] if number else []), *_sbatch(options, site)]
@@ -127,7 +127,7 @@ def _render(
         root=root,
         environment=environment,
         # Ranks of different components have different numbers of threads: theirs stand in the launch line.
-        exports=[tuple(each.split("=")) for each in variables(resources.parts[0], threads)] if plain else [],
+        exports=[tuple(each.split("=")) for each in variables(resources.each_kind[0], threads)] if plain else [],
         command=[[*supervisor, "--"], *launch_line(resources, site, program, bind=bind, threads=threads)],
     )
 

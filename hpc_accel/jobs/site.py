@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.study.model import Model, checked_name
+from hpc_accel.study.base import StrictModel, checked_name
 from hpc_accel.study.yaml import read_yaml, validated
 
 MAX_TEXT = 256
@@ -50,7 +50,7 @@ CountOrZero = Annotated[int, Field(ge=0, strict=True)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class Partition(Model):
+class Partition(StrictModel):
     """One partition (queue) and its kind of node. What is not known is left out, never guessed."""
 
     num_nodes: Count | None = None
@@ -66,7 +66,7 @@ class Partition(Model):
     """Typical power of a node under load, from its data sheet or a meter; not a measurement of a run."""
 
 
-class Site(Model):
+class Site(StrictModel):
     """One cluster, or this machine."""
 
     name: Name = Field(exclude=True)
@@ -105,7 +105,7 @@ class Site(Model):
     """Grams of CO2 equivalent per kWh of the site's electricity, cooling included where that is wanted."""
     electricity_price_per_kwh: Positive | None = None
     """In `currency`."""
-    clocks: tuple[Literal["gpu_freq_mhz", "cpu_freq_khz", "power_limit_w"], ...] = ()
+    frequencies: tuple[Literal["gpu_freq_mhz", "cpu_freq_khz", "power_limit_w"], ...] = ()
     """What its users may set of frequencies and power limits."""
 
     def partition_of(self, name: str) -> Partition:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from hpc_accel.measure.energy import boards, visible
+from hpc_accel.measure.energy.sensors import nvml_boards, visible_gpus
 
 TIMEOUT_S = 10.0
 LIBRARIES: dict[str, Callable[[Any], Any]] = {
@@ -48,10 +48,10 @@ def _libraries() -> dict[str, Any]:
 
 
 def _boards() -> dict[str, Any]:
-    nvml = boards.load()
-    driver, reasons = _each({"nvidia_driver": lambda nvml: boards.text(nvml.nvmlSystemGetDriverVersion())}, nvml)
-    seen = boards.listed(nvml)
-    mine = visible.of_process(seen)
+    nvml = nvml_boards.load()
+    driver, reasons = _each({"nvidia_driver": lambda nvml: nvml_boards.text(nvml.nvmlSystemGetDriverVersion())}, nvml)
+    seen = nvml_boards.listed(nvml)
+    mine = visible_gpus.of_process(seen)
     rows = []
     for board in mine.boards:
         facts, why = _each(OF_A_BOARD, nvml, board.handle)
@@ -69,7 +69,7 @@ def _each(questions: dict[str, Callable[..., Any]], *asked: Any) -> tuple[dict[s
         try:
             facts[name] = question(*asked)
         except Exception as error:  # whatever a library raises is the reason
-            facts[name], reasons[name] = None, boards.said(error)
+            facts[name], reasons[name] = None, nvml_boards.said(error)
         else:
             if facts[name] is None:
                 reasons[name] = "the library does not say"
@@ -78,7 +78,7 @@ def _each(questions: dict[str, Callable[..., Any]], *asked: Any) -> tuple[dict[s
 
 def _in_time(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What `function` finds, in a thread that may hang; else nothing and why."""
-    if not boards.has_driver():
+    if not nvml_boards.has_driver():
         return _nothing("no NVIDIA driver here")
     answer: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
@@ -86,7 +86,7 @@ def _in_time(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         try:
             answer.put(function())
         except BaseException as error:  # a broken driver library may raise anything, SystemExit too
-            answer.put(_nothing(f"NVML: {boards.said(error)}"))
+            answer.put(_nothing(f"NVML: {nvml_boards.said(error)}"))
 
     threading.Thread(target=run, name="gpu-facts", daemon=True).start()
     try:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc_accel.measure.clock import ClockOffset, Timebase
-from hpc_accel.measure.energy.samples import PowerSeries
+from hpc_accel.measure.energy.power_samples import PowerSeries
 from hpc_accel.measure.events import CommEvent, Span
 from hpc_accel.measure.phases import is_point_to_point
 

@@ -18,8 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 from hpc_accel.parallel.boundary import Dtypes, cast_outputs
 from hpc_accel.parallel.data import averages_later, make_average, replicate, shard
 from hpc_accel.parallel.gradients import ReplicaAverage, add_up, gradients_of
-from hpc_accel.parallel.memory import offload_activations, set_channels_last
-from hpc_accel.parallel.mesh import Place
+from hpc_accel.parallel.memory_layout import offload_activations, set_channels_last
+from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.workloads.chain import is_sequence
 from hpc_accel.workloads.tensor_plan import planned
@@ -76,7 +76,7 @@ class ParallelModel:
 def parallelize(
     workload: Workload,
     split: tuple[int, ...] | None,
-    place: Place,
+    place: RankCoordinates,
     device: torch.device,
     *,
     loss: Loss,
@@ -114,7 +114,7 @@ def parallelize(
     )
 
 
-def _tensor_cut(workload: Workload, place: Place) -> TensorCut | None:
+def _tensor_cut(workload: Workload, place: RankCoordinates) -> TensorCut | None:
     group = place.group("tp")
     if group is None:
         return None
@@ -129,7 +129,7 @@ class _Prepare:
 
     def __init__(
         self,
-        place: Place,
+        place: RankCoordinates,
         device: torch.device,
         recipe: Recipe,
         autocast_dtype: torch.dtype | None,

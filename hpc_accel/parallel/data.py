@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hpc_accel.parallel.gradients import DEFAULT_BUCKET_BYTES, ReplicaAverage
-from hpc_accel.parallel.mesh import Place
+from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.study.layout import SPLIT_BACKWARD
 from hpc_accel.study.recipe import Recipe
 
@@ -21,7 +21,7 @@ POWERSGD_START = 2
 """Steps with whole gradients before PowerSGD begins; its error feedback wants at least 2."""
 
 
-def averages_later(place: Place, recipe: Recipe, *, is_traced: bool) -> bool:
+def averages_later(place: RankCoordinates, recipe: Recipe, *, is_traced: bool) -> bool:
     """Whether gradients are averaged after backward, and not by hooks while it runs.
 
     `is_traced`: torch's stages look into the graphs that its tracer made, which DistributedDataParallel would hide.
@@ -30,7 +30,7 @@ def averages_later(place: Place, recipe: Recipe, *, is_traced: bool) -> bool:
     return place.layout.dp > 1 and place.layout.shard != "full" and (split or is_traced or not recipe.overlap)
 
 
-def replicate(module: nn.Module, place: Place, recipe: Recipe, device: torch.device) -> nn.Module:
+def replicate(module: nn.Module, place: RankCoordinates, recipe: Recipe, device: torch.device) -> nn.Module:
     """`module` with its gradients averaged over the data-parallel group while backward runs. Collective over it."""
     group = place.group("dp")
     wrapped = DistributedDataParallel(
@@ -62,7 +62,7 @@ def _compress(wrapped: DistributedDataParallel, compression: str, group: dist.Pr
     wrapped.register_comm_hook(group, lambda state, bucket: compressed(state, bucket))  # noqa: PLW0108
 
 
-def make_average(place: Place, recipe: Recipe, *, later: bool) -> ReplicaAverage | None:
+def make_average(place: RankCoordinates, recipe: Recipe, *, later: bool) -> ReplicaAverage | None:
     """What averages gradients `later`, after backward, or parameters under local SGD; None where neither is needed."""
     group = place.group("dp")
     if group is None or not (later or recipe.average_every > 1):
@@ -71,7 +71,7 @@ def make_average(place: Place, recipe: Recipe, *, later: bool) -> ReplicaAverage
     return ReplicaAverage(group, bucket_bytes, WIRE.get(recipe.compression))
 
 
-def shard(module: nn.Module, place: Place, recipe: Recipe, autocast_dtype: torch.dtype | None) -> nn.Module:
+def shard(module: nn.Module, place: RankCoordinates, recipe: Recipe, autocast_dtype: torch.dtype | None) -> nn.Module:
     """Parameters, gradients and optimizer state divided over the data-parallel ranks by FSDP2, block by block."""
     from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 

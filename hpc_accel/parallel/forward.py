@@ -12,11 +12,11 @@ import torch
 import torch.distributed as dist
 
 from hpc_accel.parallel.apply import ParallelModel
-from hpc_accel.parallel.mesh import Place
+from hpc_accel.parallel.mesh import RankCoordinates
 
 
 def forward(
-    model: ParallelModel, place: Place, inputs: tuple[torch.Tensor, ...], device: torch.device
+    model: ParallelModel, place: RankCoordinates, inputs: tuple[torch.Tensor, ...], device: torch.device
 ) -> torch.Tensor | None:
     """Outputs [share, ...] for the inputs of this rank's share; None on ranks that do not hold the last stage.
 
@@ -30,7 +30,7 @@ def forward(
     return torch.cat(known) if known else None
 
 
-def _through_schedule(schedule: Any, place: Place, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor | None:
+def _through_schedule(schedule: Any, place: RankCoordinates, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor | None:
     loss, schedule._loss_fn = schedule._loss_fn, None  # there are no targets
     try:
         outputs: torch.Tensor | None = schedule.eval(*(inputs if place.is_first_stage else ()))
@@ -40,7 +40,7 @@ def _through_schedule(schedule: Any, place: Place, inputs: tuple[torch.Tensor, .
 
 
 def _through_stages(
-    model: ParallelModel, place: Place, inputs: tuple[torch.Tensor, ...], device: torch.device
+    model: ParallelModel, place: RankCoordinates, inputs: tuple[torch.Tensor, ...], device: torch.device
 ) -> torch.Tensor | None:
     holder = {stage: rank for rank, stages in enumerate(place.layout.stages) for stage in stages}
     group, last = place.group("pp"), place.layout.num_stages - 1

@@ -15,7 +15,7 @@ from hpc_accel.study.layout import Layout
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class RankCoordinates:
     """One rank's coordinates and the groups it communicates in.
 
     `mesh` is None where the group of all ranks is the only one needed: a single rank, dp alone, pp alone.
@@ -68,7 +68,7 @@ class Place:
         return self.mesh[dimension]
 
 
-def make_place(layout: Layout, rank: int, device_type: str) -> Place:
+def rank_coordinates(layout: Layout, rank: int, device_type: str) -> RankCoordinates:
     """This rank's place. Collective over all ranks: the sub-groups are created in the same order everywhere."""
     order = tuple(layout.order.split("."))
     sizes = {dimension: getattr(layout, dimension) for dimension in order}
@@ -78,7 +78,7 @@ def make_place(layout: Layout, rank: int, device_type: str) -> Place:
     coordinates, rest = {}, rank
     for dimension in reversed(order):
         rest, coordinates[dimension] = divmod(rest, sizes[dimension])
-    return Place(
+    return RankCoordinates(
         layout=layout,
         mesh=mesh,
         pp_rank=coordinates["pp"],

@@ -31,7 +31,7 @@ from torch.distributed.pipelining.schedules import PipelineScheduleMulti, Pipeli
 from torch.utils.data import default_collate
 
 from hpc_accel.parallel.boundary import Dtypes
-from hpc_accel.parallel.mesh import Place
+from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.parallel.tensor import SEQUENCE
 from hpc_accel.parallel.traced import TracedStages, trace
 from hpc_accel.study.layout import SINGLE
@@ -62,7 +62,9 @@ class Stages:
         """What leaves `stage`."""
         return [each.dtype for each in self.boundaries[stage + 1]]
 
-    def stages(self, modules: dict[int, nn.Module], place: Place, device: torch.device) -> list[PipelineStage]:
+    def stages(
+        self, modules: dict[int, nn.Module], place: RankCoordinates, device: torch.device
+    ) -> list[PipelineStage]:
         """Torch's stages around `modules`, which are those of this record, wrapped."""
         return [
             PipelineStage(
@@ -79,7 +81,7 @@ class Stages:
 
 
 def cut(
-    workload: Workload, split: tuple[int, ...], place: Place, autocast_dtype: torch.dtype | None
+    workload: Workload, split: tuple[int, ...], place: RankCoordinates, autocast_dtype: torch.dtype | None
 ) -> Stages | TracedStages:
     """The model in stages of `split` layers; this rank keeps its own."""
     model = workload.model
@@ -136,7 +138,11 @@ def divided_boundaries(model: nn.Sequential, sizes: tuple[int, ...], plan: Mappi
 
 
 def make_schedule(
-    modules: dict[int, nn.Module], stages: Stages | TracedStages, place: Place, device: torch.device, loss: Loss
+    modules: dict[int, nn.Module],
+    stages: Stages | TracedStages,
+    place: RankCoordinates,
+    device: torch.device,
+    loss: Loss,
 ) -> Schedule:
     """The schedule that runs this rank's stages.
 

@@ -17,7 +17,7 @@ from torch.utils.data import default_collate
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.parallel.boundary import Dtypes
-from hpc_accel.parallel.mesh import Place
+from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.workloads.blocks import blocks_of
 from hpc_accel.workloads.chain import as_inputs
 from hpc_accel.workloads.workload import Workload
@@ -37,7 +37,9 @@ class TracedStages:
         values = output.args[0]
         return [_dtype_of(value) for value in (values if isinstance(values, tuple | list) else [values])]
 
-    def stages(self, modules: dict[int, nn.Module], place: Place, device: torch.device) -> list[_PipelineStageBase]:
+    def stages(
+        self, modules: dict[int, nn.Module], place: RankCoordinates, device: torch.device
+    ) -> list[_PipelineStageBase]:
         """Torch's stages around `modules`, which are those of this record, wrapped."""
         from torch.distributed.pipelining import build_stage
 
@@ -45,7 +47,9 @@ class TracedStages:
         return [build_stage(module, index, info, device, group) for index, module in modules.items()]
 
 
-def trace(workload: Workload, split: tuple[int, ...], place: Place, autocast_dtype: torch.dtype | None) -> TracedStages:
+def trace(
+    workload: Workload, split: tuple[int, ...], place: RankCoordinates, autocast_dtype: torch.dtype | None
+) -> TracedStages:
     """Cut the model before the first block of each stage; `split` counts blocks.
 
     Raises ConfigError for a model that torch.export cannot trace: control flow on values, for example.

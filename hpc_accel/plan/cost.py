@@ -25,7 +25,7 @@ from hpc_accel.study.devices import on_gpus
 from hpc_accel.study.layout import SPLIT_BACKWARD, V_SHAPED, Layout
 from hpc_accel.study.model_facts import ModelFacts
 from hpc_accel.study.recipe import Precision, Recipe
-from hpc_accel.study.schema import Backend, Resources, Run
+from hpc_accel.study.run import Backend, Resources, Run
 
 UNKNOWN = ("compile", "channels_last", "static_graph", "pin_memory", "offload", "cpu_bind", "quantize", "prune")
 """Options whose effect on speed is not predicted. Their memory is, where it differs."""
@@ -86,7 +86,7 @@ class StepModel:
 
     def unpredictable(self, layout: Layout, resources: Resources, device: str) -> str | None:
         """Why no time can be predicted, or None."""
-        used = {"cuda" if on_gpus(device, part.gpus_per_node) else "cpu" for part in resources.parts}
+        used = {"cuda" if on_gpus(device, part.gpus_per_node) else "cpu" for part in resources.each_kind}
         if self.kind.device not in used:
             return f"the probe measured {self.kind.device}, the run uses {' and '.join(sorted(used))}"
         if self.kind.matmul_flops_per_s.get(self.precision) is None:
@@ -255,7 +255,11 @@ def not_probed(recipe: Recipe, kind: NodeKind, resources: Resources) -> str | No
     unknown = [name for name in UNKNOWN if getattr(recipe, name) != Recipe.model_fields[name].default]
     if recipe.threads_per_rank not in (None, kind.level(resources.ranks_per_node).threads):
         unknown.append("threads_per_rank")
-    return f"the probe measured without {', '.join([*recipe.clocks, *unknown])}" if recipe.clocks or unknown else None
+    return (
+        f"the probe measured without {', '.join([*recipe.frequencies, *unknown])}"
+        if recipe.frequencies or unknown
+        else None
+    )
 
 
 def predict(

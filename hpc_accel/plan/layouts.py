@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any
 
 from hpc_accel.study.layout import LOOPED, SINGLE, SPLIT_BACKWARD, V_SHAPED, Layout, Schedule, micro_batch_rule
-from hpc_accel.study.study import ResourcesChoice
+from hpc_accel.study.study_file import ResourcesChoice
 
 
 @lru_cache(maxsize=1024)

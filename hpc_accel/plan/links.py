@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hpc_accel.probe.hardware import Hardware, Network
-from hpc_accel.study.schema import Backend
+from hpc_accel.study.run import Backend
 
 
 def on_backend(hardware: Hardware, backend: Backend | None) -> tuple[Hardware, str | None]:

@@ -21,7 +21,7 @@ from hpc_accel.probe.hardware import NodeKind
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.model_facts import LayerFacts, ModelFacts
 from hpc_accel.study.recipe import Recompute
-from hpc_accel.study.schema import Resources
+from hpc_accel.study.run import Resources
 
 USABLE_SHARE = 0.9
 """Of a GPU's memory: the rest is for what torch's allocator holds in pieces too small to use, cuBLAS's workspaces (32

@@ -14,7 +14,7 @@ from hpc_accel.probe.hardware import Hardware, Level
 from hpc_accel.study.layout import V_SHAPED, Layout
 from hpc_accel.study.model_facts import LayerFacts, ModelFacts
 from hpc_accel.study.recipe import Precision
-from hpc_accel.study.schema import Resources
+from hpc_accel.study.run import Resources
 from hpc_accel.study.stage_partition import automatic_split
 
 Content = tuple[tuple[int, int], ...]

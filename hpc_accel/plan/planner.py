@@ -20,12 +20,12 @@ from hpc_accel.plan.search import Found, Search, memory_refusal
 from hpc_accel.plan.software import torch_amp
 from hpc_accel.probe.hardware import Hardware, checked_hardware
 from hpc_accel.study.expand import listed_runs, make_run, recipes, repeats, resolve_workload
-from hpc_accel.study.expand_infer import served_runs
+from hpc_accel.study.expand_infer import inference_runs
 from hpc_accel.study.model_facts import ModelFacts
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.rules import refusals
-from hpc_accel.study.schema import Objective, Resources, Run
-from hpc_accel.study.study import Study, WorkloadChoice
+from hpc_accel.study.run import Objective, Resources, Run
+from hpc_accel.study.study_file import Study, WorkloadChoice
 
 NUM_SHOWN = 20
 """Predicted layouts per workload that a plan keeps, chosen or not: the file is read by people too."""
@@ -120,7 +120,7 @@ def make_plan(
     candidates: dict[str, Candidate] = {}
     searches: list[SearchFacts] = []
     errors: list[ConfigError] = []
-    speed = partial(rank_speed, machine) if study.resources.components is not None else None
+    speed = partial(rank_speed, machine) if study.resources.node_kinds is not None else None
     for choice in study.workloads:
         workload = resolve_workload(choice)
         models: dict[Recipe, StepModel] = {}
@@ -128,7 +128,7 @@ def make_plan(
             software = torch_amp(workload.optimizer, recipe, study.backend)
             models[recipe] = StepModel(facts[workload.name], machine, recipe.precision, software, study.backend)
         layouts = choice.layouts if choice.layouts is not None else study.layouts
-        if layouts == "auto" and study.resources.components is not None:
+        if layouts == "auto" and study.resources.node_kinds is not None:
             raise _unsearched(workload.name)
         planned: list[Candidate] = []
         if study.train and layouts == "auto":
@@ -141,7 +141,7 @@ def make_plan(
                 runs = [with_balanced_split(run, facts[workload.name], speed) for run in runs]
             errors += [error for run in runs for error in refusals(run, study.resources, facts[workload.name])]
             planned = [] if errors else [_listed(run, on_own_nodes(models[run.recipe], run), prices) for run in runs]
-        serving = list(served_runs(study, choice))
+        serving = list(inference_runs(study, choice))
         errors += [error for run in serving for error in refusals(run, study.resources, facts[workload.name])]
         planned += [Candidate(run=run, chosen=True, why="listed in the study, to serve") for run in serving]
         for candidate in planned:
@@ -250,7 +250,7 @@ def _first_of(errors: Sequence[ConfigError]) -> ConfigError:
 
 def _unsearched(name: str) -> ConfigError:
     return ConfigError(
-        f"{name}: layouts auto with resources.components",
+        f"{name}: layouts auto with resources.node_kinds",
         "the search compares layouts of equal nodes; on nodes that differ it would compare what nobody would run",
         "list the layouts; with shares: auto, and split left out, each is balanced by the probed speeds",
     )

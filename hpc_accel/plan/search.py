@@ -23,8 +23,8 @@ from hpc_accel.study.expand import place, resolve_layout
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.rules import refusals
-from hpc_accel.study.schema import Objective, Resources, Run, Workload
-from hpc_accel.study.study import ResourcesChoice
+from hpc_accel.study.run import Objective, Resources, Run, WorkloadSpec
+from hpc_accel.study.study_file import ResourcesChoice
 
 MakeRun = Callable[[Layout, Recipe], Run]
 _ANY: dict[str, Any] = {"micro_batch_size": 1, "accumulation_steps": 1}
@@ -75,7 +75,7 @@ class Search:
 
     def __init__(
         self,
-        workload: Workload,
+        workload: WorkloadSpec,
         models: dict[Recipe, StepModel],
         limits: ResourcesChoice,
         *,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from hpc_accel.study.layout import SPLIT_BACKWARD, Layout
 from hpc_accel.study.recipe import Offload, Precision, Recipe, Recompute
-from hpc_accel.study.schema import Backend, Optimizer
+from hpc_accel.study.run import Backend, Optimizer
 
 INTERLEAVING = 1.133 / 1.063
 """Measured over simulated time of interleaved 1F1B and of 1F1B, A100 (Qi et al., arXiv 2401.10241, recomputed)."""

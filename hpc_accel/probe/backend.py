@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from hpc_accel.probe.machine import Place
 from hpc_accel.probe.network import Effort, measure_links
-from hpc_accel.study.schema import Backend
+from hpc_accel.study.run import Backend
 
 
 def backend_links(

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.recipe import Precision
-from hpc_accel.study.schema import Backend
+from hpc_accel.study.run import Backend
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0, strict=True)]
@@ -59,8 +59,8 @@ class NodeKind(Facts):
     """
 
     name: str
-    component: Annotated[int, Field(ge=0)] | None = None
-    """Which of the study's components these nodes were; None where it names none."""
+    number: Annotated[int, Field(ge=0)] | None = None
+    """Which of the study's node kinds these nodes were; None where it names none."""
     num_nodes: Count = 1
     device: Literal["cpu", "cuda"]
     device_reason: str | None = None

@@ -89,7 +89,7 @@ class Power:
     """Energy sensors around the busiest part of the probe. Collective over `comm`."""
 
     def __init__(self, comm: Any) -> None:
-        from hpc_accel.measure.energy import EnergyMeter
+        from hpc_accel.measure.energy.meter import EnergyMeter
 
         self.meter = EnergyMeter(comm)
         self.sensors: list[dict[str, Any]] = self.meter.describe()

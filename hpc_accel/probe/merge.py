@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 Rank = dict[str, Any]
-"""What one rank measured: kind, reasons, host, memory, levels, slowdown, resident, and component if it has one."""
+"""What one rank measured: kind, reasons, host, memory, levels, slowdown, resident, and node kind if it has one."""
 
 
 def merge(ranks: list[Rank]) -> list[dict[str, Any]]:
@@ -17,10 +17,10 @@ def merge(ranks: list[Rank]) -> list[dict[str, Any]]:
     """
     by_node: dict[tuple[Any, str], list[Rank]] = {}
     for rank in ranks:
-        by_node.setdefault((rank.get("component"), rank["host"]), []).append(rank)
+        by_node.setdefault((rank.get("number"), rank["host"]), []).append(rank)
     by_kind: dict[str, list[Rank]] = {}
-    for (component, _), node in by_node.items():
-        key = json.dumps([component, *sorted({_alike(rank["kind"]) for rank in node})])
+    for (node_kind, _), node in by_node.items():
+        key = json.dumps([node_kind, *sorted({_alike(rank["kind"]) for rank in node})])
         by_kind.setdefault(key, []).extend(node)
     return [_kind(alike) for alike in by_kind.values()]
 
@@ -39,7 +39,7 @@ def _kind(alike: list[Rank]) -> dict[str, Any]:
     memories = [kind["device_memory_bytes"] for kind in kinds if kind["device_memory_bytes"] is not None]
     return {
         "name": hosts[0],
-        "component": alike[0].get("component"),
+        "number": alike[0].get("number"),
         "num_nodes": len(hosts),
         **kinds[0],
         "device_name": " + ".join(dict.fromkeys(kind["device_name"] for kind in kinds)),

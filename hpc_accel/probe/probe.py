@@ -33,7 +33,7 @@ from hpc_accel.probe.machine import (
 from hpc_accel.probe.merge import merge
 from hpc_accel.runtime.threads import threads_per_rank
 from hpc_accel.study.devices import unused_gpus
-from hpc_accel.study.schema import Backend, Component
+from hpc_accel.study.run import Backend, NodeKind
 
 
 def run(
@@ -42,7 +42,7 @@ def run(
     site: str,
     quick: bool = True,
     cpus_per_rank: int = 1,
-    components: Sequence[Component] | None = None,
+    node_kinds: Sequence[NodeKind] | None = None,
     device: str = "auto",
     gpus_per_node: int = 0,
     backend: Backend = "mpi4py",
@@ -53,23 +53,23 @@ def run(
     `cpus_per_rank`, `device`, `gpus_per_node` and `backend` are the study's, so that what is measured is what its runs
     will use: so many CPUs in a Slurm job (elsewhere ranks share the cores evenly), CPUs or GPUs, and on GPUs the
     messages of that backend beside those of MPI itself.
-    Of a study whose nodes differ, `components` say which ranks are whose, and how many CPUs and GPUs theirs have.
-    Raises ConfigError when there are not as many ranks as the components have, or not the GPUs the study asks for, and
+    Of a study whose nodes differ, `node_kinds` say which ranks are whose, and how many CPUs and GPUs theirs have.
+    Raises ConfigError when there are not as many ranks as the node kinds have, or not the GPUs the study asks for, and
     what `write_atomically` raises when the file cannot be written.
     """
     from mpi4py import MPI
 
     world = MPI.COMM_WORLD
-    component = _component(world, components)
-    own = component or Component(gpus_per_node=gpus_per_node, cpus_per_rank=cpus_per_rank)
-    most_gpus = max(each.gpus_per_node for each in components or (own,))
+    node_kind = _node_kind(world, node_kinds)
+    own = node_kind or NodeKind(gpus_per_node=gpus_per_node, cpus_per_rank=cpus_per_rank)
+    most_gpus = max(each.gpus_per_node for each in node_kinds or (own,))
     node = world.Split_type(MPI.COMM_TYPE_SHARED)
-    # Components may share a machine, as a CPU beside a GPU does; they are measured each by itself.
+    # Node kinds may share a machine, as a CPU beside a GPU does; they are measured each by itself.
     alike = node.Split(own.number)
     place = _place(world, alike, device, own.gpus_per_node, most_gpus)
     power = Power(world)
     speeds = _speeds(world, node, alike, place, power, own.cpus_per_rank, quick=quick)
-    gathered = world.gather({"component": component.number if component else None, **speeds}, root=0)
+    gathered = world.gather({"number": node_kind.number if node_kind else None, **speeds}, root=0)
     alike.Free()
     links = _network(world, node, place, backend, quick=quick)
     ranks_per_node = node.size
@@ -94,15 +94,15 @@ def run(
     return content
 
 
-def _component(world: Any, components: Sequence[Component] | None) -> Component | None:
-    """This rank's component. Ranks are numbered component after component."""
-    if components is None:
+def _node_kind(world: Any, node_kinds: Sequence[NodeKind] | None) -> NodeKind | None:
+    """This rank's node kind. Ranks are numbered node kind after node kind."""
+    if node_kinds is None:
         return None
-    ranks = [part for part in components for _ in range(part.num_ranks)]
+    ranks = [part for part in node_kinds for _ in range(part.num_ranks)]
     if len(ranks) != world.size:
         raise ConfigError(
-            f"{world.size} rank(s) probe components of {len(ranks)}",
-            "the probe runs on all ranks of all components, in their order",
+            f"{world.size} rank(s) probe node kinds of {len(ranks)}",
+            "the probe runs on all ranks of all node kinds, in their order",
             "start it by its script: hpc-accel script --probe STUDY",
         )
     return ranks[world.rank]
@@ -129,7 +129,7 @@ def _speeds(
 ) -> dict[str, Any]:
     """This rank's speed while 1, 2, 4, ... ranks of each node compute, as many as it is one of. Collective.
 
-    `node` has the ranks of `machine` that are of this rank's component: all of them, where nodes are alike.
+    `node` has the ranks of `machine` that are of this rank's node kind: all of them, where nodes are alike.
     """
     import torch
 

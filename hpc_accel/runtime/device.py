@@ -8,7 +8,7 @@ import torch
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.devices import on_gpus, unused_gpus
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 
 
 def choose_device(run: Run, gpus_on_node: int, local_rank: int, comm: Any) -> torch.device:
@@ -70,5 +70,5 @@ def num_gpus_seen() -> int:
 
 def mesh_device(run: Run, device: torch.device) -> str:
     """The device type that all ranks name for their mesh: their own, or the CPU where some have no GPU."""
-    some_without = any(not part.gpus_per_node for part in run.resources.parts)
+    some_without = any(not part.gpus_per_node for part in run.resources.each_kind)
     return "cpu" if run.resources.gpus_per_node and some_without else device.type

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from hpc_accel.runtime.clock import Span, Timing
+from hpc_accel.runtime.phase_timer import PhaseSpan, Timing
 
 Reading = Callable[[], float]
 """Gives a number, waiting for it if need be."""
@@ -16,8 +16,8 @@ Reading = Callable[[], float]
 class StepResult(NamedTuple):
     """What one rank saw of one step. `loss` is its share's part of the mean; None where no loss is computed."""
 
-    step: Span
-    phases: list[Span]
+    step: PhaseSpan
+    phases: list[PhaseSpan]
     loss: float | None
 
 

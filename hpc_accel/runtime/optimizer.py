@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from hpc_accel.parallel.mesh import Place
-from hpc_accel.study.schema import Optimizer
+from hpc_accel.parallel.mesh import RankCoordinates
+from hpc_accel.study.run import Optimizer
 
 
 def make_optimizer(
-    spec: Optimizer, parameters: Sequence[nn.Parameter], place: Place, *, fused: bool = False
+    spec: Optimizer, parameters: Sequence[nn.Parameter], place: RankCoordinates, *, fused: bool = False
 ) -> torch.optim.Optimizer | None:
     """The torch optimizer; None on a stage without parameters.
 

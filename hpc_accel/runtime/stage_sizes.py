@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from hpc_accel.runtime.precision import AUTOCAST
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 from hpc_accel.study.stage_partition import automatic_split
 from hpc_accel.workloads.workload import Workload
 
@@ -18,7 +18,9 @@ def stage_sizes(run: Run, workload: Workload, device: torch.device, comm: Any) -
         return None
     if isinstance(run.layout.split, tuple):
         return run.layout.split
-    from hpc_accel.workloads.planned import facts_of_built  # imports torch's compiler: a second others need not spend
+    from hpc_accel.workloads.facts_without_weights import (
+        facts_of_built,  # imports torch's compiler: a second others need not spend
+    )
 
     facts = facts_of_built(workload, run.workload, run.seed)
     if run.layout.split == "auto":

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from hpc_accel.parallel.apply import ParallelModel
-from hpc_accel.parallel.memory import channels_last
-from hpc_accel.parallel.mesh import Place
+from hpc_accel.parallel.memory_layout import channels_last
+from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.runtime.batches import Batch, ShareSampler
-from hpc_accel.runtime.clock import Clock
 from hpc_accel.runtime.copies import Copies
 from hpc_accel.runtime.in_flight import StepInFlight, read_later
 from hpc_accel.runtime.loss import MicroBatchLoss, counts_of
+from hpc_accel.runtime.phase_timer import PhaseTimer
 from hpc_accel.study.recipe import Recipe
 
 CHUNKS = {"forward_one_chunk": "forward", "backward_one_chunk": "backward", "backward_weight_one_chunk": "backward"}
@@ -32,7 +32,7 @@ class Stepper:
     def __init__(
         self,
         *,
-        place: Place,
+        place: RankCoordinates,
         device: torch.device,
         model: ParallelModel,
         recipe: Recipe,
@@ -40,7 +40,7 @@ class Stepper:
         optimizer: torch.optim.Optimizer | None,
         sampler: ShareSampler,
         batches: Iterator[Batch],
-        clock: Clock,
+        clock: PhaseTimer,
     ) -> None:
         self.place = place
         self.device = device
@@ -151,7 +151,7 @@ class Stepper:
             self.model.average(self.model.parameters)
 
 
-def _time_chunks(schedule: Any, clock: Clock) -> None:
+def _time_chunks(schedule: Any, clock: PhaseTimer) -> None:
     """Time the forward and backward of every micro-batch where the schedule calls them."""
 
     def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:

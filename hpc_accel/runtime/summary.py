@@ -10,14 +10,14 @@ from typing import Any
 import polars as pl
 import torch
 
-from hpc_accel.measure import memory, provenance
+from hpc_accel.measure import peak_memory, provenance
 from hpc_accel.measure.statistics import median_ci
-from hpc_accel.runtime.launch import Launch
-from hpc_accel.study.schema import Run
+from hpc_accel.runtime.start_ranks import RankSetup
+from hpc_accel.study.run import Run
 
 
 def identity(
-    launch: Launch, split: tuple[int, ...] | None, *, attempt: int, started_utc: str, status: str, error: Any
+    launch: RankSetup, split: tuple[int, ...] | None, *, attempt: int, started_utc: str, status: str, error: Any
 ) -> dict[str, Any]:
     """Which run this is, how it ended, and where it ran. `error` is None, or an object that says what is wrong."""
     run, cuda = launch.run, launch.device.type == "cuda"
@@ -57,7 +57,7 @@ def speed(run: Run, timed_ms: dict[int, float], method: str) -> dict[str, Any]:
     }
 
 
-def peak_memory(
+def memory_figures(
     peaks: Sequence[int | None],
     device: torch.device,
     *,
@@ -68,7 +68,7 @@ def peak_memory(
     on_cpu, told = device.type != "cuda", any(each is not None for each in (*reserved, *device_used))
     return {
         "peak_memory_bytes": _largest(peaks),
-        "peak_memory_scope": f"largest rank, {memory.scope(device)}",
+        "peak_memory_scope": f"largest rank, {peak_memory.scope(device)}",
         "reserved_bytes": _largest(reserved),
         "device_used_bytes": _largest(device_used),
         "device_memory_reason": "the run computes on CPUs"

@@ -6,13 +6,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from hpc_accel.study.infer import Serving
+from hpc_accel.study.base import PositiveInt, StrictModel
+from hpc_accel.study.infer_options import InferOptions
 from hpc_accel.study.layout import Order, Schedule, Shard
-from hpc_accel.study.model import Model, PositiveInt
 from hpc_accel.study.recipe import Bind, Compression, Count, Fraction, Offload, Precision, Prune, Quantize, Recompute
 
 
-class Choice(Model):
+class Choice(StrictModel):
     """Values, or lists of values that are compared."""
 
     @model_validator(mode="after")
@@ -69,7 +69,7 @@ class RecipeChoice(Choice):
     power_limit_w: PositiveInt | list[PositiveInt] | None = None
 
 
-class InferChoice(Serving):
+class InferChoice(InferOptions):
     """A study's `infer`. Its own layouts and recipes win over the workload's and the study's."""
 
     batch_sizes: Annotated[list[PositiveInt], Field(min_length=1)] = [1]

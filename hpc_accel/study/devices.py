@@ -7,7 +7,7 @@ cuda   a GPU; with gpus_per_node 0 ranks share those of this machine, which no s
 
 from __future__ import annotations
 
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 
 
 def on_gpus(device: str, gpus_per_node: int) -> bool:

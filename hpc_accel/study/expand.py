@@ -14,13 +14,13 @@ from typing import Any
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.builtin_workloads import BUILTIN
 from hpc_accel.study.choices import LayoutChoice, RecipeChoice
-from hpc_accel.study.components import Speed, place_on_components, replica_speeds
 from hpc_accel.study.layout import SINGLE, Layout, micro_batch_rule, plain_order
 from hpc_accel.study.model_facts import ModelFacts
+from hpc_accel.study.node_kinds import Speed, place_on_node_kinds, replica_speeds
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.schema import Measure, Optimizer, Resources, Run, Workload
+from hpc_accel.study.run import Measure, Optimizer, Resources, Run, WorkloadSpec
 from hpc_accel.study.shares import ROUNDING, proportional
-from hpc_accel.study.study import MeasureChoice, ResourcesChoice, Study, WorkloadChoice
+from hpc_accel.study.study_file import MeasureChoice, ResourcesChoice, Study, WorkloadChoice
 
 
 def _optimizer(chosen: Optimizer | None, usual: Optimizer) -> Optimizer:
@@ -30,7 +30,7 @@ def _optimizer(chosen: Optimizer | None, usual: Optimizer) -> Optimizer:
     return Optimizer(**usual.model_dump() | chosen.model_dump(exclude_unset=True))
 
 
-def resolve_workload(choice: WorkloadChoice) -> Workload:
+def resolve_workload(choice: WorkloadChoice) -> WorkloadSpec:
     """The workload with its entry point, batch and optimizer filled in. Raises ConfigError."""
     if choice.entry is None:
         builtin = BUILTIN.get(choice.name or "")
@@ -40,7 +40,7 @@ def resolve_workload(choice: WorkloadChoice) -> Workload:
                 f"built-in workloads are {', '.join(BUILTIN)}",
                 'name one of them (hpc-accel init --list says what they are), or add entry: "package.module:function"',
             )
-        return Workload(
+        return WorkloadSpec(
             name=choice.name or "",
             entry=builtin.entry,
             args=choice.args,
@@ -54,7 +54,7 @@ def resolve_workload(choice: WorkloadChoice) -> Workload:
             "every layout trains on the same global batch, so the study must say how large it is",
             "add `global_batch_size: 64` to the workload",
         )
-    return Workload(
+    return WorkloadSpec(
         name=choice.name or choice.entry.replace(":", ".").split(".")[-2],
         entry=choice.entry,
         args=choice.args,
@@ -122,7 +122,7 @@ def products(choice: LayoutChoice | RecipeChoice) -> Iterator[dict[str, Any]]:
         yield dict(zip(fields, combination, strict=True))
 
 
-def resolve_layout(workload: Workload, fields: dict[str, Any], speeds: Sequence[float] | None = None) -> Layout:
+def resolve_layout(workload: WorkloadSpec, fields: dict[str, Any], speeds: Sequence[float] | None = None) -> Layout:
     """A layout with micro-batch, accumulation and schedule filled in from the global batch.
 
     A pipeline that names neither gets the largest number of micro-batches up to four per stage, which
@@ -155,7 +155,7 @@ def resolve_layout(workload: Workload, fields: dict[str, Any], speeds: Sequence[
     return Layout(**{**fields, **resolved, "stages_per_rank": chunks, "order": order})
 
 
-def _with_shares(workload: Workload, fields: dict[str, Any], speeds: Sequence[float]) -> dict[str, Any]:
+def _with_shares(workload: WorkloadSpec, fields: dict[str, Any], speeds: Sequence[float]) -> dict[str, Any]:
     """`fields` with the shares as numbers, and the number of micro-batches they are multiples of."""
     dp, total = fields["dp"], workload.global_batch_size
     if fields["micro_batch_size"] is not None and dp > 1:
@@ -191,7 +191,7 @@ def _micro_batches(
     return max((m for m in fitting if not (schedule and micro_batch_rule(schedule, pp, chunks, m))), default=1)
 
 
-def _indivisible(workload: Workload, value: str, share: int, remedy: str) -> ConfigError:
+def _indivisible(workload: WorkloadSpec, value: str, share: int, remedy: str) -> ConfigError:
     return ConfigError(
         f"{workload.name}: {value} does not divide {share} samples",
         f"the global batch of {workload.global_batch_size} is divided evenly over ranks and micro-batches",
@@ -202,7 +202,7 @@ def _indivisible(workload: Workload, value: str, share: int, remedy: str) -> Con
 def make_run(
     study: Study,
     choice: WorkloadChoice,
-    workload: Workload,
+    workload: WorkloadSpec,
     layout: Layout,
     recipe: Recipe,
     facts: ModelFacts,
@@ -233,9 +233,9 @@ def repeats(study: Study, choice: WorkloadChoice, run: Run) -> list[Run]:
 
 
 def place(layout: Layout, limits: ResourcesChoice, device: str) -> Resources:
-    """As few nodes as hold the layout's ranks; of nodes that differ, the first components that do."""
-    if limits.components is not None:
-        return place_on_components(layout.num_ranks, limits, device)
+    """As few nodes as hold the layout's ranks; of nodes that differ, the first node kinds that do."""
+    if limits.node_kinds is not None:
+        return place_on_node_kinds(layout.num_ranks, limits, device)
     per_node = min(layout.num_ranks, limits.ranks_per_node)
     use_gpus = limits.gpus_per_node and device != "cpu"
     return Resources(

@@ -12,17 +12,17 @@ from typing import Any
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.choices import InferChoice, LayoutChoice
 from hpc_accel.study.expand import place, products, resolve_layout, resolve_workload
-from hpc_accel.study.infer import Infer, Serving
+from hpc_accel.study.infer_options import Infer, InferOptions
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.schema import Measure, Run, Workload
-from hpc_accel.study.study import Study, WorkloadChoice
+from hpc_accel.study.run import Measure, Run, WorkloadSpec
+from hpc_accel.study.study_file import Study, WorkloadChoice
 
 MEASURED = ("warmup_steps", "steps", "idle_s", "parity_tolerance")
 """Keys of `measure` that inference has a use for; the others are about training."""
 
 
-def served_runs(study: Study, choice: WorkloadChoice) -> Iterator[Run]:
+def inference_runs(study: Study, choice: WorkloadChoice) -> Iterator[Run]:
     """The inference runs of one workload, none without `infer`. Raises ConfigError for a batch that cannot divide."""
     infer = choice.infer or study.infer
     if infer is None:
@@ -44,7 +44,7 @@ def served_runs(study: Study, choice: WorkloadChoice) -> Iterator[Run]:
 
 def resolved(infer: InferChoice, batch_size: int) -> Infer:
     """One run's part of a study's choice."""
-    content = infer.model_dump(include=set(Serving.model_fields))
+    content = infer.model_dump(include=set(InferOptions.model_fields))
     return Infer(**content, batch_size=batch_size)
 
 
@@ -65,7 +65,7 @@ def _recipes(study: Study, choice: WorkloadChoice, infer: InferChoice) -> list[R
     return [Recipe(**fields) for recipe in listed for fields in products(recipe)]
 
 
-def _layout(workload: Workload, fields: dict[str, Any], batch_size: int) -> Layout:
+def _layout(workload: WorkloadSpec, fields: dict[str, Any], batch_size: int) -> Layout:
     """A layout whose global batch is one batch on every replica."""
     dp, pp, parts = fields["dp"], fields["pp"], fields["accumulation_steps"]
     name = f"{workload.name}: infer with batch size {batch_size}"
@@ -89,7 +89,7 @@ def _layout(workload: Workload, fields: dict[str, Any], batch_size: int) -> Layo
 
 
 def _make_run(
-    study: Study, choice: WorkloadChoice, workload: Workload, layout: Layout, recipe: Recipe, infer: Infer
+    study: Study, choice: WorkloadChoice, workload: WorkloadSpec, layout: Layout, recipe: Recipe, infer: Infer
 ) -> Run:
     batch = layout.dp * infer.batch_size
     return Run(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from hpc_accel.study.model import Model, PositiveInt
+from hpc_accel.study.base import PositiveInt, StrictModel
 
 Schedule = Literal[
     "gpipe", "1f1b", "interleaved_1f1b", "looped_bfs", "interleaved_zero_bubble", "zbv_zero_bubble", "dualpipev"
@@ -23,7 +23,7 @@ SPLIT_BACKWARD = ("interleaved_zero_bubble", *V_SHAPED)
 """Gradients of inputs first, of weights later, which fills the bubble."""
 
 
-class Layout(Model):
+class Layout(StrictModel):
     """How a run is spread over ranks. global batch = dp x micro_batch_size x accumulation_steps.
 
     With pp > 1 the `accumulation_steps` micro-batches are the ones the schedule pipelines. `split` is the number of

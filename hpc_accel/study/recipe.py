@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hpc_accel.study.model import Model, PositiveInt
+from hpc_accel.study.base import PositiveInt, StrictModel
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16", "fp8"]
 Recompute = Literal["none", "selective", "full"]
@@ -26,7 +26,7 @@ LOCAL_SGD_TOLERANCE = 2e-1
 """The same for options that change numbers on purpose; of several the largest counts."""
 
 
-class Recipe(Model):
+class Recipe(StrictModel):
     """Software options that change speed, memory or numbers but not what is computed."""
 
     precision: Precision = "fp32"
@@ -58,14 +58,14 @@ class Recipe(Model):
     """Of each GPU. What is None stays as the site has it."""
 
     @property
-    def clocks(self) -> dict[str, int]:
+    def frequencies(self) -> dict[str, int]:
         """What is set of frequencies and power limits, by key."""
         keys = ("gpu_freq_mhz", "cpu_freq_khz", "power_limit_w")
         return {key: value for key in keys if (value := getattr(self, key)) is not None}
 
     @property
     def options(self) -> list[str]:
-        """All but precision and clocks that differ from the defaults, as `key=value`."""
+        """All but precision and frequencies that differ from the defaults, as `key=value`."""
         return self.changed(but=("precision", "gpu_freq_mhz", "cpu_freq_khz", "power_limit_w"))
 
     @property

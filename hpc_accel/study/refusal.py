@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 
 
 def refusal(run: Run, value: str, rule: str, remedy: str) -> ConfigError:

@@ -8,12 +8,12 @@ from hpc_accel.errors import ConfigError
 from hpc_accel.study.layout import SINGLE
 from hpc_accel.study.model_facts import ModelFacts
 from hpc_accel.study.refusal import refusal
-from hpc_accel.study.rules_components import component_refusals
 from hpc_accel.study.rules_infer import infer_refusals
 from hpc_accel.study.rules_layout import layout_refusals
+from hpc_accel.study.rules_node_kinds import node_kind_refusals
 from hpc_accel.study.rules_recipe import model_recipe_refusals, recipe_refusals
-from hpc_accel.study.schema import Run
-from hpc_accel.study.study import ResourcesChoice
+from hpc_accel.study.run import Run
+from hpc_accel.study.study_file import ResourcesChoice
 
 
 def refusals(run: Run, limits: ResourcesChoice, facts: ModelFacts | None = None) -> Iterator[ConfigError]:
@@ -33,8 +33,8 @@ def refusals(run: Run, limits: ResourcesChoice, facts: ModelFacts | None = None)
 
 
 def _ranks(run: Run, limits: ResourcesChoice) -> Iterator[ConfigError]:
-    if limits.components is not None:
-        yield from component_refusals(run, limits)
+    if limits.node_kinds is not None:
+        yield from node_kind_refusals(run, limits)
         return
     ranks, available = run.layout.num_ranks, limits.num_nodes * limits.ranks_per_node
     if ranks > available:

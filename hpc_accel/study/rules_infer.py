@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.devices import runs_on_gpus
-from hpc_accel.study.infer import Infer
+from hpc_accel.study.infer_options import Infer
 from hpc_accel.study.model_facts import ModelFacts
 from hpc_accel.study.refusal import refusal
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 
 TRAINING_ONLY = {
     "recompute": "recomputes in a backward pass",

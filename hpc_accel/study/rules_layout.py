@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.layout import LOOPED, SPLIT_BACKWARD, V_SHAPED, micro_batch_rule
 from hpc_accel.study.refusal import refusal
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 
 
 def layout_refusals(run: Run) -> Iterator[ConfigError]:

@@ -10,7 +10,7 @@ from hpc_accel.study.devices import runs_on_gpus
 from hpc_accel.study.layout import SPLIT_BACKWARD
 from hpc_accel.study.model_facts import ModelFacts
 from hpc_accel.study.refusal import refusal
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 
 
 def recipe_refusals(run: Run) -> Iterator[ConfigError]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 
 
 def read_run(path: Path) -> Run:

@@ -26,10 +26,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from hpc_accel.errors import DataError
-from hpc_accel.parallel.mesh import Place
-from hpc_accel.study.schema import Run
+from hpc_accel.parallel.mesh import RankCoordinates
+from hpc_accel.study.run import Run
 from hpc_accel.train import faults
-from hpc_accel.train.parts import Part, parts_of
+from hpc_accel.train.checkpoint_files import CheckpointFile, checkpoint_files
 from hpc_accel.train.state import Tensors
 
 NAME = re.compile(r"step-(\d{6,})")
@@ -50,15 +50,15 @@ class Checkpoint:
 class Checkpoints:
     """The checkpoints of one run. Every method is collective over `comm`."""
 
-    def __init__(self, run: Run, directory: Path, comm: Any, place: Place) -> None:
+    def __init__(self, run: Run, directory: Path, comm: Any, place: RankCoordinates) -> None:
         self.run = run
         self.directory = directory / "checkpoints"
         self.comm = comm
         self.rank: int = comm.Get_rank()
-        self._parts = parts_of(place, run.recipe)
+        self._parts = checkpoint_files(place, run.recipe)
         self._values = f"rank-{self.rank}.json"
 
-    def save(self, step: int, tensors: Callable[[Part], Tensors], values: dict[str, Any]) -> str:
+    def save(self, step: int, tensors: Callable[[CheckpointFile], Tensors], values: dict[str, Any]) -> str:
         """Write the state after `step` steps. Returns why that failed, on all ranks alike; "" when it is saved.
 
         What was there before stays valid until the new one is complete. `tensors` is asked for the parts that this
@@ -77,7 +77,7 @@ class Checkpoints:
         return reason
 
     def _write(
-        self, partial: Path, step: int, tensors: Callable[[Part], Tensors], values: dict[str, Any]
+        self, partial: Path, step: int, tensors: Callable[[CheckpointFile], Tensors], values: dict[str, Any]
     ) -> tuple[str, dict[str, dict[str, Any]]]:
         """Every rank its own files. Why any rank could not, and the facts of all files for the manifest."""
         written: dict[str, dict[str, Any]] = {}

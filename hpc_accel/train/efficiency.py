@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from hpc_accel.measure.energy import derived
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 
 NO_TOKENS = "the workload's samples are no sequences of token ids"
 

@@ -17,23 +17,24 @@ import numpy as np
 import torch
 
 from hpc_accel.errors import InputOutputError, RetryableError
-from hpc_accel.measure import clock, memory, stragglers, trace
-from hpc_accel.measure.energy import EnergyMeter, Window, used
-from hpc_accel.measure.energy.joined import joined
+from hpc_accel.measure import clock, peak_memory, stragglers, trace
+from hpc_accel.measure.energy import gpus_in_use
+from hpc_accel.measure.energy.combine_windows import combine
+from hpc_accel.measure.energy.meter import EnergyMeter, Window
 from hpc_accel.mpi import timeline
-from hpc_accel.runtime.clock import Span
 from hpc_accel.runtime.device import unused_gpus_here
-from hpc_accel.runtime.frequency import applied
-from hpc_accel.runtime.gpu_clock import GpuClock
+from hpc_accel.runtime.gpu_frequency import GpuFrequency
+from hpc_accel.runtime.phase_timer import PhaseSpan
 from hpc_accel.runtime.precision import arithmetic
+from hpc_accel.runtime.set_frequencies import applied
 from hpc_accel.runtime.stop import StopRequest
 from hpc_accel.runtime.waiting import SAMPLE_HZ, quiet_barrier
 from hpc_accel.train import faults
 from hpc_accel.train.evaluate import evaluate
 from hpc_accel.train.parity import Reference, make_room, serial_reference
-from hpc_accel.train.rows import Rows, busy_ms
-from hpc_accel.train.session import Session
+from hpc_accel.train.setup import Session
 from hpc_accel.train.state import tensors_of, values_of
+from hpc_accel.train.step_table import StepTable, busy_ms
 
 NUM_TRACED_STEPS = 5
 """The last steps, drawn whole in trace.json; every step is in steps.parquet."""
@@ -69,14 +70,14 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
     with (
         arithmetic(recipe.precision),
         applied(recipe, session.device) as gpu_clock,
-        EnergyMeter(comm, sample_hz=SAMPLE_HZ, gpu=used.uuid_of(session.device)) as meter,
+        EnergyMeter(comm, sample_hz=SAMPLE_HZ, gpu=gpus_in_use.uuid_of(session.device)) as meter,
     ):
         meter.measure_idle(session.run.measure.idle_s)
         steps = _Steps(session, meter, gpu_clock, progress)
         steps.run()
         peak_memory_bytes = steps.peak_memory_bytes()
-        reserved_bytes = memory.reserved_bytes(session.device)
-        device_used_bytes = memory.device_used_bytes(session.device)
+        reserved_bytes = peak_memory.reserved_bytes(session.device)
+        device_used_bytes = peak_memory.device_used_bytes(session.device)
         timebase = clock.Timebase(first=base, last=clock.synchronise(comm))
         rows = steps.rows.all()
         notes = {"energy.parquet": meter.write_samples(directory / "energy.parquet", timebase)}
@@ -95,7 +96,7 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
     quiet_barrier(comm)
     return Observations(
         rows=rows,
-        energy=joined(steps.windows),
+        energy=combine(steps.windows),
         reference=reference,
         peak_memory_bytes=peak_memory_bytes,
         reserved_bytes=reserved_bytes,
@@ -113,7 +114,7 @@ class _Steps:
     """The steps of this attempt: from where an earlier one stopped, if one did."""
 
     def __init__(
-        self, session: Session, meter: EnergyMeter, gpu_clock: GpuClock, progress: Callable[[int, int], None]
+        self, session: Session, meter: EnergyMeter, gpu_clock: GpuFrequency, progress: Callable[[int, int], None]
     ) -> None:
         self.session = session
         self.meter = meter
@@ -121,9 +122,11 @@ class _Steps:
         self.progress = progress
         earlier = session.earlier
         self._instrumented = session.run.backend == "mpi4py"
-        self.rows = Rows(session.run, session.rank, earlier["rows"], timeline.drain if self._instrumented else None)
+        self.rows = StepTable(
+            session.run, session.rank, earlier["rows"], timeline.drain if self._instrumented else None
+        )
         self.windows: list[dict[str, Any]] = list(earlier["windows"])
-        self.saves: list[Span] = []
+        self.saves: list[PhaseSpan] = []
         measure = session.run.measure
         self._total: int = earlier["total_steps"] or measure.warmup_steps + measure.steps
         self._stop = StopRequest(session.comm)
@@ -138,7 +141,7 @@ class _Steps:
         warm = max(measure.warmup_steps, min(self._done + measure.warmup_steps, self._total - 1))
         if self._instrumented:
             timeline.enable()
-        memory.reset_peak(session.device)
+        peak_memory.reset_peak(session.device)
         if self._advance(warm, warmup=True):
             self._save(stopping=True)
         self._stop.pace(self._step_s())
@@ -189,8 +192,8 @@ class _Steps:
 
     def _split(self, window: Window) -> dict[str, Any]:
         """Where this window's joules went: now, so that a later attempt knows it too. Collective."""
-        key = used.uuid_of(self.session.device)
-        return self.meter.split(window.result, self.rows.doing(window.interval_ns), key)
+        key = gpus_in_use.uuid_of(self.session.device)
+        return self.meter.attribute(window.result, self.rows.activity(window.interval_ns), key)
 
     def _step_s(self) -> float:
         """A typical step so far, for the pace of checks; the first one is too long to count."""
@@ -210,7 +213,7 @@ class _Steps:
             "notes": self._notes,
         }
         reason = session.checkpoints.save(self._done, lambda part: tensors_of(session.stepper, part), values)
-        self.saves.append(Span("checkpoint", began, time.perf_counter_ns()))
+        self.saves.append(PhaseSpan("checkpoint", began, time.perf_counter_ns()))
         if reason:
             self._notes.append(f"no checkpoint after step {self._done}: {reason}")
         if stopping and reason:
@@ -228,7 +231,7 @@ class _Steps:
 
     def peak_memory_bytes(self) -> int | None:
         """The highest of all attempts."""
-        peaks = (memory.peak_bytes(self.session.device), self._earlier_peak_bytes)
+        peaks = (peak_memory.peak_bytes(self.session.device), self._earlier_peak_bytes)
         return max((peak for peak in peaks if peak is not None), default=None)
 
     def told(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from hpc_accel.errors import ConfigError, NonFiniteError, RetryableError
 from hpc_accel.runtime import stop
-from hpc_accel.runtime.ending import ending_together, leave
+from hpc_accel.runtime.exit import exit_cleanly, exit_together
 from hpc_accel.study.run_file import read_run
 
 
@@ -21,10 +21,10 @@ def run_training(path: Path, progress: Callable[[int, int], None] = lambda done,
     run, directory = read_run(path), path.resolve().parent
     if run.infer is not None:
         raise ConfigError(f"{path}: an inference run", "what serves is not trained", f"hpc-accel infer {path}")
-    with ending_together(directory):
+    with exit_together(directory):
         from hpc_accel.train.loop import train
         from hpc_accel.train.record import write_record
-        from hpc_accel.train.session import open_session
+        from hpc_accel.train.setup import open_session
 
         session = open_session(run, directory, (time.perf_counter() - began) * 1e3)
         if session.rank == 0:
@@ -32,7 +32,7 @@ def run_training(path: Path, progress: Callable[[int, int], None] = lambda done,
         try:
             seen = train(session, progress)
         except RetryableError as error:
-            leave(session.rank, error)
+            exit_cleanly(session.rank, error)
         summary = write_record(session, seen, started_utc)
         session.checkpoints.discard()
     if summary is not None and summary["error"] and summary["error"]["kind"] == "non-finite loss":

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 
 from hpc_accel.measure.flops import count_flops
-from hpc_accel.parallel.mesh import make_place
-from hpc_accel.runtime.build import make_stepper
+from hpc_accel.parallel.mesh import rank_coordinates
+from hpc_accel.runtime.make_stepper import make_stepper
 from hpc_accel.runtime.precision import arithmetic
 from hpc_accel.runtime.step import Stepper
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 from hpc_accel.workloads import entry
 from hpc_accel.workloads.workload import Workload
 
@@ -76,7 +76,7 @@ def _computed(run: Run, device: torch.device) -> Reference:
     total = run.workload.global_batch_size
     micro = run.layout.micro_batch_size if total % run.layout.micro_batch_size == 0 else total
     layout = Layout(micro_batch_size=micro, accumulation_steps=total // micro)
-    workload, place = entry.build(run.workload, run.seed), make_place(layout, 0, device.type)
+    workload, place = entry.build(run.workload, run.seed), rank_coordinates(layout, 0, device.type)
     with arithmetic("fp32"):
         stepper = make_stepper(run, workload, place, device, recipe=Recipe(), split=None)
         losses = [value for _ in range(run.measure.parity_steps) if (value := stepper.step().result().loss) is not None]

@@ -11,14 +11,14 @@ import polars as pl
 
 from hpc_accel.files import write_atomically
 from hpc_accel.measure import provenance
-from hpc_accel.runtime import checks
-from hpc_accel.runtime.summary import identity, peak_memory, slowest, speed
+from hpc_accel.runtime import timing_warnings
+from hpc_accel.runtime.summary import identity, memory_figures, slowest, speed
 from hpc_accel.study.layout import SPLIT_BACKWARD, Layout
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 from hpc_accel.train import efficiency
 from hpc_accel.train.loop import Observations
 from hpc_accel.train.parity import compare
-from hpc_accel.train.session import Session
+from hpc_accel.train.setup import Session
 from hpc_accel.train.utilisation import flops_facts
 
 PHASES = ("data", "forward", "backward", "comm_exposed", "pipeline_wait", "optimizer")
@@ -81,7 +81,7 @@ def summarise(
         "phases_reason": _phase_reasons(run, phases),
         **_bubble(run.layout, timed, phases),
         "startup_ms": {**session.startup_ms, "first_step": seen.first_step_ms},
-        **peak_memory(peak, session.device, reserved=reserved, device_used=device_used),
+        **memory_figures(peak, session.device, reserved=reserved, device_used=device_used),
         "energy": energy,
         "target": efficiency.target(run, losses, energy, step_facts["num_timed"]),
         "flops": flops_facts(
@@ -93,7 +93,7 @@ def summarise(
             measured["step_time_ms"]["median"],
             session.num_gpus,
         ),
-        "warnings": checks.warnings(
+        "warnings": timing_warnings.warnings(
             run, step_facts, energy, device_type=session.device.type, gpu_clock=seen.gpu_clock_note
         ),
         "straggler": seen.straggler,
@@ -114,7 +114,7 @@ def _step_facts(session: Session, steps: pl.DataFrame, timed_ms: dict[int, float
     """The `steps` object of summary.json."""
     measure, workload = session.run.measure, session.run.workload
     all_ms = list(slowest(steps).values())
-    detected, reason = checks.detected_warmup(all_ms, is_continued=session.attempt > 1)
+    detected, reason = timing_warnings.detected_warmup(all_ms, is_continued=session.attempt > 1)
     dataset: Any = session.workload.dataset
     return {
         "num_warmup": measure.warmup_steps,
@@ -126,7 +126,7 @@ def _step_facts(session: Session, steps: pl.DataFrame, timed_ms: dict[int, float
         "samples_dropped_per_epoch": session.samples_dropped_per_epoch,
         "samples_per_epoch": len(dataset) - session.samples_dropped_per_epoch,
         "tokens_per_sample": efficiency.tokens_per_sample(dataset[0][0]),
-        "outliers": checks.found_outliers(list(timed_ms), list(timed_ms.values())),
+        "outliers": timing_warnings.found_outliers(list(timed_ms), list(timed_ms.values())),
     }
 
 

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from hpc_accel.runtime.step import Stepper
-from hpc_accel.train.parts import Part
+from hpc_accel.train.checkpoint_files import CheckpointFile
 
 Tensors = dict[str, torch.Tensor]
 
 
-def tensors_of(stepper: Stepper, part: Part) -> Tensors:
+def tensors_of(stepper: Stepper, part: CheckpointFile) -> Tensors:
     """What `part` holds of this rank's model and of its optimizer, as copies on the host."""
     found: dict[str, torch.Tensor] = {}
     if part.has_model:

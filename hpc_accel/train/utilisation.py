@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc_accel.measure.flops import utilisation
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 
 COUNTED_ON = "matrix products and convolutions of the serial fp32 model, forward and backward, by FlopCounterMode"
 
@@ -51,7 +51,7 @@ def flops_facts(
 
 def _num_devices(run: Run, device: str, num_gpus: int | None) -> tuple[int | None, str]:
     """How many times the peak of one the run had; or None and why."""
-    parts = {bool(part.gpus_per_node) for part in run.resources.parts}
+    parts = {bool(part.gpus_per_node) for part in run.resources.each_kind}
     if run.device != "cpu" and len(parts) == 2:
         return None, "the ranks computed on CPUs beside GPUs, which have no peak in common"
     if device != "cuda" or run.resources.gpus_per_node:

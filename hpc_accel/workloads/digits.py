@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from hpc_accel.workloads.extras import package_file
-from hpc_accel.workloads.held_out import accuracy
+from hpc_accel.workloads.metrics import accuracy
+from hpc_accel.workloads.optional_packages import package_file
 from hpc_accel.workloads.workload import Metric, Workload
 
 NUM_HELD_OUT = 297

@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.workloads.chain import Chain
-from hpc_accel.workloads.extras import check_installed
-from hpc_accel.workloads.held_out import accuracy, majority_share
+from hpc_accel.workloads.metrics import accuracy, majority_share
+from hpc_accel.workloads.optional_packages import check_installed
 from hpc_accel.workloads.workload import Metric, Workload
 
 NUM_ACTIONS = 5

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.study import schema
+from hpc_accel.study.run import WorkloadSpec
 from hpc_accel.workloads.chain import as_inputs, input_problem
 from hpc_accel.workloads.workload import Metric, Workload
 
 
-def build(spec: schema.Workload, seed: int) -> Workload:
+def build(spec: WorkloadSpec, seed: int) -> Workload:
     """The workload of a run. `seed` fixes its initial weights: the same on every rank and in every layout.
 
     Raises ConfigError (value, rule, remedy) for anything the user's module gets wrong.
@@ -119,7 +119,7 @@ def _function(entry: str) -> Callable[..., Any]:
     return function
 
 
-def _check_arguments(spec: schema.Workload, function: Callable[..., Any]) -> None:
+def _check_arguments(spec: WorkloadSpec, function: Callable[..., Any]) -> None:
     try:
         inspect.signature(function).bind(**spec.args)
     except TypeError as error:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.workloads.extras import check_installed
+from hpc_accel.workloads.optional_packages import check_installed
 from hpc_accel.workloads.tensor_plan import Plan, has_transformer_blocks
 from hpc_accel.workloads.text import NUM_BYTE_VALUES, next_byte_loss, read_text, windows
 from hpc_accel.workloads.workload import Workload

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from hpc_accel.errors import ConfigError, DataError
-from hpc_accel.workloads.extras import check_installed
+from hpc_accel.workloads.optional_packages import check_installed
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 HELD_OUT_EVERY = 5

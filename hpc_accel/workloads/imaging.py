@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import Dataset
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.workloads.extras import check_installed, package_file
+from hpc_accel.workloads.optional_packages import check_installed, package_file
 from hpc_accel.workloads.workload import Metric, Workload
 
 CLASSES = ("background", "grey matter", "white matter")

@@ -17,8 +17,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from hpc_accel.workloads.chain import Chain
-from hpc_accel.workloads.extras import package_file
-from hpc_accel.workloads.held_out import stratified
+from hpc_accel.workloads.metrics import stratified
+from hpc_accel.workloads.optional_packages import package_file
 from hpc_accel.workloads.workload import Metric, Workload
 
 CATEGORIES = ("sex", "job", "housing", "saving_accounts", "checking_account", "purpose")

@@ -10,8 +10,8 @@ from torch.utils.data import Dataset
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.workloads import resnet, vit
-from hpc_accel.workloads.held_out import accuracy, majority_share
 from hpc_accel.workloads.images import SyntheticImages, folder_images
+from hpc_accel.workloads.metrics import accuracy, majority_share
 from hpc_accel.workloads.transformer import TENSOR_PLAN
 from hpc_accel.workloads.workload import Metric, Workload
 

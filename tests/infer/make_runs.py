@@ -1,11 +1,11 @@
 """Inference runs for tests: resolved ones, and run.json files of a small study."""
 
-from hpc_accel.study.expand_infer import served_runs
-from hpc_accel.study.infer import Infer
+from hpc_accel.study.expand_infer import inference_runs
+from hpc_accel.study.infer_options import Infer
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.schema import Measure, Resources, Run, Workload
-from hpc_accel.study.study import Study
+from hpc_accel.study.run import Measure, Resources, Run, WorkloadSpec
+from hpc_accel.study.study_file import Study
 
 
 def served_run(batch_size=4, recipe=None, **infer):
@@ -14,7 +14,7 @@ def served_run(batch_size=4, recipe=None, **infer):
     return Run(
         study="t",
         site="local",
-        workload=Workload(name="digits", entry="hpc_accel.workloads.digits:build", global_batch_size=batch_size),
+        workload=WorkloadSpec(name="digits", entry="hpc_accel.workloads.digits:build", global_batch_size=batch_size),
         layout=Layout(micro_batch_size=batch_size, accumulation_steps=1),
         recipe=recipe,
         resources=Resources(ranks_per_node=1),
@@ -35,7 +35,7 @@ def write_runs(directory, workload, infer, **study):
     }
     made = Study.model_validate({**content, "workload": workload, "infer": infer})
     paths = []
-    for run in served_runs(made, made.workloads[0]):
+    for run in inference_runs(made, made.workloads[0]):
         path = directory / run.run_id / "run.json"
         path.parent.mkdir(parents=True)
         path.write_text(run.model_dump_json())

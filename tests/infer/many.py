@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from hpc_accel.infer import compared
+from hpc_accel.infer import compare_with_serial
 from hpc_accel.infer.main import run_inference
 
 
@@ -25,7 +25,7 @@ def no_room(*args, **options):
 
 paths = [Path(each) for each in sys.argv[1:] if not each.startswith("--")]
 if "--no-room" in sys.argv:
-    compared.serial_answers = no_room
+    compare_with_serial.serial_answers = no_room
 for path in paths:
     if "--warn" in sys.argv:
         run_inference(path, warn)

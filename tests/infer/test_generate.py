@@ -7,7 +7,7 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from hpc_accel.infer.generate import Generator
-from hpc_accel.study.infer import Generate
+from hpc_accel.study.infer_options import Generate
 from hpc_accel.workloads import lm
 
 CPU = torch.device("cpu")

@@ -5,8 +5,8 @@ import pytest
 
 from hpc_accel.infer import latency
 from hpc_accel.infer.queue import serve
-from hpc_accel.infer.search import max_rate, search_requests
-from hpc_accel.study.infer import Infer
+from hpc_accel.infer.rate_search import max_rate, search_requests
+from hpc_accel.study.infer_options import Infer
 from tests.infer.test_queue import MS, FakeClock
 
 

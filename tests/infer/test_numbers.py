@@ -8,11 +8,11 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.infer.model import build_served
+from hpc_accel.infer.model import build_inference_model
 from hpc_accel.infer.outputs import Answers, answers, compare, relative_error, serial_answers, top1_agreement
 from hpc_accel.infer.pruning import compress_two_of_four, prune_weights, two_of_four
 from hpc_accel.infer.quantize import check_linears
-from hpc_accel.parallel.mesh import make_place
+from hpc_accel.parallel.mesh import rank_coordinates
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.workloads.workload import Metric, Workload
 from tests.infer.make_runs import served_run
@@ -78,7 +78,7 @@ def workload(model=None, metric=None, metric_reason=""):
 
 def model_of(made, **recipe):
     run = served_run(batch_size=8, recipe=Recipe(**recipe))
-    return build_served(run, made, None, make_place(run.layout, 0, "cpu"), CPU)
+    return build_inference_model(run, made, None, rank_coordinates(run.layout, 0, "cpu"), CPU)
 
 
 @torch.no_grad()
@@ -95,7 +95,7 @@ def test_fewer_bits_change_the_answers_a_little(recipe, most):
 def test_int8_on_a_gpu_is_refused_before_anything_is_moved_there():
     run = served_run(batch_size=8, recipe=Recipe(quantize="int8"))
     with pytest.raises(ConfigError) as refused:
-        build_served(run, workload(), None, make_place(run.layout, 0, "cpu"), torch.device("cuda", 1))
+        build_inference_model(run, workload(), None, rank_coordinates(run.layout, 0, "cpu"), torch.device("cuda", 1))
     assert "quantize int8 on cuda:1" in str(refused.value)
     assert "set device: cpu" in str(refused.value)
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hpc_accel.infer import session as sessions
-from hpc_accel.infer.session import Session, gathered
+from hpc_accel.infer import setup as sessions
+from hpc_accel.infer.setup import Session, gathered
 from hpc_accel.infer.warmup import MAX_SIZES, run_sizes, sizes_met
 
 

@@ -12,7 +12,7 @@ from hpc_accel.jobs.script import render
 from hpc_accel.jobs.site import Site
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.schema import Component, Measure, Resources, Run, Workload
+from hpc_accel.study.run import Measure, NodeKind, Resources, Run, WorkloadSpec
 
 if TYPE_CHECKING:
     from .bench import Bench
@@ -26,7 +26,7 @@ def make_run(num_nodes: int = 1, ranks_per_node: int = 2, **resources: Any) -> R
     return Run(
         study="study",
         site="here",
-        workload=Workload(name="digits", entry="hpc_accel.workloads.digits:build", global_batch_size=64 * ranks),
+        workload=WorkloadSpec(name="digits", entry="hpc_accel.workloads.digits:build", global_batch_size=64 * ranks),
         layout=Layout(dp=ranks, micro_batch_size=64, accumulation_steps=1),
         recipe=Recipe(),
         resources=Resources(num_nodes=num_nodes, ranks_per_node=ranks_per_node, **resources),
@@ -34,16 +34,16 @@ def make_run(num_nodes: int = 1, ranks_per_node: int = 2, **resources: Any) -> R
     )
 
 
-def make_mixed_run(*components: dict[str, Any], **resources: Any) -> Run:
+def make_mixed_run(*node_kinds: dict[str, Any], **resources: Any) -> Run:
     """The same on nodes that differ."""
-    parts = [Component(number=number, **each) for number, each in enumerate(components)]
+    parts = [NodeKind(number=number, **each) for number, each in enumerate(node_kinds)]
     ranks = sum(part.num_ranks for part in parts)
     alike = make_run(1, ranks)
     whole = Resources(
         num_nodes=sum(part.num_nodes for part in parts),
         ranks_per_node=max(part.ranks_per_node for part in parts),
         gpus_per_node=max(part.gpus_per_node for part in parts),
-        components=tuple(parts),
+        node_kinds=tuple(parts),
         **resources,
     )
     return Run.model_validate({**alike.model_dump(exclude={"run_id"}), "resources": whole.model_dump()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 
 from .bench import COMPLETED, IN_SLURM, MPICH, Bench
 from .conftest import make_mixed_run, make_run

@@ -17,7 +17,7 @@ from hpc_accel.jobs import accounting, after
 from hpc_accel.jobs.components import check_launch
 from hpc_accel.jobs.request import check_fits, header, pack_resources, plugin_resources, probe_resources
 from hpc_accel.jobs.site import Site, load_site
-from hpc_accel.study.study import Study
+from hpc_accel.study.study_file import Study
 
 from .bench import COMPLETED, MPICH, Bench
 from .conftest import ROOT, make_mixed_run, script
@@ -37,7 +37,7 @@ HOSTNAMES = 'case "$*" in "show hostnames n[1-2]") printf "n1\\nn2\\n" ;; "show 
 NO_GPU = ["CUDA_VISIBLE_DEVICES=-1", "HIP_VISIBLE_DEVICES=-1"]
 
 
-def parts_of(words: list[str]) -> list[list[str]]:
+def checkpoint_files(words: list[str]) -> list[list[str]]:
     """mpirun's words, cut at its colons."""
     parts: list[list[str]] = [[]]
     for word in words:
@@ -53,7 +53,7 @@ def test_on_one_machine_components_share_out_its_gpus(bench: Bench):
     code, output = bench.run(run=run, scheduler="none")
     assert code == 0, output
     program = ["hpc-accel", "train", str(bench.run_dir / "run.json")]
-    first, second, third = parts_of(bench.args("mpirun"))
+    first, second, third = checkpoint_files(bench.args("mpirun"))
     place = ["--map-by", ":OVERSUBSCRIBE", "--bind-to", "none"]
     assert first == [*place, "-n", "2", "env", "OMP_NUM_THREADS=1", "CUDA_VISIBLE_DEVICES=0,1", *program]
     assert second == ["-n", "2", "env", "OMP_NUM_THREADS=1", *NO_GPU, *program]
@@ -82,7 +82,7 @@ def test_open_mpi_gets_all_nodes_and_a_stand_in_for_ssh(in_slurm: Bench):
     in_slurm.mpirun(f'{KEEP} {variables} > "{in_slurm.directory}/seen"; {COMPLETED}')
     code, output = in_slurm.run(run=make_mixed_run(GPU, CPU), slurm=IN_SLURM)
     assert code == 0, output
-    first, second = parts_of(in_slurm.args("mpirun"))
+    first, second = checkpoint_files(in_slurm.args("mpirun"))
     assert first[0] == "--hostfile" and first[2:6] == ["--map-by", "slot", "--bind-to", "none"]
     assert first[6:10] == ["-n", "2", "env", "OMP_NUM_THREADS=4"]
     assert second[:5] == ["-n", "2", "env", "OMP_NUM_THREADS=1", "CUDA_VISIBLE_DEVICES=-1"]
@@ -115,7 +115,7 @@ def test_mpich_gets_them_in_its_own_words(in_slurm: Bench):
     in_slurm.mpirun(f"{KEEP} {COMPLETED}", MPICH)
     run = make_mixed_run({**GPU, "cpus_per_rank": 1}, CPU)
     assert in_slurm.run(run=run, slurm=IN_SLURM, cpu_bind="core")[0] == 0
-    first, _ = parts_of(in_slurm.args("mpirun"))
+    first, _ = checkpoint_files(in_slurm.args("mpirun"))
     assert first[:3] == ["-launcher", "ssh", "-launcher-exec"]
     assert first[4] == "-f" and first[6:8] == ["-bind-to", "core:1"]
     assert (in_slurm.directory / "env/bin/mpirun.kept/hosts").read_text() == "n1:1\nn2:1\nn3:2\n"
@@ -125,7 +125,7 @@ def test_srun_takes_each_component_with_its_own_options(in_slurm: Bench):
     in_slurm.program("srun", COMPLETED)
     run = make_mixed_run(GPU, CPU)
     assert in_slurm.run(run=run, slurm=IN_SLURM, launcher="srun --mpi=pmix", cpu_bind="core")[0] == 0
-    first, second = parts_of(in_slurm.args("srun"))
+    first, second = checkpoint_files(in_slurm.args("srun"))
     assert first[:4] == ["--mpi=pmix", "--het-group=0", "--nodes=2", "--ntasks=2"]
     assert {"--cpus-per-task=4", "--mem=4000", "--gres=gpu:1", "--cpu-bind=cores"} <= set(first)
     assert second[:4] == ["--mpi=pmix", "--het-group=1", "--nodes=1", "--ntasks=2"]
@@ -186,10 +186,10 @@ def test_one_component_alone_is_an_ordinary_job():
 
 
 def test_the_probe_takes_all_components():
-    components = [{"ranks_per_node": 2, "gpus_per_node": 2}, {"num_nodes": 2, "ranks_per_node": 4}]
-    study = Study(name="s", workload={"name": "digits"}, resources={"components": components})
+    node_kinds = [{"ranks_per_node": 2, "gpus_per_node": 2}, {"num_nodes": 2, "ranks_per_node": 4}]
+    study = Study(name="s", workload={"name": "digits"}, resources={"node_kinds": node_kinds})
     asked = probe_resources(study)
-    assert [part.num_ranks for part in asked.parts] == [2, 8] and asked.gpus_per_node == 2
+    assert [part.num_ranks for part in asked.each_kind] == [2, 8] and asked.gpus_per_node == 2
     assert probe_resources(study.model_copy(update={"device": "cpu"})).gpus_per_node == 0
 
 

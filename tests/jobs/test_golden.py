@@ -11,7 +11,7 @@ import pytest
 
 from hpc_accel.jobs.script import render, render_pack, render_probe
 from hpc_accel.jobs.site import load_site
-from hpc_accel.study.study import Study
+from hpc_accel.study.study_file import Study
 
 from .conftest import ROOT, make_mixed_run, make_run
 
@@ -40,7 +40,7 @@ MIXED = {
         ],
     ),
 }
-"""Nodes that differ: site, components."""
+"""Nodes that differ: site, node kinds."""
 PATHS = {"root": Path("/home/me/my checkout"), "environment": Path("/home/me/my checkout/.venv")}
 
 

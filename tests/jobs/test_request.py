@@ -14,7 +14,7 @@ from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
 from hpc_accel.errors import ConfigError
 from hpc_accel.jobs.request import header, pack_resources, plugin_resources, probe_resources, switches
 from hpc_accel.jobs.site import Site, load_site
-from hpc_accel.study.study import Study
+from hpc_accel.study.study_file import Study
 
 from .conftest import ROOT, Path, make_run
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 
 from .bench import CHECKPOINT, COMPLETED, IN_SLURM, LAST, MPICH, Bench
 from .conftest import ROOT, make_run

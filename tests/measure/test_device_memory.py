@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hpc_accel.measure import memory
+from hpc_accel.measure import peak_memory
 
 GIB = 1 << 30
 
@@ -29,11 +29,11 @@ def card(monkeypatch):
 
 def test_reserve_and_use_stand_beside_the_peak_of_tensors(card):
     device = torch.device("cuda", 3)
-    found = memory.peak_bytes(device), memory.reserved_bytes(device), memory.device_used_bytes(device)
+    found = peak_memory.peak_bytes(device), peak_memory.reserved_bytes(device), peak_memory.device_used_bytes(device)
     assert found == (10 * GIB, 14 * GIB, 17 * GIB)
     assert {where for _, where in card} == {device}
 
 
 def test_a_cpu_has_neither():
-    assert memory.reserved_bytes(torch.device("cpu")) is None
-    assert memory.device_used_bytes("cpu") is None
+    assert peak_memory.reserved_bytes(torch.device("cpu")) is None
+    assert peak_memory.device_used_bytes("cpu") is None

@@ -9,23 +9,23 @@ import sys
 import numpy as np
 import pytest
 
-from hpc_accel.measure import memory, provenance
+from hpc_accel.measure import peak_memory, provenance
 
 MIB = 1 << 20
 
 
 def test_the_peak_begins_anew():
     block = np.ones(64 * MIB, dtype=np.uint8)
-    before = memory.peak_bytes()
+    before = peak_memory.peak_bytes()
     del block
-    if not memory.reset_peak():
+    if not peak_memory.reset_peak():
         pytest.skip("the kernel does not let this process reset its peak")
-    after = memory.peak_bytes()
+    after = peak_memory.peak_bytes()
     assert before - after > 48 * MIB
     block = bytearray(96 * MIB)
-    assert memory.peak_bytes() - after > 80 * MIB
+    assert peak_memory.peak_bytes() - after > 80 * MIB
     del block
-    assert memory.scope() == "resident set"
+    assert peak_memory.scope() == "resident set"
 
 
 def test_provenance_is_json_and_honest():

@@ -21,7 +21,7 @@ SKEW_NS = 3_600_000_000_000 + rank * 1_000_000_000 if rank % 2 else 0
 os.environ.update(HPC_ACCEL_TESTING="1", HPC_ACCEL_CLOCK_SKEW_NS=str(SKEW_NS))
 
 from hpc_accel.measure import clock, provenance, trace  # noqa: E402
-from hpc_accel.measure.energy.samples import PowerSeries  # noqa: E402
+from hpc_accel.measure.energy.power_samples import PowerSeries  # noqa: E402
 
 
 @dataclass(frozen=True)

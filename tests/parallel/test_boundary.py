@@ -8,7 +8,7 @@ from torch.utils.data import TensorDataset
 
 from hpc_accel.parallel.apply import _Prepare
 from hpc_accel.parallel.boundary import cast_outputs
-from hpc_accel.parallel.mesh import make_place
+from hpc_accel.parallel.mesh import rank_coordinates
 from hpc_accel.parallel.pipeline import cut
 from hpc_accel.parallel.traced import trace
 from hpc_accel.study.layout import Layout
@@ -17,7 +17,7 @@ from hpc_accel.workloads.workload import Workload
 from tests.mpirun import ROOT
 from tests.train.test_layouts import assert_parity, train_all, write_runs
 
-PLACE = make_place(Layout(micro_batch_size=4, accumulation_steps=1), 0, "cpu")
+PLACE = rank_coordinates(Layout(micro_batch_size=4, accumulation_steps=1), 0, "cpu")
 
 
 class WidensWhenRun(nn.Module):

@@ -10,9 +10,9 @@ from torch.utils.data import TensorDataset
 from hpc_accel.errors import ConfigError
 from hpc_accel.parallel.layer_times import layer_times_s
 from hpc_accel.parallel.loss_device import loss_of
-from hpc_accel.parallel.mesh import make_place
-from hpc_accel.runtime.build import make_stepper
-from hpc_accel.study.schema import Run
+from hpc_accel.parallel.mesh import rank_coordinates
+from hpc_accel.runtime.make_stepper import make_stepper
+from hpc_accel.study.run import Run
 from hpc_accel.workloads.workload import Workload
 from tests.train.test_layouts import write_runs
 
@@ -29,7 +29,7 @@ def workload_of(loss):
 def test_a_stepper_moves_the_buffers_of_its_loss(tmp_path):
     [path] = write_runs(tmp_path, {"name": "mlp", "global_batch_size": 8}, [{}])
     run = Run.model_validate_json(path.read_bytes())
-    workload, place = workload_of(nn.CrossEntropyLoss(weight=WEIGHT)), make_place(run.layout, 0, "cpu")
+    workload, place = workload_of(nn.CrossEntropyLoss(weight=WEIGHT)), rank_coordinates(run.layout, 0, "cpu")
     assert workload.loss.weight.device.type == "cpu", "whoever trains with it on the CPU before finds it there"
     stepper = make_stepper(run, workload, place, META, recipe=run.recipe, split=None)
     stepper.loss.begin([8], 8)

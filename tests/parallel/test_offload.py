@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from hpc_accel.parallel import memory
-from hpc_accel.parallel.memory import MIN_OFFLOAD_BYTES, offload_activations
+from hpc_accel.parallel import memory_layout
+from hpc_accel.parallel.memory_layout import MIN_OFFLOAD_BYTES, offload_activations
 
 
 @pytest.fixture
 def moved(monkeypatch):
     """The tensors that are copied to the host, as they are there; also small ones."""
-    monkeypatch.setattr(memory, "MIN_OFFLOAD_BYTES", 1)
-    found, pack = [], memory._pack
+    monkeypatch.setattr(memory_layout, "MIN_OFFLOAD_BYTES", 1)
+    found, pack = [], memory_layout._pack
 
     def watched(buffers, tensor):
         device, packed = pack(buffers, tensor)
@@ -20,7 +20,7 @@ def moved(monkeypatch):
             found.append(packed)
         return device, packed
 
-    monkeypatch.setattr(memory, "_pack", watched)
+    monkeypatch.setattr(memory_layout, "_pack", watched)
     return found
 
 
@@ -93,15 +93,15 @@ def test_the_order_of_channels_survives(moved):
 def test_small_tensors_and_repeated_ones_stay():
     none = frozenset()
     elements = MIN_OFFLOAD_BYTES // 4
-    assert memory._stays(none, torch.empty(elements - 1))
-    assert not memory._stays(none, torch.empty(elements))
-    assert not memory._stays(none, torch.empty(2, elements)[1]), "half of what is given back in whole"
-    assert memory._stays(none, torch.empty(1).expand(elements)), "a copy would be larger than what it frees"
-    assert memory._stays(none, torch.eye(elements // 1000).to_sparse())
+    assert memory_layout._stays(none, torch.empty(elements - 1))
+    assert not memory_layout._stays(none, torch.empty(elements))
+    assert not memory_layout._stays(none, torch.empty(2, elements)[1]), "half of what is given back in whole"
+    assert memory_layout._stays(none, torch.empty(1).expand(elements)), "a copy would be larger than what it frees"
+    assert memory_layout._stays(none, torch.eye(elements // 1000).to_sparse())
 
 
 def test_what_is_moved_is_a_copy_of_its_own():
     tensor = torch.randn(MIN_OFFLOAD_BYTES)
-    device, packed = memory._pack(frozenset(), tensor)
+    device, packed = memory_layout._pack(frozenset(), tensor)
     assert packed.data_ptr() != tensor.data_ptr()
-    assert torch.equal(memory._unpack((device, packed)), tensor)
+    assert torch.equal(memory_layout._unpack((device, packed)), tensor)

@@ -9,16 +9,16 @@ from torch.utils.data import Dataset, TensorDataset
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.parallel.apply import parallelize
-from hpc_accel.parallel.mesh import make_place
+from hpc_accel.parallel.mesh import rank_coordinates
 from hpc_accel.runtime.batches import ShareSampler, share_loader
 from hpc_accel.runtime.optimizer import make_optimizer
 from hpc_accel.runtime.precision import AUTOCAST, arithmetic
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.schema import Optimizer
+from hpc_accel.study.run import Optimizer
 from hpc_accel.workloads.workload import Workload
 
-ALONE = make_place(Layout(micro_batch_size=4, accumulation_steps=1), 0, "cpu")
+ALONE = rank_coordinates(Layout(micro_batch_size=4, accumulation_steps=1), 0, "cpu")
 CPU = torch.device("cpu")
 
 

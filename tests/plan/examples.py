@@ -9,7 +9,7 @@ from hpc_accel.probe.hardware import Hardware, checked_hardware
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.model_facts import LayerFacts, ModelFacts
 from hpc_accel.study.recipe import Precision, Recipe
-from hpc_accel.study.schema import Measure, Optimizer, Resources, Run, Workload
+from hpc_accel.study.run import Measure, Optimizer, Resources, Run, WorkloadSpec
 
 LAYER = LayerFacts(
     name="block",
@@ -108,7 +108,7 @@ def run(
     return Run(
         study="example",
         site="local",
-        workload=Workload(
+        workload=WorkloadSpec(
             name="toy",
             entry="toy:build",
             global_batch_size=dp * micro * accumulation,

@@ -9,7 +9,7 @@ import pytest
 from hpc_accel.plan.cost import Prices, StepModel, predict
 from hpc_accel.plan.software import Software, torch_amp
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.schema import Optimizer
+from hpc_accel.study.run import Optimizer
 from hpc_accel.study.stage_partition import automatic_split
 from tests.plan.examples import LAYER, machine, model, run
 

@@ -10,7 +10,7 @@ from hpc_accel.parallel.data import POWERSGD_RANK
 from hpc_accel.plan.cost import StepModel, predict
 from hpc_accel.plan.software import torch_amp
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.schema import Optimizer
+from hpc_accel.study.run import Optimizer
 from tests.plan.examples import machine, machine_json, model, run
 from tests.plan.test_cost import PLAIN
 

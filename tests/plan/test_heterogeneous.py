@@ -11,22 +11,22 @@ from hpc_accel.plan.cost import Prices
 from hpc_accel.plan.heterogeneous import rank_speed
 from hpc_accel.plan.planner import make_plan
 from hpc_accel.probe.hardware import checked_hardware
-from hpc_accel.study.schema import Component
-from hpc_accel.study.study import Study
+from hpc_accel.study.run import NodeKind
+from hpc_accel.study.study_file import Study
 from tests.plan.examples import machine_json, model
 
 FAST_AND_SLOW = [{"ranks_per_node": 1}, {"ranks_per_node": 1, "partition": "slow"}]
 
 
 def hardware(*rates: float, bf16: float | None = None) -> dict[str, Any]:
-    """Kinds of nodes that multiply matrices at `rates` (FLOP/s) in fp32, one for each component."""
+    """Kinds of nodes that multiply matrices at `rates` (FLOP/s) in fp32, one for each node kind."""
     content = machine_json(num_nodes=len(rates), ranks_per_node=1, device="cpu")
     [kind] = content["node_kinds"]
     content["node_kinds"] = [
         {
             **kind,
             "name": f"n{number}",
-            "component": number,
+            "number": number,
             "num_nodes": 1,
             "matmul_flops_per_s": {"fp32": rate, "bf16": bf16},
             "matmul_flops_per_s_reason": {"bf16": "no such instructions"},
@@ -38,13 +38,13 @@ def hardware(*rates: float, bf16: float | None = None) -> dict[str, Any]:
     return content
 
 
-def study(layouts, components=FAST_AND_SLOW, **content) -> Study:
+def study(layouts, node_kinds=FAST_AND_SLOW, **content) -> Study:
     return Study.model_validate(
         {
             "name": "example",
             "workload": {"name": "lm", "global_batch_size": 64},
             "layouts": layouts,
-            "resources": {"components": components, "memory_mb": 64_000},
+            "resources": {"node_kinds": node_kinds, "memory_mb": 64_000},
             "device": "cpu",
             **content,
         }
@@ -76,7 +76,7 @@ def test_a_split_that_is_said_stays(layout, split):
     assert candidate.run.layout.split == split
 
 
-def test_equally_fast_components_change_nothing():
+def test_equally_fast_node_kinds_change_nothing():
     candidates = planned([{"dp": 2, "shares": "auto"}, {"pp": 2}], rates=(1e11, 1e11))
     assert [(each.run.layout.shares, each.run.layout.split) for each in candidates] == [(None, "auto")] * 2
 
@@ -92,14 +92,14 @@ def test_speed_is_that_of_all_ranks_of_the_node_at_work():
     }
     content["node_kinds"][0]["levels"] = [{**level, "ranks": 1, "matmul_flops_per_s": {"fp32": 3e11}}, level]
     machine = checked_hardware(content)
-    assert rank_speed(machine, Component(ranks_per_node=1), "fp32") == 3e11
-    assert rank_speed(machine, Component(ranks_per_node=2), "fp32") == 1e11
+    assert rank_speed(machine, NodeKind(ranks_per_node=1), "fp32") == 3e11
+    assert rank_speed(machine, NodeKind(ranks_per_node=2), "fp32") == 1e11
 
 
 def test_what_was_not_probed_is_refused():
-    with pytest.raises(ConfigError, match="nothing of component 1"):
+    with pytest.raises(ConfigError, match="nothing of node kind 1"):
         make_plan(study([{"dp": 2, "shares": "auto"}]), hardware(1e11), {"lm": model()})
-    with pytest.raises(ConfigError, match=r"no bf16 rate of component 0.*no such instructions"):
+    with pytest.raises(ConfigError, match=r"no bf16 rate of node kind 0.*no such instructions"):
         planned([{"pp": 2}], recipes=[{"precision": "bf16"}])
 
 
@@ -110,7 +110,7 @@ def test_search_on_nodes_that_differ_is_refused():
 
 
 def test_a_run_is_predicted_and_priced_by_the_nodes_it_takes():
-    components = [{"ranks_per_node": 1}, {"ranks_per_node": 2, "partition": "slow"}]
+    node_kinds = [{"ranks_per_node": 1}, {"ranks_per_node": 2, "partition": "slow"}]
 
     def prices(resources):
         total = {"": 4.0, "slow": 1.0}
@@ -118,11 +118,11 @@ def test_a_run_is_predicted_and_priced_by_the_nodes_it_takes():
         return Prices(per_node_hour=sum(total[name] for name, _ in nodes) / len(nodes), unit="EUR")
 
     machine = hardware(3e11, 1e11)
-    made = make_plan(study([{}, {"dp": 2}], components), machine, {"lm": model()}, prices=prices)
+    made = make_plan(study([{}, {"dp": 2}], node_kinds), machine, {"lm": model()}, prices=prices)
     fast, slow = made.candidates
     steps = fast.run.measure.steps
     for candidate, price in ((fast, 4.0), (slow, 1.0)):
         seconds = candidate.prediction.step_time_ms / 1e3 * steps
         assert candidate.prediction.cost == pytest.approx(price * seconds / 3600)
-    alone = make_plan(study([{}], components), hardware(3e11, 3e11), {"lm": model()}).candidates[0]
+    alone = make_plan(study([{}], node_kinds), hardware(3e11, 3e11), {"lm": model()}).candidates[0]
     assert fast.prediction.step_time_ms == pytest.approx(alone.prediction.step_time_ms)

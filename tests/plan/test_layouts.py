@@ -6,7 +6,7 @@ import pytest
 
 from hpc_accel.plan.layouts import divisors, factors, memory_variants, rank_counts, variants
 from hpc_accel.study.layout import SINGLE, SPLIT_BACKWARD, micro_batch_rule
-from hpc_accel.study.study import ResourcesChoice
+from hpc_accel.study.study_file import ResourcesChoice
 
 
 @pytest.mark.parametrize("number", [1, 2, 12, 36, 97, 4608])

@@ -11,7 +11,7 @@ from hpc_accel.plan.cost import predict
 from hpc_accel.plan.links import on_backend
 from hpc_accel.plan.planner import make_plan
 from hpc_accel.probe.hardware import Hardware, checked_hardware
-from hpc_accel.study.schema import Run
+from hpc_accel.study.run import Run
 from tests.plan.examples import link, machine, machine_json, model, run
 from tests.plan.test_planner import study
 

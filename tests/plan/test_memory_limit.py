@@ -14,7 +14,7 @@ from hpc_accel.plan.search import memory_refusal
 from hpc_accel.plan.software import torch_amp
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.schema import Optimizer, Resources
+from hpc_accel.study.run import Optimizer, Resources
 from tests.plan.examples import machine, model
 from tests.plan.test_memory import layout, peak
 

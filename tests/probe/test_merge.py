@@ -29,7 +29,7 @@ def level(ranks: int, rate: float, fp8: float | None = None) -> dict[str, Any]:
 
 
 def rank(host: str, kind: dict[str, Any], *levels: dict[str, Any], memory: int = 1, **more: Any) -> dict[str, Any]:
-    facts = {"component": None, "reasons": {}, "memory": memory, "resident": memory, "slowdown": None, **more}
+    facts = {"number": None, "reasons": {}, "memory": memory, "resident": memory, "slowdown": None, **more}
     return {**facts, "host": host, "kind": kind, "levels": list(levels)}
 
 
@@ -77,7 +77,7 @@ def test_a_kind_nobody_compared_with_itself_is_not_slowed():
     assert kind["concurrent_slowdown"] == 1.0 and kind["levels"][0]["ranks"] == 2
 
 
-@pytest.mark.parametrize("components", [(0, 1), (None, None)])
-def test_components_on_one_machine_stay_apart(components):
-    ranks = [rank("a", CPU, level(1, 1.0), slowdown=1.0, component=each) for each in components]
-    assert [kind["component"] for kind in merge(ranks)] == sorted(set(components), key=str)
+@pytest.mark.parametrize("node_kinds", [(0, 1), (None, None)])
+def test_node_kinds_on_one_machine_stay_apart(node_kinds):
+    ranks = [rank("a", CPU, level(1, 1.0), slowdown=1.0, number=each) for each in node_kinds]
+    assert [kind["number"] for kind in merge(ranks)] == sorted(set(node_kinds), key=str)

@@ -134,10 +134,10 @@ import sys
 from pathlib import Path
 from hpc_accel.errors import ConfigError
 from hpc_accel.probe.probe import run
-from hpc_accel.study.schema import Component
-parts = [Component(number=0), Component(number=1, ranks_per_node=2)]
+from hpc_accel.study.run import NodeKind
+parts = [NodeKind(number=0), NodeKind(number=1, ranks_per_node=2)]
 try:
-    run(Path(sys.argv[1]), site="local", components=parts[:2])
+    run(Path(sys.argv[1]), site="local", node_kinds=parts[:2])
 except ConfigError as error:
     print(error)
 """
@@ -145,13 +145,13 @@ except ConfigError as error:
 
 @pytest.mark.mpi
 @pytest.mark.timeout(200)
-def test_components_are_kinds_of_their_own(tmp_path):
+def test_node_kinds_are_kinds_of_their_own(tmp_path):
     """Also on one machine, as a CPU beside a GPU is: in the last round all of them are measured at once."""
     script, out = tmp_path / "probe_script.py", tmp_path / "hardware.json"
     script.write_text(COMPONENTS_SCRIPT)
     check(mpirun(3, [script, out], timeout_s=150))
     hardware = load_hardware(out)
-    found = [(kind.component, [level.ranks for level in kind.levels]) for kind in hardware.node_kinds]
+    found = [(kind.number, [level.ranks for level in kind.levels]) for kind in hardware.node_kinds]
     assert found == [(0, [1]), (1, [1, 2])]
     assert all(kind.power_w is None and kind.power_w_reason for kind in hardware.node_kinds)
-    assert "2 rank(s) probe components of 3" in check(mpirun(2, [script, out], timeout_s=60))
+    assert "2 rank(s) probe node kinds of 3" in check(mpirun(2, [script, out], timeout_s=60))

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hpc_accel.report.records import RunRecord, load
+from hpc_accel.report.load.run_record import RunRecord
+from hpc_accel.report.load.study_records import load
 
 
 def run_of(study_dir: Path, workload: str, label: str) -> RunRecord:

@@ -17,7 +17,7 @@ import polars as pl
 
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.recipe import PARITY_TOLERANCE, Recipe
-from hpc_accel.study.schema import Measure, Resources, Run, Workload
+from hpc_accel.study.run import Measure, Resources, Run, WorkloadSpec
 
 NO_SENSOR = "no readable sensor: RAPL is not exposed in this virtual machine, no GPU"
 NO_SENSOR_REMEDY = "run on nodes with NVML, RAPL or pm_counters"
@@ -56,7 +56,7 @@ def make_run(
         study=study,
         site="local",
         seed=seed,
-        workload=Workload(name=workload, entry=f"hpc_accel.workloads.{workload}:build", global_batch_size=batch),
+        workload=WorkloadSpec(name=workload, entry=f"hpc_accel.workloads.{workload}:build", global_batch_size=batch),
         layout=layout,
         recipe=Recipe(precision=precision),
         resources=Resources(ranks_per_node=layout.num_ranks),

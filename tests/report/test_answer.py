@@ -6,9 +6,10 @@ import json
 
 import pytest
 
-from hpc_accel.report import ranking, write
-from hpc_accel.report.answer import Answer, answer
-from hpc_accel.report.records import load
+from hpc_accel.report.judge import ranking
+from hpc_accel.report.judge.answer import Answer, answer
+from hpc_accel.report.load.study_records import load
+from hpc_accel.report.write import write
 from tests.report.editing import edit, edit_all, edit_summary, run_of, set_time
 
 

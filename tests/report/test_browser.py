@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from hpc_accel.report import figures, write
-from hpc_accel.report.records import load
+from hpc_accel.report.load.study_records import load
+from hpc_accel.report.show import figures
+from hpc_accel.report.write import write
 from tests.report.browser import chromium, dump_dom, screenshot
 from tests.report.editing import edit, edit_all, run_of
 from tests.report.test_page import poison

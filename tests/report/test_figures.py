@@ -8,9 +8,10 @@ import plotly.graph_objects as go
 import polars as pl
 import pytest
 
-from hpc_accel.report import figures, ranking
-from hpc_accel.report.figures import loss, style
-from hpc_accel.report.records import load
+from hpc_accel.report.judge import ranking
+from hpc_accel.report.load.study_records import load
+from hpc_accel.report.show import figures
+from hpc_accel.report.show.figures import loss, style
 from tests.report.editing import edit, edit_all, edit_summary, run_of, set_time
 
 FAMILIES = [

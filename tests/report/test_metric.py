@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 
-from hpc_accel.report import view
-from hpc_accel.report.records import load
-from hpc_accel.report.summary_csv import render
+from hpc_accel.report.load.study_records import load
+from hpc_accel.report.show import page_tables
+from hpc_accel.report.show.summary_csv import render
 from tests.report.editing import edit_all, edit_summary
 
 ACCURACY = {"name": "accuracy", "value": 0.9, "higher_is_better": True, "also": {}, "num_samples": 50, "reason": ""}
@@ -19,8 +19,10 @@ def rows(study, workload="mlp"):
 
 
 def note(study, label, workload="mlp"):
-    index = [column.key for column in view.COLUMNS].index("metric_value")
-    row = next(row for row in view.table(load(study)) if (row["run"].workload, row["run"].label) == (workload, label))
+    index = [column.key for column in page_tables.COLUMNS].index("metric_value")
+    row = next(
+        row for row in page_tables.table(load(study)) if (row["run"].workload, row["run"].label) == (workload, label)
+    )
     return row["cells"][index]
 
 

@@ -15,7 +15,8 @@ import pytest
 
 from hpc_accel.errors import InputOutputError
 from hpc_accel.files import write_atomically
-from hpc_accel.report import page, write
+from hpc_accel.report.show import page
+from hpc_accel.report.write import write
 from tests.report.editing import edit, edit_all, edit_summary, run_of, set_time
 from tests.report.make_study import candidate, make_run, summary, true_step_ms, write_json, write_run
 
@@ -195,7 +196,7 @@ def test_importing_the_room_is_cheap():
 
 def test_writing_a_report_needs_no_torch(study):
     code = (
-        "import sys, pathlib, hpc_accel.report as r; r.write(pathlib.Path(sys.argv[1])); "
+        "import sys, pathlib, hpc_accel.report.write as r; r.write(pathlib.Path(sys.argv[1])); "
         "print('torch' in sys.modules, 'plotly.graph_objects' in sys.modules)"
     )
     done = subprocess.run(

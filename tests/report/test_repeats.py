@@ -7,9 +7,10 @@ import json
 import polars as pl
 import pytest
 
-from hpc_accel.report import ranking, write
-from hpc_accel.report.records import load
-from hpc_accel.study.schema import Run
+from hpc_accel.report.judge import ranking
+from hpc_accel.report.load.study_records import load
+from hpc_accel.report.write import write
+from hpc_accel.study.run import Run
 from tests.report.editing import edit
 from tests.report.make_study import candidate, losses, make_run, write_json, write_run
 from tests.report.make_study import summary as make_summary

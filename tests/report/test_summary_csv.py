@@ -7,9 +7,9 @@ import io
 
 import pytest
 
-from hpc_accel.report import write
-from hpc_accel.report.records import load
-from hpc_accel.report.summary_csv import render
+from hpc_accel.report.load.study_records import load
+from hpc_accel.report.show.summary_csv import render
+from hpc_accel.report.write import write
 from tests.report.editing import edit, edit_summary
 
 # As promised to users, letter by letter; not taken from the code.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hpc_accel.report import wording
-from hpc_accel.report.statistics import Interval
+from hpc_accel.report.judge import wording
+from hpc_accel.report.judge.statistics import Interval
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from hpc_accel.parallel.mesh import make_place
-from hpc_accel.runtime.build import make_stepper
-from hpc_accel.study.schema import Run
+from hpc_accel.parallel.mesh import rank_coordinates
+from hpc_accel.runtime.make_stepper import make_stepper
+from hpc_accel.study.run import Run
 from hpc_accel.train import state
 from hpc_accel.train.parity import make_room
 from hpc_accel.workloads.workload import Workload
@@ -41,7 +41,7 @@ def make(tmp_path, monkeypatch):
         data = TensorDataset(torch.randn(32, 2), torch.randn(32, 1))
         model = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 1))
         workload = Workload(model=model, loss=nn.functional.mse_loss, dataset=data)
-        place = make_place(run.layout, 0, "cpu")
+        place = rank_coordinates(run.layout, 0, "cpu")
         return make_stepper(run, workload, place, CPU, recipe=run.recipe, split=None), workload
 
     return made

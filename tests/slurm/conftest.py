@@ -17,11 +17,11 @@ import pytest
 from hpc_accel.jobs import accounting
 from hpc_accel.jobs.script import render
 from hpc_accel.jobs.site import Site, load_site
-from hpc_accel.study.components import components_of, place_on_components
 from hpc_accel.study.layout import Layout
+from hpc_accel.study.node_kinds import node_kinds_of, place_on_node_kinds
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.schema import Measure, Resources, Run, Workload
-from hpc_accel.study.study import ResourcesChoice
+from hpc_accel.study.run import Measure, Resources, Run, WorkloadSpec
+from hpc_accel.study.study_file import ResourcesChoice
 
 ROOT = Path(__file__).parents[2]
 CONF = Path(os.environ.get("CLUSTER_DIR", ROOT / ".cluster")) / "etc" / "slurm.conf"
@@ -136,7 +136,7 @@ def make_run(num_nodes: int = 2, ranks_per_node: int = 1, **resources: Any) -> R
     return Run(
         study="study",
         site="throwaway",
-        workload=Workload(name="digits", entry="hpc_accel.workloads.digits:build", global_batch_size=64),
+        workload=WorkloadSpec(name="digits", entry="hpc_accel.workloads.digits:build", global_batch_size=64),
         layout=Layout(dp=ranks, micro_batch_size=64 // ranks, accumulation_steps=1),
         recipe=Recipe(),
         resources=Resources(num_nodes=num_nodes, ranks_per_node=ranks_per_node, **asked),
@@ -145,10 +145,10 @@ def make_run(num_nodes: int = 2, ranks_per_node: int = 1, **resources: Any) -> R
     )
 
 
-def make_mixed_run(*components: dict[str, Any], **resources: Any) -> Run:
-    """The same on nodes that differ: each of `components` as a study writes it."""
-    limits = ResourcesChoice(components=list(components), **{"memory_mb": 1500, "time_limit_min": 5} | resources)
-    placed = place_on_components(sum(each.num_ranks for each in components_of(limits)), limits, "auto")
+def make_mixed_run(*node_kinds: dict[str, Any], **resources: Any) -> Run:
+    """The same on nodes that differ: each of `node_kinds` as a study writes it."""
+    limits = ResourcesChoice(node_kinds=list(node_kinds), **{"memory_mb": 1500, "time_limit_min": 5} | resources)
+    placed = place_on_node_kinds(sum(each.num_ranks for each in node_kinds_of(limits)), limits, "auto")
     alike = make_run(1, placed.num_ranks)
     return Run.model_validate({**alike.model_dump(exclude={"run_id"}), "resources": placed.model_dump()})
 

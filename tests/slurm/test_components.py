@@ -6,10 +6,10 @@ import subprocess
 
 import pytest
 
-from hpc_accel.study.schema import Measure, Run, Workload
+from hpc_accel.study.run import Measure, Run, WorkloadSpec
 from hpc_accel.study.stage_partition import automatic_split
 from hpc_accel.workloads import entry
-from hpc_accel.workloads.inspect import describe
+from hpc_accel.workloads.count_facts import describe
 
 from .conftest import BIN, ROOT, SLEEPS, Cluster, accounting_of, make_mixed_run, read, tiny_environment
 from .test_script import SLOW_MODEL
@@ -88,7 +88,7 @@ site: throwaway
 resources:
   time_limit_min: 10
   memory_mb: 1400
-  components:
+  node_kinds:
     - {num_nodes: 1, ranks_per_node: 1, cpus_per_rank: 2}
     - {num_nodes: 1, ranks_per_node: 2, partition: small}
 workload: {name: digits}
@@ -105,7 +105,7 @@ def test_study_on_nodes_that_differ(cluster: Cluster):
     output = cluster.run(*snakemake, timeout_s=280)
     results = cluster.directory / "results/s"
     kinds = read(results, "hardware.json")["node_kinds"]
-    assert [(PARTITION_OF[kind["name"]], kind["component"]) for kind in kinds] == [("main", 0), ("small", 1)]
+    assert [(PARTITION_OF[kind["name"]], kind["number"]) for kind in kinds] == [("main", 0), ("small", 1)]
     runs = {path.name.rsplit("-", 3)[0]: path for path in (results / "runs").iterdir()}
     summaries = {name: read(path) for name, path in runs.items()}
     found = {
@@ -152,7 +152,7 @@ def test_warning_reaches_both_components_and_the_job_comes_back_whole(cluster: C
     (cluster.directory / "slow").touch()
     run = make_mixed_run({**BIG, "num_nodes": 1}, {**SMALL, "ranks_per_node": 1})
     changes = {
-        "workload": Workload(name="slow", entry="slow_model:build", global_batch_size=16),
+        "workload": WorkloadSpec(name="slow", entry="slow_model:build", global_batch_size=16),
         "layout": run.layout.model_copy(update={"micro_batch_size": 8}),
         "measure": Measure(warmup_steps=1, steps=200, parity_steps=2, parity_tolerance=1e-4),
     }

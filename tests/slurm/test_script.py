@@ -8,10 +8,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from hpc_accel.jobs.inspect import compare_site, draft_site
+from hpc_accel.jobs.compare_site import compare_site, draft_site
 from hpc_accel.jobs.script import render_pack
 from hpc_accel.jobs.site import load_site
-from hpc_accel.study.schema import Measure, Run, Workload
+from hpc_accel.study.run import Measure, Run, WorkloadSpec
 
 from .conftest import (
     BIN,
@@ -152,7 +152,7 @@ def test_warning_checkpoint_requeue_and_exact_resume(cluster: Cluster):
     (cluster.directory / "slow_model.py").write_text(SLOW_MODEL)
     (cluster.directory / "slow").touch()
     run = make_run(2, 1, time_limit_min=2)
-    workload = Workload(name="slow", entry="slow_model:build", global_batch_size=16)
+    workload = WorkloadSpec(name="slow", entry="slow_model:build", global_batch_size=16)
     layout = run.layout.model_copy(update={"micro_batch_size": 8})
     measure = Measure(warmup_steps=1, steps=900, parity_steps=2, parity_tolerance=1e-4)
     run = Run.model_validate(

@@ -13,8 +13,8 @@ from hpc_accel.runtime.device import choose_device, gpu_uuids, unused_gpus_here
 from hpc_accel.study.devices import on_gpus, unused_gpus
 from hpc_accel.study.expand import listed_runs
 from hpc_accel.study.rules import refusals
-from hpc_accel.study.schema import Run
-from hpc_accel.study.study import ResourcesChoice, Study
+from hpc_accel.study.run import Run
+from hpc_accel.study.study_file import ResourcesChoice, Study
 from hpc_accel.train import utilisation
 from tests.study.test_expand import facts
 
@@ -129,6 +129,6 @@ def test_utilisation_counts_gpus_and_not_the_ranks_that_share_them(gpus, tmp_pat
 
 def test_cpus_beside_gpus_have_no_peak_in_common(tmp_path):
     parts = [{"ranks_per_node": 1, "gpus_per_node": 1}, {"ranks_per_node": 1}]
-    run = make_run(resources={"components": parts})
+    run = make_run(resources={"node_kinds": parts})
     found = utilisation.flops_facts(run, tmp_path, "cuda", 10**9, "", 10.0)
     assert found["mfu"] is None and "CPUs beside GPUs" in found["mfu_reason"]

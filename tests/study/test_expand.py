@@ -9,8 +9,8 @@ from hpc_accel.errors import ConfigError
 from hpc_accel.study.expand import entry_digest, listed_runs, repeats, resolve_workload
 from hpc_accel.study.model_facts import LayerFacts, ModelFacts
 from hpc_accel.study.rules import refusals
-from hpc_accel.study.schema import Run
-from hpc_accel.study.study import ResourcesChoice, Study
+from hpc_accel.study.run import Run
+from hpc_accel.study.study_file import ResourcesChoice, Study
 
 
 def layer(parameters=10, flops=100.0):

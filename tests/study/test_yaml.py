@@ -3,7 +3,7 @@
 import pytest
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.study.study import load_study
+from hpc_accel.study.study_file import load_study
 
 
 def error_of(tmp_path, text, name="s.yaml"):

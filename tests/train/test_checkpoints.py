@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from hpc_accel.errors import DataError
-from hpc_accel.parallel.mesh import Place
-from hpc_accel.study.schema import Run
+from hpc_accel.parallel.mesh import RankCoordinates
+from hpc_accel.study.run import Run
 from hpc_accel.train.checkpoint import Checkpoints
 from tests.measure import trees
 from tests.mpirun import ROOT, check, mpirun
@@ -109,7 +109,7 @@ class Alone:
 def checkpoints(tmp_path):
     [path] = write_runs(tmp_path, {"name": "mlp"}, [{"dp": 1}])
     run = Run.model_validate_json(path.read_bytes())
-    place = Place(layout=run.layout, mesh=None, pp_rank=0, dp_rank=0, tp_rank=0)
+    place = RankCoordinates(layout=run.layout, mesh=None, pp_rank=0, dp_rank=0, tp_rank=0)
     return Checkpoints(run, path.parent, Alone(), place)
 
 

@@ -10,22 +10,22 @@ import pytest
 import torch
 
 from hpc_accel.mpi.timeline import CommEvent
-from hpc_accel.runtime import checks
-from hpc_accel.runtime.clock import Span
+from hpc_accel.runtime import timing_warnings
 from hpc_accel.runtime.in_flight import StepInFlight, StepResult
+from hpc_accel.runtime.phase_timer import PhaseSpan
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.schema import Measure, Resources, Run, Workload
+from hpc_accel.study.run import Measure, Resources, Run, WorkloadSpec
 from hpc_accel.train import efficiency, utilisation
-from hpc_accel.train.kept import Kept
-from hpc_accel.train.rows import Rows
+from hpc_accel.train.step_log import StepLog
+from hpc_accel.train.step_table import StepTable
 
 
 def make_run(ranks: int = 2, precision: str = "fp32", **measure) -> Run:
     return Run(
         study="s",
         site="local",
-        workload=Workload(name="w", entry="a:b", global_batch_size=8),
+        workload=WorkloadSpec(name="w", entry="a:b", global_batch_size=8),
         layout=Layout(dp=ranks, micro_batch_size=8 // ranks, accumulation_steps=1),
         recipe=Recipe(precision=precision),
         resources=Resources(ranks_per_node=ranks),
@@ -35,12 +35,12 @@ def make_run(ranks: int = 2, precision: str = "fp32", **measure) -> Run:
 
 def test_warm_up_is_found_beyond_what_was_counted():
     times = [90.0, 40.0, 30.0, 22.0] + [20.0, 20.1, 19.9, 20.2] * 6
-    detected, reason = checks.detected_warmup(times, is_continued=False)
+    detected, reason = timing_warnings.detected_warmup(times, is_continued=False)
     assert (detected, reason) == (4, "")
     facts = {"num_warmup": 2, "num_warmup_detected": detected, "warmup_reason": ""}
-    [said] = checks.warnings(make_run(), facts, {"energy_j": None})
+    [said] = timing_warnings.warnings(make_run(), facts, {"energy_j": None})
     assert "set measure.warmup_steps to 4" in said
-    assert checks.warnings(make_run(), facts | {"num_warmup": 4}, {"energy_j": None}) == []
+    assert timing_warnings.warnings(make_run(), facts | {"num_warmup": 4}, {"energy_j": None}) == []
 
 
 @pytest.mark.parametrize(
@@ -52,14 +52,14 @@ def test_warm_up_is_found_beyond_what_was_counted():
     ],
 )
 def test_an_unknown_warm_up_says_why(times, continued, reason):
-    detected, why = checks.detected_warmup(times, is_continued=continued)
+    detected, why = timing_warnings.detected_warmup(times, is_continued=continued)
     assert detected is None
     assert reason in why
 
 
 def test_outliers_are_counted_and_located():
     times = [10.0, 10.1, 9.9, 10.05, 55.0, 10.0, 9.95]
-    found = checks.found_outliers(list(range(5, 12)), times)
+    found = timing_warnings.found_outliers(list(range(5, 12)), times)
     assert (found["count"], found["steps"]) == (1, [9])
 
 
@@ -69,7 +69,7 @@ def test_outliers_are_counted_and_located():
 def test_a_short_window_says_what_to_do(measure, words):
     facts = {"num_warmup": 0, "num_warmup_detected": 0, "warmup_reason": ""}
     energy = {"energy_j": 5.0, "window_s": 0.5, "resolution_s": 0.1, "resolution_warning": True}
-    [said] = checks.warnings(make_run(**measure), facts, energy)
+    [said] = timing_warnings.warnings(make_run(**measure), facts, energy)
     assert "want 10 s" in said
     assert words in said
 
@@ -131,7 +131,7 @@ def test_hardware_is_looked_for_beside_the_studys_runs(tmp_path: Path):
     assert found["mfu"] == pytest.approx(1e7 / 2e-3 / 1e10)
 
 
-def through(step: Span, phases: list[Span]) -> StepInFlight:
+def through(step: PhaseSpan, phases: list[PhaseSpan]) -> StepInFlight:
     """A step that was launched and is done."""
     return StepInFlight(lambda: (step, phases), None)
 
@@ -142,13 +142,13 @@ def event(start: int, end: int, waited: tuple[tuple[int, int], ...], op: str = "
 
 def test_every_moment_of_a_window_is_one_thing():
     early = event(3, 8, ((4, 8),))
-    rows = Rows(make_run(), 0, [], lambda: [early, *events])
-    phases = [Span("forward", 10, 50), Span("backward", 50, 90)]
+    rows = StepTable(make_run(), 0, [], lambda: [early, *events])
+    phases = [PhaseSpan("forward", 10, 50), PhaseSpan("backward", 50, 90)]
     events = [event(40, 70, ((60, 70),)), event(20, 30, ((25, 30),), op="recv")]
-    rows.add(0, True, through(Span("step", 0, 9), [Span("forward", 0, 9)]))
-    rows.add(1, False, through(Span("step", 10, 95), phases))
+    rows.add(0, True, through(PhaseSpan("step", 0, 9), [PhaseSpan("forward", 0, 9)]))
+    rows.add(1, False, through(PhaseSpan("step", 10, 95), phases))
     pieces = {}
-    for piece in rows.doing((8, 100)):
+    for piece in rows.activity((8, 100)):
         pieces.setdefault(piece.name, []).append((piece.start_ns, piece.end_ns))
     assert pieces == {
         "compute": [(10, 25), (30, 60), (70, 90)],
@@ -164,17 +164,17 @@ def test_every_moment_of_a_window_is_one_thing():
 def test_events_are_asked_for_when_the_steps_are_through():
     """A GPU's last step is still under way when the host has launched it, and its events have no end yet."""
     order = []
-    step = Span("step", 10, 100)
-    rows = Rows(make_run(), 0, [], lambda: order.append("events") or [event(60, 90, ((70, 90),))])
-    rows.add(0, False, StepInFlight(lambda: order.append("step") or (step, [Span("backward", 10, 100)]), None))
+    step = PhaseSpan("step", 10, 100)
+    rows = StepTable(make_run(), 0, [], lambda: order.append("events") or [event(60, 90, ((70, 90),))])
+    rows.add(0, False, StepInFlight(lambda: order.append("step") or (step, [PhaseSpan("backward", 10, 100)]), None))
     assert [row["comm_exposed_ns"] for row in rows.all()] == [20]
     assert order == ["step", "events"]
 
 
 def test_without_a_timeline_nothing_is_known_of_communication():
-    rows = Rows(make_run(), 0, [])
+    rows = StepTable(make_run(), 0, [])
     for step in range(200):  # more than are put in order together
-        rows.add(step, False, through(Span("step", step, step + 1), []))
+        rows.add(step, False, through(PhaseSpan("step", step, step + 1), []))
     assert [row["step"] for row in rows.all()] == list(range(200))
     assert {row["comm_exposed_ns"] for row in rows.all()} == {None}
 
@@ -182,28 +182,28 @@ def test_without_a_timeline_nothing_is_known_of_communication():
 def test_kept_steps_come_back_as_they_were():
     waited = CommEvent("allreduce", "dp", 4096, None, 12, 13, 50, ((20, 30), (40, 50)), False)
     sent = CommEvent("send", "pp", 7, 1, 60, 61, 70, (), True)
-    phases = [Span("forward", 10, 40), Span("backward", 41, 90)]
+    phases = [PhaseSpan("forward", 10, 40), PhaseSpan("backward", 41, 90)]
     steps = [
-        (0, True, StepResult(step=Span("step", 10, 95), phases=phases, loss=None), [waited, sent]),
-        (1, False, StepResult(step=Span("step", 100, 195), phases=[], loss=2.5), []),
-        (2, False, StepResult(step=Span("step", 200, 295), phases=phases, loss=0.0), None),
+        (0, True, StepResult(step=PhaseSpan("step", 10, 95), phases=phases, loss=None), [waited, sent]),
+        (1, False, StepResult(step=PhaseSpan("step", 100, 195), phases=[], loss=2.5), []),
+        (2, False, StepResult(step=PhaseSpan("step", 200, 295), phases=phases, loss=0.0), None),
     ]
-    kept = Kept()
+    kept = StepLog()
     for step in steps:
         kept.add(*step)
     assert list(kept) == steps
     assert list(kept.recent) == steps
     assert list(kept.after(1)) == list(kept.since(100)) == list(kept.since(11)) == steps[1:]
     assert list(kept.after(3)) == list(kept.since(201)) == []
-    kept.add(3, False, StepResult(step=Span("step", 300, 301), phases=[], loss=math.nan), [])
+    kept.add(3, False, StepResult(step=PhaseSpan("step", 300, 301), phases=[], loss=math.nan), [])
     assert math.isnan(list(kept)[3][2].loss)
     assert len(kept) == 4
 
 
 def test_a_kept_step_is_small():
     events = [CommEvent("allreduce", "dp", 4096, None, 12, 13, 50, ((20, 30),), True)] * 3
-    phases = [Span(name, 10, 40) for name in ("data", "forward", "backward", "optimizer")]
-    kept = Kept()
+    phases = [PhaseSpan(name, 10, 40) for name in ("data", "forward", "backward", "optimizer")]
+    kept = StepLog()
     for number in range(1000):
-        kept.add(number, False, StepResult(step=Span("step", 10, 95), phases=phases, loss=1.0), events)
+        kept.add(number, False, StepResult(step=PhaseSpan("step", 10, 95), phases=phases, loss=1.0), events)
     assert len(kept._numbers) * kept._numbers.itemsize + len(kept._losses) * 8 < 500_000

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from hpc_accel.parallel.mesh import make_place
-from hpc_accel.runtime.build import make_stepper
-from hpc_accel.study.schema import Run
+from hpc_accel.parallel.mesh import rank_coordinates
+from hpc_accel.runtime.make_stepper import make_stepper
+from hpc_accel.study.run import Run
 from hpc_accel.train.evaluate import evaluate
 from hpc_accel.workloads.workload import Metric, Workload
 from tests.train.test_layouts import write_runs
@@ -34,7 +34,7 @@ def made(tmp_path):
     metric = Metric(name="count", compute=lambda outputs, _: len(outputs), higher_is_better=True, dataset=held_out)
     model = nn.Sequential(nn.Linear(2, 1), nn.Dropout(0.5))
     workload = Workload(model=model, loss=nn.functional.mse_loss, dataset=data, metric=metric)
-    place = make_place(run.layout, 0, "cpu")
+    place = rank_coordinates(run.layout, 0, "cpu")
     return make_stepper(run, workload, place, torch.device("cpu"), recipe=run.recipe, split=None), workload
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from hpc_accel.study.expand import listed_runs, resolve_workload
 from hpc_accel.study.rules import refusals
-from hpc_accel.study.study import Study
+from hpc_accel.study.study_file import Study
 from hpc_accel.workloads import entry
-from hpc_accel.workloads.inspect import describe
+from hpc_accel.workloads.count_facts import describe
 from tests.mpirun import ROOT, check, mpirun
 
 SCRIPT = ROOT / "tests/train/many.py"

@@ -8,9 +8,9 @@ import polars as pl
 import pytest
 
 from hpc_accel.study.expand import resolve_workload
-from hpc_accel.study.study import Study
+from hpc_accel.study.study_file import Study
 from hpc_accel.workloads import entry
-from hpc_accel.workloads.inspect import describe
+from hpc_accel.workloads.count_facts import describe
 from tests.measure import trees
 from tests.train.test_layouts import LM, train_all, write_runs
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hpc_accel.report.records import _compared
+from hpc_accel.report.load.run_status import compared
 from tests.mpirun import ROOT, check, mpirun
 from tests.train.test_layouts import write_runs
 
@@ -29,7 +29,7 @@ def test_a_model_too_large_for_one_device_has_a_record_without_parity(tmp_path):
     )
     assert (summary["flops"]["per_step"], summary["losses"]["reference"]) == (None, [])
     assert "does not fit" in summary["flops"]["mfu_reason"]
-    assert _compared(summary)[0] == "unchecked", "never ranked beside runs that were compared"
+    assert compared(summary)[0] == "unchecked", "never ranked beside runs that were compared"
     assert (summary["reserved_bytes"], summary["device_used_bytes"]) == (None, None)
     assert summary["device_memory_reason"] == "the run computes on CPUs"
 

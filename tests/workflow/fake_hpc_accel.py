@@ -14,8 +14,8 @@ from hpc_accel.jobs.script import pack_name, render, render_pack, render_probe
 from hpc_accel.jobs.site import load_site
 from hpc_accel.study.expand import listed_runs
 from hpc_accel.study.model_facts import ModelFacts
-from hpc_accel.study.schema import Run
-from hpc_accel.study.study import load_study
+from hpc_accel.study.run import Run
+from hpc_accel.study.study_file import load_study
 
 FACTS = ModelFacts(layers=(), num_samples=1797, sample_bytes=256, sequential=True, tp_units=None)
 HERE = Path.cwd()

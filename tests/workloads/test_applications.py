@@ -12,10 +12,10 @@ import torch
 from torch.utils.data import default_collate
 
 from hpc_accel.study.builtin_workloads import BUILTIN
-from hpc_accel.study.schema import Workload
+from hpc_accel.study.run import WorkloadSpec
 from hpc_accel.workloads import entry
 from hpc_accel.workloads.chain import as_inputs
-from hpc_accel.workloads.inspect import describe
+from hpc_accel.workloads.count_facts import describe
 
 CASES = {
     "digits": ({}, "sklearn"),
@@ -41,7 +41,7 @@ def cache_directory(tmp_path_factory):
 
 @cache
 def _built(name):
-    spec = Workload(name=name, entry=BUILTIN[name].entry, args=CASES[name][0], global_batch_size=8)
+    spec = WorkloadSpec(name=name, entry=BUILTIN[name].entry, args=CASES[name][0], global_batch_size=8)
     return entry.build(spec, seed=0)
 
 
@@ -114,7 +114,7 @@ def test_facts_are_found(workload):
 
 
 def test_weights_follow_the_seed_and_data_do_not():
-    spec = Workload(name="vision", entry=BUILTIN["vision"].entry, args=CASES["vision"][0], global_batch_size=8)
+    spec = WorkloadSpec(name="vision", entry=BUILTIN["vision"].entry, args=CASES["vision"][0], global_batch_size=8)
     first, again, other = (entry.build(spec, seed) for seed in (0, 0, 1))
     weights = [torch.cat([p.flatten() for p in built.model.parameters()]) for built in (first, again, other)]
     assert torch.equal(weights[0], weights[1])

@@ -7,7 +7,7 @@ from torch.utils.data import TensorDataset
 from hpc_accel.parallel.pipeline import stage_layers
 from hpc_accel.workloads.blocks import blocks_of, blocks_with_parameters, parameters_of_blocks, tied_blocks
 from hpc_accel.workloads.chain import Chain, is_sequence
-from hpc_accel.workloads.inspect import describe
+from hpc_accel.workloads.count_facts import describe
 from hpc_accel.workloads.tensor_plan import half_divided
 from hpc_accel.workloads.workload import Workload
 

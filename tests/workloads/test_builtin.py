@@ -6,14 +6,14 @@ from torch.utils.data import default_collate
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.builtin_workloads import BUILTIN
-from hpc_accel.study.schema import Workload
+from hpc_accel.study.run import WorkloadSpec
 from hpc_accel.workloads import entry
-from hpc_accel.workloads.inspect import describe
+from hpc_accel.workloads.count_facts import describe
 
 
 def built(name, **args):
     builtin = BUILTIN[name]
-    spec = Workload(name=name, entry=builtin.entry, args=args, global_batch_size=builtin.global_batch_size)
+    spec = WorkloadSpec(name=name, entry=builtin.entry, args=args, global_batch_size=builtin.global_batch_size)
     return entry.build(spec, seed=0)
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.study.schema import Workload
+from hpc_accel.study.run import WorkloadSpec
 from hpc_accel.workloads import entry
-from hpc_accel.workloads.inspect import describe
+from hpc_accel.workloads.count_facts import describe
 
 GOOD = """
 import torch
@@ -30,7 +30,7 @@ def load(tmp_path, monkeypatch):
     def load_source(source, name="build", args=None):
         sys.modules.pop("users_model", None)
         Path("users_model.py").write_text(source)
-        spec = Workload(name="u", entry=f"users_model:{name}", args=args or {}, global_batch_size=4)
+        spec = WorkloadSpec(name="u", entry=f"users_model:{name}", args=args or {}, global_batch_size=4)
         return entry.build(spec, seed=0)
 
     return load_source

@@ -7,10 +7,10 @@ import pytest
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.expand import listed_runs, resolve_workload
-from hpc_accel.study.expand_infer import served_runs
+from hpc_accel.study.expand_infer import inference_runs
 from hpc_accel.study.rules import refusals
-from hpc_accel.study.study import load_study
-from hpc_accel.workloads.planned import facts_of
+from hpc_accel.study.study_file import load_study
+from hpc_accel.workloads.facts_without_weights import facts_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +31,7 @@ def test_every_listed_run_can_work(path, monkeypatch, tmp_path):
             if "the extra" not in error.rule:
                 raise
             pytest.skip(f"{error.value} (make extras)")
-        runs = [*(listed_runs(study, choice, facts) if study.train else []), *served_runs(study, choice)]
+        runs = [*(listed_runs(study, choice, facts) if study.train else []), *inference_runs(study, choice)]
         num_runs += len(runs)
         assert [str(error) for run in runs for error in refusals(run, study.resources, facts)] == []
     assert num_runs >= 2, "a study compares"

@@ -7,12 +7,12 @@ import pytest
 
 from hpc_accel.errors import ConfigError, DataError
 from hpc_accel.study.builtin_workloads import BUILTIN, listing
-from hpc_accel.study.schema import Workload
+from hpc_accel.study.run import WorkloadSpec
 from hpc_accel.workloads import entry
 
 
 def built(name, **args):
-    spec = Workload(name=name, entry=BUILTIN[name].entry, args=args, global_batch_size=8)
+    spec = WorkloadSpec(name=name, entry=BUILTIN[name].entry, args=args, global_batch_size=8)
     return entry.build(spec, seed=0)
 
 

@@ -9,9 +9,9 @@ import torch
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.builtin_workloads import BUILTIN
-from hpc_accel.study.schema import Workload
+from hpc_accel.study.run import WorkloadSpec
 from hpc_accel.workloads import entry
-from hpc_accel.workloads.inspect import describe
+from hpc_accel.workloads.count_facts import describe
 from hpc_accel.workloads.lm import SIZES
 from hpc_accel.workloads.text import bits_per_byte
 
@@ -37,7 +37,7 @@ BERT = {
 
 
 def built(name, **args):
-    spec = Workload(name=name, entry=BUILTIN[name].entry, args=args, global_batch_size=4)
+    spec = WorkloadSpec(name=name, entry=BUILTIN[name].entry, args=args, global_batch_size=4)
     return entry.build(spec, seed=0)
 
 

@@ -1,5 +1,12 @@
-"""Energy from the sensors there are, each counted once; unknown is None with a reason, never 0."""
+"""Energy from the sensors there are, each counted once; unknown is None with a reason, never 0.
 
-from hpc_accel.measure.energy.meter import EnergyMeter, Window
+    sensors/ -> reader -> counter -> interval -> NodeRecord -> aggregate -> combine -> record
 
-__all__ = ["EnergyMeter", "Window"]
+Read `meter.py` first: it is what callers use. Then in the order of the data: `sensors/` read hardware; `reader.py` is
+one thread per source; `counter.py` turns readings into joules between two marks; `nodes.py` gives each sensor one owner
+among the ranks; `scopes.py` says what contains what; `aggregate.py` makes one figure of all nodes; `combine_windows.py`
+adds windows that follow each other. Beside them: `power_samples.py` keeps power over time, `attribution.py` says which
+phase used the joules, `gpus_in_use.py` which GPUs are the run's, `derived.py` what follows from a figure.
+
+Importing this package imports nothing.
+"""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hpc_accel.measure.energy.samples import PowerSeries
+from hpc_accel.measure.energy.power_samples import PowerSeries
 from hpc_accel.measure.events import Span
 
 JOULES_PER_KWH = 3.6e6

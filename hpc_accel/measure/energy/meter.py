@@ -15,41 +15,22 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from hpc_accel.measure.clock import ClockOffset, Timebase
-from hpc_accel.measure.energy import (
-    hwmon,
-    intel,
-    nvml,
-    pm_counters,
-    rapl,
-    samples,
-    scopes,
-    split,
-    total,
-    used,
-    zeus_amd,
-)
-from hpc_accel.measure.energy.accumulate import Mark, between
+from hpc_accel.measure.energy import aggregate, attribution, gpus_in_use, power_samples, scopes
+from hpc_accel.measure.energy.aggregate import NodeRecord, SensorEnergy
+from hpc_accel.measure.energy.counter import Mark, interval
 from hpc_accel.measure.energy.nodes import Nodes, assign
 from hpc_accel.measure.energy.reader import DISCOVER_TIMEOUT_S, Reader
-from hpc_accel.measure.energy.sensor import Sensor, SensorInfo
+from hpc_accel.measure.energy.sensors.sensor import SensorInfo
+from hpc_accel.measure.energy.sensors.sources import SOURCES
 from hpc_accel.measure.events import Span
 
-SOURCES: dict[str, tuple[str, Callable[[], list[Sensor]]]] = {
-    pm_counters.SOURCE: ("node", pm_counters.discover),
-    nvml.SOURCE: ("gpu-board", nvml.discover),
-    zeus_amd.SOURCE: ("gpu-board", zeus_amd.discover),
-    rapl.SOURCE: ("cpu-package", rapl.discover),
-    intel.SOURCE: ("gpu-card", intel.discover),
-    hwmon.SOURCE: ("node", hwmon.discover),
-}
-"""Every source of sensors: a new one is one file with `discover` and one line here."""
 IDLE_WINDOW_S = 30.0
 
 
@@ -93,13 +74,13 @@ class Window:
 class EnergyMeter:
     """All sensors under one communicator. `sample_hz` above 0 also keeps power samples at that rate.
 
-    `gpu` is the UUID of the GPU this rank computes on (used.uuid_of), empty where it computes on none. GPUs that no
-    rank names are then no part of the total. None where nobody can say yet: all GPUs that are seen count.
+    `gpu` is the UUID of the GPU this rank computes on (gpus_in_use.uuid_of), empty where it computes on none. GPUs that
+    no rank names are then no part of the total. None where nobody can say yet: all GPUs that are seen count.
     """
 
     def __init__(self, comm: Any, sample_hz: float = 0.0, gpu: str | None = None) -> None:
         self._nodes = Nodes(comm)
-        self._readers = [Reader(name, scope, find, sample_hz) for name, (scope, find) in SOURCES.items()]
+        self._readers = [Reader(name, scope, find, sample_hz) for name, scope, find in SOURCES]
         deadline_s = time.monotonic() + DISCOVER_TIMEOUT_S
         found = [info for reader in self._readers for info in reader.wait_ready(deadline_s)]
         gathered = self._nodes.within_node(found)
@@ -110,7 +91,7 @@ class EnergyMeter:
             reader.own(info.key for info in found if info.source == reader.source and info.key in mine)
         self._owned = {info.key: info for info in found if info.key in mine}
         self._union = union
-        self._used = used.by_key(union, used.gather(self._nodes, gpu))
+        self._used = gpus_in_use.by_key(union, gpus_in_use.gather(self._nodes, gpu))
         self._idle: dict[str, Any] | None = None
         self._described = self._nodes.to_all(self._describe_all())
 
@@ -136,7 +117,7 @@ class EnergyMeter:
             by_node[row["node"]].add(row["scope"])
         chosen = scopes.choose(by_node)
         periods = [row["update_period_s"] for row in readable if row["scope"] in chosen]
-        return total.UPDATES_WANTED * max(periods, default=0.0)
+        return aggregate.UPDATES_WANTED * max(periods, default=0.0)
 
     def window(self, name: str) -> Window:
         """A context manager; collective at both ends."""
@@ -160,40 +141,41 @@ class EnergyMeter:
         self._idle = window.result
         return window.result
 
-    def _devices(self, since_ns: int | None = None) -> list[split.Device]:
+    def _devices(self, since_ns: int | None = None) -> list[attribution.Device]:
         """Power samples of the sensors this rank reads, on its own clock."""
         node = self._nodes.node_id.partition("/")[2]
         found = []
         for reader in self._readers:
             for key, (times_ns, powers_w) in reader.power(since_ns).items():
                 info = self._owned[key]
-                series = samples.PowerSeries(
+                series = power_samples.PowerSeries(
                     name=info.name, node=node, scope=info.scope, times_ns=times_ns, powers_w=powers_w
                 )
                 identity = (node, info.source, key)
-                found.append(split.Device(key=key, identity=identity, scope=info.scope, series=series))
+                found.append(attribution.Device(key=key, identity=identity, scope=info.scope, series=series))
         return found
 
-    def power_series(self) -> list[samples.PowerSeries]:
+    def power_series(self) -> list[power_samples.PowerSeries]:
         """Power samples of the sensors this rank reads, on its own clock; not collective."""
         return [device.series for device in self._devices()]
 
-    def split(self, energy: dict[str, Any], spans: Sequence[Span], device_key: str) -> dict[str, Any]:
-        """Where the joules of `energy` went, by phase and device (see split.py). Collective.
+    def attribute(self, energy: dict[str, Any], spans: Sequence[Span], device_key: str) -> dict[str, Any]:
+        """Where the joules of `energy` went, by phase and device (attribution.py). Collective.
 
         `spans` are this rank's phases on its own clock, which the ranks of a node share.
         """
         since_ns = min((span.start_ns for span in spans), default=None)
-        return split.split(energy, split.gather(self._nodes, self._devices(since_ns), spans, device_key))
+        rows = attribution.gather(self._nodes, self._devices(since_ns), spans, device_key)
+        return attribution.attribute(energy, rows)
 
     def write_samples(self, path: Path, offsets: ClockOffset | Timebase | None = None) -> str:
         """energy.parquet of all nodes on rank 0's clock; collective. Returns why it could not be written, else ""."""
-        mine = [samples.on_common_clock(series, offsets) for series in self.power_series()]
-        series = samples.gather(self._nodes, mine)
+        mine = [power_samples.on_common_clock(series, offsets) for series in self.power_series()]
+        series = power_samples.gather(self._nodes, mine)
         reason = ""
         if self._nodes.is_root:
             try:
-                samples.write_parquet(path, series)
+                power_samples.write_parquet(path, series)
             except OSError as error:
                 reason = f"{path}: {error.strerror or error}"
         return str(self._nodes.to_all(reason))
@@ -216,27 +198,27 @@ class EnergyMeter:
         gathered = self._nodes.within_node(mine)
         record = self._node_record(gathered) if gathered else None
         records = self._nodes.across_nodes(record)
-        energy = total.result(records, window_s, name) if records else None
+        energy = aggregate.aggregate(records, window_s, name) if records else None
         if energy is not None and name != "idle":
-            energy = total.with_idle(energy, self._idle)
+            energy = aggregate.with_idle(energy, self._idle)
         return dict(self._nodes.to_all(energy))
 
-    def _measured(self, info: SensorInfo, start: dict[str, Mark | str], end: dict[str, Mark | str]) -> total.Measured:
+    def _measured(self, info: SensorInfo, start: dict[str, Mark | str], end: dict[str, Mark | str]) -> SensorEnergy:
         first, last = start.get(info.key, "not read"), end.get(info.key, "not read")
         if isinstance(first, Mark) and isinstance(last, Mark):
-            part = between(info, first, last)
+            part = interval(info, first, last)
             return _record(info, self._nodes.node_id, part.energy_j, part.window_s, part.reason)
         reason = first if isinstance(first, str) else str(last)
         return _record(info, self._nodes.node_id, None, None, reason)
 
-    def _node_record(self, gathered: list[list[total.Measured]]) -> total.NodeRecord:
+    def _node_record(self, gathered: list[list[SensorEnergy]]) -> NodeRecord:
         """Node leader: what owners measured, and what nobody could read."""
         sensors = [sensor for measured in gathered for sensor in measured]
         owned = {sensor.key for sensor in sensors}
         closed = [info for info in self._union if info.key not in owned]
         sensors += [_record(info, self._nodes.node_id, None, None, info.reason) for info in closed]
         sensors = [replace(sensor, is_used=self._used[sensor.key]) for sensor in sensors]
-        return total.NodeRecord(
+        return NodeRecord(
             node_id=self._nodes.node_id,
             boot_id=self._nodes.boot_id,
             hostname=platform.node(),
@@ -264,8 +246,8 @@ class EnergyMeter:
         self._nodes.free()
 
 
-def _record(info: SensorInfo, node: str, energy_j: float | None, window_s: float | None, reason: str) -> total.Measured:
-    return total.Measured(
+def _record(info: SensorInfo, node: str, energy_j: float | None, window_s: float | None, reason: str) -> SensorEnergy:
+    return SensorEnergy(
         name=info.name,
         node=node,
         source=info.source,

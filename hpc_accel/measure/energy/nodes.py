@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from hpc_accel.measure import host
-from hpc_accel.measure.energy.sensor import SensorInfo
+from hpc_accel.measure.energy.sensors.sensor import SensorInfo
 
 
 class Nodes:

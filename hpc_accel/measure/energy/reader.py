@@ -1,6 +1,6 @@
 """One thread per source that does all its reading, so that no read can stop the training.
 
-The thread discovers the source's sensors, keeps their accounts, looks often enough that no wrap is missed,
+The thread discovers the source's sensors, keeps their counters, looks often enough that no wrap is missed,
 and samples power when asked. The training thread only ever waits a bounded time for it: a library that
 blocks costs the figure, not the run. It is a thread and not a process, because a child process would import
 the main script, and MPI with it, once more.
@@ -20,9 +20,9 @@ from array import array
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from hpc_accel.measure.energy.accumulate import Account, Mark
-from hpc_accel.measure.energy.samples import Series
-from hpc_accel.measure.energy.sensor import Absent, Sensor, SensorError, SensorInfo, absent
+from hpc_accel.measure.energy.counter import EnergyCounter, Mark
+from hpc_accel.measure.energy.power_samples import Series
+from hpc_accel.measure.energy.sensors.sensor import Absent, Sensor, SensorError, SensorInfo, absent
 
 READ_TIMEOUT_S = 2.0
 DISCOVER_TIMEOUT_S = 10.0
@@ -56,7 +56,7 @@ class Reader:
         self._requests: queue.SimpleQueue[tuple[Callable[[], Any], queue.SimpleQueue[Any]] | None] = queue.SimpleQueue()
         self._ready = threading.Event()
         self._sensors: dict[str, Sensor] = {}
-        self._owned: dict[str, Account] = {}
+        self._owned: dict[str, EnergyCounter] = {}
         self._series: dict[str, Series] = {}
         self._period_s: dict[str, float] = {}
         self._due: dict[str, float] = {}
@@ -138,7 +138,7 @@ class Reader:
             sensor = self._sensors[key]
             if isinstance(sensor, Absent):
                 continue
-            self._owned[key] = Account(sensor.info)
+            self._owned[key] = EnergyCounter(sensor.info)
             self._series[key] = Series()
             every_s = period_s(sensor.info, self._sample_hz)
             if every_s is not None:
@@ -157,7 +157,7 @@ class Reader:
                 self._due[key] = max(due + every_s, time.monotonic() + every_s / 2)
 
     def _read(self, key: str) -> str:
-        """One reading into the account; the reason where there is none."""
+        """One reading into the counter; the reason where there is none."""
         try:
             reading = self._sensors[key].read()
         except SensorError as error:
@@ -174,9 +174,9 @@ class Reader:
 
     def _read_owned(self) -> dict[str, Mark | str]:
         marks: dict[str, Mark | str] = {}
-        for key, account in self._owned.items():
+        for key, counter in self._owned.items():
             reason = self._read(key)
-            mark = account.mark()
+            mark = counter.mark()
             self._sample(key)  # so that power, too, is known up to the window's ends
             marks[key] = reason or mark or "no reading"
         return marks

@@ -1,0 +1,11 @@
+"""What the records mean: comparisons that the intervals bear out, and reasons for what is missing.
+
+Read in this order:
+
+* `statistics.py`: a value with its interval. `wording.py`: numbers as words.
+* `ranking.py`: time, energy and cost per sample; the best run and its ties. `inference.py`: the same for inference.
+* `metric.py`: the held-out metric against the serial run. `footprint.py`: joules as CO2 and money.
+* `reasons.py`: why a figure is missing. `plausibility.py`: figures that are too good. `queue_time.py`: time before the
+  first rank.
+* `answer.py`: all of it in five lines.
+"""

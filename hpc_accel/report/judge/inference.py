@@ -1,0 +1,158 @@
+"""Inference runs judged: which configuration answers the most requests within the limit, and at what latency.
+
+With `infer.latency_limit_ms` the best has the highest rate within it; without, the shortest p99 at the highest listed
+rate (p50 where there were too few requests for a p99), and what overlaps with it is a tie. Runs of wrong answers are
+never ranked.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from hpc_accel.report.judge import wording
+from hpc_accel.report.judge.ranking import Best
+from hpc_accel.report.judge.statistics import Interval
+from hpc_accel.report.load import safe_json
+from hpc_accel.report.load.run_record import RunRecord
+
+
+def rates(run: RunRecord) -> list[dict[str, Any]]:
+    """What was measured at each arrival rate, the lowest rate first."""
+    found = [
+        rate for rate in safe_json.items(run.summary, "inference", "rates") if safe_json.positive(rate, "rate_per_s")
+    ]
+    return sorted(found, key=lambda rate: safe_json.positive(rate, "rate_per_s") or 0.0)
+
+
+def max_rate(run: RunRecord) -> Interval | None:
+    """The highest rate within the limit, and as its upper end the lowest that broke it."""
+    limit = safe_json.mapping(run.summary, "inference", "limit")
+    found = safe_json.positive(limit, "max_rate_per_s")
+    if found is None:
+        return None
+    return Interval(value=found, low=found, high=max(found, safe_json.positive(limit, "next_rate_per_s") or found))
+
+
+def best(runs: list[RunRecord]) -> Best | None:
+    """The best configuration, and those that cannot be told from it."""
+    counting = [run for run in runs if run.counts]
+    limited = [(rate, run) for run in counting if (rate := max_rate(run))]
+    if limited:
+        highest, run = max(limited, key=lambda pair: pair[0].value)
+        ties = tuple(each for rate, each in limited if each is not run and rate.overlaps(highest))
+        return Best(run=run, value=highest, ties=ties)
+    if any(safe_json.positive(run.summary, "inference", "limit", "latency_limit_ms") for run in counting):
+        return None  # a limit that no run holds has no winner
+    timed = [(value, run) for run in counting if (value := _tail_ms(run)) is not None]
+    if not timed:
+        return None
+    shortest, run = min(timed, key=lambda pair: pair[0].value)
+    ties = tuple(each for value, each in timed if each is not run and value.overlaps(shortest))
+    return Best(run=run, value=shortest, ties=ties)
+
+
+def _tail_ms(run: RunRecord) -> Interval | None:
+    last = rates(run)[-1:]
+    values = [latency_ms(rate, key) for rate in last for key in ("p99", "p50")]
+    return next((value for value in values if value is not None), None)
+
+
+def latency_ms(rate: dict[str, Any], key: str) -> Interval | None:
+    """A percentile at one arrival rate, with its interval; an end beyond the longest latency is infinite."""
+    value, ends = safe_json.positive(rate, "latency_ms", key), safe_json.at(rate, "latency_ms", "intervals", key)
+    if value is None:
+        return None
+    if not isinstance(ends, list) or len(ends) != 2:
+        return Interval(value=value, low=value, high=value, is_known=False)
+    low, high = (end if isinstance(end, int | float) and end > 0 else None for end in ends)
+    return Interval(value=value, low=min(low or 0.0, value), high=max(high or math.inf, value))
+
+
+def best_words(runs: list[RunRecord]) -> str:
+    """One workload's part of the answer's line."""
+    found = best(runs)
+    if found is None:
+        reasons = dict.fromkeys(why for run in runs if run.counts and (why := limit_reason(run)))
+        counts = sum(run.counts for run in runs)
+        why = f"none within the limit: {next(iter(reasons))}" if reasons else f"{counts} of {len(runs)} runs count"
+        return f"{wording.NOT_MEASURED if not counts else 'no configuration'} ({why})"
+    tie = f" (a tie with {wording.named([run.label for run in found.ties])})" if found.ties else ""
+    return f"{found.run.label}, {figure_words(found)}{tie}{_after(deadline(found.run).words)}{outputs_words(found.run)}"
+
+
+def figure_words(found: Best) -> str:
+    run = found.run
+    limit = safe_json.mapping(run.summary, "inference", "limit")
+    if max_rate(run):
+        percentile, limit_ms = (
+            safe_json.number(limit, "percentile") or 99,
+            safe_json.positive(limit, "latency_limit_ms"),
+        )
+        bound = f"p{percentile:g} within {limit_ms or 0:g} ms"
+        return f"{wording.short(found.value.value)} requests/s with {bound}"
+    last = rates(run)[-1]
+    key = "p99" if safe_json.positive(last, "latency_ms", "p99") else "p50"
+    rate = wording.short(safe_json.positive(last, "rate_per_s"))
+    spread = f" ({spread_words(found.value)})" if found.value.is_known else ""
+    return f"{key} {wording.short(found.value.value)} ms{spread} at {rate} requests/s"
+
+
+def spread_words(latency: Interval) -> str:
+    """`17 to 35`, or `17 or more` where too few requests bound it."""
+    low = wording.short(latency.low)
+    return f"{low} to {wording.short(latency.high)}" if math.isfinite(latency.high) else f"{low} or more"
+
+
+def limit_reason(run: RunRecord) -> str | None:
+    """Why there is no highest rate; None where there is."""
+    if max_rate(run):
+        return None
+    return safe_json.text(run.summary, "inference", "limit", "reason") or "no highest rate was looked for"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadline:
+    """Whether the listed arrival rates met the deadline; None and no words where there is none."""
+
+    passed: bool | None
+    words: str
+
+
+def deadline(run: RunRecord) -> Deadline:
+    """The verdict on a run: missed at the lowest rate that missed it, or met up to the highest."""
+    judged = [rate for rate in rates(run) if isinstance(safe_json.at(rate, "deadline", "passed"), bool)]
+    if not judged:
+        return Deadline(passed=None, words="")
+    late = [rate for rate in judged if not safe_json.at(rate, "deadline", "passed")]
+    decisive = late[0] if late else judged[-1]
+    at = f"{safe_json.positive(decisive, 'rate_per_s') or 0:g} requests/s"
+    limit = f"the deadline of {safe_json.positive(decisive, 'deadline', 'deadline_ms') or 0:g} ms"
+    if not late:
+        return Deadline(passed=True, words=f"{limit} is met up to {at}")
+    share = wording.percent(safe_json.number(decisive, "deadline", "share_missed"))
+    return Deadline(passed=False, words=f"at {at} {share} miss {limit}")
+
+
+def _after(words: str) -> str:
+    return f"; {words}" if words else ""
+
+
+def outputs_words(run: RunRecord) -> str:
+    """What the recipe did to the answers, said where it did something."""
+    outputs = safe_json.mapping(run.summary, "outputs")
+    error, agreement = safe_json.number(outputs, "max_rel_err"), safe_json.number(outputs, "top1_agreement")
+    if error is None or error < 1e-4:
+        return ""
+    agreed = f", {wording.percent(agreement)} of the classes agree" if agreement is not None else ""
+    return f"; outputs differ from fp32 by up to {wording.percent(error)}{agreed}{metric_words(run, before=', ')}"
+
+
+def metric_words(run: RunRecord, before: str = "") -> str:
+    """`accuracy 0.961 (fp32 0.964)`, or nothing."""
+    metric = safe_json.mapping(run.summary, "outputs", "metric")
+    value, reference = safe_json.number(metric, "value"), safe_json.number(metric, "reference_value")
+    if value is None or reference is None:
+        return ""
+    return f"{before}{safe_json.text(metric, 'name') or 'metric'} {value:.4g} (fp32 {reference:.4g})"

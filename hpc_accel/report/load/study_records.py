@@ -1,0 +1,143 @@
+"""Loading a study's records: the runs its plan chose, with what each left behind or why it left nothing.
+
+Reads plan.json, hardware.json and runs/<run_id>/{run.json,summary.json}. A missing or broken file never
+stops the report: its run is listed as `missing`, and every dropped value is counted and said.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpc_accel.errors import DataError
+from hpc_accel.report.load import safe_json
+from hpc_accel.report.load.labels import layout_kind, layout_label, run_label, unique_labels
+from hpc_accel.report.load.repeats import pooled
+from hpc_accel.report.load.run_record import RunRecord
+from hpc_accel.report.load.run_status import status_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyRecords:
+    """Everything the report says, loaded."""
+
+    study: str
+    site: str
+    objective: str
+    cost_unit: str  # empty where the site names no price
+    factors: dict[str, Any]  # the site's: carbon, electricity, power of a node; and what the study lets estimate
+    directory: Path
+    runs: tuple[RunRecord, ...]  # those that train
+    inference_runs: tuple[RunRecord, ...]  # those that infer
+    refused: tuple[dict[str, Any], ...]  # candidates that break a rule
+    left_out: tuple[dict[str, Any], ...]  # candidates that work but were not chosen
+    searches: tuple[dict[str, Any], ...]  # of each workload whose layouts were searched, what was gone through
+    hardware: dict[str, Any]
+    problems: tuple[str, ...]
+
+    @property
+    def measurements(self) -> tuple[RunRecord, ...]:
+        """Every run that was started, repeats one by one."""
+        return tuple(each for run in (*self.runs, *self.inference_runs) for each in (run.repeats or (run,)))
+
+    @property
+    def workloads(self) -> tuple[str, ...]:
+        """Workload names in the plan's order."""
+        return tuple(dict.fromkeys(run.workload for run in self.runs))
+
+    @property
+    def inference_workloads(self) -> tuple[str, ...]:
+        """Names of the workloads with inference runs, in the plan's order."""
+        return tuple(dict.fromkeys(run.workload for run in self.inference_runs))
+
+    def inference_of(self, workload: str) -> list[RunRecord]:
+        """All inference runs of one workload."""
+        return [run for run in self.inference_runs if run.workload == workload]
+
+    def submit_command(self, run: RunRecord) -> str:
+        """How to start a run again: its own script, by `sbatch`, or by `bash` where there is no cluster."""
+        return f"{'bash' if self.site == 'local' else 'sbatch'} {run.directory / 'job.sbatch'}"
+
+    def of(self, workload: str) -> list[RunRecord]:
+        """All training runs of one workload."""
+        return [run for run in self.runs if run.workload == workload]
+
+
+def load(study_dir: Path) -> StudyRecords:
+    """Load the records of a study. Raises DataError only when there is no readable plan."""
+    plan, problem = safe_json.read_json(study_dir / "plan.json")
+    if plan is None:
+        raise DataError(
+            f"{study_dir}: {problem}",
+            "a report is made of the runs that the study's plan.json chose",
+            f"make the plan first: hpc-accel plan studies/{study_dir.name}.yaml",
+        )
+    hardware, hardware_problem = safe_json.read_json(study_dir / "hardware.json")
+    candidates = safe_json.items(plan, "candidates")
+    study = safe_json.text(plan, "study") or safe_json.clean(study_dir.name)
+    chosen = [item for item in candidates if item.get("chosen") is True]
+    books, _ = safe_json.read_json(study_dir / "accounting.json")
+    jobs = safe_json.mapping(books, "jobs")
+    price = safe_json.positive(plan, "factors", "price_per_node_hour")
+    # Where nodes differ each run has a price of its own, or null.
+    chosen = [{"price_per_node_hour": price, **item} for item in chosen]
+    loaded = {run.run_id: run for run in (_load_run(study_dir, study, item, jobs) for item in chosen)}
+    return StudyRecords(
+        study=study,
+        site=safe_json.text(plan, "site") or "?",
+        objective=safe_json.text(plan, "objective") or "time",
+        cost_unit=safe_json.text(plan, "cost_unit") or "",
+        directory=study_dir,
+        factors=safe_json.mapping(plan, "factors"),
+        runs=unique_labels(pooled([run for run in loaded.values() if not run.is_inference])),
+        inference_runs=unique_labels([run for run in loaded.values() if run.is_inference]),
+        refused=tuple(item for item in candidates if item.get("refused")),
+        left_out=tuple(item for item in candidates if not item.get("refused") and item.get("chosen") is not True),
+        searches=tuple(safe_json.items(plan, "searches")),
+        hardware=hardware or {},
+        problems=(hardware_problem,) if hardware_problem else (),
+    )
+
+
+def _load_run(study_dir: Path, study: str, candidate: dict[str, Any], jobs: dict[str, Any]) -> RunRecord:
+    run_id = safe_json.text(candidate, "run_id") or "?"
+    layout = layout_label(safe_json.mapping(candidate, "layout"))
+    directory = study_dir / "runs" / run_id
+    run: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
+    job: dict[str, Any] = {}
+    problems: list[str] = []
+    # A run_id is a file name; one that is not must not lead out of the study's directory.
+    if "/" in run_id or run_id.startswith("."):
+        directory, problems = study_dir, [f"{run_id!r} is no run id"]
+    else:
+        for name in ("run.json", "summary.json"):
+            content, problem = safe_json.read_json(directory / name)
+            if content is not None and safe_json.text(content, "run_id") != run_id:
+                content, problem = None, f"{name} belongs to run {safe_json.text(content, 'run_id')!r}: not used"
+            if problem:
+                problems.append(problem)
+            run, summary = (content or {}, summary) if name == "run.json" else (run, content or {})
+        job = safe_json.read_json(directory / "job.json")[0] or {}
+    books = safe_json.mapping(jobs, run_id)
+    status, remedy = status_of(study, summary, problems)
+    ended = safe_json.mapping(books, "ended")
+    if not summary and ended:  # killed without a word: Slurm's books know more
+        status, remedy = safe_json.text(ended, "status") or status, safe_json.text(ended, "remedy") or remedy
+        problems.append(f"{safe_json.text(ended, 'message')} (job {safe_json.text(books, 'job_id')})")
+    return RunRecord(
+        run_id=run_id,
+        workload=safe_json.text(candidate, "workload") or safe_json.text(run, "workload", "name") or "?",
+        label=run_label(layout, candidate),
+        kind=layout_kind(safe_json.mapping(candidate, "layout")),
+        status=status,
+        remedy=remedy,
+        directory=directory,
+        candidate=candidate,
+        run=run,
+        summary=summary,
+        job=job,
+        accounting=books,
+        problems=tuple(problems),
+    )

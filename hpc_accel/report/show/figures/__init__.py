@@ -1,0 +1,43 @@
+"""Charts, one family per file, as plain plotly figures (data and layout) with colours named by CSS variables.
+
+A family is one entry in FAMILIES: a function from the runs of one workload to its figures. The page draws
+them with plotly.js and fills in the colours of its theme, so light, dark and print need no second figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hpc_accel.report.load.run_record import RunRecord
+from hpc_accel.report.show.figures import (
+    energy,
+    energy_phases,
+    latency,
+    loss,
+    parity,
+    phases,
+    predicted,
+    speedup,
+    startup,
+    throughput,
+)
+from hpc_accel.report.show.figures.style import Figure
+
+__all__ = ["FAMILIES", "Figure", "latency", "of_workload"]
+
+FAMILIES: tuple[Callable[[list[RunRecord]], list[Figure]], ...] = (
+    throughput.figures,
+    phases.figures,
+    speedup.figures,
+    energy.figures,
+    energy_phases.figures,
+    predicted.figures,
+    loss.figures,
+    parity.figures,
+    startup.figures,
+)
+
+
+def of_workload(runs: list[RunRecord]) -> list[Figure]:
+    """Every family's figures for the runs of one workload."""
+    return [figure for family in FAMILIES for figure in family(runs)]

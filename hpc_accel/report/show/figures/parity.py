@@ -1,0 +1,75 @@
+"""How far each run's first losses are from the serial fp32 run's, beside what its precision is allowed."""
+
+from __future__ import annotations
+
+import math
+
+from hpc_accel.report.load import safe_json
+from hpc_accel.report.load.run_record import RunRecord
+from hpc_accel.report.show.figures import style
+
+FLOOR = 1e-9
+"""Where an exact 0 stands on the logarithmic axis."""
+
+
+def figures(runs: list[RunRecord]) -> list[style.Figure]:
+    """A mark per compared run, and a tick at its tolerance."""
+    title = "Parity with the serial run"
+    compared = [run for run in runs if safe_json.number(run.summary, "parity", "max_rel_err") is not None]
+    wrong = [run for run in compared if run.status == "wrong"]
+    shown = [*wrong, *[run for run in style.fastest_first(compared) if run not in wrong]][: style.MAX_BARS]
+    if not shown:
+        gap = "Not measured: no run compared its losses with the serial run. What to do: set measure.parity_steps to 5."
+        return [style.Figure(key="parity", title=title, caption="", gap=gap)]
+    errors = {run.run_id: safe_json.number(run.summary, "parity", "max_rel_err") or 0.0 for run in shown}
+    data = []
+    for passed, name, colour, symbol in ((True, "same losses", "good", "circle"), (False, "wrong", "bad", "x")):
+        group = [run for run in shown if (run.status != "wrong") is passed]
+        if group:
+            data.append(
+                {
+                    "type": "scatter",
+                    "mode": "markers",
+                    "name": name,
+                    "y": [style.label(run.label) for run in group],
+                    "x": [max(FLOOR, errors[run.run_id]) for run in group],
+                    "marker": {"size": 10, "color": style.color(colour), "symbol": symbol},
+                    "hovertext": [f"{style.label(run.label)}<br>{_words(errors[run.run_id])}" for run in group],
+                    "hoverinfo": "text",
+                }
+            )
+    limited = [(run, limit) for run in shown if (limit := safe_json.positive(run.summary, "parity", "tolerance"))]
+    data.append(
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "allowed",
+            "y": [style.label(run.label) for run, _ in limited],
+            "x": [limit for _, limit in limited],
+            "marker": {"size": 14, "symbol": "line-ns-open", "color": style.color("muted"), "line": {"width": 2}},
+            "hovertext": [f"{style.label(run.label)}<br>allowed: {limit:.2g}" for run, limit in limited],
+            "hoverinfo": "text",
+        }
+    )
+    powers = range(-9, math.ceil(math.log10(max([*errors.values(), *[limit for _, limit in limited], 1e-3]))) + 1)
+    ticks = [power for power in powers if power % 3 == 0]
+    axis = {
+        "type": "log",
+        "range": [-9.4, powers[-1] + 0.4],
+        "tickvals": [10.0**power for power in ticks],
+        "ticktext": ["0" if power == -9 else "1" if power == 0 else f"1e{power}" for power in ticks],
+    }
+    spec = {
+        "data": data,
+        "layout": style.layout(
+            "largest relative difference of a loss", xaxis=axis, yaxis={**style.bar_axis(shown), "showgrid": True}
+        ),
+    }
+    caption = "Further left is closer to the serial fp32 run of the same seed; right of its tick a run is wrong."
+    return [
+        style.Figure(key="parity", title=title, caption=caption, spec=spec, height_px=style.bar_height_px(len(shown)))
+    ]
+
+
+def _words(error: float) -> str:
+    return "identical" if error == 0 else f"{error:.2g}" + (" (drawn at the left edge)" if error < FLOOR else "")

@@ -1,0 +1,70 @@
+"""What a run takes beside its steps, stacked: imports, MPI, model, the first step, and checkpoints."""
+
+from __future__ import annotations
+
+from hpc_accel.report.judge import wording
+from hpc_accel.report.load import safe_json
+from hpc_accel.report.load.run_record import RunRecord
+from hpc_accel.report.show.figures import style
+
+PHASES = {
+    "import": ("imports", "phase-data"),
+    "mpi_init": ("MPI", "phase-comm-exposed"),
+    "model_build": ("model and layout", "phase-forward"),
+    "first_step": ("first step", "phase-backward"),
+    "checkpoint": ("checkpoints", "phase-pipeline-wait"),
+}
+
+
+def figures(runs: list[RunRecord]) -> list[style.Figure]:
+    """One stacked bar per run that counts."""
+    title = "Start-up and checkpoints"
+    known = [run for run in style.fastest_first(runs) if safe_json.mapping(run.summary, "startup_ms")]
+    shown = known[: style.MAX_BARS]
+    if not shown:
+        gap = "Not measured: no run that counts left its start-up."
+        return [style.Figure(key="startup", title=title, caption="", gap=gap)]
+    data = []
+    for phase, (name, color) in PHASES.items():
+        timed = [(run, value) for run in shown if (value := phase_s(run, phase))]
+        if timed:
+            data.append(
+                {
+                    "type": "bar",
+                    "orientation": "h",
+                    "name": name,
+                    "y": [style.label(run.label) for run, _ in timed],
+                    "x": [value for _, value in timed],
+                    "marker": {"color": style.color(color)},
+                    "hovertext": [
+                        f"{style.label(run.label)}<br>{name}: {wording.duration(value * 1e3)}" for run, value in timed
+                    ],
+                    "hoverinfo": "text",
+                }
+            )
+    spec = {
+        "data": data,
+        "layout": style.layout("seconds, once per run", yaxis=style.bar_axis(shown), barmode="stack", bargap=0.25),
+    }
+    saved = any(phase_s(run, "checkpoint") for run in shown)
+    caption = "Outside the timed steps; rank 0, the first step with its warm-up."
+    caption += "" if saved else " No run saved a checkpoint."
+    return [
+        style.Figure(
+            key="startup",
+            title=title,
+            caption=caption + style.only_shown(known, shown),
+            spec=spec,
+            height_px=style.bar_height_px(len(shown)),
+        )
+    ]
+
+
+def phase_s(run: RunRecord, phase: str) -> float | None:
+    """Seconds of one phase; of checkpoints, of all that were saved."""
+    if phase != "checkpoint":
+        value = safe_json.positive(run.summary, "startup_ms", phase)
+        return value / 1e3 if value else None
+    saves = safe_json.at(run.summary, "checkpoints", "save_ms")
+    times = [value for value in saves if isinstance(value, int | float)] if isinstance(saves, list) else []
+    return sum(times) / 1e3 or None

@@ -1,0 +1,191 @@
+"""What all charts share: the figure record, colours by meaning, labels that cannot inject, sizes that fit a phone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from hpc_accel.report.judge import ranking, wording
+from hpc_accel.report.load.run_record import RunRecord
+
+MAX_BARS = 40
+KINDS = {
+    "serial": "serial",
+    "data": "data parallel (dp)",
+    "tensor": "tensor parallel (tp)",
+    "pipeline": "pipeline (pp)",
+    "hybrid": "hybrid",
+}
+GLYPHS = {
+    "diamond": "\u25c6",
+    "circle": "\u25cf",
+    "square": "\u25a0",
+    "triangle-up": "\u25b2",
+    "star": "\u2605",
+    "x": "\u2716",
+    "line-ns": "\u2502",
+}
+SYMBOLS = {"serial": "diamond", "data": "circle", "tensor": "square", "pipeline": "triangle-up", "hybrid": "star"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One chart, or the sentence that stands in its place when nothing was measured."""
+
+    key: str
+    title: str
+    caption: str
+    spec: dict[str, Any] | None = None
+    gap: str | None = None
+    height_px: int = 320
+
+    @property
+    def legend(self) -> list[tuple[str, str, str]]:
+        """Glyph, colour and name of each kind of trace: the page writes them as text, which wraps on a phone."""
+        found: dict[str, tuple[str, str, str]] = {}
+        for trace in (self.spec or {}).get("data", []):
+            if trace.get("showlegend") is not False:
+                found.setdefault(trace["name"], (_glyph(trace), _trace_color(trace), trace["name"]))
+        return list(found.values())
+
+
+def _glyph(trace: dict[str, Any]) -> str:
+    """A character that looks like the trace."""
+    if trace["type"] == "bar":
+        return "\u25a0"
+    if "lines" in trace["mode"]:
+        return "\u2504" if trace["line"].get("dash", "solid") == "dash" else "\u2501"
+    symbol = trace["marker"]["symbol"]
+    return GLYPHS[(symbol if isinstance(symbol, str) else symbol[0]).removesuffix("-open")]
+
+
+def _trace_color(trace: dict[str, Any]) -> str:
+    return str((trace.get("marker") or trace["line"])["color"])
+
+
+def color(name: str) -> str:
+    """A colour of the page's theme; the page replaces the name by the value."""
+    return f"var(--c-{name})"
+
+
+def label(text: str) -> str:
+    """A text for plotly, which understands some HTML: `<` and `&` lose their meaning."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def layout(x_title: str, y_title: str = "", **more: Any) -> dict[str, Any]:
+    """A quiet layout: title and legend are the page's; axes make room for their labels."""
+    base: dict[str, Any] = {
+        "margin": {"l": 10, "r": 18, "t": 12, "b": 10, "pad": 4},
+        "xaxis": {"title": {"text": x_title, "standoff": 10}, "automargin": True, "zeroline": False},
+        "yaxis": {"title": {"text": y_title, "standoff": 8}, "automargin": True, "zeroline": False},
+        "showlegend": False,
+        "hovermode": "closest",
+        "dragmode": False,
+    }
+    for key, value in more.items():
+        base[key] = {**base[key], **value} if isinstance(base.get(key), dict) and isinstance(value, dict) else value
+    return base
+
+
+def fastest_first(runs: Iterable[RunRecord]) -> list[RunRecord]:
+    """Runs that count, by time per sample: the order of every bar chart, so that the eye can compare them."""
+    timed = [
+        (step.value / ranking.global_batch_size(run), run)
+        for run in runs
+        if run.counts and (step := ranking.step_time_ms(run))
+    ]
+    return [run for _, run in sorted(timed, key=lambda pair: pair[0])]
+
+
+def log_axis(low: float, high: float) -> dict[str, Any]:
+    """A logarithmic axis with ticks at 1, 2, 5 and their powers of ten: few enough to read, never bare digits."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if high / low < 100 else (1, 3) if high / low < 1e3 else (1,)
+    ticks = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
+    return {
+        "type": "log",
+        "range": [math.log10(low), math.log10(high)],
+        "tickvals": ticks,
+        "ticktext": [f"{tick:g}" if tick < 1e4 else wording.compact(tick) for tick in ticks],
+    }
+
+
+def bar_axis(runs: list[RunRecord]) -> dict[str, Any]:
+    """A category axis that keeps the order of `runs` from top to bottom."""
+    labels = [label(run.label) for run in runs]
+    return {
+        "type": "category",
+        "categoryorder": "array",
+        "categoryarray": labels[::-1],
+        "range": [-0.6, len(labels) - 0.4],
+        "ticks": "",
+        "showgrid": False,
+    }
+
+
+def bar_height_px(num_bars: int) -> int:
+    """Room for every bar's label."""
+    return 70 + 24 * max(4, num_bars)
+
+
+def only_shown(all_runs: list[RunRecord], shown: list[RunRecord]) -> str:
+    """Said when a chart leaves runs out; the table has all."""
+    return (
+        f" The {len(shown)} fastest of {len(all_runs)} runs; the table has all." if len(shown) < len(all_runs) else ""
+    )
+
+
+def pattern(run: RunRecord) -> str:
+    """Reduced precision is hatched: kind of layout is the colour, so precision must be something else."""
+    return {"fp32": "", "bf16": "/", "fp16": "\\"}.get(run.precision, ".")
+
+
+def by_kind(runs: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
+    """Runs grouped by kind of layout, in the legend's order, empty kinds left out."""
+    listed = list(runs)
+    groups = {kind: [run for run in listed if run.kind == kind] for kind in KINDS}
+    return {kind: group for kind, group in groups.items() if group}
+
+
+def bar_marker(runs: list[RunRecord], kind: str) -> dict[str, Any]:
+    """Colour by kind of layout, hatching by precision."""
+    return {
+        "color": color(kind),
+        "pattern": {
+            "shape": [pattern(run) for run in runs],
+            "fillmode": "overlay",
+            "size": 7,
+            "solidity": 0.22,
+            "fgcolor": color("hatch"),
+        },
+    }
+
+
+def values_beside(labels: list[str], ends: list[float], texts: list[str]) -> dict[str, Any]:
+    """The values in figures, right of the bars' ends: inside they would be unreadable on hatching."""
+    return {
+        "type": "scatter",
+        "mode": "text",
+        "name": "values",
+        "showlegend": False,
+        "y": labels,
+        "x": ends,
+        "text": [f" {text}" for text in texts],
+        "textposition": "middle right",
+        "cliponaxis": False,
+        "hoverinfo": "skip",
+    }
+
+
+def room_beside(ends: list[float]) -> dict[str, Any]:
+    """An axis from 0 with room for the values right of the longest bar."""
+    return {"range": [0, 1.35 * max(ends)], "nticks": 5}
+
+
+def precision_words(runs: list[RunRecord]) -> str:
+    """What the hatching means, when there is any."""
+    reduced = sorted({run.precision for run in runs if pattern(run)})
+    return f" Hatched: {', '.join(reduced)}." if reduced else ""

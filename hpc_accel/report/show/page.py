@@ -1,0 +1,154 @@
+"""report.html: one file that needs no network, in which no record's text can become markup or script.
+
+Jinja2 escapes every value; figures travel as a JSON block in which `<`, `>` and `&` are written as escapes; the content
+security policy allows exactly the two scripts of this page, by their digests, and no connection at all.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from importlib import resources
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from hpc_accel.report.judge import queue_time, wording
+from hpc_accel.report.judge.answer import Answer
+from hpc_accel.report.load.study_records import StudyRecords
+from hpc_accel.report.show import check_tables, energy_tables, figures, hardware_tables, inference_tables, page_tables
+
+MAX_LISTED = 500
+"""Refused and left-out candidates shown; plan.json has all of them."""
+
+
+def render(records: StudyRecords, answer: Answer) -> str:
+    """The whole page."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("hpc_accel.report.show", "template"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    plotly, own = _plotly_js(), _asset("report.js")
+    sections, specs = _sections(records)
+    charts, more_specs = _inference_charts(records)
+    return environment.get_template("report.html.j2").render(
+        policy=_policy(plotly, own),
+        # Our own files, not data: the only values that are not escaped.
+        style=Markup(_asset("report.css")),
+        plotly_js=Markup(plotly),
+        report_js=Markup(own),
+        figures_json=Markup(json_block(specs | more_specs)),
+        records=records,
+        answer=answer,
+        cards=page_tables.cards(records),
+        sections=sections,
+        inference=_inference(records, charts),
+        columns=page_tables.COLUMNS,
+        rows=page_tables.table(records),
+        statuses=sorted({run.status for run in records.runs}),
+        not_counting=page_tables.not_counting(records),
+        damaged=page_tables.damaged(records),
+        gaps=page_tables.gap_rows(records),
+        refused=page_tables.refused(records),
+        left_out=page_tables.left_out(records),
+        searched=page_tables.searched(records),
+        max_listed=MAX_LISTED,
+        hardware=hardware_tables.rows(records.hardware),
+        sensors=hardware_tables.sensors(records.hardware),
+        provenance=page_tables.provenance(records),
+        energies=energy_tables.rows(records),
+        energy_titles=energy_tables.TITLES,
+        estimates=energy_tables.estimates(records),
+        checks=check_tables.rows(records),
+        warnings=check_tables.warnings(records),
+        jobs=queue_time.rows(records),
+        overhead=queue_time.words(records),
+        not_measured=wording.NOT_MEASURED,
+    )
+
+
+def _sections(records: StudyRecords) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The charts of each workload, and the plotly figures under the ids of their places."""
+    sections, specs = [], {}
+    for number, workload in enumerate(records.workloads):
+        runs = records.of(workload)
+        charts = []
+        for figure in figures.of_workload(runs):
+            place = f"figure-{number}-{figure.key}"
+            charts.append({"place": place, "figure": figure, "full": figure.gap is not None})
+            if figure.spec is not None:
+                specs[place] = {**figure.spec, "height": figure.height_px}
+        drawn = [chart for chart in charts if not chart["full"]]
+        if len(drawn) % 2:
+            # Two stand side by side; the last of an odd number gets the whole row.
+            drawn[-1]["full"] = True
+        counting = sum(run.counts for run in runs)
+        sections.append(
+            {
+                "anchor": f"workload-{number}",
+                "workload": workload,
+                "charts": charts,
+                "num_runs": wording.counted(len(runs), "run"),
+                "num_counting": counting,
+                "startup": page_tables.startup(runs),
+            }
+        )
+    return sections, specs
+
+
+def _inference(records: StudyRecords, charts: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """What the section on inference shows; None for a study that only trains."""
+    if not records.inference_runs:
+        return None
+    latencies = inference_tables.latency_rows(records)
+    return {
+        "charts": charts,
+        "cards": inference_tables.cards(records),
+        "runs": inference_tables.run_rows(records),
+        "notes": inference_tables.notes(records),
+        "latencies": latencies,
+        "energy_reason": next((row["energy_reason"] for row in latencies if row["energy_reason"]), None),
+        "generation": inference_tables.generation_rows(records),
+    }
+
+
+def _inference_charts(records: StudyRecords) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """One chart per workload with inference runs."""
+    charts, specs = [], {}
+    for number, workload in enumerate(records.inference_workloads):
+        for figure in figures.latency.figures(records.inference_of(workload)):
+            place = f"inference-{number}-{figure.key}"
+            charts.append({"place": place, "figure": figure, "workload": workload})
+            if figure.spec is not None:
+                specs[place] = {**figure.spec, "height": figure.height_px}
+    return charts, specs
+
+
+def json_block(content: Any) -> str:
+    """JSON that can stand inside a script element: nothing in it can end the element or open another."""
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _policy(*scripts: str) -> str:
+    """The content security policy: these scripts, inline styles (plotly sets them), images made here; no address."""
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "connect-src 'none'; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _asset(name: str) -> str:
+    return (resources.files("hpc_accel.report.show") / "template" / name).read_text(encoding="utf-8")
+
+
+def _plotly_js() -> str:
+    """plotly.js as the plotly package ships it, without importing the package."""
+    return (resources.files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")

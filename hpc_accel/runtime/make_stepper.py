@@ -1,0 +1,71 @@
+"""A stepper for any layout on this rank: the run's own, and the serial one it is compared with, built alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from hpc_accel.parallel.apply import parallelize
+from hpc_accel.parallel.mesh import RankCoordinates
+from hpc_accel.runtime.batches import ShareSampler, share_loader
+from hpc_accel.runtime.cuda_timer import CudaTimer
+from hpc_accel.runtime.loss import MicroBatchLoss
+from hpc_accel.runtime.optimizer import make_optimizer
+from hpc_accel.runtime.phase_timer import HostTimer, PhaseTimer
+from hpc_accel.runtime.precision import AUTOCAST, make_scaler
+from hpc_accel.runtime.step import Stepper
+from hpc_accel.study.recipe import Recipe
+from hpc_accel.study.run import Run
+from hpc_accel.workloads.workload import Workload
+
+
+def make_sampler(run: Run, workload: Workload, place: RankCoordinates, first_step: int = 0) -> ShareSampler:
+    """Sample order of one data-parallel rank; the same global batches whatever the layout."""
+    dataset: Any = workload.dataset
+    shares = place.layout.shares
+    return ShareSampler(
+        len(dataset),
+        run.workload.global_batch_size,
+        start=sum(shares[: place.dp_rank]) if shares else place.dp_rank * place.share,
+        share=place.share,
+        seed=run.seed,
+        first_step=first_step,
+        keep_last=run.workload.last_batch == "keep",
+    )
+
+
+def make_stepper(
+    run: Run,
+    workload: Workload,
+    place: RankCoordinates,
+    device: torch.device,
+    *,
+    recipe: Recipe,
+    split: tuple[int, ...] | None,
+    first_step: int = 0,
+) -> Stepper:
+    """Model, loss, optimizer and data of `run` under `place.layout` and `recipe`. Collective over the layout.
+
+    The first batch is that of `first_step`.
+    """
+    loss = MicroBatchLoss(workload.loss, place.layout.dp, make_scaler(recipe.precision, device))
+    autocast_dtype = AUTOCAST[recipe.precision]
+    model = parallelize(workload, split, place, device, loss=loss, recipe=recipe, autocast_dtype=autocast_dtype)
+    sampler = make_sampler(run, workload, place, first_step)
+    return Stepper(
+        place=place,
+        device=device,
+        model=model,
+        recipe=recipe,
+        loss=loss,
+        optimizer=make_optimizer(run.workload.optimizer, model.parameters, place, fused=recipe.fused_optimizer),
+        sampler=sampler,
+        batches=share_loader(workload.dataset, sampler, num_workers=recipe.data_workers, pin_memory=recipe.pin_memory),
+        clock=make_timer(device),
+    )
+
+
+def make_timer(device: torch.device) -> PhaseTimer:
+    """The clock for `device`."""
+    return CudaTimer(device) if device.type == "cuda" else HostTimer()

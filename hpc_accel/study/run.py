@@ -1,0 +1,233 @@
+"""What a study file may say, and what a run is: the contract every other room reads.
+
+A study is YAML written by a person (units in the key names). A run is one workload x layout x recipe x
+resources at one site, fully resolved: no defaults left to fill, stored as `run.json`. Keys that are
+unknown are errors, so that no option is ever silently ignored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from hpc_accel.study.base import PositiveInt, StrictModel, checked_name
+from hpc_accel.study.infer_options import Infer
+from hpc_accel.study.layout import Layout
+from hpc_accel.study.recipe import Recipe
+
+Backend = Literal["mpi4py", "gloo", "nccl"]
+Objective = Literal["time", "energy", "cost"]
+ENTRY = re.compile(r"[A-Za-z_][\w]*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+class Optimizer(StrictModel):
+    """Which torch optimizer, and its learning rate."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.01
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+    @model_validator(mode="after")
+    def _acts(self) -> Optimizer:
+        if self.name == "adamw" and self.momentum:
+            raise ValueError("momentum is an option of sgd; adamw has its own")
+        return self
+
+
+class WorkloadSpec(StrictModel):
+    """StrictModel + data + loss: a built-in `name`, or the user's own `entry` "package.module:function"."""
+
+    name: str
+    entry: str
+    args: dict[str, Any] = {}
+    global_batch_size: PositiveInt
+    optimizer: Optimizer = Optimizer()
+    entry_sha256: str | None = None
+    last_batch: Literal["drop", "keep"] = "drop"
+    """An epoch's last, incomplete global batch: left out, or trained on with fewer samples."""
+
+    _name = field_validator("name")(checked_name)
+
+    @field_validator("entry")
+    @classmethod
+    def _entry(cls, value: str) -> str:
+        if not ENTRY.fullmatch(value):
+            raise ValueError('an entry is written "package.module:function"')
+        return value
+
+
+class NodeKind(StrictModel):
+    """Nodes that are alike, of a run on nodes that differ. Memory is per node."""
+
+    number: Annotated[int, Field(ge=0, strict=True)] = 0
+    """Which of the study's node kinds this is."""
+    num_nodes: PositiveInt = 1
+    ranks_per_node: PositiveInt = 1
+    gpus_per_node: Annotated[int, Field(ge=0, strict=True)] = 0
+    cpus_per_rank: PositiveInt = 1
+    memory_mb: PositiveInt = 4000
+    partition: str = ""
+    constraint: str = ""
+    """Features of the nodes, as Slurm's --constraint; empty: the site's."""
+    gpu_type: str = ""
+    """Type in gpu:<type>:<n>; empty: the partition's."""
+
+    @field_validator("gpu_type")
+    @classmethod
+    def _gpu_type(cls, value: str) -> str:
+        return checked_name(value) if value else value
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks on these nodes."""
+        return self.num_nodes * self.ranks_per_node
+
+
+class Resources(StrictModel):
+    """What one run asks of the site. Memory is per node, as Slurm's --mem is.
+
+    On nodes that differ, `node_kinds` says what each kind gives, and ranks are numbered node kind after node kind.
+    The other figures then speak for all: `num_nodes` is the sum, ranks and GPUs per node the most, CPUs per rank and
+    memory the least of any node kind.
+    """
+
+    num_nodes: PositiveInt = 1
+    ranks_per_node: PositiveInt
+    gpus_per_node: Annotated[int, Field(ge=0)] = 0
+    cpus_per_rank: PositiveInt = 1
+    memory_mb: PositiveInt = 4000
+    time_limit_min: PositiveInt = 30
+    partition: str = ""
+    node_kinds: Annotated[tuple[NodeKind, ...], Field(min_length=1)] | None = None
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks the run starts."""
+        return sum(part.num_ranks for part in self.each_kind)
+
+    @property
+    def each_kind(self) -> tuple[NodeKind, ...]:
+        """The node kinds; where all nodes are alike, one that is the whole."""
+        if self.node_kinds is not None:
+            return self.node_kinds
+        keys = ("num_nodes", "ranks_per_node", "gpus_per_node", "cpus_per_rank", "memory_mb", "partition")
+        return (NodeKind(**{key: getattr(self, key) for key in keys}),)
+
+    @property
+    def nodes_by_partition(self) -> list[tuple[str, int]]:
+        """(partition, number of nodes) of each part; an empty partition is the site's."""
+        return [(part.partition, part.num_nodes) for part in self.each_kind]
+
+    def node_kind_of(self, rank: int) -> NodeKind:
+        """The node kind that `rank` runs on."""
+        for part in self.each_kind:
+            if rank < part.num_ranks:
+                return part
+            rank -= part.num_ranks
+        raise ValueError(f"no rank {rank + self.num_ranks} of {self.num_ranks}")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Resources:
+        if self.node_kinds is not None and self.num_nodes != sum(part.num_nodes for part in self.node_kinds):
+            raise ValueError("num_nodes is the sum of the node kinds' nodes")
+        return self
+
+
+class Measure(StrictModel):
+    """How a run is measured.
+
+    `parity_steps` losses are compared with a serial fp32 run; `parity_tolerance` (relative) is filled
+    from the precision when the study does not set it. The workload's metric is computed on at most `metric_samples`
+    held-out samples, evenly spread; 0 leaves it out. Up to `max_steps` are timed where `steps` take less than 100
+    updates of the energy sensors. `idle_s` None measures idle power where a sensor can be read, 0 never.
+    """
+
+    warmup_steps: Annotated[int, Field(ge=0)] = 5
+    steps: PositiveInt = 30
+    parity_steps: Annotated[int, Field(ge=0)] = 5
+    parity_tolerance: Annotated[float, Field(gt=0)] | None = None
+    metric_samples: Annotated[int, Field(ge=0)] = 1024
+    max_steps: PositiveInt | None = None
+    idle_s: Annotated[float, Field(ge=0, le=600)] | None = None
+    target_loss: Annotated[float, Field(allow_inf_nan=False)] | None = None
+
+
+class Checkpoint(StrictModel):
+    """When a run saves what it needs to go on: always at a warning signal, and every so many steps if asked."""
+
+    every_steps: PositiveInt | None = None
+    keep: Annotated[int, Field(ge=1, strict=True)] = 2
+
+
+class Run(StrictModel):
+    """One run, resolved. `run_id` is a name and a digest of all of this content."""
+
+    format: Literal[1] = 1
+    run_id: str = ""
+    study: str
+    site: str
+    seed: int = 0
+    repeat: PositiveInt = 1
+    """The how manieth measurement of the same configuration this is."""
+    workload: WorkloadSpec
+    layout: Layout
+    recipe: Recipe
+    resources: Resources
+    measure: Measure
+    checkpoint: Checkpoint = Checkpoint()
+    backend: Backend = "mpi4py"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    infer: Infer | None = None
+    """What is served, and how it is loaded; None trains."""
+
+    @model_validator(mode="after")
+    def _identify(self) -> Run:
+        expected = run_id(self)
+        if self.run_id and self.run_id != expected:
+            raise ValueError(f"run_id is {self.run_id} but the content's is {expected}: the file was edited")
+        object.__setattr__(self, "run_id", expected)
+        return self
+
+    @property
+    def label(self) -> str:
+        """What the run is called in charts: layout, precision, accumulation (or batch served), options set."""
+        size = f"b{self.infer.batch_size}" if self.infer else f"x{self.layout.accumulation_steps}"
+        name = f"{self.layout.label} {self.recipe.precision} {size}"
+        return " ".join([name, *self.recipe.options])
+
+
+_PARTS = ("workload", "layout", "recipe", "measure")
+FIRST = {
+    "": (*_PARTS, "format", "study", "site", "seed", "checkpoint", "resources", "backend", "device"),
+    "workload": ("name", "entry", "args", "global_batch_size", "optimizer", "entry_sha256"),
+    "layout": ("dp", "pp", "tp", "shard", "schedule", "micro_batch_size", "accumulation_steps", "split"),
+    "recipe": ("precision", "compile", "recompute", "compression", "channels_last"),
+    "measure": ("warmup_steps", "steps", "parity_steps", "parity_tolerance"),
+    "resources": ("num_nodes", "ranks_per_node", "gpus_per_node", "cpus_per_rank"),
+}
+"""Keys that every run has had from the beginning."""
+
+
+def run_id(run: Run) -> str:
+    """`workload-layout-precision-aN-digest` (`bN`, a batch, to serve); the digest covers all that is measured under."""
+    content = run.model_dump(mode="json", exclude={"run_id"})
+    # These change how the job is queued, not what is measured: editing them must not re-run anything.
+    for key in ("time_limit_min", "memory_mb", "partition"):
+        content["resources"].pop(key)
+    for part in content["resources"]["node_kinds"] or ():
+        part.pop("memory_mb")  # a node kind's partition stays: it says on which nodes these ranks compute
+    # Keys that came later: where they say nothing, a run measured before them is still the same run.
+    for part, model in (("", run), *((part, getattr(run, part)) for part in FIRST if part)):
+        inside = content[part] if part else content
+        for key, field in type(model).model_fields.items():
+            if key in inside and key not in FIRST[part] and getattr(model, key) == field.default:
+                inside.pop(key)
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+    size = f"b{run.infer.batch_size}" if run.infer else f"a{run.layout.accumulation_steps}"
+    repeat = [f"r{run.repeat}"] if run.repeat > 1 else []
+    return "-".join([run.workload.name, run.layout.label, run.recipe.precision, size, *repeat, digest])

@@ -1,0 +1,156 @@
+"""The study file as a person writes it: shorter than a run, with lists wherever a choice is compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, JsonValue, field_validator, model_validator
+
+from hpc_accel.errors import ConfigError
+from hpc_accel.study.base import NAME, PositiveInt, StrictModel, checked_name
+from hpc_accel.study.choices import InferChoice, LayoutChoice, RecipeChoice
+from hpc_accel.study.run import Backend, Checkpoint, Objective, Optimizer
+from hpc_accel.study.yaml import read_yaml, validated
+
+Layouts = Annotated[list[LayoutChoice], Field(min_length=1)]
+Recipes = Annotated[list[RecipeChoice], Field(min_length=1)]
+
+
+class MeasureChoice(StrictModel):
+    """How runs are measured; what is left out comes from the enclosing level, then from the defaults."""
+
+    warmup_steps: Annotated[int, Field(ge=0, strict=True)] | None = None
+    steps: PositiveInt | None = None
+    epochs: PositiveInt | None = None
+    parity_steps: Annotated[int, Field(ge=0, strict=True)] | None = None
+    parity_tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    metric_samples: Annotated[int, Field(ge=0, strict=True)] | None = None
+    max_steps: PositiveInt | None = None
+    idle_s: Annotated[float, Field(ge=0, le=600)] | None = None
+    target_loss: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    repeats: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _said_once(self) -> MeasureChoice:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("steps and epochs both say how long a run trains: give one of them")
+        return self
+
+
+class WorkloadChoice(StrictModel):
+    """A built-in workload by `name`, or the user's own by `entry`; its own layouts win over the study's."""
+
+    name: str | None = None
+    entry: str | None = None
+    args: dict[str, JsonValue] = {}
+    global_batch_size: PositiveInt | None = None
+    optimizer: Optimizer | None = None
+    last_batch: Literal["drop", "keep"] = "drop"
+    layouts: Layouts | Literal["auto"] | None = None
+    recipes: Recipes | None = None
+    infer: InferChoice | None = None
+    measure: MeasureChoice = MeasureChoice()
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str | None) -> str | None:
+        return checked_name(value) if value is not None else None
+
+
+class NodeKindChoice(StrictModel):
+    """Nodes of one kind, where a run may use several kinds. What is left out comes from `resources`, then the site."""
+
+    num_nodes: PositiveInt = 1
+    ranks_per_node: PositiveInt = 1
+    gpus_per_node: Annotated[int, Field(ge=0, strict=True)] = 0
+    cpus_per_rank: PositiveInt | None = None
+    memory_mb: PositiveInt | None = None
+    partition: str | None = None
+    constraint: str = ""
+    gpu_type: str = ""
+
+    @field_validator("gpu_type")
+    @classmethod
+    def _gpu_type(cls, value: str) -> str:
+        return checked_name(value) if value else value
+
+
+class ResourcesChoice(StrictModel):
+    """The most that a run may use. A layout of fewer ranks takes fewer; memory is per node.
+
+    `node_kinds` are for nodes that differ; nodes, ranks and GPUs per node are then theirs to say.
+    """
+
+    num_nodes: PositiveInt = 1
+    ranks_per_node: PositiveInt = 1
+    gpus_per_node: Annotated[int, Field(ge=0, strict=True)] = 0
+    cpus_per_rank: PositiveInt = 1
+    memory_mb: PositiveInt = 4000
+    time_limit_min: PositiveInt = 30
+    partition: str = ""
+    node_kinds: Annotated[list[NodeKindChoice], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _said_once(self) -> ResourcesChoice:
+        twice = {"num_nodes", "ranks_per_node", "gpus_per_node"} & self.model_fields_set
+        if self.node_kinds is not None and twice:
+            raise ValueError(f"each node kind says its own {', '.join(sorted(twice))}")
+        return self
+
+
+class SearchChoice(StrictModel):
+    """How many planned candidates `layouts: auto` keeps for measurement, per workload."""
+
+    keep: PositiveInt = 6
+
+
+class EnergyChoice(StrictModel):
+    """What may stand where energy was not measured: nothing, or an estimate from the site's `power_w_per_node`."""
+
+    estimate: Literal["tdp"] | None = None
+
+
+class Study(StrictModel):
+    """The whole file. Its name is the file's, so a study and its results can be found from each other."""
+
+    name: str = Field(exclude=True)
+    workload: WorkloadChoice | Annotated[list[WorkloadChoice], Field(min_length=1)]
+    layouts: Layouts | Literal["auto"] = "auto"
+    recipes: Recipes = [RecipeChoice()]
+    infer: InferChoice | None = None
+    train: bool = True
+    """Whether the layouts are trained; with `infer` and without training only serving is measured."""
+    resources: ResourcesChoice = ResourcesChoice()
+    objective: Objective = "time"
+    search: SearchChoice = SearchChoice()
+    measure: MeasureChoice = MeasureChoice()
+    energy: EnergyChoice = EnergyChoice()
+    checkpoint: Checkpoint = Checkpoint()
+    site: str = "local"
+    same_allocation: bool = False
+    """All runs in turn on the same nodes, in one Slurm job: fair to compare; kind to the queue when runs are short."""
+    backend: Backend = "mpi4py"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: Annotated[int, Field(ge=0, strict=True)] = 0
+
+    @property
+    def workloads(self) -> list[WorkloadChoice]:
+        """The workloads, also when the file names a single one."""
+        return self.workload if isinstance(self.workload, list) else [self.workload]
+
+
+def load_study(path: Path) -> Study:
+    """Read and check a study file. Raises ConfigError with file, line, rule and remedy."""
+    if not NAME.fullmatch(path.stem):
+        raise ConfigError(
+            f"study file name {path.name!r}",
+            "the study is named after its file: letters, digits and _ . + - only",
+            "rename the file",
+        )
+    data, lines = read_yaml(path)
+    if "name" in data:
+        line = lines[("name",)]
+        raise ConfigError(f"{path}:{line}: unknown key 'name'", "a study is named after its file", "delete the line")
+    content: dict[str, Any] = {"name": path.stem, **data}
+    return validated(Study, content, path, lines)

@@ -1,0 +1,89 @@
+"""Everything a run needs before its first step: ranks, device, threads, workload, layout, optimizer, data."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpc_accel.measure.energy.attribution import unknown
+from hpc_accel.parallel.mesh import RankCoordinates, rank_coordinates
+from hpc_accel.runtime.device import mesh_device
+from hpc_accel.runtime.make_stepper import make_stepper
+from hpc_accel.runtime.stage_sizes import stage_sizes
+from hpc_accel.runtime.start_ranks import RankSetup, start_ranks
+from hpc_accel.runtime.step import Stepper
+from hpc_accel.study.run import Run
+from hpc_accel.train.checkpoint import Checkpoint, Checkpoints
+from hpc_accel.train.state import restore
+from hpc_accel.workloads import entry
+from hpc_accel.workloads.workload import Workload
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session(RankSetup):
+    """A run, set up on this rank: at its beginning, or where the checkpoint `first_step` comes from left it.
+
+    `earlier` is what earlier attempts measured on this rank: rows, windows, peak_memory_bytes, notes.
+    """
+
+    workload: Workload
+    split: tuple[int, ...] | None
+    place: RankCoordinates
+    stepper: Stepper
+    checkpoints: Checkpoints
+    first_step: int
+    attempt: int
+    earlier: dict[str, Any]
+    samples_dropped_per_epoch: int
+    startup_ms: dict[str, float]
+
+
+def open_session(run: Run, directory: Path, import_ms: float) -> Session:
+    """Set up `run` on this rank. Collective over all ranks.
+
+    Raises ConfigError when the launch does not fit, DataError when there are checkpoints and all are broken.
+    """
+    launch = start_ranks(run, directory)
+    began, device, comm = time.perf_counter(), launch.device, launch.comm
+    workload = entry.build(run.workload, run.seed)
+    place = rank_coordinates(run.layout, launch.rank, mesh_device(run, device))
+    checkpoints = Checkpoints(run, directory, comm, place)
+    found = checkpoints.load()
+    split: tuple[int, ...] | None
+    if found and run.layout.split == "measured":
+        split = tuple(found.values["split"])  # measured again it might be another, and its weights lie elsewhere
+    else:
+        split = stage_sizes(run, workload, device, comm)
+    first_step = found.step if found else 0
+    stepper = make_stepper(run, workload, place, device, recipe=run.recipe, split=split, first_step=first_step)
+    if found:
+        restore(stepper, found.tensors, found.values)
+    built = time.perf_counter()
+    return Session(
+        **vars(launch),
+        workload=workload,
+        split=split,
+        place=place,
+        stepper=stepper,
+        checkpoints=checkpoints,
+        first_step=first_step,
+        attempt=found.values["attempt"] + 1 if found else 1,
+        earlier=_earlier(found),
+        samples_dropped_per_epoch=stepper.sampler.samples_dropped_per_epoch,
+        startup_ms={
+            "import": import_ms,
+            "mpi_init": launch.mpi_init_ms,
+            "model_build": (built - began) * 1e3,
+        },
+    )
+
+
+def _earlier(found: Checkpoint | None) -> dict[str, Any]:
+    if found is None:
+        return {"rows": [], "windows": [], "peak_memory_bytes": None, "total_steps": None, "notes": []}
+    kept = {key: found.values.get(key) for key in ("rows", "peak_memory_bytes", "total_steps")}
+    unsplit = unknown("saved by a version that did not keep where the joules went")
+    windows = [unsplit | window for window in found.values["windows"]]
+    return kept | {"windows": windows, "notes": [*found.values["notes"], *found.notes]}

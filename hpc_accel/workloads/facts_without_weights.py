@@ -1,0 +1,90 @@
+"""Facts of a workload for the planner, also of one that no node at hand could hold.
+
+It is built as every run builds it until its parameters pass a limit; then it is built again on tensors without values
+(torch's FakeTensorMode), which takes seconds for 175 billion parameters.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from hpc_accel.errors import ConfigError
+from hpc_accel.study.model_facts import ModelFacts
+from hpc_accel.study.run import WorkloadSpec
+from hpc_accel.workloads import entry
+from hpc_accel.workloads.count_facts import describe
+from hpc_accel.workloads.workload import Workload
+
+LARGEST_WITH_VALUES_BYTES = 100 * 10**6
+"""Parameters up to which a model is run for real: that also checks the values, in about a second."""
+SHARE_OF_MEMORY = 0.2
+"""Parameters may take this much of what is free: gradients, activations and the data come on top."""
+
+
+class _TooLargeError(BaseException):
+    """Ends a build early. No Exception, so that no `except Exception` of the user's module keeps it."""
+
+
+def facts_of(spec: WorkloadSpec, seed: int) -> ModelFacts:
+    """What the planner needs to know of a workload. Raises ConfigError as `entry.build` and `describe` do."""
+    try:
+        with _parameters_up_to(LARGEST_WITH_VALUES_BYTES):
+            return describe(entry.build(spec, seed))
+    except _TooLargeError:
+        pass
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            workload = entry.build(spec, seed)
+        return describe(workload)
+    except ConfigError as error:
+        without_values = error
+    # Something looks at values (`labels.max().item()`): then for real, if this machine can hold it.
+    try:
+        with _parameters_up_to(int(SHARE_OF_MEMORY * _free_memory_bytes())):
+            return describe(entry.build(spec, seed))
+    except _TooLargeError:
+        raise ConfigError(
+            f"{without_values.value} (on tensors without values)",
+            "a model too large for this machine is described without values: build() and forward() must not read any",
+            "take sizes from shapes and arguments, not from .item(), .tolist() or `if tensor:`; or plan on a node with "
+            "more memory",
+        ) from without_values
+
+
+def facts_of_built(workload: Workload, spec: WorkloadSpec, seed: int) -> ModelFacts:
+    """The same of a workload that is built already, which is run if it is small."""
+    num_bytes = sum(each.numel() * each.element_size() for each in workload.model.parameters())
+    return describe(workload) if num_bytes <= LARGEST_WITH_VALUES_BYTES else facts_of(spec, seed)
+
+
+@contextmanager
+def _parameters_up_to(limit_bytes: int) -> Iterator[None]:
+    """Raises _TooLargeError as soon as parameters registered inside hold more than `limit_bytes`."""
+    seen: set[int] = set()
+    total = 0
+
+    def count(module: nn.Module, name: str, parameter: torch.Tensor | None) -> None:
+        nonlocal total
+        if parameter is None or id(parameter) in seen:  # a tied weight is registered twice
+            return
+        seen.add(id(parameter))
+        total += parameter.numel() * parameter.element_size()
+        if total > limit_bytes:
+            raise _TooLargeError
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _free_memory_bytes() -> int:
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,48 @@
+"""Windows of one run that follow each other, as one figure."""
+
+from __future__ import annotations
+
+import pytest
+
+from hpc_accel.measure.energy import attribution
+from hpc_accel.measure.energy.aggregate import aggregate, with_idle
+from hpc_accel.measure.energy.combine_windows import combine
+from tests.measure.energy.test_aggregate import record, sensor
+
+
+def window(energy_j: float | None, window_s: float, phases_j: dict[str, float]):
+    """What EnergyMeter gives for one window of one sensor, and where its joules went."""
+    reason = "" if energy_j is not None else "the counter was reset"
+    measured = sensor("node", energy_j=energy_j, window_s=window_s, reason=reason)
+    energy = with_idle(aggregate([record(measured)], window_s, "timed"), None)
+    [row] = energy["sensors"]
+    rows = [{"identity": (row["node"], row["source"], row["key"]), "phases_j": phases_j, "is_resolved": True}]
+    return energy | attribution.attribute(energy, rows)
+
+
+def test_what_was_measured_is_added():
+    found = combine([window(100.0, 1.0, {"compute": 100.0}), window(300.0, 2.0, {"compute": 200.0, "idle": 100.0})])
+    assert (found["energy_j"], found["window_s"], found["num_windows"]) == (400.0, 3.0, 2)
+    assert found["by_phase_j"] == {"compute": 300.0, "idle": 100.0}
+    assert found["sensors"][0]["energy_j"] == found["by_device"][0]["energy_j"] == 400.0
+
+
+@pytest.mark.parametrize("lacking", [0, 1])
+def test_one_unknown_window_makes_all_of_it_unknown(lacking):
+    windows = [window(100.0, 1.0, {"compute": 100.0}), window(100.0, 1.0, {"compute": 100.0})]
+    windows[lacking] = window(None, 1.0, {})
+    found = combine(windows)
+    assert found["energy_j"] is None
+    assert found["by_phase_j"] is None
+    assert found["reason"].startswith("1 of 2 windows:")
+    assert "the counter was reset" in found["reason"]
+    assert found["phases_reason"] == found["reason"]
+    assert found["window_s"] == 2.0
+
+
+def test_parts_measured_over_different_scopes_have_no_sum():
+    other = window(100.0, 1.0, {"compute": 100.0}) | {"scope": "cpu-package"}
+    found = combine([window(100.0, 1.0, {"compute": 100.0}), other])
+    assert found["energy_j"] is None
+    assert "different scopes" in found["reason"]
+    assert found["phases_reason"] == found["reason"]

@@ -47,9 +47,7 @@ class Component:
         size, *options = text.split()
         found = re.fullmatch(r"(\d+)x(\d+)", size)
         if found is None:
-            raise UsageError(
-                f"--allocation {text!r}", "an allocation is <nodes>x<ranks per node>", "write it like 4x8"
-            )
+            raise UsageError(f"--allocation {text!r}", "an allocation is <nodes>x<ranks per node>", "write it like 4x8")
         return cls(num_nodes=int(found[1]), ranks_per_node=int(found[2]), step_options=tuple(options))
 
 

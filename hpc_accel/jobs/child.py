@@ -28,7 +28,9 @@ class Child:
     USR1 is a warning (time is nearly up), TERM and INT mean stop. `on_warning` decides whether a warning is passed on.
     """
 
-    def __init__(self, on_warning: Callable[[], bool] = lambda: True, *, warn_as: signal.Signals = signal.SIGUSR1):
+    def __init__(
+        self, on_warning: Callable[[], bool] = lambda: True, *, warn_as: signal.Signals = signal.SIGUSR1
+    ) -> None:
         self.asked_to_stop = ""
         """The last signal's name without SIG, empty when there was none."""
         self.started_unix_s = time.time()
@@ -50,9 +52,7 @@ class Child:
         """
         self.started_unix_s = time.time()
         try:
-            self._process = subprocess.Popen(
-                command, env=environ, stdin=subprocess.DEVNULL, process_group=0, **options
-            )
+            self._process = subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, process_group=0, **options)
         except OSError as error:
             raise ConfigError(
                 f"{command[0]}: {error.strerror}",

@@ -1,7 +1,7 @@
 """How mpirun reaches the nodes of a heterogeneous job: a list of all nodes, and a stand-in for ssh.
 
-mpirun in the batch shell sees the first component's nodes only. It gets all of them in a file, and starts its daemons by
-a few lines of shell that call `srun --het-group` with what the daemon's node may use.
+mpirun in the batch shell sees the first component's nodes only. It gets all of them in a file, and starts its daemons
+by a few lines of shell that call `srun --het-group` with what the daemon's node may use.
 """
 
 from __future__ import annotations

@@ -32,17 +32,12 @@ def launch_line(
         return _of_components(resources, site, list(program), bind, threads)
     part = resources.each_kind[0]
     if site.scheduler == "slurm" and site.launcher != "mpirun":
-        return [[*_srun(part, site, bind)], list(program)]
+        return [_srun(part, site, bind), list(program)]
     if site.scheduler == "slurm":
         place = ["--map-by", f"ppr:{part.ranks_per_node}:node{_cores(part, bind)}", "--bind-to", bind]
     else:
         place = one_machine(bind)
     return [["mpirun", "-n", str(part.num_ranks), *place], list(program)]
-
-
-def variables(part: NodeKind, threads: int | None) -> list[str]:
-    """Environment of a rank, KEY=value."""
-    return [f"OMP_NUM_THREADS={threads or part.cpus_per_rank}"]
 
 
 def wanted(resources: Resources, site: Site) -> list[Component]:
@@ -82,18 +77,15 @@ def _of_components(
         launcher = ["mpirun", *one_machine(bind)]
     groups, first_gpu = [launcher], 0
     for number, part in enumerate(resources.each_kind):
-        ranks_of_own = [*([":"] if number else [])]
-        if by_srun:
-            ranks_of_own += [*_srun(part, site, bind, number)[1:], "env", *variables(part, threads)]
-        else:
-            ranks_of_own += ["-n", str(part.num_ranks), "env", *variables(part, threads)]
+        ranks = _srun(part, site, bind, number)[1:] if by_srun else ["-n", str(part.num_ranks)]
+        words = [*([":"] if number else []), *ranks, "env", f"OMP_NUM_THREADS={threads or part.cpus_per_rank}"]
         if not part.gpus_per_node:
-            ranks_of_own += NO_GPU
+            words += NO_GPU
         elif site.scheduler == "none":  # one machine: components share out its GPUs, in order
             mine = range(first_gpu, first_gpu + part.num_nodes * part.gpus_per_node)
-            ranks_of_own.append(VISIBLE + ",".join(map(str, mine)))
+            words.append(VISIBLE + ",".join(map(str, mine)))
             first_gpu = mine.stop
-        groups.append([*ranks_of_own, *program])
+        groups.append([*words, *program])
     return groups
 
 

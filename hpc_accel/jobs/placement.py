@@ -52,7 +52,9 @@ def in_hydra_words(words: Sequence[str]) -> list[str]:
     return [*words[:first], *place, *(word for index, word in enumerate(words) if index > first and index not in gone)]
 
 
-def on_one_machine(words: Sequence[str], wanted: Sequence[Component], bind: str, environ: Mapping[str, str]) -> list[str]:
+def on_one_machine(
+    words: Sequence[str], wanted: Sequence[Component], bind: str, environ: Mapping[str, str]
+) -> list[str]:
     """A cluster's launch line for this machine: as many ranks with the same programs, all started by mpirun here."""
     parts = [_without_options(part) for part in split_parts(words[1:])]
     launch: list[str] = ["mpirun", *(one_machine(bind) if len(parts) > 1 else [])]
@@ -63,8 +65,8 @@ def on_one_machine(words: Sequence[str], wanted: Sequence[Component], bind: str,
             launch += one_machine(bind)
         if len(parts) > 1 and component.num_gpus:  # components share out the GPUs of the machine, in order
             mine = range(first_gpu, first_gpu + component.num_gpus)
-            program = [program[0], VISIBLE + ",".join(map(str, mine)), *program[1:]]
-            first_gpu += component.num_gpus
+            launch += ["env", VISIBLE + ",".join(map(str, mine))]
+            first_gpu = mine.stop
         launch += program
     return with_visible_gpus(launch, environ)
 

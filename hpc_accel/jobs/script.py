@@ -18,7 +18,7 @@ import jinja2
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.jobs import frequency_options
-from hpc_accel.jobs.launch_line import check_launch, launch_line, variables, wanted
+from hpc_accel.jobs.launch_line import check_launch, launch_line, wanted
 from hpc_accel.jobs.request import checked_path, header, pack_resources, probe_resources, switches
 from hpc_accel.jobs.site import Site
 from hpc_accel.study.recipe import Recipe
@@ -82,7 +82,7 @@ def render_pack(runs: Sequence[Run], site: Site, *, name: str, root: Path, study
         sbatch=_sbatch(options, site),
         root=root,
         environment=environment,
-        exports=[],
+        threads=None,
         command=[
             ["hpc-accel", "pack", checked_path(study_dir / "packs" / f"{name}.json")],
             *([checked_path(study_dir / "runs" / run.run_id)] for run in runs),
@@ -116,10 +116,11 @@ def _render(
         check_launch(resources, site, bind)
     directives: list[str] = []
     for number in range(len(resources.each_kind)):
-        options = header(resources, site, job_name=job_name, log=records / log, recipe=recipe, number=number)
+        asked = header(resources, site, job_name=job_name, log=records / log, recipe=recipe, number=number)
         # A line "#SBATCH hetjob" ends one component and begins the next.
-        directives += [*(["hetjob"] if number else []), *_sbatch(options, site)]
-    supervisor = ["hpc-accel", "supervise", checked_path(records), *_settings(site, resources, environment, result)]
+        directives += [*(["hetjob"] if number else []), *_sbatch(asked, site)]
+    supervisor = ["hpc-accel", "supervise", checked_path(records)]
+    options = _settings(site, resources, environment, result)
     return _text(
         site,
         about=f"{about}: {resources.num_ranks} rank(s) on {resources.num_nodes} node(s), site {site.name}",
@@ -127,8 +128,11 @@ def _render(
         root=root,
         environment=environment,
         # Ranks of different components have different numbers of threads: theirs stand in the launch line.
-        exports=[tuple(each.split("=")) for each in variables(resources.each_kind[0], threads)] if plain else [],
-        command=[[*supervisor, "--"], *launch_line(resources, site, program, bind=bind, threads=threads)],
+        threads=(threads or resources.cpus_per_rank) if plain else None,
+        command=[
+            *([supervisor, [*options, "--"]] if options else [[*supervisor, "--"]]),
+            *launch_line(resources, site, program, bind=bind, threads=threads),
+        ],
     )
 
 
@@ -161,7 +165,7 @@ def _text(
     sbatch: list[str],
     root: Path,
     environment: Path,
-    exports: list[tuple[str, ...]],
+    threads: int | None,
     command: list[list[str]],
 ) -> str:
     return (
@@ -172,7 +176,7 @@ def _text(
             sbatch=sbatch,
             site=site,
             root=checked_path(root),
-            exports=[*site.variables.items(), *exports],
+            threads=threads,
             environment=_search_path(Path(site.environment) if site.environment else environment),
             command=command,
         )
@@ -233,4 +237,8 @@ def _templates() -> jinja2.Environment:
 def _quoted(value: Any) -> str:
     # `=` is quoted by shlex, which in the middle of a word nobody needs.
     text = str(value)
-    return text if re.fullmatch(r"[A-Za-z0-9_@%+:,./-][A-Za-z0-9_@%+=:,./-]*", text) and text.isascii() else shlex.quote(text)
+    return (
+        text
+        if re.fullmatch(r"[A-Za-z0-9_@%+:,./-][A-Za-z0-9_@%+=:,./-]*", text) and text.isascii()
+        else shlex.quote(text)
+    )

@@ -187,6 +187,7 @@ def run_script(
     from hpc_accel.jobs.run_script import run_script as start
 
     code = start(path, request, log, lambda job_id: typer.echo(f"job {job_id}"))
+    typer.echo(f"attempt {attempt}: exit code {code}; all that was said is in {log}")
     raise typer.Exit(keep_result(result, code, attempt))
 
 

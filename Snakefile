@@ -278,6 +278,7 @@ rule report:
             caption="workflow/report/summary.rst",
             category="Tables",
         ),
+        f"{RESULTS}/summary.parquet",
         report(
             f"{RESULTS}/answer.txt",
             caption="workflow/report/answer.rst",

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 TARGETS = {"ratio": 1.01, "import_s": 0.3, "memory_bytes_per_node": 30e6}
-IMPORT = "import time; t = time.perf_counter(); import hpc_accel.measure.energy; print(time.perf_counter() - t)"
+IMPORT = "import time; t = time.perf_counter(); import hpc_accel.measure.energy.meter; print(time.perf_counter() - t)"
 MEMORY_STEPS = 1000
 SETTLE_STEPS = 5
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from hpc_accel.errors import HpcAccelError
 
@@ -21,6 +22,7 @@ bench = typer.Typer(help="Compare what this package brings with what torch has."
 app.add_typer(bench, name="bench")
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file, for example studies/quickstart.yaml.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run.json that `hpc-accel plan` wrote.")]
+MAX_REFUSED_SHOWN = 10
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, for programs.")]
 
 
@@ -93,7 +95,20 @@ def probe(
         typer.echo(f"wrote {out}")
 
 
-@app.command()
+class _PlanGroup(TyperGroup):
+    """`plan STUDY ...` is `plan study STUDY ...`: only another command's name comes before that."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args != ["--help"]:
+            args = ["study", *args]
+        return super().parse_args(ctx, args)
+
+
+planning = typer.Typer(cls=_PlanGroup, help="Plan a study (`plan STUDY`), or see how good plans are (`plan evaluate`).")
+app.add_typer(planning, name="plan")
+
+
+@planning.command("study")
 def plan(
     study: StudyPath,
     hardware: Annotated[Path, typer.Option(help="The hardware.json that `hpc-accel probe` wrote.")],
@@ -111,7 +126,28 @@ def plan(
     refused = [candidate for candidate in content["candidates"] if candidate["refused"]]
     for note in content["notes"]:
         typer.echo(f"note: {note}")
+    for candidate in refused[:MAX_REFUSED_SHOWN]:
+        typer.echo(f"left out: {candidate['refused']['value']} ({candidate['refused']['rule']})")
+    if len(refused) > MAX_REFUSED_SHOWN:
+        typer.echo(f"left out: {len(refused) - MAX_REFUSED_SHOWN} more; {out} has all")
     typer.echo(f"{len(content['candidates'])} candidates, {len(refused)} refused, {len(chosen)} to measure: {out}")
+
+
+@planning.command("evaluate")
+def plan_evaluate(
+    path: Annotated[Path, typer.Argument(metavar="FILE.csv", help="Measurements that somebody published.")],
+    hardware: Annotated[str, typer.Option(help="A hardware.json, or the name of one that the package ships.")],
+    mapping: Annotated[Path | None, typer.Option(help="Which column is what, where the package does not know.")] = None,
+    calibrate: Annotated[int, typer.Option(min=0, help="Take so many rows of each kind of block as measured.")] = 0,
+    seed: Annotated[int, typer.Option(help="Which rows those are.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Compare predictions with published measurements: errors, order of layouts, what the choice costs, memory."""
+    from hpc_accel.plan.evaluate.run import evaluate
+    from hpc_accel.plan.evaluate.show import table
+
+    found = evaluate(path, hardware, mapping=mapping, calibrate=calibrate, seed=seed)
+    typer.echo(json.dumps(found, indent=1) if as_json else "\n".join(table(found)))
 
 
 @app.command()
@@ -229,7 +265,7 @@ def report(
     directory: Annotated[Path, typer.Argument(metavar="RESULTS", help="A study's results, e.g. results/quickstart.")],
     as_json: AsJson = False,
 ) -> None:
-    """Write report.html, summary.csv and answer.txt from what the runs left, and print the answer."""
+    """Write report.html, summary.csv, summary.parquet and answer.txt from what the runs left, and print the answer."""
     from hpc_accel.jobs.accounting import complete_statuses
     from hpc_accel.report.write import write
 

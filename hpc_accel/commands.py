@@ -39,6 +39,13 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
             f"workload names {', '.join(names)}", "every workload has a name of its own", "add `name:` to one of them"
         )
     hardware = load_hardware(hardware_path)
+    if hardware.site != study.site:
+        raise ConfigError(
+            f"{hardware_path} of site {hardware.site!r} for a study at site {study.site!r}",
+            "a plan is made with what the probe measured at the study's own site",
+            f"delete it and start the workflow again, or set site: {hardware.site} in {study_path}",
+        )
+    owner = _owner(out.parent, study_path)
 
     from hpc_accel.workloads.facts_without_weights import facts_of
 
@@ -71,8 +78,22 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
                 for key in ("price_per_node_hour", "power_w_per_node"):
                     candidate[key] = site.mean_per_node(key, run.resources.nodes_by_partition)
     content["pack"] = _pack(list(runs.values()), site) if study.same_allocation and runs else None
+    write_atomically(owner, f"{study_path.resolve()}\n")
     write_atomically(out, json.dumps(content, indent=1) + "\n")
     return content
+
+
+def _owner(directory: Path, study_path: Path) -> Path:
+    """The file that notes whose results these are. Raises ConfigError where they are another study's of this name."""
+    owner, path = directory / ".study", study_path.resolve()
+    other = Path(owner.read_text().strip()) if owner.is_file() else path
+    if other != path and other.is_file():
+        raise ConfigError(
+            f"{directory} holds the results of {other}",
+            "results are kept by the name of the study's file, so two studies have two names",
+            f"rename {study_path}, or move {directory} away",
+        )
+    return owner
 
 
 def _pack(runs: list[Run], site: Site) -> dict[str, Any]:
@@ -126,6 +147,7 @@ def _shown(path: Path, work: Callable[..., dict[str, Any] | None], doing: str, u
     rank = next((os.environ[name] for name in rank_variables if name in os.environ), "0")
     if rank != "0":
         return work(path)
+    _check_sources(path)
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -136,6 +158,19 @@ def _shown(path: Path, work: Callable[..., dict[str, Any] | None], doing: str, u
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(doing, total=None)
         return work(path, lambda done, total: bar.update(task, completed=done, total=total))
+
+
+def _check_sources(path: Path) -> None:
+    """Raises ConfigError where a file that the run was planned with is another now: its figures would be another's."""
+    from hpc_accel.study.run_file import read_run
+    from hpc_accel.study.sources import changed
+
+    if edited := changed(read_run(path).workload.sources):
+        raise ConfigError(
+            f"{', '.join(edited)} changed since {path} was planned",
+            "a run measures the model and the data that it was planned with",
+            "start the workflow again, which plans and measures anew, or undo the edit",
+        )
 
 
 class PlainProgress:

@@ -10,8 +10,9 @@ import contextlib
 import errno
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from hpc_accel.errors import CannotCreateError, InputOutputError
 
@@ -19,7 +20,14 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace `path`; its directory is made when it is missing.
+    """Replace `path`; its directory is made when it is missing. Raises what `atomic_file` raises."""
+    with atomic_file(path) as file:
+        file.write(content if isinstance(content, bytes) else content.encode("utf-8", "replace"))
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write into, which replaces `path` when the block ends without an error.
 
     Raises InputOutputError when the disk is full or broken, CannotCreateError when writing is not allowed there.
     """
@@ -28,13 +36,15 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
-            file.write(content if isinstance(content, bytes) else content.encode("utf-8", "replace"))
+            yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):  # the error on its way says why
             part.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         kind = InputOutputError if error.errno in NO_ROOM else CannotCreateError
         raise kind(
             f"{path}: {error.strerror or error}",

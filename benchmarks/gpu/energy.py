@@ -84,20 +84,20 @@ def counter_beside_power() -> None:
             work_for(LOAD_S)
         begin, end = load.interval_ns
         half = (begin + end) // 2
-        parts = meter.attribute(
+        whole = meter.attribute(
             load.result, [Piece("compute", begin, half), Piece("idle", half, end)], gpus_in_use.uuid_of(DEVICE)
         )
     if watt is None:
-        verdict("a window without sensors says why", bool(load.result["reason"]))
+        verdict("a window without sensors says why", bool(load.result.reason))
         return
-    joules = load.result["energy_j"]
-    figure("method", load.result["method"])
-    figure("scope", load.result["scope"])
-    figure("idle power", idle.result["energy_j"] / idle.result["window_s"], "W")
-    figure("power of bf16 products", joules / load.result["window_s"], "W")
+    joules, idle_j = load.result.energy_j, idle.result.energy_j
+    figure("method", load.result.method)
+    figure("scope", load.result.scope)
+    figure("idle power", idle.result.power_w, "W")
+    figure("power of bf16 products", load.result.power_w, "W")
     figure("counter over integrated power, load", joules / watt.joules(begin, end), low=0.97, high=1.03)
-    figure("counter over integrated power, idle", idle.result["energy_j"] / watt.joules(*idle.interval_ns))
-    phases = parts.get("by_phase_j") or {}
+    figure("counter over integrated power, idle", idle_j / watt.joules(*idle.interval_ns))
+    phases = (whole.phases and whole.phases.by_phase_j) or {}
     figure("phases over the whole", sum(phases.values()) / joules, low=0.97, high=1.03)
     watt.close()
 
@@ -112,7 +112,7 @@ def two_ranks() -> None:
         work_for(TWO_S)
     if watt is None or MPI.COMM_WORLD.rank:
         return
-    ratio = window.result["energy_j"] / watt.joules(*window.interval_ns)
+    ratio = window.result.energy_j / watt.joules(*window.interval_ns)
     figure("two ranks on one board: joules over integrated power", ratio, low=0.9, high=1.1)
 
 

@@ -26,6 +26,7 @@ from hpc_accel.infer.warmup import run_sizes
 from hpc_accel.measure import clock, peak_memory
 from hpc_accel.measure.energy import gpus_in_use
 from hpc_accel.measure.energy.derived import per
+from hpc_accel.measure.energy.figure import EnergyFigure
 from hpc_accel.measure.energy.meter import EnergyMeter
 from hpc_accel.runtime import stop
 from hpc_accel.runtime.device import unused_gpus_here
@@ -34,15 +35,13 @@ from hpc_accel.runtime.precision import arithmetic
 from hpc_accel.runtime.set_frequencies import applied
 from hpc_accel.runtime.waiting import SAMPLE_HZ, quiet_barrier
 
-ENERGY_KEYS = ("energy_j", "window_s", "scope", "method", "is_partial", "resolution_warning", "reason", "remedy")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Observations:
     """What was seen; on ranks other than 0 only `memory_bytes` is whole."""
 
     batches: list[dict[str, Any]]
-    energy: dict[str, Any]
+    energy: EnergyFigure
     windows: list[tuple[str, LoadWindow]]
     rates: list[dict[str, Any]]
     limit: dict[str, Any]
@@ -100,7 +99,7 @@ class _Parts:
         self.meter = meter
         self.gpu_clock = gpu_clock
         self.batches: list[dict[str, Any]] = []
-        self.energy: dict[str, Any] = {}
+        self.energy = EnergyFigure.missing("the full batches were not measured")
         self.windows: list[tuple[str, LoadWindow]] = []
         self.rates: list[dict[str, Any]] = []
         self.limit: dict[str, Any] = {}
@@ -189,7 +188,7 @@ class _Parts:
             self.rates.append(self._rate_facts(window, energy.result))
         self._end_of_part()
 
-    def _rate_facts(self, window: LoadWindow, energy: dict[str, Any]) -> dict[str, Any]:
+    def _rate_facts(self, window: LoadWindow, energy: EnergyFigure) -> dict[str, Any]:
         """One entry of `inference.rates`. Joules are of the whole window, warm-up requests included."""
         log, counted = window.log, ~window.warmup
         waited_ms = (log.started_ns - log.scheduled_ns)[counted] / 1e6
@@ -202,8 +201,7 @@ class _Parts:
             "served_per_s": latency.served_per_s(log.scheduled_ns[counted], log.ended_ns[counted]),
             "mean_batch": float(log.batch[counted].mean()),
             "deadline": latency.deadline_facts(window.counted_ms, self.session.infer),
-            "energy": {key: energy.get(key) for key in ENERGY_KEYS}
-            | {"per_request_j": per(energy["energy_j"], len(log.batch))},
+            "energy": energy.brief() | {"per_request_j": per(energy.energy_j, len(log.batch))},
         }
 
     def _measured(self) -> list[tuple[float, float | None]]:
@@ -245,8 +243,7 @@ class _Parts:
             facts = generation_facts(
                 wanted, kv_cache, [times for each in leaders for times in each], whole, session.run.seed
             )
-            energy = {key: window.result.get(key) for key in ENERGY_KEYS}
             tokens = whole * wanted.tokens * repeats
-            energy["per_token_j"] = per(window.result["energy_j"], tokens)
+            energy = window.result.brief() | {"per_token_j": per(window.result.energy_j, tokens)}
             self.generated.append({**facts, "cache_max_rel_err": error, "energy": energy})
         self._end_of_part()

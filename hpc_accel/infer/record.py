@@ -99,7 +99,7 @@ def summarise(
         "startup_ms": {**session.startup_ms, "first_step": steps["step_ns"][0] / 1e6},
         **memory_figures(held["peak"], session.device, reserved=held["reserved"], device_used=held["used"]),
         "latency_ms": {"rate_per_s": highest["rate_per_s"], **highest["latency_ms"]},
-        "energy": seen.energy | {"per_sample_j": per(seen.energy["energy_j"], len(timed_ms) * batch)},
+        "energy": seen.energy.as_dict() | {"per_sample_j": per(seen.energy.energy_j, len(timed_ms) * batch)},
         "inference": {
             "batch_size": infer.batch_size,
             "replicas": run.layout.dp,

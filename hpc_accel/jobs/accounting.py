@@ -1,4 +1,4 @@
-"""What Slurm's books say of a study's jobs when they are over: one `sacct` call for all, kept beside the plan.
+"""What Slurm's accounting says of a study's jobs when they are over: one `sacct` call for all, kept beside the plan.
 
 accounting.json holds, by run id: state, elapsed and queue time, nodes, energy with its scope. Where there is no
 accounting, each figure is null and the reason stands beside it. A job that Slurm ended (time limit, memory,
@@ -15,7 +15,7 @@ from typing import Any
 
 from hpc_accel.files import read_json, write_json
 from hpc_accel.jobs.diagnosis import MORE_MEMORY, MORE_TIME
-from hpc_accel.measure.energy import slurm as energy
+from hpc_accel.jobs.energy_accounting import job_energy
 
 FIELDS = "JobIDRaw,State,ExitCode,Submit,Start,End,ElapsedRaw,NNodes,NodeList,Partition,ConsumedEnergyRaw,JobID"
 TIMEOUT_S = 30
@@ -27,7 +27,7 @@ ENDED_BY_SLURM = {
     "CANCELLED": ("cancelled", "the job was cancelled", "start it again when it is wanted"),
     "NODE_FAIL": ("failed", "a node of the job was lost", "start it again; Slurm keeps the node out meanwhile"),
 }
-"""State in Slurm's books -> status, message, remedy."""
+"""State in Slurm's accounting -> status, message, remedy."""
 
 
 def collect(results: Path) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def ask(job_ids: list[str]) -> tuple[dict[str, list[dict[str, str]]], str]:
     except subprocess.SubprocessError as error:
         detail = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
         return {}, f"sacct does not answer: {detail[-1] if detail else error}"
-    return parse(done.stdout), "sacct knows no such job (its books lag some seconds behind)"
+    return parse(done.stdout), "sacct knows no such job (its accounting lags some seconds behind)"
 
 
 def parse(text: str) -> dict[str, list[dict[str, str]]]:
@@ -107,6 +107,7 @@ def facts_of(
     if not rows:
         return {"job_id": job.get("job_id"), "state": None, "state_reason": reason}
     head, parts = rows[0], components(rows)
+    energy = job_energy(rows, is_exclusive=job.get("exclusive"), num_runs=num_runs)
     submit, start = _unix_s(head["Submit"]), _unix_s(head["Start"])
     # sacct writes "CANCELLED by 1000".
     state = head["State"].split()[0]
@@ -123,23 +124,8 @@ def facts_of(
         "num_nodes": sum(int(part["NNodes"]) for part in parts),
         "node_list": ",".join(part["NodeList"] for part in parts),
         "partition": ",".join(part["Partition"] for part in parts),
-        "energy": _energy(rows, job, num_runs),
+        "energy": {"window": energy.window, **energy.brief()},
     }
-
-
-def _energy(rows: list[dict[str, str]], job: dict[str, Any], num_runs: int) -> dict[str, Any]:
-    """What the nodes used, where the job had them to itself and for one run; null with the reason elsewhere."""
-    if len(components(rows)) > 1:
-        return _no_energy("the books have a heterogeneous job's steps by component, some of them beside each other")
-    lines = "\n".join("|".join(row[key] for key in energy.FIELDS.split(",")) for row in rows)
-    found = energy.job_energy(rows[0]["JobIDRaw"], is_exclusive=job.get("exclusive"), sacct=lambda _job_id: lines)
-    if num_runs == 1 or found["energy_j"] is None:
-        return found
-    return _no_energy(f"{num_runs} runs took turns in this job, and its books do not divide them")
-
-
-def _no_energy(reason: str) -> dict[str, Any]:
-    return {"energy_j": None, "method": "none", "scope": None, "window_s": None, "reason": reason, "remedy": ""}
 
 
 def _ended(state: str, exit_code: str) -> dict[str, str] | None:
@@ -151,7 +137,7 @@ def _ended(state: str, exit_code: str) -> dict[str, str] | None:
 
 
 def complete_statuses(results: Path) -> list[str]:
-    """Correct the records of runs that Slurm ended: what the books say wins over a signal's guess. The ids changed."""
+    """Correct the records of runs that Slurm ended, whose own guess was a signal's; the ids of those changed."""
     changed = []
     for run_id, facts in collect(results).get("jobs", {}).items():
         path = results / "runs" / run_id / "summary.json"

@@ -17,7 +17,6 @@ from hpc_accel.jobs.site import SITES_DIR, Partition, Site
 from hpc_accel.study.base import NAME
 
 TIMEOUT_S = 20
-GPU = re.compile(r"gpu:(?:(?P<type>[A-Za-z]\w*(?:[-.]\w+)*):)?(?P<count>\d+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,20 +65,32 @@ def partitions_here() -> dict[str, Found]:
     found: dict[str, Found] = {}
     for line in ask(["sinfo", "--noheader", "--exact", "--format=%P|%D|%c|%m|%G|%l|%f"]).splitlines():
         name, nodes, cpus, memory, gres, limit, features = (part.strip() for part in line.split("|"))
-        gpu = GPU.search(gres)
+        count, gpu_type = gpus_of(gres)
         here = Found(
             name=name.rstrip("*"),
             default=name.endswith("*"),
             num_nodes=int(nodes),
             cpus_per_node=int(cpus.rstrip("+")),
             memory_mb_per_node=int(memory.rstrip("+")),
-            gpus_per_node=int(gpu["count"]) if gpu else 0,
-            gpu_type=gpu["type"] if gpu else None,
+            gpus_per_node=count,
+            gpu_type=gpu_type,
             max_time_min=minutes(limit),
             features=frozenset(features.split(",")) - {"(null)"},
         )
         found[here.name] = _smaller(found[here.name], here) if here.name in found else here
     return found
+
+
+def gpus_of(gres: str) -> tuple[int, str | None]:
+    """Number and type of a node's GPUs as sinfo writes them: gpu[:type]:count[(S:sockets)], the first of several.
+
+    A type may begin with a digit, or be nothing but digits (3090): the count is what stands last.
+    """
+    for item in re.sub(r"\([^)]*\)", "", gres).split(","):
+        kind, *named, count = item.strip().split(":") if ":" in item else (item.strip(), "1")
+        if kind == "gpu" and count.isdigit():
+            return int(count), ":".join(named) or None
+    return 0, None
 
 
 def _smaller(one: Found, other: Found) -> Found:

@@ -25,15 +25,8 @@ def probe_resources(study: Study) -> Resources:
     limits = study.resources
     if limits.node_kinds is not None:
         return place_on_node_kinds(sum(each.num_ranks for each in node_kinds_of(limits)), limits, study.device)
-    return Resources(
-        num_nodes=limits.num_nodes,
-        ranks_per_node=limits.ranks_per_node,
-        gpus_per_node=limits.gpus_per_node if study.device != "cpu" else 0,
-        cpus_per_rank=limits.cpus_per_rank,
-        memory_mb=limits.memory_mb,
-        time_limit_min=limits.time_limit_min,
-        partition=limits.partition,
-    )
+    no_gpus = {"gpus_per_node": 0} if study.device == "cpu" else {}
+    return Resources(time_limit_min=limits.time_limit_min, **limits.shape | no_gpus)
 
 
 def pack_resources(runs: Sequence[Run], site: Site) -> Resources:

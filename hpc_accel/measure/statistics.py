@@ -134,3 +134,22 @@ def num_warmup(values: Sequence[float] | np.ndarray, minimum: int = 0) -> int | 
         if settled[begin : begin + MIN_VALUES].all():
             return max(minimum, begin)
     return None
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Spearman's rank correlation, ties at their mean rank. None where one side does not vary.
+
+    Raises ValueError for values that make no pairs.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} values: a correlation needs pairs")
+    middle = (len(first) + 1) / 2
+    x, y = _ranks(first) - middle, _ranks(second) - middle
+    spread = float(np.sqrt((x @ x) * (y @ y)))
+    return float(x @ y) / spread if spread else None
+
+
+def _ranks(values: Sequence[float]) -> np.ndarray:
+    """Ranks from 1, ties at their mean."""
+    _, inverse, counts = np.unique(_checked(values), return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]

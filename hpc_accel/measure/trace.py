@@ -13,7 +13,6 @@ trace's metadata say so: ranks evenly thinned above `max_ranks`, events above `m
 from __future__ import annotations
 
 import json
-import os
 import platform
 import sys
 import zlib
@@ -22,6 +21,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hpc_accel.errors import CannotCreateError, InputOutputError
+from hpc_accel.files import atomic_file
 from hpc_accel.measure.clock import ClockOffset, Timebase
 from hpc_accel.measure.energy.power_samples import PowerSeries
 from hpc_accel.measure.events import CommEvent, Span
@@ -105,19 +106,19 @@ def _collect(path: Path, comm: Any, chunk: bytes, every: int, metadata: dict[str
         if chunk:
             comm.send(chunk, dest=0, tag=_TAG)
         return None
-    part = path.with_name(f"{path.name}.part.{os.environ.get('SLURM_JOB_ID', os.getpid())}")
-    reason = ""
+    others = (comm.recv(source=source, tag=_TAG) for source in range(every, comm.Get_size(), every))
     try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write('{"displayTimeUnit":"ms","metadata":' + json.dumps(metadata) + ',"traceEvents":[\n')
-            file.write(zlib.decompress(chunk).decode())
-            for source in range(every, comm.Get_size(), every):
-                file.write(",\n" + zlib.decompress(comm.recv(source=source, tag=_TAG)).decode())
-            file.write("\n]}\n")
-        part.replace(path)
-    except OSError as error:
-        reason = f"{path}: {error.strerror or error}"
-    return reason
+        with atomic_file(path) as file:
+            file.write(b'{"displayTimeUnit":"ms","metadata":' + json.dumps(metadata).encode() + b',"traceEvents":[\n')
+            file.write(zlib.decompress(chunk))
+            for other in others:
+                file.write(b",\n" + zlib.decompress(other))
+            file.write(b"\n]}\n")
+    except (InputOutputError, CannotCreateError) as error:
+        for _ in others:  # whose ranks wait until somebody takes their chunk
+            pass
+        return error.value
+    return ""
 
 
 class _Build:

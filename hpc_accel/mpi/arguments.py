@@ -8,12 +8,9 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from hpc_accel.mpi import collectives as c
-from hpc_accel.mpi.buffers import adjoining
 
-
-def one(tensors: Sequence[Tensor] | Tensor) -> Tensor:
-    """Lists of one tensor come from the time of several devices per process."""
+def check_single(tensors: Sequence[Tensor] | Tensor) -> Tensor:
+    """The tensor of a list of one: c10d passes such lists since a process could have several devices."""
     if isinstance(tensors, Tensor):
         return tensors
     if len(tensors) != 1:
@@ -21,7 +18,8 @@ def one(tensors: Sequence[Tensor] | Tensor) -> Tensor:
     return tensors[0]
 
 
-def same(op: str, tensors: Sequence[Tensor], like: Tensor, count: int) -> None:
+def check_alike(op: str, tensors: Sequence[Tensor], like: Tensor, count: int) -> None:
+    """There are `count` tensors, all of the dtype of `like`."""
     if len(tensors) != count:
         raise ValueError(f"{op}: {len(tensors)} tensors: rule: one per rank, {count}; remedy: pass {count}")
     for tensor in tensors:
@@ -29,8 +27,8 @@ def same(op: str, tensors: Sequence[Tensor], like: Tensor, count: int) -> None:
             raise ValueError(f"{op}: {tensor.dtype} and {like.dtype}: rule: one dtype per call; remedy: cast first")
 
 
-def only(lists: Any) -> list[Tensor]:
-    """Lists of one list of tensors, like lists of one tensor."""
+def check_single_list(lists: Any) -> list[Tensor]:
+    """The list of a list of one list; also accepts a plain list of tensors, or one tensor."""
     if isinstance(lists, Tensor) or isinstance(lists[0], Tensor):
         return [lists] if isinstance(lists, Tensor) else list(lists)
     if len(lists) != 1:
@@ -38,16 +36,18 @@ def only(lists: Any) -> list[Tensor]:
     return list(lists[0])
 
 
-def op_of(opts: Any) -> Any:
-    """The reduction in an options object, or given in its place."""
+def reduce_op_of(opts: Any) -> Any:
+    """The reduction in an options object, or given in its place; SUM without any."""
     return dist.ReduceOp.SUM if opts is None else getattr(opts, "reduceOp", opts)
 
 
 def root_of(opts: Any) -> int:
+    """The root rank in an options object, or given in its place."""
     return int(opts if isinstance(opts, int) else getattr(opts, "rootRank", 0))
 
 
-def parts(op: str, whole: Tensor, part: Tensor, count: int) -> None:
+def check_parts(op: str, whole: Tensor, part: Tensor, count: int) -> None:
+    """`whole` has `count` times the elements of `part`, in its dtype."""
     if whole.dtype != part.dtype or whole.numel() != part.numel() * count:
         raise ValueError(
             f"{op}: {list(whole.shape)} {whole.dtype} for {count} x {list(part.shape)} {part.dtype}: "
@@ -56,7 +56,8 @@ def parts(op: str, whole: Tensor, part: Tensor, count: int) -> None:
         )
 
 
-def even(op: str, source: Tensor, output: Tensor, size: int) -> None:
+def check_even(op: str, source: Tensor, output: Tensor, size: int) -> None:
+    """Both have the same number of elements, in `size` equal parts."""
     if source.numel() != output.numel() or source.numel() % size:
         raise ValueError(
             f"{op}: {source.numel()} elements to {output.numel()} in {size} equal parts: rule: equal numbers, "
@@ -64,7 +65,8 @@ def even(op: str, source: Tensor, output: Tensor, size: int) -> None:
         )
 
 
-def splits(which: str, tensor: Tensor, splits: list[int], size: int) -> None:
+def check_splits(which: str, tensor: Tensor, splits: list[int], size: int) -> None:
+    """The split sizes of dimension 0 are one per rank and add up to it; without any, it is divisible."""
     rows = tensor.shape[0] if tensor.dim() else 0
     if not splits:
         if rows % size:
@@ -76,19 +78,6 @@ def splits(which: str, tensor: Tensor, splits: list[int], size: int) -> None:
         )
 
 
-def rows(tensor: Tensor, splits: list[int], size: int) -> list[Tensor | None]:
-    """Views of the rows that belong to each rank; no splits, equal shares."""
+def split_rows(tensor: Tensor, splits: list[int], size: int) -> list[Tensor | None]:
+    """Views of the rows of each rank; without split sizes, equal shares."""
     return list(tensor.split(list(splits) or [tensor.shape[0] // size] * size))
-
-
-def gather_list(comm: Any, outputs: list[Tensor], source: Tensor) -> None:
-    """Everybody's tensor into a list: at once where the list is one piece of memory or small, else pairwise."""
-    if any(output.numel() != source.numel() for output in outputs):
-        c.all_gather_uneven(comm, outputs, source)
-        return
-    whole = adjoining(outputs)
-    target = whole if whole is not None else source.new_empty(comm.size * source.numel())
-    c.all_gather(comm, target, source)
-    if whole is None:
-        for output, part in zip(outputs, target.view(comm.size, -1), strict=True):
-            output.view(-1).copy_(part)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hpc_accel.mpi import buffers
-from hpc_accel.mpi.buffers import blocks, moving, nbytes, overlap, pieces, reducing
+from hpc_accel.mpi.buffers import adjoining, blocks, moving, nbytes, overlap, pieces, reducing
 from hpc_accel.mpi.launch import mpi
 from hpc_accel.mpi.reductions import Reduction
 
@@ -121,6 +121,19 @@ def all_gather(comm: Any, output: Tensor, source: Tensor) -> None:
 def all_gather_uneven(comm: Any, outputs: list[Tensor], source: Tensor) -> None:
     """Everybody's `source`, whose sizes may differ, into `outputs`."""
     exchange(comm, list(outputs), [source] * comm.size)
+
+
+def all_gather_list(comm: Any, outputs: list[Tensor], source: Tensor) -> None:
+    """Everybody's tensor into a list: at once where the list is one piece of memory or small, else pairwise."""
+    if any(output.numel() != source.numel() for output in outputs):
+        all_gather_uneven(comm, outputs, source)
+        return
+    whole = adjoining(outputs)
+    target = whole if whole is not None else source.new_empty(comm.size * source.numel())
+    all_gather(comm, target, source)
+    if whole is None:
+        for output, part in zip(outputs, target.view(comm.size, -1), strict=True):
+            output.view(-1).copy_(part)
 
 
 def all_to_all(comm: Any, output: Tensor, source: Tensor) -> None:

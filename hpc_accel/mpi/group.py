@@ -1,11 +1,10 @@
-"""The process group torch sees: names, messages, sub-groups, end of life; the collectives are in calls.py.
+"""The process group torch sees: names, messages, sub-groups, end of life; the collectives are in c10d_methods.py.
 
 The attribute `new_group` must not exist here: torch would no longer make groups of other backends beside this one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -14,11 +13,12 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import _DistributedBackendOptions
 
-from hpc_accel.mpi.arguments import one
-from hpc_accel.mpi.calls import CollectiveCalls
-from hpc_accel.mpi.endpoint import Endpoint, make_comm
+from hpc_accel.mpi.arguments import check_single
+from hpc_accel.mpi.c10d_methods import CollectiveMethods
+from hpc_accel.mpi.communicators import make_comm
+from hpc_accel.mpi.group_executor import GroupExecutor
 from hpc_accel.mpi.launch import mpi
-from hpc_accel.mpi.work import JoinedWork, MPIWork, seconds
+from hpc_accel.mpi.work import MPIWork
 
 MPI = mpi()
 
@@ -32,7 +32,7 @@ class Options:
         self._timeout = timeout
 
 
-class MPIProcessGroup(CollectiveCalls, dist.ProcessGroup):  # type: ignore[misc]  # torch's stub has overloads
+class MPIProcessGroup(CollectiveMethods, dist.ProcessGroup):  # type: ignore[misc]  # torch's stub has overloads
     """torch.distributed over one MPI communicator."""
 
     supports_coalescing = False
@@ -40,61 +40,29 @@ class MPIProcessGroup(CollectiveCalls, dist.ProcessGroup):  # type: ignore[misc]
 
     def __init__(self, store: dist.Store, comm: Any, timeout: timedelta, name: str) -> None:
         dist.ProcessGroup.__init__(self, comm.Get_rank(), comm.Get_size())  # type: ignore[call-arg]
-        self.endpoint = Endpoint(name, comm, timeout.total_seconds())
+        self.executor = GroupExecutor(name, comm, timeout.total_seconds())
         self._group_store = store
         self._name = name
         self._desc = "undefined"
-        self._coalescing: list[MPIWork] | None = None
 
-    # --- submission
-
-    def submit(
-        self,
-        op: str,
-        call: Any,
-        reads: Sequence[Tensor],
-        writes: Sequence[Tensor],
-        opts: Any,
-        *,
-        detail: str = "",
-        result: list[Tensor] | None = None,
-        elementwise: bool = False,
-        device_memory: bool = False,
-    ) -> MPIWork:
-        work = self.endpoint.collective(
-            op,
-            call,
-            reads,
-            writes,
-            waits_at_once=not getattr(opts, "asyncOp", True) and self._coalescing is None,
-            timeout_s=seconds(getattr(opts, "timeout", None), self.endpoint.timeout_s),
-            detail=detail,
-            result=result,
-            elementwise=elementwise,
-            device_memory=device_memory,
-        )
-        return self._noted(work)
+    # --- messages
 
     def send(self, tensors: list[Tensor], peer: int, tag: int = 0) -> MPIWork:
-        return self._noted(self.endpoint.message("send", one(tensors), peer, tag))
+        return self.executor.message("send", check_single(tensors), peer, tag)
 
     def recv(self, tensors: list[Tensor], peer: int, tag: int = 0) -> MPIWork:
-        return self._noted(self.endpoint.message("recv", one(tensors), peer, tag))
+        return self.executor.message("recv", check_single(tensors), peer, tag)
 
     def recv_anysource(self, tensors: list[Tensor], tag: int = 0) -> MPIWork:
-        return self._noted(self.endpoint.message("recv", one(tensors), MPI.ANY_SOURCE, tag))
+        return self.executor.message("recv", check_single(tensors), MPI.ANY_SOURCE, tag)
 
-    def _noted(self, work: MPIWork) -> MPIWork:
-        if self._coalescing is not None:
-            self._coalescing.append(work)
-        return work
+    # --- coalescing
 
     def _start_coalescing(self, device: torch.device) -> None:
-        self._coalescing = []
+        self.executor.start_coalescing()
 
     def _end_coalescing(self, device: torch.device) -> MPIWork:
-        works, self._coalescing = self._coalescing or [], None
-        return JoinedWork(works)
+        return self.executor.end_coalescing()
 
     # --- names
 
@@ -154,10 +122,10 @@ class MPIProcessGroup(CollectiveCalls, dist.ProcessGroup):  # type: ignore[misc]
 
     @property
     def options(self) -> Options:
-        return Options(timedelta(seconds=self.endpoint.timeout_s))
+        return Options(timedelta(seconds=self.executor.timeout_s))
 
     def _set_default_timeout(self, timeout: timedelta) -> None:
-        self.endpoint.timeout_s = timeout.total_seconds()
+        self.executor.timeout_s = timeout.total_seconds()
 
     set_timeout = _set_default_timeout
 
@@ -165,13 +133,13 @@ class MPIProcessGroup(CollectiveCalls, dist.ProcessGroup):  # type: ignore[misc]
         """Collectives are counted from the group's creation, on all ranks alike."""
 
     def _get_sequence_number_for_group(self) -> int:
-        return self.endpoint.num_collectives
+        return self.executor.num_collectives
 
     def eager_connect_single_device(self, device: torch.device | None) -> None:
         """MPI connects when it needs to."""
 
     def _wait_for_pending_works(self) -> None:
-        self.endpoint.drain()
+        self.executor.drain()
 
     # --- sub-groups and end of life
 
@@ -185,10 +153,10 @@ class MPIProcessGroup(CollectiveCalls, dist.ProcessGroup):  # type: ignore[misc]
         device_types: list[torch.device] | None = None,
     ) -> MPIProcessGroup | None:
         """The sub-group of `new_ranks` (ranks of this group). Only its members communicate."""
-        if self.endpoint.rank not in new_ranks:
+        if self.executor.rank not in new_ranks:
             return None
         name = group_name or f"{self._name}:split:{'_'.join(map(str, new_ranks))}"
-        comm = make_comm(new_ranks, -1, len(new_ranks), parent=self.endpoint.comm)
+        comm = make_comm(new_ranks, -1, len(new_ranks), parent=self.executor.comm)
         child_store = dist.PrefixStore(f"{name}/", self._group_store)
         child = MPIProcessGroup(child_store, comm, timeout or self.options._timeout, name)
         child.setGroupDesc(group_desc or f"{self._desc}:split")
@@ -200,7 +168,7 @@ class MPIProcessGroup(CollectiveCalls, dist.ProcessGroup):  # type: ignore[misc]
         return self._group_store
 
     def shutdown(self) -> None:
-        self.endpoint.close()
+        self.executor.close()
 
     def abort(self) -> None:
         """End the job: MPI has no way to call back the other ranks from a collective."""

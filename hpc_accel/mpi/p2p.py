@@ -1,7 +1,7 @@
 """Messages between two ranks: Isend and Irecv at once, completed by whoever waits.
 
-Two lanes that both send first would deadlock above MPI's eager limit; a started Irecv cannot.
-A started message is kept alive by the group until MPI is done with its memory, even if the caller drops the work.
+Two threads that both send first would deadlock above MPI's eager limit; a started Irecv cannot.
+`Messages` keeps a started message alive until MPI is done with its memory, even if the caller drops the work.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.futures import Future
 
-from hpc_accel.mpi import threads, watchdog
+from hpc_accel.mpi import staging, threads, watchdog
 from hpc_accel.mpi.buffers import moving, nbytes
+from hpc_accel.mpi.collectives import SHIFT_TAG
 from hpc_accel.mpi.launch import mpi
-from hpc_accel.mpi.staging import DeviceMessage, outside_graph
+from hpc_accel.mpi.staging import CopyStreams, DeviceMessage, outside_graph
 from hpc_accel.mpi.timeline import Record
 from hpc_accel.mpi.work import INLINE_MIN_TIMEOUT_S, MPIWork
 
 MPI = mpi()
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 20e-6, 1e-3
+SWEEP_AT = 64
+"""From so many messages under way, those that are done are looked for before one more is started."""
 
 
 class MessageWork(MPIWork):
@@ -169,11 +172,49 @@ class Poller:
 _poller = Poller()
 
 
-def send(comm: Any, host: Tensor, peer: int, tag: int) -> Any:
-    with threads.gate():
-        return comm.Isend(moving(host), dest=peer, tag=tag)
+class Messages:
+    """The started messages of a group."""
+
+    def __init__(self, comm: Any) -> None:
+        self._comm = comm
+        self._under_way: dict[int, MessageWork] = {}
+
+    def start(
+        self, op: str, tensor: Tensor, peer: int, tag: int, timeout_s: float, record: Record | None,
+        streams: CopyStreams,
+    ) -> MessageWork:  # fmt: skip
+        """Start a "send" or a "recv"; a device tensor is staged on `streams`."""
+        if len(self._under_way) >= SWEEP_AT:
+            self.num_under_way()
+        device = staging.on_device([tensor])
+        staged = DeviceMessage(streams, tensor, record) if device is not None else None
+        if op == "send":
+            host = staged.to_host() if staged is not None else tensor.detach().contiguous()
+            with threads.gate():
+                request = self._comm.Isend(moving(host), dest=peer, tag=tag)
+        else:
+            host = staged.host if staged is not None else _contiguous_like(tensor)
+            with threads.gate():
+                request = self._comm.Irecv(moving(host), source=peer, tag=tag)
+        work = MessageWork(op, tensor, request, host, timeout_s, record, staged, self._forget)
+        self._under_way[id(work)] = work
+        return work
+
+    def num_under_way(self) -> int:
+        """How many are not done yet; all are looked at."""
+        for work in list(self._under_way.values()):
+            work.is_completed()
+        return len(self._under_way)
+
+    def _forget(self, work: MessageWork) -> None:
+        self._under_way.pop(id(work), None)
 
 
-def receive(comm: Any, host: Tensor, peer: int, tag: int) -> Any:
-    with threads.gate():
-        return comm.Irecv(moving(host), source=peer, tag=tag)
+def check_tag(tag: int) -> None:
+    """Refuse tags that this MPI does not have, or that collectives use."""
+    if not 0 <= tag < SHIFT_TAG:
+        raise ValueError(f"tag {tag}: rule: this MPI has tags from 0 to {SHIFT_TAG - 1}; remedy: choose a smaller one")
+
+
+def _contiguous_like(tensor: Tensor) -> Tensor:
+    return tensor if tensor.is_contiguous() else tensor.new_empty(tensor.shape)

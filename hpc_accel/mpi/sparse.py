@@ -20,7 +20,7 @@ def check(tensor: Tensor, op: Any) -> None:
         )
 
 
-def all_reduce(comm: Any, tensor: Tensor) -> None:
+def sum_entries(comm: Any, tensor: Tensor) -> None:
     """Replace `tensor` by the sum over ranks. Every rank may have other entries, and other numbers of them."""
     mine = tensor.coalesce()
     indices, values = mine.indices().contiguous(), mine.values().contiguous()

@@ -33,7 +33,8 @@ LARGE_CHUNK_BYTES = 8 * 2**20
 LARGE_BYTES = 16 * 2**20
 OWN_THREADS = "mpi4py:"
 """How the names of this package's threads begin."""
-Call = Callable[[list[Tensor], list[Tensor]], None]
+Communicate = Callable[[list[Tensor], list[Tensor]], None]
+"""Communicates on contiguous tensors: those it reads, those it writes."""
 
 
 def direct(tensors: Sequence[Tensor]) -> bool:
@@ -62,8 +63,8 @@ def outside_graph(tensors: Sequence[Tensor]) -> AbstractContextManager[None]:
     return torch.inference_mode() if any(tensor.is_inference() for tensor in tensors) else torch.no_grad()
 
 
-def through_contiguous(call: Call, reads: Sequence[Tensor], writes: Sequence[Tensor]) -> None:
-    """Run `call` on contiguous stand-ins for strided host tensors."""
+def through_contiguous(communicate: Communicate, reads: Sequence[Tensor], writes: Sequence[Tensor]) -> None:
+    """Run `communicate` on contiguous stand-ins for strided host tensors."""
     written = {id(tensor) for tensor in writes}
     stand_in: dict[int, Tensor] = {}
     with outside_graph([*reads, *writes]):
@@ -73,7 +74,7 @@ def through_contiguous(call: Call, reads: Sequence[Tensor], writes: Sequence[Ten
             if id(tensor) not in stand_in:
                 fits = tensor.is_contiguous()
                 stand_in[id(tensor)] = tensor if fits else torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
-        call([stand_in[id(tensor)] for tensor in reads], [stand_in[id(tensor)] for tensor in writes])
+        communicate([stand_in[id(tensor)] for tensor in reads], [stand_in[id(tensor)] for tensor in writes])
         for tensor in writes:
             if id(tensor) in written and not tensor.is_contiguous():
                 tensor.detach().copy_(stand_in[id(tensor)])
@@ -160,18 +161,18 @@ class DeviceCall:
         for tensor in plain.values():
             keep(tensor, self.copy_in, self.copy_out)
 
-    def run(self, call: Call, *, elementwise: bool) -> Any:
+    def run(self, communicate: Communicate, *, elementwise: bool) -> Any:
         """Execute and return the event after which the results are on the device.
 
-        `elementwise`: `call` may be applied to corresponding pieces of its one tensor, one after the other.
+        `elementwise`: `communicate` may be applied to corresponding pieces of its one tensor, one after the other.
         """
         with staying_on(self.device), outside_graph([*self.reads, *self.writes]):
             self.copy_in.wait_event(self.ready)
             self.copy_out.wait_event(self.ready)
             if elementwise:
-                self._run_chunks(call)
+                self._run_chunks(communicate)
             else:
-                self._run_whole(call)
+                self._run_whole(communicate)
             return self.done()
 
     def done(self) -> Any:
@@ -181,7 +182,7 @@ class DeviceCall:
             self.record.done = event
         return event
 
-    def _run_whole(self, call: Call) -> None:
+    def _run_whole(self, communicate: Communicate) -> None:
         host: dict[int, Tensor] = {}
         with self.copy_in:
             for tensor in self.reads:
@@ -190,12 +191,12 @@ class DeviceCall:
             if id(tensor) not in host:
                 host[id(tensor)] = pinned(tensor)
         event_on(self.copy_in).synchronize()
-        call([host[id(tensor)] for tensor in self.reads], [host[id(tensor)] for tensor in self.writes])
+        communicate([host[id(tensor)] for tensor in self.reads], [host[id(tensor)] for tensor in self.writes])
         with self.copy_out:
             for tensor in self.writes:
                 tensor.copy_(host[id(tensor)], non_blocking=True)
 
-    def _run_chunks(self, call: Call) -> None:
+    def _run_chunks(self, communicate: Communicate) -> None:
         """Pieces are cut from the elements in order, never from the memory: strides may differ from rank to rank."""
         tensor = (self.reads or self.writes)[0]
         with self.copy_in:
@@ -216,7 +217,7 @@ class DeviceCall:
         for index, (chunk, host) in enumerate(zip(chunks, hosts, strict=True)):
             if self.reads:
                 landed[index].synchronize()
-            call([host] if self.reads else [], [host] if self.writes else [])
+            communicate([host] if self.reads else [], [host] if self.writes else [])
             if self.writes:
                 with self.copy_out:
                     chunk.copy_(host, non_blocking=True)
@@ -224,13 +225,13 @@ class DeviceCall:
             with self.copy_out:
                 tensor.copy_(source.view(tensor.shape), non_blocking=True)
 
-    def run_on_device(self, call: Call) -> Any:
+    def run_on_device(self, communicate: Communicate) -> Any:
         """For a GPU-aware MPI: device memory straight in, when the producer has finished."""
         with staying_on(self.device), outside_graph([*self.reads, *self.writes]):
             self.copy_out.wait_event(self.ready)
             event_on(self.copy_out).synchronize()
             with self.copy_out:
-                call(self.reads, self.writes)
+                communicate(self.reads, self.writes)
             return self.done()
 
 

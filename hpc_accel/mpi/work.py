@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.futures import Future
 
 from hpc_accel.mpi import threads, watchdog
-from hpc_accel.mpi.lane import Lane
+from hpc_accel.mpi.collective_queue import CollectiveQueue
 from hpc_accel.mpi.staging import new_stream, staying_on
 from hpc_accel.mpi.timeline import Record
 
@@ -131,65 +131,72 @@ class MPIWork(dist.Work):
 
 
 class CollectiveWork(MPIWork):
-    """A collective in a lane."""
+    """A collective in its group's queue."""
+
+    _failure: Exception | None = None
+    _latch: Any = None
+    """A lock that opens when the collective is done; None where it is executed in the calling thread."""
 
     def __init__(
         self,
-        lane: Lane,
+        queue: CollectiveQueue,
         op: str,
-        run: Callable[[MPIWork], None],
+        staged: Callable[[], Any],
         result: list[Tensor],
         timeout_s: float,
         record: Record | None,
     ) -> None:
         super().__init__(op, result, timeout_s, record)
-        self._lane = lane
-        self._run: Callable[[MPIWork], None] | None = run
-        self._failure: Exception | None = None
-        self._latch: Any = None
+        self._queue = queue
+        self._staged: Callable[[], Any] | None = staged
+        """Communicates, where needed on tensors that stand in; returns the event on the device, None on the CPU."""
 
     def start(self, *, waits_at_once: bool) -> None:
         """Execute here and now if the caller would wait anyway, else queue."""
         if threads.REDUCED:
             with threads.gate():
-                self.execute()
+                self.communicate_watched()
             self.publish()
             return
-        if waits_at_once and self._timeout_s >= INLINE_MIN_TIMEOUT_S and self._lane.run_inline(self):
+        if waits_at_once and self._timeout_s >= INLINE_MIN_TIMEOUT_S and self._queue.execute_here(self):
             if self.record is not None and self.record.ended_ns is not None:
                 self.record.waits.append((self.record.started_ns, self.record.ended_ns, None))
             return
         self._latch = threading.Lock()
         self._latch.acquire()
-        self._lane.enqueue(self)
+        self._queue.enqueue(self)
 
-    def execute(self) -> None:
-        run, self._run = self._run, None
-        assert run is not None
+    def communicate_watched(self) -> None:
+        """Communicate under the eyes of the watchdog; an error is kept for `publish`."""
+        staged, self._staged = self._staged, None  # afterwards nobody needs what it holds
+        assert staged is not None
         if self.record is not None:
             self.record.started_ns = time.perf_counter_ns()
         watchdog.begin(id(self), self.op, self._timeout_s)
         try:
-            run(self)
+            event = staged()
+            if event is not None:
+                self.on_device = event
         except Exception as error:
             self._failure = error if isinstance(error, RuntimeError | ValueError) else dist.DistBackendError(str(error))
         finally:
             watchdog.end(id(self))
 
     def publish(self) -> None:
+        """Fulfil the future and free whoever waits."""
         self.finish(self._failure)
         if self._latch is not None:
             self._latch.release()
 
     def get_future(self) -> Future[list[Tensor]]:
-        # A callback on the lane's thread may wait for this future in C++ (PowerSGD does): nobody else would serve it.
-        if not self.done and self._lane.is_mine():
-            self._lane.help(self)
+        # A callback on the queue's thread may wait for this future in C++ (PowerSGD does): nobody else would serve it.
+        if not self.done and self._queue.is_own_thread():
+            self._queue.execute_up_to(self)
         return super().get_future()
 
     def _block(self, timeout_s: float) -> None:
-        if timeout_s >= INLINE_MIN_TIMEOUT_S or self._lane.is_mine():
-            self._lane.help(self)
+        if timeout_s >= INLINE_MIN_TIMEOUT_S or self._queue.is_own_thread():
+            self._queue.execute_up_to(self)
         if self.done:
             return
         if not self._latch.acquire(timeout=min(timeout_s, threading.TIMEOUT_MAX)):

@@ -1,1 +1,11 @@
-"""Layouts applied to a model: mesh, data, tensor and pipeline parallelism, all of them torch's own."""
+"""Layouts applied to a model: mesh, data, tensor and pipeline parallelism, all of them torch's own.
+
+Read it in this order:
+  apply                     the one way from a layout and a recipe to a model that trains
+  mesh                      which rank is which replica, stage and tensor-parallel part
+  data, gradients           DDP, FSDP2, ZeRO-1; how gradients meet
+  tensor, exchange          layers cut over ranks; what these exchange, as autograd knows it
+  pipeline, traced, boundary, forward    stages, their boundaries, and forward alone
+  layer_times               how long each layer takes, for stages of equal time
+  recompute, float8, memory_layout, loss_device    recipes
+"""

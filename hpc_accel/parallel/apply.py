@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hpc_accel.parallel.boundary import Dtypes, cast_outputs
-from hpc_accel.parallel.data import averages_later, make_average, replicate, shard
+from hpc_accel.parallel.data import make_average, replicate, shard
 from hpc_accel.parallel.gradients import ReplicaAverage, add_up, gradients_of
 from hpc_accel.parallel.memory_layout import offload_activations, set_channels_last
 from hpc_accel.parallel.mesh import RankCoordinates
@@ -90,7 +90,9 @@ def parallelize(
     `loss` is the loss of one micro-batch, divided by their number.
     """
     tensor_cut = _tensor_cut(workload, place)
-    later = averages_later(place, recipe, is_traced=split is not None and not is_sequence(workload.model))
+    later = place.layout.averages_later(
+        overlap=recipe.overlap, is_traced=split is not None and not is_sequence(workload.model)
+    )
     prepare = _Prepare(place, device, recipe, autocast_dtype, tensor_cut, later=later)
     boundaries: list[tuple[torch.Tensor, ...]] = []
     if split is None:

@@ -12,22 +12,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hpc_accel.parallel.gradients import DEFAULT_BUCKET_BYTES, ReplicaAverage
 from hpc_accel.parallel.mesh import RankCoordinates
-from hpc_accel.study.layout import SPLIT_BACKWARD
 from hpc_accel.study.recipe import Recipe
 
 WIRE = {"bf16": torch.bfloat16, "fp16": torch.float16}
 POWERSGD_RANK = 4
 POWERSGD_START = 2
 """Steps with whole gradients before PowerSGD begins; its error feedback wants at least 2."""
-
-
-def averages_later(place: RankCoordinates, recipe: Recipe, *, is_traced: bool) -> bool:
-    """Whether gradients are averaged after backward, and not by hooks while it runs.
-
-    `is_traced`: torch's stages look into the graphs that its tracer made, which DistributedDataParallel would hide.
-    """
-    split = place.layout.schedule in SPLIT_BACKWARD
-    return place.layout.dp > 1 and place.layout.shard != "full" and (split or is_traced or not recipe.overlap)
 
 
 def replicate(module: nn.Module, place: RankCoordinates, recipe: Recipe, device: torch.device) -> nn.Module:

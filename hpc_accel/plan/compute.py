@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from hpc_accel.plan.kernels import attention_s, device_time, fuses_softmax, is_shaped
 from hpc_accel.plan.software import Software
 from hpc_accel.probe.hardware import Level, MatmulRate
 from hpc_accel.study.model_facts import LayerFacts
@@ -33,9 +34,17 @@ class PassTime:
     def __mul__(self, count: int) -> PassTime:
         return PassTime(host_s=self.host_s * count, device_s=self.device_s * count)
 
-    def elapsed_s(self, device: str) -> float:
-        """Time on the wall."""
-        return max(self.host_s, self.device_s) if device == "cuda" else self.host_s + self.device_s
+    def elapsed_s(self, device: str, sharpness: float | None = None) -> float:
+        """Time on the wall. On a GPU with `sharpness` q it is (host^q + device^q)^(1/q), which None makes the larger.
+
+        Near equality neither hides the other whole: work comes in bursts, now of many small kernels, now of few long.
+        """
+        if device != "cuda":
+            return self.host_s + self.device_s
+        longer, shorter = max(self.host_s, self.device_s), min(self.host_s, self.device_s)
+        if sharpness is None or longer <= 0:
+            return longer
+        return longer * (1 + (shorter / longer) ** sharpness) ** (1 / sharpness)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +71,8 @@ def layer_time(
     Backward is twice forward's products and traffic, and again what is not kept. Gradients of weights are half of its
     products (Qi et al., arXiv 2401.10241), one operation each.
     """
+    if is_shaped(layer, level, precision):
+        return _shaped_time(layer, micro_batch_size, tp, level, precision, software, sequence_parallel)
     casts = software.cast_bytes_per_parameter / 2 * divided_parameters(layer, tp)
     kept = micro_batch_size * worked_elements(layer, tp, sequence_parallel)
     bandwidth = level.memory_bandwidth_bytes_per_s
@@ -87,6 +98,47 @@ def layer_time(
     elif software.recompute == "selective":
         rest = max(0.0, 1 - layer.num_matmuls / max(1, layer.num_operations))
         backward += PassTime(host_s=forward.host_s * rest, device_s=forward.device_s - products_s)
+    return LayerTime(forward=forward, backward=backward, weights=weights)
+
+
+def _shaped_time(
+    layer: LayerFacts,
+    micro_batch_size: int,
+    tp: int,
+    level: Level,
+    precision: Precision,
+    software: Software,
+    sequence_parallel: bool,
+) -> LayerTime:
+    device = device_time(
+        layer,
+        micro_batch_size=micro_batch_size,
+        tp=tp,
+        level=level,
+        precision=precision,
+        software=software,
+        sequence_parallel=sequence_parallel,
+    )
+    shape = layer.shape
+    assert shape is not None
+    operations: float = layer.num_operations
+    if tp > 1 and layer.tp_flops_per_sample:
+        operations += software.tensor_parallel_operations * layer.num_matmuls
+    attention = shape.attention
+    unfused = attention is not None and not software.fused_attention
+    if attention is not None and unfused and not fuses_softmax(attention, micro_batch_size, tp, software):
+        operations += software.unfused_softmax_operations
+    operations *= 1 + software.straggling_share * math.log2(tp)
+    forward = PassTime(host_s=operations * level.kernel_overhead_s, device_s=device.forward_s)
+    overhead = level.backward_overhead_s or 2 * level.kernel_overhead_s
+    backward = PassTime(host_s=operations * overhead, device_s=device.input_s + device.weight_s)
+    share = layer.num_matmuls / max(layer.num_operations, layer.num_matmuls) if layer.num_parameters else 0.0
+    weights = PassTime(host_s=backward.host_s * share / 2, device_s=device.weight_s)
+    if software.recompute == "full" and shape.recomputes:
+        backward += forward
+    elif software.recompute == "selective" and attention is not None:
+        once, _ = attention_s(attention, micro_batch_size, tp, level, level.product_models[precision], software)
+        backward += PassTime(host_s=0.0, device_s=once)
     return LayerTime(forward=forward, backward=backward, weights=weights)
 
 

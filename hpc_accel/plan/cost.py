@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any
 
+from hpc_accel.plan.calibration import Calibration
 from hpc_accel.plan.data_parallel import Replicas
 from hpc_accel.plan.layouts import MemoryVariants
 from hpc_accel.plan.links import on_backend
@@ -18,17 +19,14 @@ from hpc_accel.plan.memory import RankSize, peak_memory_bytes, rank_sizes
 from hpc_accel.plan.network import allreduce_s, group_of, send_s
 from hpc_accel.plan.pipeline_cost import StageTimes
 from hpc_accel.plan.pipeline_simulation import step_time_s
+from hpc_accel.plan.predictable import not_probed, unpredictable
 from hpc_accel.plan.software import Software, torch_amp
 from hpc_accel.plan.stage_cost import PipelineCost
-from hpc_accel.probe.hardware import Hardware, NodeKind
-from hpc_accel.study.devices import on_gpus
-from hpc_accel.study.layout import SPLIT_BACKWARD, V_SHAPED, Layout
+from hpc_accel.probe.hardware import Hardware
+from hpc_accel.study.layout import V_SHAPED, Layout
 from hpc_accel.study.model_facts import ModelFacts
-from hpc_accel.study.recipe import Precision, Recipe
+from hpc_accel.study.recipe import Precision
 from hpc_accel.study.run import Backend, Resources, Run
-
-UNKNOWN = ("compile", "channels_last", "static_graph", "pin_memory", "offload", "cpu_bind", "quantize", "prune")
-"""Options whose effect on speed is not predicted. Their memory is, where it differs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,15 +67,20 @@ class StepModel:
         precision: Precision,
         software: Software,
         backend: Backend | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
-        """`backend` carries the messages; without one they take the network's own time."""
+        """`backend` carries the messages; without one they take the network's own time.
+
+        `calibration` is what layers of this model took on this machine.
+        """
         self.facts = facts
         self.hardware, self._unmeasured = on_backend(hardware, backend)
         self.kind = hardware.slowest
         self.precision = precision
         self.software = software
         self.backend = backend
-        self.stage_times = StageTimes(facts, self.hardware, precision, software)
+        self.calibration = calibration
+        self.stage_times = StageTimes(facts, self.hardware, precision, software, calibration)
         self.num_simulations = 0
         self._makespans: dict[tuple[Layout, Resources], float] = {}
         self._sizes: dict[tuple[object, ...], dict[RankSize, int]] = {}
@@ -86,20 +89,7 @@ class StepModel:
 
     def unpredictable(self, layout: Layout, resources: Resources, device: str) -> str | None:
         """Why no time can be predicted, or None."""
-        used = {"cuda" if on_gpus(device, part.gpus_per_node) else "cpu" for part in resources.each_kind}
-        if self.kind.device not in used:
-            return f"the probe measured {self.kind.device}, the run uses {' and '.join(sorted(used))}"
-        if self.kind.matmul_flops_per_s.get(self.precision) is None:
-            why = self.kind.matmul_flops_per_s_reason.get(self.precision, "not probed")
-            return f"no {self.precision} matrix-product rate: {why}"
-        if layout.shares is not None and len(self.hardware.node_kinds) > 1:
-            return "unequal shares on nodes of several kinds: which replica is on which is not known before the run"
-        network = self.hardware.network
-        if resources.num_nodes > 1 and network.inter_node is None:
-            return f"no network between nodes: {network.inter_node_reason}"
-        if layout.num_ranks > 1 and network.intra_node is None and resources.ranks_per_node > 1:
-            return f"no network within a node: {network.intra_node_reason}"
-        return None
+        return unpredictable(self.hardware, self.precision, self.calibration, layout, resources, device)
 
     def notes(self, layout: Layout) -> tuple[str, ...]:
         """What predictions of `layout` rest on that was not measured for it."""
@@ -142,7 +132,7 @@ class StepModel:
         """The step by part; they add up to the step."""
         stages = self.stage_times.of(layout, resources)
         each = layout.accumulation_steps / layout.pp
-        split = layout.schedule in SPLIT_BACKWARD and layout.schedule != "dualpipev"
+        split = layout.splits_backward and layout.schedule != "dualpipev"
         forward = each * sum(stage.forward_s for stage in stages.all)
         backward = each * sum(stage.input_s + stage.weight_s if split else stage.backward_s for stage in stages.all)
         tensor = each * sum(stage.forward_comm_s + stage.backward_comm_s for stage in stages.all)
@@ -228,6 +218,7 @@ class StepModel:
             device=self.kind.device,
             overlaps=self.stage_times.can_overlap(resources.ranks_per_node, first.threads),
             later=self.stage_times.averages_later(layout),
+            calibration=self.calibration,
         )
         return {
             "communication": max(replicas.communication_s(rank) for rank in stages.ranks),
@@ -243,23 +234,13 @@ class StepModel:
         own, first = self.software, stages.ranks[0]
         samples = layout.micro_batch_size * layout.accumulation_steps
         fetching = own.sample_operations * samples * first.overhead_s
+        if self.calibration is not None and self.calibration.samples is not None:
+            fetching = layout.accumulation_steps * self.calibration.samples(layout.micro_batch_size)
         cores = resources.ranks_per_node * (first.threads + own.data_workers)
         if own.data_workers and cores <= self.kind.num_cpus:
             computing = layout.accumulation_steps * min(rank.total_s for rank in stages.ranks)
             fetching = max(0.0, fetching / own.data_workers - computing)
         return own.step_operations * first.overhead_s + fetching
-
-
-def not_probed(recipe: Recipe, kind: NodeKind, resources: Resources) -> str | None:
-    """What `recipe` changes about speed in a way that no formula here knows, or None."""
-    unknown = [name for name in UNKNOWN if getattr(recipe, name) != Recipe.model_fields[name].default]
-    if recipe.threads_per_rank not in (None, kind.level(resources.ranks_per_node).threads):
-        unknown.append("threads_per_rank")
-    return (
-        f"the probe measured without {', '.join([*recipe.frequencies, *unknown])}"
-        if recipe.frequencies or unknown
-        else None
-    )
 
 
 def predict(

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from hpc_accel.plan.calibration import Calibration
 from hpc_accel.plan.network import Group, allreduce_s, gather_s
 from hpc_accel.plan.software import Software
 from hpc_accel.plan.stage_cost import StageCost, exposed_s
@@ -44,6 +45,7 @@ class Replicas:
         device: str,
         overlaps: bool,
         later: bool,
+        calibration: Calibration | None = None,
     ) -> None:
         """`overlaps`: something can communicate while a rank computes. `later`: it has nothing to before the end."""
         self.layout = layout
@@ -52,6 +54,7 @@ class Replicas:
         self.software = software
         self.device = device
         self.later = later
+        self.calibration = calibration
         self.overlaps = overlaps and software.overlaps_gradients and not later
 
     def communication_s(self, rank: StageCost) -> float:
@@ -65,7 +68,7 @@ class Replicas:
             return self._powersgd_s(rank) + self._updated_s(rank)
         reduced = self._scattered_s(rank) if self.layout.shard == "full" else self._reduced_s(rank)
         copied = self._flattened_s(rank) if self.later else 0.0
-        return reduced + copied + self._recoded_s(rank) + self._updated_s(rank)
+        return reduced + copied + self._recoded_s(rank) + self._updated_s(rank) + self._synchronised_s(rank)
 
     def optimizer_s(self, rank: StageCost) -> float:
         """Of one step; sharded, each rank updates its part."""
@@ -75,6 +78,8 @@ class Replicas:
             parameters /= self.layout.dp
         if self.layout.shard == "optimizer":  # whole tensors are divided among ranks
             tensors = math.ceil(tensors / self.layout.dp)
+        if self.calibration is not None and self.calibration.optimizer is not None:
+            return self.calibration.optimizer(parameters)
         launches = math.ceil(tensors / TENSORS_PER_LAUNCH) if self.device == "cuda" else tensors
         each = 1 if own.fused_optimizer else own.optimizer_operations_per_tensor
         if own.fused_optimizer and self.device == "cpu":
@@ -115,6 +120,12 @@ class Replicas:
         total = rank.num_layers * (self._gather(each * self._wire_bytes) + overhead)
         return exposed_s(total, total / rank.num_layers, rank.backward_s, self.overlaps, self.device)
 
+    def _synchronised_s(self, rank: StageCost) -> float:
+        """What hooks and buckets cost the backward pass that exchanges gradients, where that was measured."""
+        if self.calibration is None or self.calibration.synchronised is None or self.layout.shard == "full":
+            return 0.0
+        return self.calibration.synchronised(rank.num_tensors)
+
     def _flattened_s(self, rank: StageCost) -> float:
         if not self.software.flattens_gradients:
             return 0.0
@@ -143,6 +154,8 @@ class Replicas:
         """ZeRO-1: every tensor is sent by the rank that updated it, after the optimizer step, and nothing hides it."""
         if self.layout.shard != "optimizer":
             return 0.0
+        if self.software.updates_coalesced:
+            return self._gather(rank.num_parameters * self.software.parameter_bytes)
         each = rank.num_parameters / rank.num_tensors * self.software.parameter_bytes
         overhead = self.software.collective_operations * rank.overhead_s
         return rank.num_tensors * (self._gather(each) + overhead)

@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any
 
-from hpc_accel.study.layout import LOOPED, SINGLE, SPLIT_BACKWARD, V_SHAPED, Layout, Schedule, micro_batch_rule
+from hpc_accel.study.layout import LOOPED, SINGLE, V_SHAPED, Layout, Schedule, micro_batch_rule
 from hpc_accel.study.study_file import ResourcesChoice
 
 
@@ -51,10 +51,9 @@ class MemoryVariants:
         fields = self.whole.model_dump()
         for shard in ("none", "optimizer", "full") if self.whole.dp > 1 else ("none",):
             for sequence_parallel in (False, True) if self._divides else (False,):
-                # In a backward of two halves torch's FSDP2 loses gradients: the study's rules refuse it.
-                lossy = shard == "full" and self.whole.schedule in SPLIT_BACKWARD
-                if (shard != "none" or sequence_parallel) and not lossy:
-                    yield Layout(**fields | {"shard": shard, "sequence_parallel": sequence_parallel})
+                layout = Layout(**fields | {"shard": shard, "sequence_parallel": sequence_parallel})
+                if (shard != "none" or sequence_parallel) and not layout.loses_sharded_gradients:
+                    yield layout
 
     def divided(self) -> Iterator[Layout]:
         """Those that differ in the work of a pass: the sequence whole, and divided."""
@@ -65,7 +64,7 @@ class MemoryVariants:
     @property
     def num_layouts(self) -> int:
         """How many that are."""
-        num_shards = 1 if self.whole.dp == 1 else 2 if self.whole.schedule in SPLIT_BACKWARD else 3
+        num_shards = 1 if self.whole.dp == 1 else 2 if self.whole.splits_backward else 3
         return num_shards * (2 if self._divides else 1)
 
     @property

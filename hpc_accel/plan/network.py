@@ -64,7 +64,8 @@ def send_s(network: Network, group: Group, num_bytes: float) -> float | None:
     if link is None:
         return None
     alone = _message_s(link, num_bytes)
-    return alone + (group.sharing - 1) * num_bytes / link.bandwidth_bytes_per_s
+    crowd = max(0.0, group.sharing / (link.lanes or 1) - 1) if group.spans_nodes else 0.0
+    return alone + crowd * num_bytes / link.bandwidth_bytes_per_s
 
 
 def allreduce_s(network: Network, group: Group, num_bytes: float) -> float | None:
@@ -74,6 +75,8 @@ def allreduce_s(network: Network, group: Group, num_bytes: float) -> float | Non
     link = link_of(network, group)
     if link is None:
         return None
+    if group.spans_nodes and link.lanes is not None:
+        return _hierarchical_s(network, link, link.lanes, group, num_bytes)
     alone = _allreduce_alone_s(link, group.size, num_bytes)
     crossing = 2 * (group.size - 1) / group.size * num_bytes
     return alone + (group.sharing - 1) * crossing / link.bandwidth_bytes_per_s
@@ -82,10 +85,37 @@ def allreduce_s(network: Network, group: Group, num_bytes: float) -> float | Non
 def gather_s(network: Network, group: Group, num_bytes: float) -> float | None:
     """Time of an all-gather or a reduce-scatter of `num_bytes` in all; None if that link was not probed.
 
-    Either is one half of an all-reduce, whether it is done in a ring or in a tree.
+    Either is one half of an all-reduce, whether it is done in a ring or in a tree. NCCL has only rings for them, so
+    that over nodes each step costs the latency of their link.
     """
+    link = link_of(network, group)
+    if link is not None and link.lanes is not None and group.spans_nodes and num_bytes > 0:
+        inside, crossing = _pipelined_s(network, link, link.lanes, group, num_bytes)
+        return (group.size - 1) * link.latency_s + max(inside, crossing) / 2
     whole = allreduce_s(network, group, num_bytes)
     return None if whole is None else whole / 2
+
+
+def _hierarchical_s(network: Network, link: Link, lanes: int, group: Group, num_bytes: float) -> float:
+    """NCCL over nodes: each node's members reduce to one another while every adapter exchanges its part.
+
+    The two stages are pipelined, so the slower one decides; a tree over the nodes bounds the number of latencies.
+    """
+    inside, crossing = _pipelined_s(network, link, lanes, group, num_bytes)
+    latency = 2 * math.ceil(math.log2(math.ceil(group.size / group.per_node))) * link.latency_s
+    if group.per_node > 1 and network.intra_node is not None:
+        latency += _allreduce_alone_s(network.intra_node, group.per_node, 1)
+    return latency + max(inside, crossing)
+
+
+def _pipelined_s(network: Network, link: Link, lanes: int, group: Group, num_bytes: float) -> tuple[float, float]:
+    """Of an all-reduce: the part inside nodes, and the part across them without latency."""
+    nodes = math.ceil(group.size / group.per_node)
+    used = min(group.per_node, lanes / group.sharing)
+    crossing = 2 * (nodes - 1) / nodes * num_bytes / (used * link.bandwidth_bytes_per_s)
+    if group.per_node == 1 or network.intra_node is None:
+        return 0.0, crossing
+    return _allreduce_alone_s(network.intra_node, group.per_node, num_bytes), crossing
 
 
 def ring_allreduce_s(link: Link, ranks: int, num_bytes: float) -> float:

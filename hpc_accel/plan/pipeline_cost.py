@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import accumulate, pairwise
 
-from hpc_accel.plan.compute import LayerTime, PassTime, divided_parameters, layer_time
-from hpc_accel.plan.network import Group, allreduce_s, gather_s, group_of
-from hpc_accel.plan.software import Software, averages_later
+from hpc_accel.plan.calibration import Calibration
+from hpc_accel.plan.compute import PassTime, divided_parameters
+from hpc_accel.plan.layer_cost import LayerCost, LayerCosts
+from hpc_accel.plan.network import Group, gather_s, group_of
+from hpc_accel.plan.software import Software
 from hpc_accel.plan.stage_cost import PipelineCost, StageCost, exposed_s
 from hpc_accel.probe.hardware import Hardware, Level
 from hpc_accel.study.layout import V_SHAPED, Layout
-from hpc_accel.study.model_facts import LayerFacts, ModelFacts
+from hpc_accel.study.model_facts import ModelFacts
 from hpc_accel.study.recipe import Precision
 from hpc_accel.study.run import Resources
 from hpc_accel.study.stage_partition import automatic_split
@@ -21,21 +23,20 @@ Content = tuple[tuple[int, int], ...]
 """What a stage is made of: (number of the first layer like it, how many)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Layer:
-    """One layer's passes: compute, and messages of tensor parallelism and of sharded parameters."""
-
-    time: LayerTime
-    message_s: float
-    parameters: float
-    gather_s: float
-
-
 class StageTimes:
     """Stage times by layout. Layers depend on few of a layout's numbers, so they are computed once for many."""
 
-    def __init__(self, facts: ModelFacts, hardware: Hardware, precision: Precision, software: Software) -> None:
+    def __init__(
+        self,
+        facts: ModelFacts,
+        hardware: Hardware,
+        precision: Precision,
+        software: Software,
+        calibration: Calibration | None = None,
+    ) -> None:
         self.facts = facts
+        self.layer_costs = LayerCosts(hardware, precision, software, calibration)
+        self.calibration = calibration
         self.network = hardware.network
         self.kind = hardware.slowest
         self.precision = precision
@@ -43,7 +44,7 @@ class StageTimes:
         # Most layers of a deep model are equal but for their name; each is known by the first like it.
         alike = [replace(layer, name="") for layer in facts.layers]
         self._first = [alike.index(layer) for layer in alike]
-        self._layers: dict[tuple[object, ...], dict[int, _Layer]] = {}
+        self._layers: dict[tuple[object, ...], dict[int, LayerCost]] = {}
         self._stages: dict[tuple[object, ...], PipelineCost] = {}
         self._least_work: dict[tuple[object, ...], float] = {}
         self._parameters: dict[int, float] = {}
@@ -68,7 +69,7 @@ class StageTimes:
         timed = []
         for layer, first in zip(self.facts.layers, self._first, strict=True):
             both = layers[first].time.forward + layers[first].time.backward
-            nanoseconds = 1e9 * both.elapsed_s(self.kind.device)
+            nanoseconds = 1e9 * both.elapsed_s(self.kind.device, self.software.sharpness)
             timed.append(replace(layer, forward_flops_per_sample=nanoseconds, saved_elements_per_sample=0))
         return replace(self.facts, layers=tuple(timed))
 
@@ -99,8 +100,8 @@ class StageTimes:
                 messages += layers[first].message_s
             device = self.kind.device
             self._least_work[key] = sum(
-                each.elapsed_s(device) + self._exposed_s(each, times * messages)
-                for each, times in ((forward, 1), (backward, self._messages_backward))
+                each.elapsed_s(device, self.software.sharpness) + self.layer_costs.exposed_s(each, times * messages)
+                for each, times in ((forward, 1), (backward, self.layer_costs.messages_backward))
             )
         return self._least_work[key]
 
@@ -119,10 +120,6 @@ class StageTimes:
             self._gathers[key] = sum(each[size] or 0.0 for size in sizes)
         return self._gathers[key]
 
-    @property
-    def _messages_backward(self) -> int:
-        return 2 if self.software.recompute == "full" else 1
-
     def _at_once(self, layout: Layout, resources: Resources) -> int:
         """Ranks of a node that compute at once: stages take turns, so with few cores each has one."""
         few_cores = self.kind.device == "cpu" and layout.pp > 1
@@ -132,14 +129,16 @@ class StageTimes:
         """All that the passes of a layer depend on."""
         tensor = group_of(layout, "tp", ranks_per_node) if layout.tp > 1 else None
         data = group_of(layout, "dp", ranks_per_node) if layout.shard == "full" else None
-        return layout.micro_batch_size, at_once, tensor, layout.sequence_parallel, data
+        crosses = layout.pp > 1 and bool(self.software.ring_wait_s)
+        stages = group_of(layout, "pp", ranks_per_node).spans_nodes if crosses else None
+        return layout.micro_batch_size, at_once, tensor, layout.sequence_parallel, data, stages
 
-    def _layers_of(self, layout: Layout, ranks_per_node: int, at_once: int) -> dict[int, _Layer]:
+    def _layers_of(self, layout: Layout, ranks_per_node: int, at_once: int) -> dict[int, LayerCost]:
         key = self._layer_key(layout, ranks_per_node, at_once)
         if key not in self._layers:
             level = self.kind.level(at_once)
             self._layers[key] = {
-                first: self._layer(self.facts.layers[first], layout, ranks_per_node, level)
+                first: self.layer_costs.of(self.facts.layers[first], layout, ranks_per_node, level)
                 for first in set(self._first)
             }
         return self._layers[key]
@@ -158,7 +157,8 @@ class StageTimes:
 
     def averages_later(self, layout: Layout) -> bool:
         """Whether replicas exchange something after backward, and not each gradient while it runs."""
-        later = averages_later(layout, self.software, is_sequential=self.facts.sequential)
+        is_traced = layout.pp > 1 and not self.facts.sequential
+        later = layout.averages_later(overlap=self.software.overlaps_gradients, is_traced=is_traced)
         return later or self.software.average_every > 1
 
     def _has_hooks(self, layout: Layout) -> bool:
@@ -174,7 +174,7 @@ class StageTimes:
         return self._contents[split]
 
     def _stage(
-        self, content: Content, layers: dict[int, _Layer], layout: Layout, level: Level, overlaps: bool
+        self, content: Content, layers: dict[int, LayerCost], layout: Layout, level: Level, overlaps: bool
     ) -> StageCost:
         own, device, overhead_s = self.software, self.kind.device, level.kernel_overhead_s
         # Two messages per pass between stages: one is received, one is sent.
@@ -201,21 +201,26 @@ class StageTimes:
         if layout.shard == "full":
             forward += PassTime(host_s=own.sharded_forward_operations * num_layers * overhead_s, device_s=0.0)
             hooks = own.sharded_backward_operations * num_layers
-        hooks += own.micro_batch_operations
-        backward += PassTime(host_s=hooks * overhead_s, device_s=0.0)
+        calibration = self.calibration
+        beside_s = own.micro_batch_operations * overhead_s
+        if calibration is not None and calibration.micro_batch_s is not None:
+            beside_s = calibration.micro_batch_s
+        if calibration is not None and calibration.synchronised is not None and layout.shard != "full":
+            hooks = 0.0  # measured, once a step: replicas add it
+        backward += PassTime(host_s=hooks * overhead_s + beside_s, device_s=0.0)
         inputs = PassTime(host_s=backward.host_s - weights.host_s, device_s=backward.device_s - weights.device_s)
         weights += PassTime(host_s=alone * overhead_s, device_s=0.0)
         first_gather = max(layers[first].gather_s for first, _ in content)
-        again = messages * self._messages_backward
+        again = messages * self.layer_costs.messages_backward
         return StageCost(
-            forward_s=forward.elapsed_s(device),
-            backward_s=backward.elapsed_s(device),
-            weight_s=weights.elapsed_s(device),
-            input_s=inputs.elapsed_s(device),
-            forward_comm_s=self._exposed_s(forward, messages)
-            + exposed_s(gathers, first_gather, forward.elapsed_s(device), overlaps, device),
-            backward_comm_s=self._exposed_s(backward, again)
-            + exposed_s(gathers, first_gather, backward.elapsed_s(device), overlaps, device),
+            forward_s=forward.elapsed_s(device, self.software.sharpness) + own.idle_operations * overhead_s,
+            backward_s=backward.elapsed_s(device, self.software.sharpness),
+            weight_s=weights.elapsed_s(device, self.software.sharpness),
+            input_s=inputs.elapsed_s(device, self.software.sharpness),
+            forward_comm_s=self.layer_costs.exposed_s(forward, messages)
+            + exposed_s(gathers, first_gather, forward.elapsed_s(device, self.software.sharpness), overlaps, device),
+            backward_comm_s=self.layer_costs.exposed_s(backward, again)
+            + exposed_s(gathers, first_gather, backward.elapsed_s(device, self.software.sharpness), overlaps, device),
             num_parameters=parameters,
             largest_parameters=largest,
             num_tensors=num_tensors,
@@ -225,43 +230,3 @@ class StageTimes:
             memory_bandwidth_bytes_per_s=level.memory_bandwidth_bytes_per_s,
             threads=level.threads,
         )
-
-    def _exposed_s(self, compute: PassTime, messages_s: float) -> float:
-        """What all-reduces add to a pass: nothing while the device, they included, keeps ahead of the host."""
-        if self.kind.device != "cuda" or not self.software.queues_collectives:
-            return messages_s
-        with_messages = PassTime(host_s=compute.host_s, device_s=compute.device_s + messages_s)
-        return with_messages.elapsed_s("cuda") - compute.elapsed_s("cuda")
-
-    def _layer(self, layer: LayerFacts, layout: Layout, ranks_per_node: int, level: Level) -> _Layer:
-        parameters = divided_parameters(layer, layout.tp)
-        time = layer_time(
-            layer,
-            micro_batch_size=layout.micro_batch_size,
-            tp=layout.tp,
-            level=level,
-            precision=self.precision,
-            software=self.software,
-            sequence_parallel=layout.sequence_parallel,
-        )
-        gather = 0.0
-        if layout.shard == "full" and parameters:
-            group = group_of(layout, "dp", ranks_per_node)
-            gather = gather_s(self.network, group, parameters * self.software.gather_bytes) or 0.0
-            gather += self.software.collective_operations * level.kernel_overhead_s
-        message = self._message_s(layer, layout, ranks_per_node, level)
-        return _Layer(time=time, message_s=message, parameters=parameters, gather_s=gather)
-
-    def _message_s(self, layer: LayerFacts, layout: Layout, ranks_per_node: int, level: Level) -> float:
-        """A layer's tensor-parallel all-reduces, forward; with a divided sequence each is a gather and a scatter."""
-        elements = layer.tp_allreduce_elements_per_sample
-        if layout.tp == 1 or not elements:
-            return 0.0
-        num = layer.tp_num_allreduces or max(1, round(elements / max(1, layer.output_elements_per_sample)))
-        num_bytes = elements / num * layout.micro_batch_size * self.software.wire_bytes
-        group = group_of(layout, "tp", ranks_per_node)
-        entered = 2 if layout.sequence_parallel else 1
-        overhead = entered * self.software.collective_operations * level.kernel_overhead_s
-        if layout.sequence_parallel:  # parts lie side by side only after a copy, read and written, each way
-            overhead += 4 * num_bytes / level.memory_bandwidth_bytes_per_s
-        return num * ((allreduce_s(self.network, group, num_bytes) or 0.0) + overhead)

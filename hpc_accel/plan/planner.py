@@ -1,7 +1,7 @@
 """A study and the machine's facts into a plan: candidates with predictions, which are chosen, and why.
 
-Layouts a study lists are all chosen, and one that cannot work is an error. With `layouts: auto` the best by
-prediction are chosen, the serial run beside them for comparison, and refusals are kept with their reasons.
+Of the layouts and recipes that a study lists, all combinations that can work are chosen. With `layouts: auto` the best
+by prediction are chosen, the serial run beside them for comparison. What cannot work is kept with its reason.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from functools import partial
 from typing import Any
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.plan.cost import Prediction, Prices, StepModel, not_probed, predict
+from hpc_accel.plan.cost import Prediction, Prices, StepModel, predict
 from hpc_accel.plan.heterogeneous import on_own_nodes, rank_speed, with_balanced_split
+from hpc_accel.plan.predictable import not_probed
 from hpc_accel.plan.search import Found, Search, memory_refusal
 from hpc_accel.plan.software import torch_amp
 from hpc_accel.probe.hardware import Hardware, checked_hardware
-from hpc_accel.study.expand import listed_runs, make_run, recipes, repeats, resolve_workload
+from hpc_accel.study.expand import Dropped, listed_runs, make_run, recipes, repeats, resolve_workload
 from hpc_accel.study.expand_infer import inference_runs
 from hpc_accel.study.model_facts import ModelFacts
 from hpc_accel.study.recipe import Recipe
@@ -83,6 +84,8 @@ class Plan:
     hardware_sha256: str
     candidates: tuple[Candidate, ...]
     searches: tuple[SearchFacts, ...]
+    dropped: tuple[Dropped, ...] = ()
+    """Listed combinations that make no run."""
     notes: tuple[str, ...] = ()
     """What whoever reads the plan should know of all of it: GPUs not used, messages not measured."""
 
@@ -101,7 +104,7 @@ class Plan:
             "hardware_sha256": self.hardware_sha256,
             "notes": list(self.notes),
             "searches": [asdict(search) for search in self.searches],
-            "candidates": [candidate.to_json() for candidate in self.candidates],
+            "candidates": [*(each.to_json() for each in self.candidates), *map(_dropped_json, self.dropped)],
         }
 
 
@@ -112,19 +115,19 @@ def make_plan(
     *,
     prices: Pricing | Prices | None = None,
 ) -> Plan:
-    """Plan `study` on `hardware`; `facts` by workload name. Raises ConfigError for a listed layout that cannot work.
+    """Plan `study` on `hardware`; `facts` by workload name. Raises ConfigError when nothing that is listed can work.
 
     `prices` may depend on which nodes a run takes.
     """
     machine = hardware if isinstance(hardware, Hardware) else checked_hardware(hardware)
     candidates: dict[str, Candidate] = {}
     searches: list[SearchFacts] = []
-    errors: list[ConfigError] = []
+    dropped: list[Dropped] = []
     speed = partial(rank_speed, machine) if study.resources.node_kinds is not None else None
     for choice in study.workloads:
         workload = resolve_workload(choice)
         models: dict[Recipe, StepModel] = {}
-        for recipe in recipes(study, choice):
+        for recipe in recipes(choice.recipes, study.recipes):
             software = torch_amp(workload.optimizer, recipe, study.backend)
             models[recipe] = StepModel(facts[workload.name], machine, recipe.precision, software, study.backend)
         layouts = choice.layouts if choice.layouts is not None else study.layouts
@@ -136,19 +139,19 @@ def make_plan(
             searches.append(_facts(workload.name, found, seconds))
             planned = _searched(study, found, models, prices)
         elif study.train:
-            runs = list(listed_runs(study, choice, facts[workload.name], speed))
-            if speed is not None:
-                runs = [with_balanced_split(run, facts[workload.name], speed) for run in runs]
-            errors += [error for run in runs for error in refusals(run, study.resources, facts[workload.name])]
-            planned = [] if errors else [_listed(run, on_own_nodes(models[run.recipe], run), prices) for run in runs]
-        serving = list(inference_runs(study, choice))
-        errors += [error for run in serving for error in refusals(run, study.resources, facts[workload.name])]
-        planned += [Candidate(run=run, chosen=True, why="listed in the study, to serve") for run in serving]
+            for run in listed_runs(study, choice, facts[workload.name], speed, dropped.append):
+                balanced = with_balanced_split(run, facts[workload.name], speed) if speed is not None else run
+                refused = _refused(balanced, study, facts[workload.name])
+                planned.append(refused or _listed(balanced, on_own_nodes(models[run.recipe], balanced), prices))
+        for run in inference_runs(study, choice, dropped.append):
+            listed = Candidate(run=run, chosen=True, why="listed in the study, for inference")
+            planned.append(_refused(run, study, facts[workload.name]) or listed)
         for candidate in planned:
             same = repeats(study, choice, candidate.run) if candidate.chosen else [candidate.run]
             for run in same:
                 candidates.setdefault(run.run_id, replace(candidate, run=run))
-    if errors:
+    errors = [each.refused for each in candidates.values() if each.refused] + [each.error for each in dropped]
+    if errors and not any(candidate.chosen for candidate in candidates.values()):
         raise _first_of(errors)
     return Plan(
         study=study.name,
@@ -156,6 +159,7 @@ def make_plan(
         site=study.site,
         hardware_sha256=hashlib.sha256(machine.model_dump_json().encode()).hexdigest(),
         candidates=tuple(candidates.values()),
+        dropped=tuple(dropped),
         searches=tuple(searches),
         notes=_notes(machine, candidates.values()),
     )
@@ -225,6 +229,27 @@ def _listed(run: Run, model: StepModel, prices: Pricing | Prices | None) -> Cand
     tight = memory_refusal(run.workload.name, run.layout, run.resources, model)
     why = "listed in the study" + (f"; may run out of memory: {tight.value}" if tight else "")
     return _candidate(run, {run.recipe: model}, prices, chosen=True, why=why)
+
+
+def _refused(run: Run, study: Study, facts: ModelFacts) -> Candidate | None:
+    """The run with the first rule that it breaks, or None."""
+    error = next(refusals(run, study.resources, facts), None)
+    return Candidate(run=run, chosen=False, why="listed in the study; cannot work", refused=error) if error else None
+
+
+def _dropped_json(dropped: Dropped) -> dict[str, Any]:
+    """A candidate without a run, as plan.json holds it."""
+    error = dropped.error
+    return {
+        "run_id": None,
+        "workload": dropped.workload,
+        "layout": {key: value for key, value in dropped.layout.items() if value is not None},
+        "recipe": dropped.recipe.model_dump(mode="json") if dropped.recipe else {},
+        "chosen": False,
+        "why": "listed in the study; makes no run",
+        "refused": {"value": error.value, "rule": error.rule, "remedy": error.remedy},
+        "prediction": None,
+    }
 
 
 def _facts(workload: str, found: Found, seconds: float) -> SearchFacts:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from hpc_accel.study.layout import SPLIT_BACKWARD, Layout
 from hpc_accel.study.recipe import Offload, Precision, Recipe, Recompute
 from hpc_accel.study.run import Backend, Optimizer
 
@@ -74,6 +73,18 @@ class Software:
     """Processes that fetch samples beside training."""
     queues_collectives: bool = False
     """Whether collectives are queued on the GPU like kernels (nccl), so that the host need not wait for them."""
+    fused_attention: bool = True
+    """Whether one kernel computes attention and keeps no scores (FlashAttention)."""
+    attention_rate_share: float = 1.0
+    """Of the machine's rate of fused attention, what this program's kernel reaches."""
+    accumulation_bytes: float = 0
+    """Moved per parameter and micro-batch to add gradients to those of earlier micro-batches in another precision."""
+    updates_coalesced: bool = False
+    """Sharded optimizer: whether all updated parameters are sent in one collective, and not tensor by tensor."""
+    softmax_batch_multiple: int | None = None
+    """Unfused attention: the kernel for scale, mask and softmax takes this multiple of heads times samples."""
+    unfused_softmax_operations: float = 0
+    """Operations more in a layer's pass where that kernel cannot be used."""
     gradient_bucket_bytes: float = 25 * 2**20
     first_bucket_bytes: float = 2**20
     tensor_parallel_operations: float = 2
@@ -94,6 +105,17 @@ class Software:
     """Operations' worth of time to enter one collective or send."""
     micro_batch_operations: float = 15
     """Operations' worth of time per micro-batch: its loss, and starting autograd."""
+    sharpness: float | None = None
+    """How well a GPU's work hides the host's near equality (`PassTime.elapsed_s`); None: whole."""
+    message_sharpness: float | None = None
+    """The same with collectives between the kernels, for which ranks wait for one another."""
+    ring_wait_s: float = 0
+    """What the host waits more for each step of a tensor-parallel ring while a pipeline's messages cross nodes."""
+    idle_operations: float = 0
+    """Operations' worth of time per micro-batch in which a GPU has nothing queued: the host waits for it, as where a
+    batch is broadcast over the tensor-parallel ranks."""
+    straggling_share: float = 0
+    """Of the host's time, what waiting for the slowest of the tensor-parallel ranks adds for each doubling of them."""
     sample_operations: float = 3
     """Operations' worth of time to fetch and collate one sample."""
     step_operations: float = 30
@@ -141,15 +163,6 @@ def torch_amp(optimizer: Optimizer, recipe: Recipe, backend: Backend = "mpi4py")
         return software
     size = recipe.bucket_mb * 2**20
     return replace(software, gradient_bucket_bytes=size, first_bucket_bytes=min(size, software.first_bucket_bytes))
-
-
-def averages_later(layout: Layout, software: Software, *, is_sequential: bool) -> bool:
-    """Whether gradients are averaged after backward, as one flat copy, and not by hooks while it runs.
-
-    The stages of a model that is no sequence are cut by torch's tracer, and have no hooks.
-    """
-    hookless = layout.schedule in SPLIT_BACKWARD or (layout.pp > 1 and not is_sequential)
-    return layout.dp > 1 and layout.shard != "full" and (hookless or not software.overlaps_gradients)
 
 
 HALF = ("bf16", "fp16", "fp8")

@@ -36,6 +36,34 @@ class MatmulRate(Facts):
     flops_per_s: Positive
 
 
+class ProductModel(Facts):
+    """Time of an [m, k] x [k, n] product: 2 (m + rows)(n + columns)(k + inner) / flops_per_s + start_s.
+
+    What is added to each dimension stands for tiles that are not full and for a pipeline that fills and drains.
+    """
+
+    flops_per_s: Positive
+    rows: Annotated[float, Field(ge=0)]
+    columns: Annotated[float, Field(ge=0)]
+    inner: Annotated[float, Field(ge=0)]
+    start_s: Positive
+
+    def time_s(self, rows: float, columns: float, inner: float, *, num: float = 1) -> float:
+        """Of `num` such products in one kernel."""
+        padded = (rows + self.rows) * (columns + self.columns) * (inner + self.inner)
+        return num * 2 * padded / self.flops_per_s + self.start_s
+
+
+class AttentionModel(Facts):
+    """Time of fused causal self-attention: 2 heads width s (s + positions) / flops_per_s + start_s, s positions."""
+
+    flops_per_s: Positive
+    positions: Annotated[float, Field(ge=0)]
+    start_s: Positive
+    backward_ratio: Positive
+    """Time of backward over forward's."""
+
+
 class Level(Facts):
     """Speed of one rank while `ranks` of them work on the node at once, each with `threads` threads."""
 
@@ -50,6 +78,11 @@ class Level(Facts):
     """The same, backward; unknown means twice forward."""
     elementwise_s_per_element: Positive | None = None
     """Forward time of norms and activations per element they keep for backward; unknown means memory traffic alone."""
+    product_models: dict[Precision, ProductModel] = {}
+    """Products of any shape, from which those of a layer whose shapes are known are timed."""
+    attention: AttentionModel | None = None
+    kernel_start_s: Positive | None = None
+    """Least time of a kernel on a GPU, however little it does."""
 
 
 class NodeKind(Facts):
@@ -78,6 +111,9 @@ class NodeKind(Facts):
     kernel_overhead_s: Positive
     backward_overhead_s: Positive | None = None
     elementwise_s_per_element: Positive | None = None
+    product_models: dict[Precision, ProductModel] = {}
+    attention: AttentionModel | None = None
+    kernel_start_s: Positive | None = None
     concurrent_slowdown: Positive = 1.0
     levels: tuple[Level, ...] = ()
     process_memory_bytes: Count | None = None
@@ -105,6 +141,9 @@ class NodeKind(Facts):
             kernel_overhead_s=self.kernel_overhead_s,
             backward_overhead_s=self.backward_overhead_s,
             elementwise_s_per_element=self.elementwise_s_per_element,
+            product_models=self.product_models,
+            attention=self.attention,
+            kernel_start_s=self.kernel_start_s,
         )
         return _slowed(level, self.concurrent_slowdown) if ranks > 1 else level
 
@@ -131,6 +170,9 @@ class Link(Facts):
     bandwidth_bytes_per_s: Positive
     points: tuple[TransferPoint, ...] = ()
     allreduce: tuple[AllreducePoint, ...] = ()
+    lanes: Count | None = None
+    """Between nodes: adapters of a node, each of this bandwidth. Collectives over several ranks of each node then go
+    inside the nodes first, and over all adapters at once (NCCL). Unknown means one link that all ranks share."""
 
 
 class Links(Facts):

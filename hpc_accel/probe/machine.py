@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from hpc_accel.measure.energy.figure import EnergyFigure
+
 RESIDENT_PAGES_FIELD = 1
 """Of /proc/self/statm."""
 
@@ -93,11 +95,10 @@ class Power:
 
         self.meter = EnergyMeter(comm)
         self.sensors: list[dict[str, Any]] = self.meter.describe()
-        self.energy: dict[str, Any] = {}
-        self._window: Any = None
+        self.energy = EnergyFigure.missing("no sensor could be read")
+        self._window = self.meter.window("probe")
 
     def __enter__(self) -> Power:
-        self._window = self.meter.window("probe")
         self._window.__enter__()
         return self
 
@@ -110,11 +111,11 @@ class Power:
             self.meter.close()
 
 
-def power_facts(energy: dict[str, Any], num_nodes: int) -> dict[str, Any]:
+def power_facts(energy: EnergyFigure, num_nodes: int) -> dict[str, Any]:
     """Power of one node from a window's energy; unknown with the reason where the window cannot tell it."""
-    if energy.get("energy_j") is None:
-        return {"power_w": None, "power_w_reason": energy.get("reason") or "no sensor could be read"}
-    if energy.get("resolution_warning") or energy.get("is_partial"):
-        why = "not all nodes' sensors answered" if energy.get("is_partial") else "the sensors update too slowly for it"
-        return {"power_w": None, "power_w_reason": f"the probe's window of {energy['window_s']:.1f} s: {why}"}
-    return {"power_w": energy["energy_j"] / energy["window_s"] / num_nodes, "power_w_reason": None}
+    if energy.power_w is None:
+        return {"power_w": None, "power_w_reason": energy.reason or "no sensor could be read"}
+    if energy.resolution_warning or energy.is_partial:
+        why = "not all nodes' sensors answered" if energy.is_partial else "the sensors update too slowly for it"
+        return {"power_w": None, "power_w_reason": f"the probe's window of {energy.window_s:.1f} s: {why}"}
+    return {"power_w": energy.power_w / num_nodes, "power_w_reason": None}

@@ -1,10 +1,10 @@
 """What probe, training and inference share: from started ranks to a timed step, and how ranks end together.
 
 Read it in this order:
-  launch, device, threads             who the ranks are and what each computes on
-  batches, loss, optimizer, precision, scaler, build, step     the stepper and what it is made of
-  clock, cuda_clock, in_flight, copies       when each phase of a step began and ended
-  frequency, gpu_clock                the frequency asked for, and whether the GPU kept it
-  stop, ending                        warning signals; all ranks end with one exit code
-  summary, checks                     what every summary.json says; what a reader must know first
+  start_ranks, device, threads            who the ranks are and what each computes on
+  batches, loss, optimizer, precision, scaler, make_stepper, step     the stepper and what it is made of
+  phase_timer, cuda_timer, in_flight, copies      when each phase of a step began and ended
+  set_frequencies, gpu_frequency          the frequency asked for, and whether the GPU kept it
+  stop, exit, waiting                     warning signals; all ranks end with one exit code
+  summary, timing_warnings, stage_sizes   what every summary.json says; what a reader must know first
 """

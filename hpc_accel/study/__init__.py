@@ -1,1 +1,12 @@
-"""The study file: its schema, its validation rules, and its expansion into runs."""
+"""The study file and what needs no torch: schema, rules, and expansion into runs.
+
+Read it in this order:
+  study_file, choices            what a person writes; lists are compared
+  run, layout, recipe, infer_options    one run, fully resolved: run.json
+  expand, expand_infer, shares   a study into runs
+  rules, rules_*, refusal        what cannot work, told as value, rule, remedy before any rank starts
+  node_kinds, devices            runs on nodes that differ; what `device` means
+  sources                        the user's files that a workload depends on
+  builtin_workloads, model_facts, stage_partition    names of models, their sizes, layers into stages
+  yaml, base, run_file, starter  reading files; the strict base of all schemas; what `init` writes
+"""

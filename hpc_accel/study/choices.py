@@ -1,15 +1,46 @@
-"""Layouts, recipes and inference as a study names them: values, or lists of values that are compared."""
+"""Layouts, recipes and inference as a study names them: values, or lists of values that are compared.
+
+Each option is defined once, in Layout, Recipe, Measure, NodeKind or InferOptions. `fields_of` gives a study's form of
+these the same fields: as lists of values, or as values that may be left out.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Callable, Collection
+from typing import Annotated, Any, Literal, Self, TypeVar, get_type_hints
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
 from hpc_accel.study.base import PositiveInt, StrictModel
 from hpc_accel.study.infer_options import InferOptions
-from hpc_accel.study.layout import Order, Schedule, Shard
-from hpc_accel.study.recipe import Bind, Compression, Count, Fraction, Offload, Precision, Prune, Quantize, Recompute
+from hpc_accel.study.layout import Layout
+from hpc_accel.study.recipe import Recipe
+
+Own = TypeVar("Own", bound=StrictModel)
+
+
+def fields_of(
+    model: type[StrictModel], *, listed: bool = False, optional: Collection[str] = (), but: Collection[str] = ()
+) -> Callable[[type[Own]], type[Own]]:
+    """Class decorator: the fields of `model` beside the class's own, which win.
+
+    `listed`: a field takes a value or a list of values. `optional`: fields that may be left out, with None for a
+    default. `but`: fields that a study cannot say.
+    """
+
+    def decorate(own: type[Own]) -> type[Own]:
+        hints = get_type_hints(model, include_extras=True)
+        fields: dict[str, Any] = {}
+        for key, info in model.model_fields.items():
+            if key in but or key in own.model_fields:
+                continue
+            kind: Any = hints[key]
+            if listed:
+                kind = kind | list[kind]
+            fields[key] = (kind | None, None) if key in optional else (kind, info.default)
+        return create_model(own.__name__, __base__=own, __module__=own.__module__, __doc__=own.__doc__, **fields)
+
+    return decorate
 
 
 class Choice(StrictModel):
@@ -23,50 +54,22 @@ class Choice(StrictModel):
         return self
 
 
+@fields_of(Layout, listed=True, optional=("stages_per_rank", "micro_batch_size", "accumulation_steps"))
 class LayoutChoice(Choice):
     """One layout, or with lists the cross product of several.
 
     Give `micro_batch_size` or `accumulation_steps`; the other follows from the global batch.
     """
 
-    dp: PositiveInt | list[PositiveInt] = 1
-    pp: PositiveInt | list[PositiveInt] = 1
-    tp: PositiveInt | list[PositiveInt] = 1
-    shard: Shard | list[Shard] = "none"
-    schedule: Schedule | list[Schedule] | None = None
-    stages_per_rank: PositiveInt | list[PositiveInt] | None = None
-    micro_batch_size: PositiveInt | list[PositiveInt] | None = None
-    accumulation_steps: PositiveInt | list[PositiveInt] | None = None
     split: Literal["auto", "measured"] | tuple[PositiveInt, ...] = "auto"
-    sequence_parallel: bool | list[bool] = False
-    order: Order | list[Order] = "pp.dp.tp"
+    """One value: a list is the layers of each stage."""
     shares: tuple[PositiveInt, ...] | Literal["auto"] | None = None
+    """One value: a list is the samples of each replica."""
 
 
+@fields_of(Recipe, listed=True)
 class RecipeChoice(Choice):
     """One recipe, or with lists the cross product of several."""
-
-    precision: Precision | list[Precision] = "fp32"
-    compile: bool | list[bool] = False
-    recompute: Recompute | list[Recompute] = "none"
-    compression: Compression | list[Compression] = "none"
-    channels_last: bool | list[bool] = False
-    fused_optimizer: bool | list[bool] = False
-    bucket_mb: PositiveInt | list[PositiveInt] | None = None
-    overlap: bool | list[bool] = True
-    static_graph: bool | list[bool] = False
-    average_every: PositiveInt | list[PositiveInt] = 1
-    data_workers: Count | list[Count] = 0
-    pin_memory: bool | list[bool] = False
-    offload: Offload | list[Offload] = "none"
-    threads_per_rank: PositiveInt | list[PositiveInt] | None = None
-    cpu_bind: Bind | list[Bind] | None = None
-    quantize: Quantize | list[Quantize] = "none"
-    prune: Prune | list[Prune] = "none"
-    prune_fraction: Fraction | list[Fraction] = 0.5
-    gpu_freq_mhz: PositiveInt | list[PositiveInt] | None = None
-    cpu_freq_khz: PositiveInt | list[PositiveInt] | None = None
-    power_limit_w: PositiveInt | list[PositiveInt] | None = None
 
 
 class InferChoice(InferOptions):

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import itertools
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from hpc_accel.errors import ConfigError
@@ -20,6 +17,7 @@ from hpc_accel.study.node_kinds import Speed, place_on_node_kinds, replica_speed
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.run import Measure, Optimizer, Resources, Run, WorkloadSpec
 from hpc_accel.study.shares import ROUNDING, proportional
+from hpc_accel.study.sources import sources
 from hpc_accel.study.study_file import MeasureChoice, ResourcesChoice, Study, WorkloadChoice
 
 
@@ -46,6 +44,7 @@ def resolve_workload(choice: WorkloadChoice) -> WorkloadSpec:
             args=choice.args,
             global_batch_size=choice.global_batch_size or builtin.global_batch_size,
             optimizer=_optimizer(choice.optimizer, builtin.optimizer),
+            sources=sources(builtin.entry, choice.args),
             last_batch=choice.last_batch,
         )
     if choice.global_batch_size is None:
@@ -60,40 +59,36 @@ def resolve_workload(choice: WorkloadChoice) -> WorkloadSpec:
         args=choice.args,
         global_batch_size=choice.global_batch_size,
         optimizer=choice.optimizer or Optimizer(),
-        entry_sha256=entry_digest(choice.entry),
+        sources=sources(choice.entry, choice.args),
         last_batch=choice.last_batch,
     )
 
 
-def entry_digest(entry: str) -> str | None:
-    """Digest of the source file that holds the user's entry point, so that editing the model re-runs it."""
-    module = entry.partition(":")[0]
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError) as error:
-        raise ConfigError(
-            f"entry {entry!r}: {error}",
-            "the module must be importable from the directory the study is started in",
-            "check the spelling, or install the package into this environment",
-        ) from None
-    if spec is None:
-        raise ConfigError(
-            f"entry {entry!r}: no module {module!r}",
-            "the module must be importable from the directory the study is started in",
-            "check the spelling, or install the package into this environment",
-        )
-    if spec.origin and Path(spec.origin).is_file():
-        return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
-    return None
+@dataclass(frozen=True, kw_only=True)
+class Dropped:
+    """One combination of a study's lists that makes no run: its global batch cannot be divided."""
+
+    workload: str
+    layout: dict[str, Any]
+    """What the study says of it."""
+    recipe: Recipe | None
+    error: ConfigError
 
 
-def listed_runs(study: Study, choice: WorkloadChoice, facts: ModelFacts, speed: Speed | None = None) -> Iterator[Run]:
-    """The runs a study lists for one workload, in its order. Raises ConfigError for a batch that cannot divide.
+Drop = Callable[[Dropped], object]
+
+
+def listed_runs(
+    study: Study,
+    choice: WorkloadChoice,
+    facts: ModelFacts,
+    speed: Speed | None = None,
+    drop: Drop | None = None,
+) -> Iterator[Run]:
+    """The runs a study lists for one workload, in its order.
 
     `speed` is what the probe knows of ranks on nodes that differ; `shares: auto` without it takes all for alike.
+    A batch that cannot be divided is handed to `drop`; without it, ConfigError is raised.
     """
     layouts = choice.layouts if choice.layouts is not None else study.layouts
     if layouts == "auto":
@@ -101,16 +96,23 @@ def listed_runs(study: Study, choice: WorkloadChoice, facts: ModelFacts, speed: 
     workload = resolve_workload(choice)
     for layout_choice in layouts:
         for fields in products(layout_choice):
-            for recipe in recipes(study, choice):
+            for recipe in recipes(choice.recipes, study.recipes):
                 speeds = None
                 if fields["shares"] == "auto" and speed is not None:
                     speeds = replica_speeds(fields, study.resources, partial(speed, precision=recipe.precision))
-                yield make_run(study, choice, workload, resolve_layout(workload, fields, speeds), recipe, facts)
+                try:
+                    layout = resolve_layout(workload, fields, speeds)
+                except ConfigError as error:
+                    if drop is None:
+                        raise
+                    drop(Dropped(workload=workload.name, layout=fields, recipe=recipe, error=error))
+                    continue
+                yield make_run(study, choice, workload, layout, recipe, facts)
 
 
-def recipes(study: Study, choice: WorkloadChoice) -> list[Recipe]:
-    """All recipes of a workload, lists multiplied out."""
-    listed: list[RecipeChoice] = choice.recipes if choice.recipes is not None else study.recipes
+def recipes(*levels: list[RecipeChoice] | None) -> list[Recipe]:
+    """The recipes of the first level that names some, lists multiplied out."""
+    listed = next(level for level in levels if level is not None)
     return [Recipe(**fields) for recipe in listed for fields in products(recipe)]
 
 
@@ -134,7 +136,7 @@ def resolve_layout(workload: WorkloadSpec, fields: dict[str, Any], speeds: Seque
         fields = _with_shares(workload, fields, speeds or [1.0] * fields["dp"])
     dp, pp, total = fields["dp"], fields["pp"], workload.global_batch_size
     micro, accumulation, schedule = fields["micro_batch_size"], fields["accumulation_steps"], fields["schedule"]
-    chunks = fields.get("stages_per_rank") or (1 if pp == 1 or schedule in (None, *SINGLE) else 2)
+    chunks = _stages_per_rank(fields)
     shares = fields.get("shares")
     share, rest = (max(shares), 0) if shares else divmod(total, dp)
     if rest:
@@ -168,9 +170,8 @@ def _with_shares(workload: WorkloadSpec, fields: dict[str, Any], speeds: Sequenc
         return {**fields, "shares": None}
     multiple = fields["accumulation_steps"]
     if multiple is None:
-        pp, schedule = fields["pp"], fields["schedule"]
-        chunks = fields.get("stages_per_rank") or (1 if pp == 1 or schedule in (None, *SINGLE) else 2)
-        multiple = _micro_batches(schedule, pp, chunks, (total,), at_most=total // dp) if pp > 1 else 1
+        pp, chunks = fields["pp"], _stages_per_rank(fields)
+        multiple = _micro_batches(fields["schedule"], pp, chunks, (total,), at_most=total // dp) if pp > 1 else 1
     try:
         shares = proportional(total, speeds, multiple)
     except ValueError as error:
@@ -180,6 +181,12 @@ def _with_shares(workload: WorkloadSpec, fields: dict[str, Any], speeds: Sequenc
             "choose accumulation_steps among the divisors of the global batch, or fewer replicas",
         ) from None
     return {**fields, "shares": shares, "accumulation_steps": multiple}
+
+
+def _stages_per_rank(fields: dict[str, Any]) -> int:
+    """What the study says; else two for schedules that want several."""
+    alone = fields["pp"] == 1 or fields["schedule"] in (None, *SINGLE)
+    return int(fields.get("stages_per_rank") or (1 if alone else 2))
 
 
 def _micro_batches(
@@ -238,29 +245,19 @@ def place(layout: Layout, limits: ResourcesChoice, device: str) -> Resources:
         return place_on_node_kinds(layout.num_ranks, limits, device)
     per_node = min(layout.num_ranks, limits.ranks_per_node)
     use_gpus = limits.gpus_per_node and device != "cpu"
-    return Resources(
-        num_nodes=max(1, layout.num_ranks // per_node),
-        ranks_per_node=per_node,
-        gpus_per_node=per_node if use_gpus else 0,
-        cpus_per_rank=limits.cpus_per_rank,
-        memory_mb=limits.memory_mb,
-        time_limit_min=limits.time_limit_min,
-        partition=limits.partition,
-    )
+    used = {
+        "num_nodes": max(1, layout.num_ranks // per_node),
+        "ranks_per_node": per_node,
+        "gpus_per_node": per_node if use_gpus else 0,
+    }
+    return Resources(time_limit_min=limits.time_limit_min, **limits.shape | used)
 
 
 def _measure(outer: MeasureChoice, inner: MeasureChoice, recipe: Recipe, steps_per_epoch: int) -> Measure:
-    def pick(key: str) -> Any:
-        value = getattr(inner, key)
-        return value if value is not None else getattr(outer, key)
-
-    keys = ("warmup_steps", "steps", "parity_steps", "metric_samples", "max_steps", "idle_s", "target_loss")
-    fields = {key: pick(key) for key in keys if pick(key) is not None}
-    if inner.epochs is not None or (outer.epochs is not None and inner.steps is None):
+    fields = {"parity_tolerance": recipe.parity_tolerance, **inner.said(outer)}
+    if inner.epochs is not None or (outer.epochs is not None and "steps" not in inner.said(MeasureChoice())):
         # Epochs count from the first step, warm-up included: what is trained is what the study says.
         total = (inner.epochs or outer.epochs or 0) * steps_per_epoch
         warmup = min(fields.get("warmup_steps", Measure().warmup_steps), total - 1)
         fields.update(warmup_steps=warmup, steps=total - warmup)
-    tolerance = pick("parity_tolerance")
-    fields["parity_tolerance"] = recipe.parity_tolerance if tolerance is None else tolerance
     return Measure(**fields)

@@ -11,19 +11,22 @@ from typing import Any
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.choices import InferChoice, LayoutChoice
-from hpc_accel.study.expand import place, products, resolve_layout, resolve_workload
+from hpc_accel.study.expand import Drop, Dropped, place, products, recipes, resolve_layout, resolve_workload
 from hpc_accel.study.infer_options import Infer, InferOptions
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.run import Measure, Run, WorkloadSpec
 from hpc_accel.study.study_file import Study, WorkloadChoice
 
-MEASURED = ("warmup_steps", "steps", "idle_s", "parity_tolerance")
-"""Keys of `measure` that inference has a use for; the others are about training."""
+TRAINING = ("parity_steps", "metric_samples", "max_steps", "target_loss")
+"""Keys of `measure` that are about training."""
 
 
-def inference_runs(study: Study, choice: WorkloadChoice) -> Iterator[Run]:
-    """The inference runs of one workload, none without `infer`. Raises ConfigError for a batch that cannot divide."""
+def inference_runs(study: Study, choice: WorkloadChoice, drop: Drop | None = None) -> Iterator[Run]:
+    """The inference runs of one workload, none without `infer`.
+
+    A batch that cannot be divided is handed to `drop`; without it, ConfigError is raised.
+    """
     infer = choice.infer or study.infer
     if infer is None:
         if not study.train:
@@ -37,8 +40,14 @@ def inference_runs(study: Study, choice: WorkloadChoice) -> Iterator[Run]:
     for layout_choice in _layouts(study, choice, infer):
         for fields in products(layout_choice):
             for batch_size in infer.batch_sizes:
-                layout = _layout(workload, fields, batch_size)
-                for recipe in _recipes(study, choice, infer):
+                try:
+                    layout = _layout(workload, fields, batch_size)
+                except ConfigError as error:
+                    if drop is None:
+                        raise
+                    drop(Dropped(workload=workload.name, layout=fields, recipe=None, error=error))
+                    continue
+                for recipe in recipes(infer.recipes, choice.recipes, study.recipes):
                     yield _make_run(study, choice, workload, layout, recipe, resolved(infer, batch_size))
 
 
@@ -58,11 +67,6 @@ def _layouts(study: Study, choice: WorkloadChoice, infer: InferChoice) -> list[L
         )
     assert isinstance(found, list)
     return found
-
-
-def _recipes(study: Study, choice: WorkloadChoice, infer: InferChoice) -> list[Recipe]:
-    listed = next((each for each in (infer.recipes, choice.recipes) if each is not None), study.recipes)
-    return [Recipe(**fields) for recipe in listed for fields in products(recipe)]
 
 
 def _layout(workload: WorkloadSpec, fields: dict[str, Any], batch_size: int) -> Layout:
@@ -92,6 +96,7 @@ def _make_run(
     study: Study, choice: WorkloadChoice, workload: WorkloadSpec, layout: Layout, recipe: Recipe, infer: Infer
 ) -> Run:
     batch = layout.dp * infer.batch_size
+    measured = choice.measure.said(study.measure, but=TRAINING)
     return Run(
         study=study.name,
         site=study.site,
@@ -100,15 +105,8 @@ def _make_run(
         layout=layout,
         recipe=recipe,
         resources=place(layout, study.resources, study.device),
-        measure=_measure(study, choice, recipe),
+        measure=Measure(**{"parity_tolerance": recipe.parity_tolerance, **measured}),
         backend=study.backend,
         device=study.device,
         infer=infer,
     )
-
-
-def _measure(study: Study, choice: WorkloadChoice, recipe: Recipe) -> Measure:
-    outer, inner = study.measure, choice.measure
-    picked = {key: getattr(inner, key) if getattr(inner, key) is not None else getattr(outer, key) for key in MEASURED}
-    fields = {key: value for key, value in picked.items() if value is not None}
-    return Measure(**{"parity_tolerance": recipe.parity_tolerance, **fields})

@@ -20,7 +20,7 @@ LOOPED = ("interleaved_1f1b", "looped_bfs", "interleaved_zero_bubble")
 V_SHAPED = ("zbv_zero_bubble", "dualpipev")
 """Rank r of p holds the stages r and 2p - 1 - r, so the first rank computes the loss."""
 SPLIT_BACKWARD = ("interleaved_zero_bubble", *V_SHAPED)
-"""Gradients of inputs first, of weights later, which fills the bubble."""
+"""See Layout.splits_backward."""
 
 
 class Layout(StrictModel):
@@ -54,6 +54,24 @@ class Layout(StrictModel):
     def num_stages(self) -> int:
         """Stages the model is cut into."""
         return self.pp * self.stages_per_rank
+
+    @property
+    def splits_backward(self) -> bool:
+        """Whether backward computes gradients of inputs first and of weights later, which fills the bubble."""
+        return self.schedule in SPLIT_BACKWARD
+
+    @property
+    def loses_sharded_gradients(self) -> bool:
+        """In a backward of two halves torch's FSDP2 loses gradients (torch 2.11 to 2.13: parity fails)."""
+        return self.shard == "full" and self.splits_backward
+
+    def averages_later(self, *, overlap: bool, is_traced: bool) -> bool:
+        """Whether replicas average gradients after backward, and not by DistributedDataParallel's hooks during it.
+
+        `is_traced`: torch's stages look into the graphs that its tracer made, which hooks would hide.
+        """
+        hookless = self.splits_backward or is_traced or not overlap
+        return self.dp > 1 and self.shard != "full" and hookless
 
     @property
     def stages(self) -> list[list[int]]:

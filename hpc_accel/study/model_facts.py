@@ -3,6 +3,47 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """One matrix product of a sample's forward pass: [rows, inner] x [inner, columns], the second a weight."""
+
+    rows: int
+    inner: int
+    columns: int
+    divided: Literal["columns", "inner", "none"] = "none"
+    """Which of the weight's dimensions tensor-parallel ranks divide."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionShape:
+    """Self-attention of one sample: `heads` of `head_width`, over all `positions`."""
+
+    heads: int
+    head_width: int
+    positions: int
+    causal: bool = True
+    """Whether a position sees only those before it, which halves the work of a fused kernel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerShape:
+    """What a layer computes, operation by operation, where it is known: that of a transformer of given sizes."""
+
+    products: tuple[Product, ...] = ()
+    attention: AttentionShape | None = None
+    moved_bytes: float = 0
+    """Read and written per sample forward by operations that compute little: norms, activations, casts, losses."""
+    tp_moved_bytes: float = 0
+    """Of those, the bytes that tensor-parallel ranks divide."""
+    backward_moved: float = 2.0
+    """Backward's such bytes, as a multiple of forward's."""
+    undivided_rate: float = 1.0
+    """Of a product's usual rate, what its products reach on one tensor-parallel rank."""
+    recomputes: bool = True
+    """Whether recomputation runs this layer's forward pass again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +70,8 @@ class LayerFacts:
     """Tensors the parameters come in: an optimizer step costs its overhead once for each."""
     tp_num_allreduces: int = 0
     """Messages `tp_allreduce_elements_per_sample` is sent in, forward (as many again backward)."""
+    shape: LayerShape | None = None
+    """Its operations one by one; None where only the sums above are known."""
 
 
 @dataclass(frozen=True, kw_only=True)

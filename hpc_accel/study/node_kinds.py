@@ -31,9 +31,8 @@ def node_kinds_of(limits: ResourcesChoice) -> tuple[NodeKind, ...]:
     """The node kinds that a study may use; where it names none, one that is the whole."""
     chosen = limits.node_kinds
     if chosen is None:
-        keys = ("num_nodes", "ranks_per_node", "gpus_per_node", "cpus_per_rank", "memory_mb", "partition")
-        return (NodeKind(**{key: getattr(limits, key) for key in keys}),)
-    general = {key: getattr(limits, key) for key in ("cpus_per_rank", "memory_mb", "partition")}
+        return (NodeKind(**limits.shape),)
+    general = {key: limits.shape[key] for key in ("cpus_per_rank", "memory_mb", "partition")}
     return tuple(
         NodeKind(number=number, **general | each.model_dump(exclude_none=True)) for number, each in enumerate(chosen)
     )

@@ -101,7 +101,9 @@ def _generate(run: Run, infer: Infer, facts: ModelFacts | None) -> Iterator[Conf
     if facts is None:
         return
     if facts.max_tokens is None:
-        rule = "a model that generates has modules with `decode(states, cache)`, as hpc_accel/workloads/lm.py has"
+        rule = (
+            "a model that generates has modules with `decode(states, cache)`, as hpc_accel/workloads/builtin/lm.py has"
+        )
         yield refusal(run, "generate on a model without decode", rule, "leave generate out, or write decode")
     elif wanted.prompt + wanted.tokens > facts.max_tokens:
         yield refusal(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.study.layout import LOOPED, SPLIT_BACKWARD, V_SHAPED, micro_batch_rule
+from hpc_accel.study.layout import LOOPED, V_SHAPED, micro_batch_rule
 from hpc_accel.study.refusal import refusal
 from hpc_accel.study.run import Run
 
@@ -110,7 +110,7 @@ def _data(run: Run) -> Iterator[ConfigError]:
     layout, recipe = run.layout, run.recipe
     if layout.shard != "none" and layout.dp == 1:
         yield refusal(run, f"shard {layout.shard} with dp 1", "replicas share what is sharded", "set dp >= 2")
-    if layout.shard == "full" and layout.schedule in SPLIT_BACKWARD:
+    if layout.loses_sharded_gradients:
         yield refusal(
             run,
             f"shard full with schedule {layout.schedule}",

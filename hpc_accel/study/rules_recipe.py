@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.devices import runs_on_gpus
-from hpc_accel.study.layout import SPLIT_BACKWARD
 from hpc_accel.study.model_facts import ModelFacts
 from hpc_accel.study.refusal import refusal
 from hpc_accel.study.run import Run
@@ -27,7 +26,7 @@ def model_recipe_refusals(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
     if recipe.channels_last and not facts.has_channels:
         rule = "channels_last orders the weights of 2-D and 3-D convolutions, of which the model has none"
         yield refusal(run, "channels_last without convolutions", rule, "leave channels_last out")
-    hooks = layout.shard != "full" and layout.schedule not in SPLIT_BACKWARD and run.infer is None
+    hooks = layout.shard != "full" and not layout.splits_backward and run.infer is None
     hooks = hooks and recipe.overlap and not recipe.static_graph and recipe.average_every == 1
     if layout.dp > 1 and hooks and facts.unused_parameters:
         yield refusal(
@@ -101,7 +100,7 @@ def _data_parallel(run: Run) -> Iterator[ConfigError]:
     if layout.shard == "full" and recipe.fused_optimizer and run.workload.optimizer.name == "sgd":
         rule = "torch has no fused SGD for the divided parameters of FSDP2"
         yield refusal(run, "fused_optimizer of sgd with shard full", rule, "leave it out, or use adamw")
-    if recipe.recompute == "selective" and layout.schedule in SPLIT_BACKWARD:
+    if recipe.recompute == "selective" and layout.splits_backward:
         yield refusal(
             run,
             f"recompute selective with schedule {layout.schedule}",
@@ -117,7 +116,7 @@ def _compile(run: Run) -> Iterator[ConfigError]:
     layout, recipe = run.layout, run.recipe
     if not recipe.compile:
         return
-    if layout.schedule in SPLIT_BACKWARD:
+    if layout.splits_backward:
         yield refusal(
             run,
             f"compile with schedule {layout.schedule}",

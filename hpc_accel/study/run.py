@@ -12,12 +12,12 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from hpc_accel.study.base import PositiveInt, StrictModel, checked_name
 from hpc_accel.study.infer_options import Infer
 from hpc_accel.study.layout import Layout
-from hpc_accel.study.recipe import Recipe
+from hpc_accel.study.recipe import Count, Recipe
 
 Backend = Literal["mpi4py", "gloo", "nccl"]
 Objective = Literal["time", "energy", "cost"]
@@ -47,7 +47,8 @@ class WorkloadSpec(StrictModel):
     args: dict[str, Any] = {}
     global_batch_size: PositiveInt
     optimizer: Optimizer = Optimizer()
-    entry_sha256: str | None = None
+    sources: dict[str, str] = {}
+    """Digests of the user's files that it depends on, by path (sources.py): who edits one measures another run."""
     last_batch: Literal["drop", "keep"] = "drop"
     """An epoch's last, incomplete global batch: left out, or trained on with fewer samples."""
 
@@ -61,26 +62,34 @@ class WorkloadSpec(StrictModel):
         return value
 
 
-class NodeKind(StrictModel):
-    """Nodes that are alike, of a run on nodes that differ. Memory is per node."""
+NameOrEmpty = Annotated[str, AfterValidator(lambda name: checked_name(name) if name else name)]
 
-    number: Annotated[int, Field(ge=0, strict=True)] = 0
-    """Which of the study's node kinds this is."""
+
+class NodeShape(StrictModel):
+    """How many nodes, and what of each. Memory is per node, as Slurm's --mem is."""
+
     num_nodes: PositiveInt = 1
     ranks_per_node: PositiveInt = 1
-    gpus_per_node: Annotated[int, Field(ge=0, strict=True)] = 0
+    gpus_per_node: Count = 0
     cpus_per_rank: PositiveInt = 1
     memory_mb: PositiveInt = 4000
     partition: str = ""
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """These fields alone."""
+        return {key: getattr(self, key) for key in NodeShape.model_fields}
+
+
+class NodeKind(NodeShape):
+    """Nodes that are alike, of a run on nodes that differ."""
+
+    number: Count = 0
+    """Which of the study's node kinds this is."""
     constraint: str = ""
     """Features of the nodes, as Slurm's --constraint; empty: the site's."""
-    gpu_type: str = ""
+    gpu_type: NameOrEmpty = ""
     """Type in gpu:<type>:<n>; empty: the partition's."""
-
-    @field_validator("gpu_type")
-    @classmethod
-    def _gpu_type(cls, value: str) -> str:
-        return checked_name(value) if value else value
 
     @property
     def num_ranks(self) -> int:
@@ -88,21 +97,15 @@ class NodeKind(StrictModel):
         return self.num_nodes * self.ranks_per_node
 
 
-class Resources(StrictModel):
-    """What one run asks of the site. Memory is per node, as Slurm's --mem is.
+class Resources(NodeShape):
+    """What one run asks of the site.
 
     On nodes that differ, `node_kinds` says what each kind gives, and ranks are numbered node kind after node kind.
     The other figures then speak for all: `num_nodes` is the sum, ranks and GPUs per node the most, CPUs per rank and
     memory the least of any node kind.
     """
 
-    num_nodes: PositiveInt = 1
-    ranks_per_node: PositiveInt
-    gpus_per_node: Annotated[int, Field(ge=0)] = 0
-    cpus_per_rank: PositiveInt = 1
-    memory_mb: PositiveInt = 4000
     time_limit_min: PositiveInt = 30
-    partition: str = ""
     node_kinds: Annotated[tuple[NodeKind, ...], Field(min_length=1)] | None = None
 
     @property
@@ -115,8 +118,7 @@ class Resources(StrictModel):
         """The node kinds; where all nodes are alike, one that is the whole."""
         if self.node_kinds is not None:
             return self.node_kinds
-        keys = ("num_nodes", "ranks_per_node", "gpus_per_node", "cpus_per_rank", "memory_mb", "partition")
-        return (NodeKind(**{key: getattr(self, key) for key in keys}),)
+        return (NodeKind(**self.shape),)
 
     @property
     def nodes_by_partition(self) -> list[tuple[str, int]]:
@@ -147,11 +149,11 @@ class Measure(StrictModel):
     updates of the energy sensors. `idle_s` None measures idle power where a sensor can be read, 0 never.
     """
 
-    warmup_steps: Annotated[int, Field(ge=0)] = 5
+    warmup_steps: Count = 5
     steps: PositiveInt = 30
-    parity_steps: Annotated[int, Field(ge=0)] = 5
-    parity_tolerance: Annotated[float, Field(gt=0)] | None = None
-    metric_samples: Annotated[int, Field(ge=0)] = 1024
+    parity_steps: Count = 5
+    parity_tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    metric_samples: Count = 1024
     max_steps: PositiveInt | None = None
     idle_s: Annotated[float, Field(ge=0, le=600)] | None = None
     target_loss: Annotated[float, Field(allow_inf_nan=False)] | None = None
@@ -173,7 +175,7 @@ class Run(StrictModel):
     site: str
     seed: int = 0
     repeat: PositiveInt = 1
-    """The how manieth measurement of the same configuration this is."""
+    """Index of this measurement of the same configuration, from 1."""
     workload: WorkloadSpec
     layout: Layout
     recipe: Recipe
@@ -201,18 +203,6 @@ class Run(StrictModel):
         return " ".join([name, *self.recipe.options])
 
 
-_PARTS = ("workload", "layout", "recipe", "measure")
-FIRST = {
-    "": (*_PARTS, "format", "study", "site", "seed", "checkpoint", "resources", "backend", "device"),
-    "workload": ("name", "entry", "args", "global_batch_size", "optimizer", "entry_sha256"),
-    "layout": ("dp", "pp", "tp", "shard", "schedule", "micro_batch_size", "accumulation_steps", "split"),
-    "recipe": ("precision", "compile", "recompute", "compression", "channels_last"),
-    "measure": ("warmup_steps", "steps", "parity_steps", "parity_tolerance"),
-    "resources": ("num_nodes", "ranks_per_node", "gpus_per_node", "cpus_per_rank"),
-}
-"""Keys that every run has had from the beginning."""
-
-
 def run_id(run: Run) -> str:
     """`workload-layout-precision-aN-digest` (`bN`, a batch, to serve); the digest covers all that is measured under."""
     content = run.model_dump(mode="json", exclude={"run_id"})
@@ -221,12 +211,6 @@ def run_id(run: Run) -> str:
         content["resources"].pop(key)
     for part in content["resources"]["node_kinds"] or ():
         part.pop("memory_mb")  # a node kind's partition stays: it says on which nodes these ranks compute
-    # Keys that came later: where they say nothing, a run measured before them is still the same run.
-    for part, model in (("", run), *((part, getattr(run, part)) for part in FIRST if part)):
-        inside = content[part] if part else content
-        for key, field in type(model).model_fields.items():
-            if key in inside and key not in FIRST[part] and getattr(model, key) == field.default:
-                inside.pop(key)
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
     size = f"b{run.infer.batch_size}" if run.infer else f"a{run.layout.accumulation_steps}"
     repeat = [f"r{run.repeat}"] if run.repeat > 1 else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,33 +10,32 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.base import NAME, PositiveInt, StrictModel, checked_name
-from hpc_accel.study.choices import InferChoice, LayoutChoice, RecipeChoice
-from hpc_accel.study.run import Backend, Checkpoint, Objective, Optimizer
+from hpc_accel.study.choices import InferChoice, LayoutChoice, RecipeChoice, fields_of
+from hpc_accel.study.run import Backend, Checkpoint, Measure, NodeKind, NodeShape, Objective, Optimizer
 from hpc_accel.study.yaml import read_yaml, validated
 
 Layouts = Annotated[list[LayoutChoice], Field(min_length=1)]
 Recipes = Annotated[list[RecipeChoice], Field(min_length=1)]
 
 
+@fields_of(Measure, optional=Measure.model_fields)
 class MeasureChoice(StrictModel):
     """How runs are measured; what is left out comes from the enclosing level, then from the defaults."""
 
-    warmup_steps: Annotated[int, Field(ge=0, strict=True)] | None = None
-    steps: PositiveInt | None = None
     epochs: PositiveInt | None = None
-    parity_steps: Annotated[int, Field(ge=0, strict=True)] | None = None
-    parity_tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    metric_samples: Annotated[int, Field(ge=0, strict=True)] | None = None
-    max_steps: PositiveInt | None = None
-    idle_s: Annotated[float, Field(ge=0, le=600)] | None = None
-    target_loss: Annotated[float, Field(allow_inf_nan=False)] | None = None
     repeats: PositiveInt | None = None
 
     @model_validator(mode="after")
     def _said_once(self) -> MeasureChoice:
-        if self.steps is not None and self.epochs is not None:
+        if self.epochs is not None and getattr(self, "steps") is not None:  # noqa: B009 (a field of Measure's)
             raise ValueError("steps and epochs both say how long a run trains: give one of them")
         return self
+
+    def said(self, outer: MeasureChoice, *, but: Collection[str] = ()) -> dict[str, Any]:
+        """What a study says of a run's `Measure`: this level's fields, else those of the enclosing one."""
+        levels = (outer.model_dump(exclude_none=True), self.model_dump(exclude_none=True))
+        known = {key: value for level in levels for key, value in level.items()}
+        return {key: value for key, value in known.items() if key in Measure.model_fields and key not in but}
 
 
 class WorkloadChoice(StrictModel):
@@ -58,37 +58,18 @@ class WorkloadChoice(StrictModel):
         return checked_name(value) if value is not None else None
 
 
+@fields_of(NodeKind, optional=("cpus_per_rank", "memory_mb", "partition"), but=("number",))
 class NodeKindChoice(StrictModel):
     """Nodes of one kind, where a run may use several kinds. What is left out comes from `resources`, then the site."""
 
-    num_nodes: PositiveInt = 1
-    ranks_per_node: PositiveInt = 1
-    gpus_per_node: Annotated[int, Field(ge=0, strict=True)] = 0
-    cpus_per_rank: PositiveInt | None = None
-    memory_mb: PositiveInt | None = None
-    partition: str | None = None
-    constraint: str = ""
-    gpu_type: str = ""
 
-    @field_validator("gpu_type")
-    @classmethod
-    def _gpu_type(cls, value: str) -> str:
-        return checked_name(value) if value else value
-
-
-class ResourcesChoice(StrictModel):
+class ResourcesChoice(NodeShape):
     """The most that a run may use. A layout of fewer ranks takes fewer; memory is per node.
 
     `node_kinds` are for nodes that differ; nodes, ranks and GPUs per node are then theirs to say.
     """
 
-    num_nodes: PositiveInt = 1
-    ranks_per_node: PositiveInt = 1
-    gpus_per_node: Annotated[int, Field(ge=0, strict=True)] = 0
-    cpus_per_rank: PositiveInt = 1
-    memory_mb: PositiveInt = 4000
     time_limit_min: PositiveInt = 30
-    partition: str = ""
     node_kinds: Annotated[list[NodeKindChoice], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")

@@ -20,6 +20,7 @@ from hpc_accel.errors import InputOutputError, RetryableError
 from hpc_accel.measure import clock, peak_memory, stragglers, trace
 from hpc_accel.measure.energy import gpus_in_use
 from hpc_accel.measure.energy.combine_windows import combine
+from hpc_accel.measure.energy.figure import EnergyFigure
 from hpc_accel.measure.energy.meter import EnergyMeter, Window
 from hpc_accel.mpi import timeline
 from hpc_accel.runtime.device import unused_gpus_here
@@ -45,7 +46,7 @@ class Observations:
     """What one rank saw of its run, before it is gathered. `notes` say which record could not be written, and why."""
 
     rows: list[dict[str, Any]]
-    energy: dict[str, Any]
+    energy: EnergyFigure
     reference: Reference | None
     peak_memory_bytes: int | None
     reserved_bytes: int | None
@@ -125,7 +126,7 @@ class _Steps:
         self.rows = StepTable(
             session.run, session.rank, earlier["rows"], timeline.drain if self._instrumented else None
         )
-        self.windows: list[dict[str, Any]] = list(earlier["windows"])
+        self.windows: list[EnergyFigure] = list(earlier["windows"])
         self.saves: list[PhaseSpan] = []
         measure = session.run.measure
         self._total: int = earlier["total_steps"] or measure.warmup_steps + measure.steps
@@ -153,7 +154,7 @@ class _Steps:
                     stopping = self._advance(self._total, warmup=False)
                 if session.device.type == "cuda":
                     torch.cuda.synchronize(session.device)
-            self.windows.append(window.result | self._split(window))
+            self.windows.append(self._attributed(window))
             if self._done < self._total:
                 self._save(stopping=stopping)
         self._stop.close()
@@ -184,14 +185,14 @@ class _Steps:
         allowed = measure.warmup_steps + (measure.max_steps or 0) - self._done
         if allowed <= 0:
             return 0
-        needed_s = 1.02 * self.meter.min_window_s * (len(self.windows) + 1) - sum(w["window_s"] for w in self.windows)
-        missing_s = needed_s - window.elapsed_s()
+        needed_s = 1.02 * self.meter.min_window_s * (len(self.windows) + 1)
+        missing_s = needed_s - sum(earlier.window_s or 0.0 for earlier in self.windows) - window.elapsed_s()
         typical_s = float(np.median([result.step.duration_ns for *_, result, _ in self.rows.seen.recent])) / 1e9
         more = min(allowed, math.ceil(missing_s / typical_s)) if missing_s > 0 else 0
         return int(self.session.comm.bcast(more, root=0))
 
-    def _split(self, window: Window) -> dict[str, Any]:
-        """Where this window's joules went: now, so that a later attempt knows it too. Collective."""
+    def _attributed(self, window: Window) -> EnergyFigure:
+        """The window's energy with where its joules went: now, so that a later attempt knows it too. Collective."""
         key = gpus_in_use.uuid_of(self.session.device)
         return self.meter.attribute(window.result, self.rows.activity(window.interval_ns), key)
 
@@ -205,7 +206,7 @@ class _Steps:
         values = {
             **values_of(session.stepper),
             "rows": self.rows.all(),
-            "windows": self.windows,
+            "windows": [window.as_dict() for window in self.windows],
             "peak_memory_bytes": self.peak_memory_bytes(),
             "total_steps": self._total,
             "attempt": session.attempt,

@@ -13,7 +13,7 @@ from hpc_accel.files import write_atomically
 from hpc_accel.measure import provenance
 from hpc_accel.runtime import timing_warnings
 from hpc_accel.runtime.summary import identity, memory_figures, slowest, speed
-from hpc_accel.study.layout import SPLIT_BACKWARD, Layout
+from hpc_accel.study.layout import Layout
 from hpc_accel.study.run import Run
 from hpc_accel.train import efficiency
 from hpc_accel.train.loop import Observations
@@ -59,8 +59,8 @@ def summarise(
     finite = all(map(math.isfinite, losses))
     phases = _phases(run.layout, timed)
     step_facts = _step_facts(session, steps, slowest_ms)
-    energy = seen.energy | efficiency.energy_figures(
-        seen.energy,
+    energy = seen.energy.as_dict() | efficiency.energy_figures(
+        seen.energy.as_dict(),
         num_steps=step_facts["num_timed"],
         global_batch_size=run.workload.global_batch_size,
         samples_per_epoch=step_facts["samples_per_epoch"],
@@ -187,7 +187,7 @@ def _bubble(layout: Layout, timed: pl.DataFrame, phases: dict[str, float | None]
     if layout.pp == 1:
         return {"bubble_fraction": None, "bubble_ideal": None, "bubble_reason": "the layout has one stage"}
     ideal = None
-    if layout.schedule not in SPLIT_BACKWARD:
+    if not layout.splits_backward:
         ideal = (layout.pp - 1) / (layout.stages_per_rank * layout.accumulation_steps + layout.pp - 1)
     if phases["pipeline_wait"] is None:
         reason = "waiting between stages was not measured"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpc_accel.measure.energy.attribution import unknown
+from hpc_accel.measure.energy.figure import EnergyFigure
 from hpc_accel.parallel.mesh import RankCoordinates, rank_coordinates
 from hpc_accel.runtime.device import mesh_device
 from hpc_accel.runtime.make_stepper import make_stepper
@@ -84,6 +84,5 @@ def _earlier(found: Checkpoint | None) -> dict[str, Any]:
     if found is None:
         return {"rows": [], "windows": [], "peak_memory_bytes": None, "total_steps": None, "notes": []}
     kept = {key: found.values.get(key) for key in ("rows", "peak_memory_bytes", "total_steps")}
-    unsplit = unknown("saved by a version that did not keep where the joules went")
-    windows = [unsplit | window for window in found.values["windows"]]
+    windows = [EnergyFigure.from_dict(window) for window in found.values["windows"]]
     return kept | {"windows": windows, "notes": [*found.values["notes"], *found.notes]}

@@ -13,7 +13,7 @@ import keras
 import torch
 from torch import nn
 
-from hpc_accel.workloads.digits import build as digits
+from hpc_accel.workloads.builtin.digits import build as digits
 from hpc_accel.workloads.workload import Workload
 
 

@@ -14,7 +14,9 @@ def served_run(batch_size=4, recipe=None, **infer):
     return Run(
         study="t",
         site="local",
-        workload=WorkloadSpec(name="digits", entry="hpc_accel.workloads.digits:build", global_batch_size=batch_size),
+        workload=WorkloadSpec(
+            name="digits", entry="hpc_accel.workloads.builtin.digits:build", global_batch_size=batch_size
+        ),
         layout=Layout(micro_batch_size=batch_size, accumulation_steps=1),
         recipe=recipe,
         resources=Resources(ranks_per_node=1),

@@ -8,7 +8,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from hpc_accel.infer.generate import Generator
 from hpc_accel.study.infer_options import Generate
-from hpc_accel.workloads import lm
+from hpc_accel.workloads.builtin import lm
 
 CPU = torch.device("cpu")
 

@@ -25,7 +25,9 @@ def make_run(num_nodes: int = 1, ranks_per_node: int = 2, **resources: Any) -> R
     return Run(
         study="study",
         site="here",
-        workload=WorkloadSpec(name="digits", entry="hpc_accel.workloads.digits:build", global_batch_size=64 * ranks),
+        workload=WorkloadSpec(
+            name="digits", entry="hpc_accel.workloads.builtin.digits:build", global_batch_size=64 * ranks
+        ),
         layout=Layout(dp=ranks, micro_batch_size=64, accumulation_steps=1),
         recipe=Recipe(),
         resources=Resources(num_nodes=num_nodes, ranks_per_node=ranks_per_node, **resources),

@@ -77,3 +77,21 @@ def test_no_slurm_is_said(monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ConfigError, match="no sinfo here"):
         compare_site.partitions_here()
+
+
+@pytest.mark.parametrize(
+    ("gres", "gpus"),
+    [
+        ("gpu:2080ti:8(S:0-1)", (8, "2080ti")),
+        ("gpu:3090:4", (4, "3090")),
+        ("gpu:1g.5gb:14", (14, "1g.5gb")),
+        ("gpu:4", (4, None)),
+        ("gpu", (1, None)),
+        ("gpu:a100:2(S:0),gpu:a100_3g.20gb:4(S:1)", (2, "a100")),
+        ("craynetwork:4,gpu:mi250x:8", (8, "mi250x")),
+        ("license:10,nic:2", (0, None)),
+        ("(null)", (0, None)),
+    ],
+)
+def test_gpus_of_a_node_whatever_their_type_is_called(gres, gpus):
+    assert compare_site.gpus_of(gres) == gpus

@@ -6,12 +6,14 @@ import gc
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 import hpc_accel.mpi
 from hpc_accel.mpi import buffers, debug, timeline
+from hpc_accel.mpi.group_executor import Collective
 from hpc_accel.mpi.launch import mpi
 from tests.mpi.c10d_cases import WIRE, all_gather_single, equal, rank_size, reduce_scatter_single, values
 from tests.mpi.cases import case, main
@@ -145,7 +147,7 @@ def split_group_of_the_default() -> None:
 
 @case
 def groups_entered_in_different_order() -> None:
-    """One lane per group: asynchronous collectives of two groups may be queued in any order."""
+    """One queue per group: asynchronous collectives of two groups may be queued in any order."""
     rank, size = rank_size()
     one, other = dist.new_group(list(range(size))), dist.new_group(list(range(size)))
     order = [one, other] if rank % 2 else [other, one]
@@ -185,12 +187,15 @@ def a_callback_may_wait_for_the_next_collective() -> None:
 
 @case
 def a_failing_operation_raises_in_wait_and_future() -> None:
-    group = dist.group.WORLD
+    executor = dist.group.WORLD.executor
 
     def broken(reads: list[torch.Tensor], writes: list[torch.Tensor]) -> None:
         raise RuntimeError("the wire is cut")
 
-    work = group.submit("broken", broken, [torch.ones(1)], [torch.ones(1)], None)
+    def start(tensor: torch.Tensor) -> Any:
+        return executor.start(Collective("broken", broken, [tensor], [tensor]), None)
+
+    work = start(torch.ones(1))
     raises(RuntimeError, "the wire is cut", work.wait)
     raises(RuntimeError, "the wire is cut", work.wait)
     assert not work.is_success()
@@ -198,11 +203,7 @@ def a_failing_operation_raises_in_wait_and_future() -> None:
     model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
     model.register_comm_hook(
         None,
-        lambda state, bucket: (
-            group.submit("broken", broken, [bucket.buffer()], [bucket.buffer()], None)
-            .get_future()
-            .then(lambda done: done.value()[0])
-        ),
+        lambda state, bucket: start(bucket.buffer()).get_future().then(lambda done: done.value()[0]),
     )
     raises(RuntimeError, "the wire is cut", lambda: model(torch.ones(1, 2)).sum().backward())
 
@@ -241,8 +242,8 @@ def a_timeout_raises_and_the_group_goes_on() -> None:
 @case
 def mismatches_are_named_in_debug_mode() -> None:
     rank = dist.get_rank()
-    end = dist.group.WORLD.endpoint
-    end.debug = True
+    executor = dist.group.WORLD.executor
+    executor.debug = True
     try:
         dist.all_reduce(torch.ones(3))
         raises(RuntimeError, "rank(s) [0] in call", lambda: dist.all_reduce(torch.ones(3 if rank else 4)))
@@ -251,7 +252,7 @@ def mismatches_are_named_in_debug_mode() -> None:
         else:
             raises(RuntimeError, "broadcast(root 0)", lambda: dist.all_reduce(torch.ones(3)))
     finally:
-        end.debug = debug.enabled()
+        executor.debug = debug.enabled()
     dist.barrier()
 
 

@@ -11,9 +11,10 @@ import torch
 import torch.distributed as dist
 
 import hpc_accel.mpi
-from hpc_accel.mpi import collectives, endpoint, shared_memory
+from hpc_accel.mpi import all_reduce, collectives, node_memory, shared_all_reduce
+from hpc_accel.mpi.node_memory import PRETENDED
 from hpc_accel.mpi.reductions import resolve
-from hpc_accel.mpi.shared_memory import LOW, PRETENDED, SharedMemory
+from hpc_accel.mpi.shared_all_reduce import LOW, SharedAllReduce
 from tests.mpi.c10d_cases import COMPLEX, FLOATS, FP8, INTEGERS, equal, rank_size, values
 from tests.mpi.cases import case, main
 from tests.mpi.group_cases import raises
@@ -22,14 +23,14 @@ from tests.mpi.group_cases import raises
 SIZES = (0, 1, 3, 257, 1025, 4097, 10_007)
 OPERATIONS = ("SUM", "AVG", "PRODUCT", "MIN", "MAX", "BAND", "BOR", "BXOR")
 
-shared_memory.CHUNK_BYTES = 4096
-shared_memory.MIN_BYTES = shared_memory.LOW_MIN_BYTES = endpoint.SHARE_FROM_BYTES = 0
+shared_all_reduce.CHUNK_BYTES = 4096
+shared_all_reduce.MIN_BYTES = shared_all_reduce.LOW_MIN_BYTES = all_reduce.SHARE_FROM_BYTES = 0
 
 
-def shared_of(group: Any = None) -> SharedMemory:
+def shared_of(group: Any = None) -> SharedAllReduce:
     """The group's memory, opened by an all-reduce if it is not yet."""
     dist.all_reduce(torch.ones(8), group=group)
-    shared: SharedMemory | None = (group or dist.group.WORLD).endpoint._shared
+    shared: SharedAllReduce | None = (group or dist.group.WORLD).executor.reducer.shared
     assert shared is not None
     return shared
 
@@ -38,7 +39,7 @@ def library(tensor: torch.Tensor, operation: str) -> torch.Tensor:
     """The library's result for a copy of `tensor`."""
     copy = tensor.clone()
     reduction = resolve(getattr(dist.ReduceOp, operation), tensor.dtype)
-    collectives.all_reduce(dist.group.WORLD.endpoint.comm, copy, reduction)
+    collectives.all_reduce(dist.group.WORLD.executor.comm, copy, reduction)
     return copy
 
 
@@ -66,7 +67,7 @@ def every_dtype_and_operation_equals_the_library() -> None:
                 expected = library(tensor, operation)
                 if shared.takes(tensor, reduction):
                     taken.add((dtype, operation))
-                dist.group.WORLD.endpoint.all_reduce(tensor, reduction)
+                dist.group.WORLD.executor.reducer.all_reduce(tensor, reduction)
                 equal(tensor, expected)
     assert len(taken) == 8 * 7 + 4 * 5 + 2 * 2, sorted(map(str, taken))
 
@@ -132,7 +133,7 @@ def premultiplied_averaged_strided_and_asynchronous() -> None:
 
 @case
 def groups_in_turn_and_at_once() -> None:
-    """Two lanes queued in different order on different ranks, and groups of other members in between."""
+    """Two queues filled in different order on different ranks, and groups of other members in between."""
     rank, size = rank_size()
     one, other = dist.new_group(list(range(size))), dist.new_group(list(range(size))[::-1], sort_ranks=False)
     for _ in range(3):
@@ -154,7 +155,7 @@ def groups_in_turn_and_at_once() -> None:
     tensor = torch.full((9999,), 7.0)
     dist.all_reduce(tensor, group=alone)
     assert tensor.eq(7).all()
-    assert alone.endpoint._shared is None
+    assert alone.executor.reducer.shared is None
     dist.destroy_process_group(one)
     tensor = torch.ones(9999)
     dist.all_reduce(tensor, group=other)
@@ -184,21 +185,21 @@ def without_the_memory_the_library_does_it() -> None:
     """One rank cannot have it, or the user does not want it: no rank uses it, and nothing is left behind."""
     rank, size = rank_size()
     before = set(Path("/dev/shm").glob("hpc-accel-*"))
-    directory = shared_memory.DIRECTORY
+    directory = node_memory.DIRECTORY
     if rank == 0:
-        shared_memory.DIRECTORY = Path("/nowhere")
+        node_memory.DIRECTORY = Path("/nowhere")
     missing = dist.new_group(list(range(size)))
     tensor = torch.ones(9999)
     dist.all_reduce(tensor, group=missing)
     assert tensor.eq(size).all()
-    assert missing.endpoint._shared is None
-    shared_memory.DIRECTORY = directory
-    os.environ[shared_memory.SWITCH] = "0"
+    assert missing.executor.reducer.shared is None
+    node_memory.DIRECTORY = directory
+    os.environ[node_memory.SWITCH] = "0"
     unwanted = dist.new_group(list(range(size)))
     dist.all_reduce(tensor, group=unwanted)
     assert tensor.eq(size * size).all()
-    assert unwanted.endpoint._shared is None
-    del os.environ[shared_memory.SWITCH]
+    assert unwanted.executor.reducer.shared is None
+    del os.environ[node_memory.SWITCH]
     dist.barrier()
     assert set(Path("/dev/shm").glob("hpc-accel-*")) <= before
 
@@ -221,7 +222,7 @@ def uneven_nodes_are_left_to_the_library() -> None:
     tensor = torch.ones(9999)
     dist.all_reduce(tensor, group=group)
     assert tensor.eq(size).all()
-    assert group.endpoint._shared is None
+    assert group.executor.reducer.shared is None
     os.environ.pop(PRETENDED)
     if kept is not None:
         os.environ[PRETENDED] = kept

@@ -43,7 +43,7 @@ def tensors_that_want_gradients() -> None:
 
 @case
 def tensors_of_inference_mode() -> None:
-    """The lane's thread is in no mode of the caller's."""
+    """The queue's thread is in no mode of the caller's."""
     rank, size = rank_size()
     with torch.inference_mode():
         tensor = torch.full((NUMEL,), rank + 1.0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hpc_accel.mpi.shared_memory import PRETENDED
+from hpc_accel.mpi.node_memory import PRETENDED
 from tests.mpi import shared_cases
 from tests.mpi.cases import Launch, cases_of
 from tests.mpirun import mpirun
@@ -19,7 +19,7 @@ import torch, torch.distributed as dist, hpc_accel.mpi
 place = hpc_accel.mpi.init()
 large = torch.ones(2**20)
 dist.all_reduce(large)
-assert dist.group.WORLD.endpoint._shared is not None
+assert dist.group.WORLD.executor.reducer.shared is not None
 if place.rank == 1:
     raise ValueError("rank 1 has had enough")
 dist.all_reduce(large)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpc_accel.plan.network import Group, allreduce_s, interpolate, ring_allreduce_s, send_s
+from hpc_accel.plan.network import Group, allreduce_s, gather_s, interpolate, ring_allreduce_s, send_s
 from hpc_accel.probe.hardware import Link, Network
 
 FAST = Link(latency_s=1e-6, bandwidth_bytes_per_s=1e10)
@@ -68,3 +68,25 @@ def test_interpolation_keeps_the_ends_and_the_last_rate():
 def test_a_link_without_points_and_reason_is_refused():
     with pytest.raises(ValueError, match="inter_node_reason"):
         Network(intra_node=FAST)
+
+
+LANES = Network(intra_node=FAST, inter_node=Link(latency_s=1e-5, bandwidth_bytes_per_s=1e9, lanes=8))
+
+
+def test_with_an_adapter_a_rank_strided_groups_do_not_share_a_link():
+    # 8 groups of one rank a node: each has an adapter. 2 (k - 1) / k bytes at 1 GB/s, two hops to the root.
+    strided = allreduce_s(LANES, group(4, stride=8), 1e8)
+    assert strided == pytest.approx(1.5 * 1e8 / 1e9 + 4 * 1e-5)
+    shared = Network(intra_node=FAST, inter_node=SLOW)
+    assert allreduce_s(shared, group(4, stride=8), 1e8) > 4 * strided
+
+
+def test_over_nodes_a_whole_group_uses_all_adapters_and_reduces_inside_first():
+    whole = allreduce_s(LANES, group(16), 1e8)
+    crossing, inside = 1e8 / (8 * 1e9), ring_allreduce_s(FAST, 8, 1e8)
+    latency = 2 * 1e-5 + ring_allreduce_s(FAST, 8, 1)
+    assert whole == pytest.approx(max(crossing, inside) + latency)
+
+
+def test_a_gather_over_nodes_is_a_ring_of_as_many_steps_as_ranks():
+    assert gather_s(LANES, group(16), 8) == pytest.approx(15 * 1e-5, rel=0.5)

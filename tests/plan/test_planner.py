@@ -48,8 +48,22 @@ def test_listed_layouts_are_exactly_what_runs():
     assert all(candidate.prediction.step_time_ms > 0 for candidate in plan.candidates)
 
 
-def test_a_listed_layout_that_cannot_work_is_an_error_that_counts_the_others():
-    impossible = [{"tp": 3}, {"pp": 16, "accumulation_steps": 16}, {"dp": 2}, {"dp": 8}]
+def test_combinations_that_cannot_work_are_left_out_and_named():
+    """dp 1 has nothing to shard, 5 does not divide the batch: of six combinations three are measured."""
+    listed = [{"dp": [1, 2, 5], "shard": ["none", "full"]}]
+    plan = make_plan(study(listed, batch=48), machine_json(), {"lm": model()})
+    assert [run.layout.label for run in plan.chosen_runs()] == ["serial", "dp2", "dp2.fsdp"]
+    left_out = [each for each in plan.to_json()["candidates"] if each["refused"]]
+    assert [(each["layout"]["dp"], each["layout"]["shard"]) for each in left_out] == [
+        (1, "full"),
+        (5, "none"),
+        (5, "full"),
+    ]
+    assert all(not each["chosen"] and all(each["refused"].values()) for each in left_out)
+
+
+def test_a_study_with_nothing_left_is_refused_and_counts_the_reasons():
+    impossible = [{"tp": 3}, {"pp": 16, "accumulation_steps": 16}, {"dp": 5}, {"dp": 16}]
     with pytest.raises(ConfigError, match="and 3 more") as caught:
         make_plan(study(impossible, batch=48), machine_json(), {"lm": model()})
     assert caught.value.exit_code == 78

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.measure.energy.figure import EnergyFigure
 from hpc_accel.plan import load_hardware
 from hpc_accel.plan.cost import predict
 from hpc_accel.probe import compute, probe
@@ -89,10 +91,10 @@ def test_the_chain_has_as_many_operations_as_are_counted_in_models():
 
 
 def test_power_is_known_only_from_a_whole_window():
-    window = {"energy_j": 600.0, "window_s": 3.0, "is_partial": False, "resolution_warning": False}
+    window = EnergyFigure(energy_j=600.0, window_s=3.0, scope="whole nodes", method="counter")
     assert power_facts(window, 2) == {"power_w": 100.0, "power_w_reason": None}
     for change in ({"energy_j": None, "reason": "no sensor"}, {"is_partial": True}, {"resolution_warning": True}):
-        facts = power_facts({**window, **change}, 2)
+        facts = power_facts(replace(window, **change), 2)
         assert facts["power_w"] is None and facts["power_w_reason"]
 
 
@@ -133,6 +135,7 @@ COMPONENTS_SCRIPT = """
 import sys
 from pathlib import Path
 from hpc_accel.errors import ConfigError
+from hpc_accel.measure.energy.figure import EnergyFigure
 from hpc_accel.probe.probe import run
 from hpc_accel.study.run import NodeKind
 parts = [NodeKind(number=0), NodeKind(number=1, ranks_per_node=2)]

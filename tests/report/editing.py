@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.report.load.study_records import load
+from hpc_accel.report.show import summary_parquet
 
 
 def run_of(study_dir: Path, workload: str, label: str) -> RunRecord:
     """The run of that workload and label."""
     return next(run for run in load(study_dir).runs if (run.workload, run.label) == (workload, label))
+
+
+def row_of(study_dir: Path, workload: str, label: str) -> dict[str, Any]:
+    """The run's row of summary.parquet."""
+    frame = pl.read_parquet(io.BytesIO(summary_parquet.render(load(study_dir))))
+    return frame.row(by_predicate=(pl.col("workload") == workload) & (pl.col("label") == label), named=True)
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:

@@ -21,7 +21,7 @@ def inference_run(study: str, dp: int = 1, batch_size: int = 1, **recipe: Any) -
         study=study,
         site="local",
         workload=WorkloadSpec(
-            name="digits", entry="hpc_accel.workloads.digits:build", global_batch_size=dp * batch_size
+            name="digits", entry="hpc_accel.workloads.builtin.digits:build", global_batch_size=dp * batch_size
         ),
         layout=Layout(dp=dp, micro_batch_size=batch_size, accumulation_steps=1),
         recipe=Recipe(**recipe),

@@ -56,7 +56,9 @@ def make_run(
         study=study,
         site="local",
         seed=seed,
-        workload=WorkloadSpec(name=workload, entry=f"hpc_accel.workloads.{workload}:build", global_batch_size=batch),
+        workload=WorkloadSpec(
+            name=workload, entry=f"hpc_accel.workloads.builtin.{workload}:build", global_batch_size=batch
+        ),
         layout=layout,
         recipe=Recipe(precision=precision),
         resources=Resources(ranks_per_node=layout.num_ranks),

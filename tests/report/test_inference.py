@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 
 import plotly.graph_objects as go
+import polars as pl
 import pytest
 
 from hpc_accel.report.judge import answer, inference
@@ -37,12 +38,12 @@ def test_training_and_inference_are_kept_apart(study):
     assert {title: now[title] for title in told if title != "Not measured"} == {
         title: text for title, text in told.items() if title != "Not measured"
     }
-    assert "Best for inference" not in told
+    assert "Best inference" not in told
 
 
 def test_the_highest_rate_within_the_limit_wins_and_wrong_answers_never(inference_study):
     study, runs = inference_study
-    text = lines_of(study)["Best for inference"]["digits"]
+    text = lines_of(study)["Best inference"]["digits"]
     assert text.startswith("dp2 fp32 b8, 630 requests/s with p99 within 20 ms")
     found = answer.answer(load(study))
     assert found.for_inference == {"digits": runs["dp2"].run_id}
@@ -53,7 +54,7 @@ def test_ties_are_rates_the_search_cannot_tell_apart(inference_study):
     study, runs = inference_study
     path = study / "runs" / runs["int8"].run_id / "summary.json"
     edit(path, lambda s: s["inference"]["limit"].update(max_rate_per_s=625.0, next_rate_per_s=650.0))
-    text = lines_of(study)["Best for inference"]["digits"]
+    text = lines_of(study)["Best inference"]["digits"]
     assert text.startswith("dp2 fp32 b8")
     assert "a tie with serial fp32 b8 quantize=int8" in text
 
@@ -63,7 +64,7 @@ def test_a_recipe_that_changes_answers_says_by_how_much(inference_study):
     for key in ("serial", "dp2"):
         path = study / "runs" / runs[key].run_id / "summary.json"
         edit(path, lambda s: s["inference"]["limit"].update(max_rate_per_s=10.0, next_rate_per_s=11.0))
-    text = lines_of(study)["Best for inference"]["digits"]
+    text = lines_of(study)["Best inference"]["digits"]
     assert text.startswith("serial fp32 b8 quantize=int8, 420 requests/s")
     assert "differ from fp32 by up to 2.0 %, 97 % of the classes agree, accuracy 0.9 (fp32 0.91)" in text
 
@@ -73,14 +74,14 @@ def test_without_a_limit_the_shortest_tail_at_the_highest_rate_wins(inference_st
     none = {"latency_limit_ms": None, "max_rate_per_s": None, "reason": "the study names no limit"}
     for run in runs.values():
         edit(study / "runs" / run.run_id / "summary.json", lambda s: s["inference"]["limit"].update(none))
-    text = lines_of(study)["Best for inference"]["digits"]
+    text = lines_of(study)["Best inference"]["digits"]
     assert text.startswith("dp2 fp32 b8, p99 7.14 ms (6.43 to 8.57) at 200 requests/s")
     assert "tie" not in text
     path = study / "runs" / runs["int8"].run_id / "summary.json"
     wide = {"p99": [1.0, None]}
     edit(path, lambda s: s["inference"]["rates"][1]["latency_ms"]["intervals"].update(wide))
     write(study)
-    assert "a tie with serial fp32 b8 quantize=int8" in lines_of(study)["Best for inference"]["digits"]
+    assert "a tie with serial fp32 b8 quantize=int8" in lines_of(study)["Best inference"]["digits"]
     assert "1.00 or more" in (study / "report.html").read_text()
 
 
@@ -89,9 +90,7 @@ def test_a_limit_that_none_holds_names_no_configuration(inference_study):
     none = {"max_rate_per_s": None, "reason": "p99 is above 20 ms at 3 requests/s too"}
     for run in runs.values():
         edit(study / "runs" / run.run_id / "summary.json", lambda s: s["inference"]["limit"].update(none))
-    assert (
-        "no configuration (none within the limit: p99 is above 20 ms" in lines_of(study)["Best for inference"]["digits"]
-    )
+    assert "no configuration (none within the limit: p99 is above 20 ms" in lines_of(study)["Best inference"]["digits"]
 
 
 def test_a_missed_deadline_is_part_of_the_answer(inference_study):
@@ -99,7 +98,7 @@ def test_a_missed_deadline_is_part_of_the_answer(inference_study):
     late = {"passed": False, "share_missed": 0.03, "deadline_ms": 20.0}
     path = study / "runs" / runs["dp2"].run_id / "summary.json"
     edit(path, lambda s: s["inference"]["rates"][1]["deadline"].update(late))
-    assert "at 200 requests/s 3.0 % miss the deadline of 20 ms" in lines_of(study)["Best for inference"]["digits"]
+    assert "at 200 requests/s 3.0 % miss the deadline of 20 ms" in lines_of(study)["Best inference"]["digits"]
 
 
 def test_a_card_has_the_verdict_and_the_command(inference_study):
@@ -115,7 +114,7 @@ def test_a_card_has_the_verdict_and_the_command(inference_study):
 def test_a_study_that_only_infers_has_a_whole_report(study):
     add_inference(study, only=True)
     found = write(study)
-    assert [line.partition(":")[0] for line in found.lines] == ["Best for inference", "Not measured"]
+    assert [line.partition(":")[0] for line in found.lines] == ["Best inference", "Not measured"]
     assert "energy per request" in found.lines[-1]
     html = (study / "report.html").read_text()
     assert 'id="inference"' in html
@@ -141,7 +140,7 @@ def test_the_page_shows_rates_percentiles_deadlines_and_the_cache(inference_stud
 
 def test_the_chart_has_a_line_per_configuration_and_the_deadline(inference_study):
     study, _ = inference_study
-    [figure] = latency.figures(load(study).inference_of("digits"))
+    [figure] = latency.figures(load(study).inference_runs_of("digits"))
     go.Figure(data=figure.spec["data"], layout=figure.spec["layout"])
     names = [trace["name"] for trace in figure.spec["data"] if trace.get("showlegend") is not False]
     assert names == [
@@ -158,34 +157,28 @@ def test_nothing_measured_is_said_instead_of_drawn(inference_study):
     for run in runs.values():
         (study / "runs" / run.run_id / "summary.json").unlink()
     records = load(study)
-    [figure] = latency.figures(records.inference_of("digits"))
+    [figure] = latency.figures(records.inference_runs_of("digits"))
     assert figure.spec is None
     assert "no inference run" in figure.gap
-    assert "0 of 4 runs count" in lines_of(study)["Best for inference"]["digits"]
+    assert "0 of 4 runs count" in lines_of(study)["Best inference"]["digits"]
 
 
 def test_tables_for_programs(inference_study):
     study, runs = inference_study
     write(study)
-    rows = {row["run_id"]: row for row in csv.DictReader((study / "summary.csv").open())}
+    rows = {row["run_id"]: row for row in pl.read_parquet(study / "summary.parquet").iter_rows(named=True)}
     row = rows[runs["dp2"].run_id]
-    assert (row["mode"], row["batch_size"], row["arrival_rate_per_s"], row["max_rate_per_s"]) == (
-        "infer",
-        "8",
-        "200",
-        "630",
-    )
-    assert float(row["latency_p99_ms"]) == pytest.approx(7.142857, rel=1e-5)
-    assert row["speed_up"] == row["energy_per_request_j"] == ""
-    assert row["energy_per_request_reason"]
-    metric = (row["metric"], row["metric_value"], row["metric_fp32"], row["metric_reason"])
-    assert metric == ("accuracy", "0.9", "0.91", "")
-    assert float(row["metric_difference"]) == pytest.approx(-0.01)
-    header = (study / "summary.csv").read_text().splitlines()[0].split(",")
-    assert len(set(header)) == len(header)
+    rates = (row["mode"], row["batch_size"], row["arrival_rate_per_s"], row["max_rate_per_s"])
+    assert rates == ("infer", 8, 200, pytest.approx(630))
+    assert row["latency_p99_ms"] == pytest.approx(7.142857, rel=1e-5)
+    assert row["speed_up"] is row["energy_per_request_j"] is None
+    assert row["energy_per_request_j_reason"]
+    metric = (row["metric"], row["metric_value"], row["metric_fp32"], row["metric_value_reason"])
+    assert metric == ("accuracy", 0.9, 0.91, None)
+    assert row["metric_difference"] == pytest.approx(-0.01)
     trained = [row for row in rows.values() if row["mode"] == "train"]
     assert trained
-    assert all(row["batch_size"] == "" for row in trained)
+    assert all(row["batch_size"] is None for row in trained)
     rates = list(csv.DictReader((study / "inference.csv").open()))
     assert len(rates) == 8
     one = next(row for row in rates if row["run_id"] == runs["serial"].run_id and row["rate_per_s"] == "200")

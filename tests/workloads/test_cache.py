@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hpc_accel.errors import CannotCreateError
-from hpc_accel.workloads.cache import cached, directory
+from hpc_accel.workloads.builtin.cache import cached, directory
 
 
 @pytest.fixture(autouse=True)

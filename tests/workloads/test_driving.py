@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.workloads import driving, driving_expert
+from hpc_accel.workloads.builtin import driving, driving_expert
 
 
 def test_the_model_of_the_expert_is_that_of_the_paper():
@@ -24,12 +24,12 @@ def test_the_model_of_the_expert_is_that_of_the_paper():
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
     pytest.importorskip("highway_env", reason="highway-env is not installed (make extras)")
-    from hpc_accel.workloads.driving_record import recorded
+    from hpc_accel.workloads.builtin.driving_record import recorded
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         first = recorded(50, 16, 32, 8, 3)
-        patch.setattr("hpc_accel.workloads.driving_record._record", None)  # the second time it is read
+        patch.setattr("hpc_accel.workloads.builtin.driving_record._record", None)  # the second time it is read
         again = recorded(50, 16, 32, 8, 3)
     assert all(torch.equal(first[name], again[name]) for name in first)
     return first

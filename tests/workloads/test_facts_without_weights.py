@@ -24,7 +24,7 @@ def build(width=8):
 
 
 def spec(name, **args):
-    return WorkloadSpec(name=name, entry=f"hpc_accel.workloads.{name}:build", args=args, global_batch_size=4)
+    return WorkloadSpec(name=name, entry=f"hpc_accel.workloads.builtin.{name}:build", args=args, global_batch_size=4)
 
 
 @pytest.mark.parametrize("name", ["digits", "lm", "mlp"])

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from hpc_accel.workloads import imaging, risk
-from hpc_accel.workloads.metrics import accuracy, majority_share, stratified
+from hpc_accel.workloads.builtin import imaging, risk
+from hpc_accel.workloads.builtin.metrics import accuracy, majority_share, stratified
 
 
 def test_area_under_the_curve_is_scikit_learns():

@@ -11,9 +11,9 @@ from hpc_accel.errors import ConfigError
 from hpc_accel.study.builtin_workloads import BUILTIN
 from hpc_accel.study.run import WorkloadSpec
 from hpc_accel.workloads import entry
+from hpc_accel.workloads.builtin.lm import SIZES
+from hpc_accel.workloads.builtin.text import bits_per_byte
 from hpc_accel.workloads.count_facts import describe
-from hpc_accel.workloads.lm import SIZES
-from hpc_accel.workloads.text import bits_per_byte
 
 needs_transformers = pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None, reason="transformers is not installed (make extras)"

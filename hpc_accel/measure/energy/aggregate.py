@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 from hpc_accel.measure.energy import scopes
+from hpc_accel.measure.energy.figure import Coverage, EnergyFigure, SensorRow
 
 UPDATES_WANTED = 100
 """Updates of a sensor a window should hold: then an update cut at its end is 1 % of it."""
@@ -98,8 +98,8 @@ def _aligned_j(sensor: SensorEnergy, window_s: float) -> float:
     return sensor.energy_j * window_s / sensor.window_s
 
 
-def aggregate(nodes: Sequence[NodeRecord], window_s: float, name: str = "") -> dict[str, Any]:
-    """The energy object of summary.json."""
+def aggregate(nodes: Sequence[NodeRecord], window_s: float, name: str = "") -> EnergyFigure:
+    """The figure of one window over all nodes."""
     by_node = unique(nodes)
     # Of a scope whose GPUs are all idle here nothing is missing: it must not keep other nodes' out of the total.
     usable = {
@@ -117,26 +117,30 @@ def aggregate(nodes: Sequence[NodeRecord], window_s: float, name: str = "") -> d
     idle_j = [s.energy_j for found in by_node.values() for s in found if s.is_used is False and s.energy_j is not None]
     if scope and is_partial:
         scope += f" (partial: {len(complete)} of {len(by_node)} nodes, {len(measured)} of {len(counted)} sensors)"
-    return {
-        "window": name,
-        "energy_j": sum(_aligned_j(sensor, window_s) for sensor in measured) if measured else None,
-        "window_s": window_s,
-        "scope": scope,
-        "method": _method(measured),
-        "is_partial": is_partial,
-        "unused_gpus_j": sum(idle_j) if idle_j else None,
-        "sensors": [_row(s, s in measured) for found in by_node.values() for s in found if s.is_present],
-        "coverage": _coverage(nodes, complete, measured, counted)
-        | {"unused_gpus": len(idle_j), "notes": _notes(nodes, by_node, chosen, counted)},
-        "resolution_warning": period_s is not None and window_s < UPDATES_WANTED * period_s,
-        "resolution_s": period_s,
-        "idle_power_w": None,
-        "idle_window_s": None,
-        "idle_reason": "",
-        "energy_above_idle_j": None,
-        "reason": reason,
-        "remedy": remedy,
-    }
+    return EnergyFigure(
+        window=name,
+        energy_j=sum(_aligned_j(sensor, window_s) for sensor in measured) if measured else None,
+        window_s=window_s,
+        scope=scope,
+        method=_method(measured),
+        is_partial=is_partial,
+        unused_gpus_j=sum(idle_j) if idle_j else None,
+        sensors=tuple(_row(s, s in measured) for found in by_node.values() for s in found if s.is_present),
+        coverage=Coverage(
+            ranks=sum(node.num_ranks_answered for node in nodes),
+            ranks_expected=sum(node.num_ranks for node in nodes),
+            nodes=len(complete),
+            nodes_expected=len({node.node_id for node in nodes}),
+            devices=len(measured),
+            devices_expected=len(counted),
+            unused_gpus=len(idle_j),
+            notes=tuple(_notes(nodes, by_node, chosen, counted)),
+        ),
+        resolution_warning=period_s is not None and window_s < UPDATES_WANTED * period_s,
+        resolution_s=period_s,
+        reason=reason,
+        remedy=remedy,
+    )
 
 
 def _method(measured: Sequence[SensorEnergy]) -> str:
@@ -146,11 +150,22 @@ def _method(measured: Sequence[SensorEnergy]) -> str:
     return "integrated-power" if any(sensor.kind == "power" for sensor in measured) else "counter"
 
 
-def _row(sensor: SensorEnergy, is_counted: bool) -> dict[str, Any]:
-    row = asdict(sensor)
-    for key in ("is_present", "is_global"):
-        del row[key]
-    return row | {"is_counted": is_counted, "node": sensor.node.partition("/")[2] or sensor.node}
+def _row(sensor: SensorEnergy, is_counted: bool) -> SensorRow:
+    return SensorRow(
+        name=sensor.name,
+        node=sensor.node.partition("/")[2] or sensor.node,
+        source=sensor.source,
+        scope=sensor.scope,
+        key=sensor.key,
+        kind=sensor.kind,
+        update_period_s=sensor.update_period_s,
+        is_used=sensor.is_used,
+        energy_j=sensor.energy_j,
+        window_s=sensor.window_s,
+        reason=sensor.reason,
+        remedy=sensor.remedy,
+        is_counted=is_counted,
+    )
 
 
 def _why(
@@ -178,23 +193,6 @@ def _why(
         reasons.insert(0, f"{unused} GPU(s) can be read, and no rank computes on them")
         remedies = remedies or [NO_SENSOR_REMEDY]
     return "no readable sensor: " + "; ".join(reasons[:3]), "; ".join(remedies[:3])
-
-
-def _coverage(
-    nodes: Sequence[NodeRecord],
-    complete: Sequence[str],
-    measured: Sequence[SensorEnergy],
-    counted: Sequence[SensorEnergy],
-) -> dict[str, Any]:
-    """Ranks, nodes and sensors that gave a figure, of those expected."""
-    return {
-        "ranks": sum(node.num_ranks_answered for node in nodes),
-        "ranks_expected": sum(node.num_ranks for node in nodes),
-        "nodes": len(complete),
-        "nodes_expected": len({node.node_id for node in nodes}),
-        "devices": len(measured),
-        "devices_expected": len(counted),
-    }
 
 
 def _notes(
@@ -234,25 +232,3 @@ def _gpu_notes(sensors: Sequence[SensorEnergy], chosen: Sequence[str], counted: 
     if open_gpus:
         notes.append(f"not known which of {len(open_gpus)} GPU(s) seen the ranks compute on: all are in the total")
     return notes
-
-
-NO_IDLE = "idle power was not measured: measure.idle_s is 0"
-
-
-def with_idle(energy: dict[str, Any], idle: dict[str, Any] | None) -> dict[str, Any]:
-    """The same result with the idle baseline beside it, where both have one scope; nothing is subtracted from it."""
-    reason = ""
-    if energy["energy_j"] is None:
-        reason = energy["reason"]
-    elif idle is None:
-        reason = NO_IDLE
-    elif idle["energy_j"] is None:
-        reason = f"while idle: {idle['reason']}"
-    elif energy["scope"] != idle["scope"]:
-        reason = f"while idle the sensors covered another scope: {idle['scope']}"
-    if reason or idle is None:
-        return energy | {"idle_reason": reason}
-    idle_w = idle["energy_j"] / idle["window_s"]
-    above_j = energy["energy_j"] - idle_w * energy["window_s"]
-    beside = {"idle_power_w": idle_w, "idle_window_s": idle["window_s"], "idle_reason": ""}
-    return energy | beside | {"energy_above_idle_j": above_j}

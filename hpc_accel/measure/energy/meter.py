@@ -25,12 +25,16 @@ from hpc_accel.measure.clock import ClockOffset, Timebase
 from hpc_accel.measure.energy import aggregate, attribution, gpus_in_use, power_samples, scopes
 from hpc_accel.measure.energy.aggregate import NodeRecord, SensorEnergy
 from hpc_accel.measure.energy.counter import Mark, interval
+from hpc_accel.measure.energy.figure import EnergyFigure
+from hpc_accel.measure.energy.idle import with_idle
 from hpc_accel.measure.energy.nodes import Nodes, assign
 from hpc_accel.measure.energy.reader import DISCOVER_TIMEOUT_S, Reader
 from hpc_accel.measure.energy.sensors.sensor import SensorInfo
 from hpc_accel.measure.energy.sensors.sources import SOURCES
 from hpc_accel.measure.events import Span
 
+IDLE = "idle"
+"""The name of the window that is the baseline of the others."""
 IDLE_WINDOW_S = 30.0
 
 
@@ -46,7 +50,7 @@ class Window:
 
     def __init__(self, meter: EnergyMeter, name: str) -> None:
         self.name = name
-        self.result: dict[str, Any] = {}
+        self.result = EnergyFigure.missing("the window has not been closed")
         self.interval_ns = (0, 0)
         """Both ends on this process's clock."""
         self._meter = meter
@@ -92,7 +96,7 @@ class EnergyMeter:
         self._owned = {info.key: info for info in found if info.key in mine}
         self._union = union
         self._used = gpus_in_use.by_key(union, gpus_in_use.gather(self._nodes, gpu))
-        self._idle: dict[str, Any] | None = None
+        self._idle: EnergyFigure | None = None
         self._described = self._nodes.to_all(self._describe_all())
 
     def _describe_all(self) -> list[dict[str, Any]]:
@@ -128,20 +132,20 @@ class EnergyMeter:
         """Whether any sensor of any node can be read; the same on all ranks."""
         return any(row["available"] for row in self._described)
 
-    def measure_idle(self, duration_s: float | None = None) -> dict[str, Any]:
+    def measure_idle(self, duration_s: float | None = None) -> EnergyFigure | None:
         """Measure the idle nodes now, ranks asleep, for `duration_s`; reported beside later windows. Collective.
 
         None means 30 s where a sensor can be read and no time at all elsewhere.
         """
         duration_s = (IDLE_WINDOW_S if self.can_read else 0.0) if duration_s is None else duration_s
         if not duration_s:
-            return {}
-        with self.window("idle") as window:
+            return None
+        with self.window(IDLE) as window:
             time.sleep(duration_s)
         self._idle = window.result
         return window.result
 
-    def _devices(self, since_ns: int | None = None) -> list[attribution.Device]:
+    def _devices(self, since_ns: int | None = None) -> list[attribution.SampledDevice]:
         """Power samples of the sensors this rank reads, on its own clock."""
         node = self._nodes.node_id.partition("/")[2]
         found = []
@@ -152,15 +156,15 @@ class EnergyMeter:
                     name=info.name, node=node, scope=info.scope, times_ns=times_ns, powers_w=powers_w
                 )
                 identity = (node, info.source, key)
-                found.append(attribution.Device(key=key, identity=identity, scope=info.scope, series=series))
+                found.append(attribution.SampledDevice(key=key, identity=identity, scope=info.scope, series=series))
         return found
 
     def power_series(self) -> list[power_samples.PowerSeries]:
         """Power samples of the sensors this rank reads, on its own clock; not collective."""
         return [device.series for device in self._devices()]
 
-    def attribute(self, energy: dict[str, Any], spans: Sequence[Span], device_key: str) -> dict[str, Any]:
-        """Where the joules of `energy` went, by phase and device (attribution.py). Collective.
+    def attribute(self, energy: EnergyFigure, spans: Sequence[Span], device_key: str) -> EnergyFigure:
+        """The same figure with where its joules went, by phase and device (attribution.py). Collective.
 
         `spans` are this rank's phases on its own clock, which the ranks of a node share.
         """
@@ -192,16 +196,17 @@ class EnergyMeter:
 
     def conclude(
         self, name: str, window_s: float, start: dict[str, Mark | str], end: dict[str, Mark | str]
-    ) -> dict[str, Any]:
-        """Bring the owners' windows together; the same dict on all ranks."""
+    ) -> EnergyFigure:
+        """Bring the owners' intervals together; the same figure on all ranks."""
         mine = [self._measured(info, start, end) for info in self._owned.values()]
         gathered = self._nodes.within_node(mine)
         record = self._node_record(gathered) if gathered else None
         records = self._nodes.across_nodes(record)
         energy = aggregate.aggregate(records, window_s, name) if records else None
-        if energy is not None and name != "idle":
-            energy = aggregate.with_idle(energy, self._idle)
-        return dict(self._nodes.to_all(energy))
+        if energy is not None and name != IDLE:
+            energy = with_idle(energy, self._idle)
+        whole: EnergyFigure = self._nodes.to_all(energy)
+        return whole
 
     def _measured(self, info: SensorInfo, start: dict[str, Mark | str], end: dict[str, Mark | str]) -> SensorEnergy:
         first, last = start.get(info.key, "not read"), end.get(info.key, "not read")

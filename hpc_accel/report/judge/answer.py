@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hpc_accel.report.judge import footprint, inference, plausibility, ranking, reasons, wording
+from hpc_accel.report.judge import footprint, inference, plausibility, quantities, ranking, reasons, wording
 from hpc_accel.report.judge.ranking import Best
 from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.run_record import RunRecord
@@ -75,21 +75,22 @@ class Answer:
 def answer(records: StudyRecords) -> Answer:
     """The answer of a study whose records were loaded."""
     winners = {name: run for name in records.workloads if (run := winner(records, name))}
-    for_inference = {
-        name: best.run for name in records.inference_workloads if (best := inference.best(records.inference_of(name)))
-    }
+    by_workload = {name: records.inference_runs_of(name) for name in records.inference_workloads}
+    for_inference = {name: best.run for name, runs in by_workload.items() if (best := inference.best(runs))}
     trained = (
         Line(title="Best for time", parts=_per_workload(records, _time)),
         Line(title="Best for energy", parts=_per_workload(records, _energy)),
         Line(title="Best for cost", parts=_per_workload(records, _cost)),
         Line(title="Speed-up", parts=_per_workload(records, _speed_up)),
     )
-    inferred = tuple((name, inference.best_words(records.inference_of(name))) for name in records.inference_workloads)
+    inferred = tuple(
+        (name, inference.best_words(records.inference_runs_of(name))) for name in records.inference_workloads
+    )
     runs = (*records.runs, *records.inference_runs)
     return Answer(
         details=(
             *(trained if records.runs or not inferred else ()),
-            *((Line(title="Best for inference", parts=inferred),) if inferred else ()),
+            *((Line(title="Best inference", parts=inferred),) if inferred else ()),
             Line(title="Not measured", parts=_not_measured(records)),
         ),
         winners={name: run.run_id for name, run in winners.items()},
@@ -106,7 +107,7 @@ def winner(records: StudyRecords, workload: str) -> RunRecord | None:
     runs = records.of(workload)
     best: Best | None = None
     if records.objective == "energy":
-        groups = ranking.thriftiest(runs)
+        groups = ranking.least_energy(runs)
         best = next(iter(groups.values())) if len(groups) == 1 else None
     elif records.objective == "cost":
         best = ranking.cheapest(runs)
@@ -119,10 +120,10 @@ def tie_words(best: Best) -> str:
     return f" (a tie with {wording.named([run.label for run in best.ties])})" if best.ties else ""
 
 
-Said = Callable[[StudyRecords, str, list[RunRecord]], str]
+Sentence = Callable[[StudyRecords, str, list[RunRecord]], str]
 
 
-def _per_workload(records: StudyRecords, say: Said) -> tuple[tuple[str, str], ...]:
+def _per_workload(records: StudyRecords, say: Sentence) -> tuple[tuple[str, str], ...]:
     """What is said of each workload; workloads whose figure is missing for the same reason share a part."""
     if not records.workloads:
         return (("", f"{wording.NOT_MEASURED}: the plan chose no run"),)
@@ -146,7 +147,7 @@ def _time(records: StudyRecords, workload: str, runs: list[RunRecord]) -> str:
 
 
 def _energy(records: StudyRecords, workload: str, runs: list[RunRecord]) -> str:
-    groups = ranking.thriftiest(runs)
+    groups = ranking.least_energy(runs)
     found = [
         f"{best.run.label}, {wording.short(best.value.value)} J/sample ({scope}, {method}){tie_words(best)}"
         f"{_carbon_words(records, best)}"
@@ -196,8 +197,7 @@ def _speed_up(records: StudyRecords, workload: str, runs: list[RunRecord]) -> st
     if best is None:
         return wording.NOT_MEASURED
     if gain is None:
-        serial = [run for run in runs if run.kind == "serial" and run.precision == best.run.precision]
-        why = f"its serial run is {serial[0].status}" if serial else "no serial run; add `- {}` to its layouts"
+        why = ranking.no_baseline_words(best.run, ranking.serial_statuses(runs))
         return f"{wording.NOT_MEASURED} for {best.run.precision}: {why}"
     if best.run.kind == "serial":
         return "none, serial is the fastest"
@@ -216,7 +216,7 @@ def _not_measured(records: StudyRecords) -> tuple[tuple[str, str], ...]:
         if runs:
             names = wording.named([f"{run.workload} {run.label}" for run in runs], most=1)
             parts.append(f"{wording.counted(len(runs), 'run')} {status} ({names})")
-    unknown = [reason for run in records.inference_runs if run.counts and (reason := reasons.energy_reason(run))]
+    unknown = [reason for run in records.inference_runs if run.counts and (reason := quantities.ENERGY.reason(run))]
     if unknown and not any(run.counts for run in records.runs):
         parts.append(f"energy per request ({unknown[0]})")
     for gap in reasons.gaps(records):

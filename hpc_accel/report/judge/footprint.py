@@ -6,11 +6,11 @@ asks, has names and columns of its own, and is never compared or added with anyt
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from hpc_accel.measure.energy.derived import JOULES_PER_KWH
-from hpc_accel.report.judge import ranking, reasons
+from hpc_accel.report.judge import quantities, ranking
+from hpc_accel.report.judge.cells import Cell
 from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.run_record import RunRecord
 
@@ -20,50 +20,42 @@ NOT_ASKED = "the study does not ask for estimates (energy: {estimate: tdp})"
 NO_POWER = "the site gives no power_w_per_node for this partition"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """A figure of a run's timed steps, or why there is none."""
-
-    value: float | None
-    reason: str | None = None
-
-
-def carbon_g(run: RunRecord, factors: dict[str, Any]) -> Found:
+def carbon_g(run: RunRecord, factors: dict[str, Any]) -> Cell:
     """Grams of CO2 equivalent of the timed steps."""
     return _by_factor(run, safe_json.positive(factors, "carbon_g_per_kwh"), NO_CARBON)
 
 
-def electricity_cost(run: RunRecord, factors: dict[str, Any]) -> Found:
+def electricity_cost(run: RunRecord, factors: dict[str, Any]) -> Cell:
     """Price of the timed steps' electricity, in the site's currency."""
     return _by_factor(run, safe_json.positive(factors, "electricity_price_per_kwh"), NO_PRICE)
 
 
-def _by_factor(run: RunRecord, per_kwh: float | None, without: str) -> Found:
+def _by_factor(run: RunRecord, per_kwh: float | None, without: str) -> Cell:
     energy_j = safe_json.positive(run.summary, "energy", "energy_j")
     if energy_j is None:
-        return Found(value=None, reason=reasons.energy_reason(run))
-    return Found(value=energy_j / JOULES_PER_KWH * per_kwh) if per_kwh else Found(value=None, reason=without)
+        return Cell(reason=quantities.ENERGY.reason(run))
+    return Cell(value=energy_j / JOULES_PER_KWH * per_kwh) if per_kwh else Cell(reason=without)
 
 
-def per_million_samples(found: Found, run: RunRecord) -> float | None:
+def per_million_samples(figure: Cell, run: RunRecord) -> float | None:
     """The figure of the timed steps for a million samples."""
-    steps = safe_json.positive(run.summary, "steps", "num_timed")
-    return found.value / (steps * ranking.global_batch_size(run)) * 1e6 if found.value is not None and steps else None
+    samples = ranking.num_timed_samples(run)
+    return figure.value / samples * 1e6 if figure.value is not None and samples else None
 
 
-def estimate_j(run: RunRecord, factors: dict[str, Any]) -> Found:
+def estimate_j(run: RunRecord, factors: dict[str, Any]) -> Cell:
     """Joules of the timed steps if every node drew the site's `power_w_per_node`: a guess, under a name of its own."""
     if safe_json.text(factors, "estimate") != "tdp":
-        return Found(value=None, reason=NOT_ASKED)
+        return Cell(reason=NOT_ASKED)
     own = run.candidate if "power_w_per_node" in run.candidate else factors  # where nodes differ, of the run's nodes
     power_w = safe_json.positive(own, "power_w_per_node")
     if power_w is None:
-        return Found(value=None, reason=NO_POWER)
+        return Cell(reason=NO_POWER)
     step = ranking.step_time_ms(run)
     steps = safe_json.positive(run.summary, "steps", "num_timed")
     if step is None or steps is None:
-        return Found(value=None, reason="no steps were timed")
-    return Found(value=power_w * num_nodes(run) * step.value * steps / 1e3)
+        return Cell(reason="no steps were timed")
+    return Cell(value=power_w * num_nodes(run) * step.value * steps / 1e3)
 
 
 def num_nodes(run: RunRecord) -> float:

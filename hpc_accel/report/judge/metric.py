@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
-
-from pydantic import ValidationError
 
 from hpc_accel.report.load import safe_json
+from hpc_accel.report.load.labels import recipe_options
 from hpc_accel.report.load.run_record import RunRecord
-from hpc_accel.study.recipe import Recipe
+
+NO_PLAIN_RUN = "no serial fp32 run without options trained as long"
 
 Baselines = dict[tuple[str, float, float], float]
 """Metric of the serial fp32 run by workload, steps and samples per step."""
@@ -32,7 +31,7 @@ def baselines(runs: Iterable[RunRecord]) -> Baselines:
     found: Baselines = {}
     for run in runs:
         figure = value(run)
-        if figure is not None and run.num_ranks == 1 and run.precision == "fp32" and not options(run):
+        if figure is not None and _is_plain(run):
             found.setdefault(_trained(run), figure)
     return found
 
@@ -47,28 +46,13 @@ def words(run: RunRecord, plain: Baselines) -> str:
     """What the figure is, and how it compares: `accuracy, -0.0021 against serial fp32`."""
     name = safe_json.text(run.summary, "metric", "name") or ""
     off = difference(run, plain)
-    if off is None or (run.num_ranks == 1 and run.precision == "fp32" and not options(run)):
+    if off is None or _is_plain(run):
         return name
     return f"{name}, {off:+.2g} against serial fp32" if off else f"{name}, as serial fp32"
 
 
-def options(run: RunRecord) -> list[str]:
-    """What the recipe sets beside precision and clocks."""
-    try:
-        return Recipe.model_validate(run.part("recipe")).options
-    except ValidationError:
-        return []
-
-
-def columns(run: RunRecord, plain: Baselines) -> dict[str, Any]:
-    """Of summary.csv."""
-    return {
-        "recipe_options": " ".join(options(run)) or None,
-        "metric": safe_json.text(run.summary, "metric", "name"),
-        "metric_value": value(run),
-        "metric_difference": difference(run, plain),
-        "metric_reason": reason(run),
-    }
+def _is_plain(run: RunRecord) -> bool:
+    return run.num_ranks == 1 and run.precision == "fp32" and not recipe_options(run.part("recipe"))
 
 
 def _trained(run: RunRecord) -> tuple[str, float, float]:

@@ -11,7 +11,7 @@ from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.run_record import RunRecord
 
 
-def doubts(run: RunRecord, serial: Baselines) -> list[str]:
+def implausible_figures(run: RunRecord, serial: Baselines) -> list[str]:
     """Sentences, each with what can be done; none for a run that does not count."""
     if not run.counts:
         return []
@@ -40,4 +40,4 @@ def warnings(run: RunRecord, serial: Baselines) -> list[str]:
     """What the run itself warned of, and what in its figures is too good."""
     found = run.summary.get("warnings")
     said = [safe_json.clean(text) for text in found if isinstance(text, str)] if isinstance(found, list) else []
-    return [*said, *doubts(run, serial)]
+    return [*said, *implausible_figures(run, serial)]

@@ -43,6 +43,12 @@ def global_batch_size(run: RunRecord) -> float:
     return measured or sizes[0] * sizes[1] * sizes[2]
 
 
+def num_timed_samples(run: RunRecord) -> float | None:
+    """Samples trained in the timed steps."""
+    steps = safe_json.positive(run.summary, "steps", "num_timed")
+    return steps * global_batch_size(run) if steps else None
+
+
 def throughput(run: RunRecord) -> Interval | None:
     """Samples per second."""
     time = step_time_ms(run)
@@ -50,10 +56,9 @@ def throughput(run: RunRecord) -> Interval | None:
 
 
 def energy_per_sample_j(run: RunRecord) -> float | None:
-    """Gross energy of the timed window over the samples trained in it."""
-    energy = safe_json.positive(run.summary, "energy", "energy_j")
-    steps = safe_json.positive(run.summary, "steps", "num_timed")
-    return energy / (steps * global_batch_size(run)) if energy and steps else None
+    """Gross energy of the timed steps over the samples trained in them, as the run recorded it."""
+    has_energy = safe_json.positive(run.summary, "energy", "energy_j") is not None
+    return safe_json.positive(run.summary, "energy", "per_sample_j") if has_energy else None
 
 
 def energy_basis(run: RunRecord) -> tuple[str, str]:
@@ -80,7 +85,7 @@ def fastest(runs: Iterable[RunRecord]) -> Best | None:
     return _lowest(runs, time)
 
 
-def thriftiest(runs: Iterable[RunRecord]) -> dict[tuple[str, str], Best]:
+def least_energy(runs: Iterable[RunRecord]) -> dict[tuple[str, str], Best]:
     """The run of the least energy per sample, for each scope and method apart."""
     groups: dict[tuple[str, str], list[RunRecord]] = {}
     for run in runs:
@@ -144,6 +149,21 @@ def baselines(runs: Iterable[RunRecord]) -> Baselines:
             serial.setdefault((run.workload, run.precision), []).append(run)
     found = {key: fastest(group) for key, group in serial.items()}
     return {key: best.run for key, best in found.items() if best}
+
+
+def serial_statuses(runs: Iterable[RunRecord]) -> dict[tuple[str, str], str]:
+    """Per workload and precision, the status of its first serial run, whether it counts or not."""
+    found: dict[tuple[str, str], str] = {}
+    for run in runs:
+        if run.kind == "serial":
+            found.setdefault((run.workload, run.precision), run.status)
+    return found
+
+
+def no_baseline_words(run: RunRecord, statuses: dict[tuple[str, str], str]) -> str:
+    """Why a run has no serial run to be compared with."""
+    status = statuses.get((run.workload, run.precision))
+    return f"its serial run is {status}" if status else "no serial run; add `- {}` to its layouts"
 
 
 def speed_up(run: RunRecord, against: Baselines) -> Interval | None:

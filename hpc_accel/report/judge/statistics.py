@@ -1,4 +1,4 @@
-"""Statistics that only a report needs: rank correlation, mean prediction error, the interval of a ratio, overlap.
+"""Statistics that only a report needs: mean prediction error, the interval of a ratio, overlap.
 
 The interval of a step time itself is computed where the steps are (summary.json); here two of them are compared.
 """
@@ -53,30 +53,3 @@ def mean_absolute_percentage_error(predicted: Sequence[float], measured: Sequenc
     """Mean of |predicted - measured| / measured as a fraction; None without pairs."""
     errors = [abs(p - m) / m for p, m in zip(predicted, measured, strict=True) if m > 0]
     return sum(errors) / len(errors) if errors else None
-
-
-def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Spearman's rank correlation with mean ranks for ties; None under 3 pairs or where one side is constant."""
-    if len(first) != len(second):
-        raise ValueError(f"{len(first)} and {len(second)} values: a correlation needs pairs")
-    if len(first) < 3:
-        return None
-    x, y = _ranks(first), _ranks(second)
-    middle = (len(x) + 1) / 2
-    covariance = sum((a - middle) * (b - middle) for a, b in zip(x, y, strict=True))
-    spread = math.sqrt(sum((a - middle) ** 2 for a in x) * sum((b - middle) ** 2 for b in y))
-    return covariance / spread if spread else None
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    order = sorted(range(len(values)), key=values.__getitem__)
-    ranks = [0.0] * len(values)
-    start = 0
-    while start < len(order):
-        end = start
-        while end + 1 < len(order) and values[order[end + 1]] == values[order[start]]:
-            end += 1
-        for position in range(start, end + 1):
-            ranks[order[position]] = (start + end) / 2 + 1
-        start = end + 1
-    return ranks

@@ -28,7 +28,7 @@ def run_label(layout: str, candidate: dict[str, Any]) -> str:
     size = (
         f"b{batch_size:g}" if batch_size else f"x{safe_json.number(candidate, 'layout', 'accumulation_steps') or 1:g}"
     )
-    label = " ".join([layout, precision, size, *_options(candidate)])
+    label = " ".join([layout, precision, size, *recipe_options(safe_json.mapping(candidate, "recipe"))])
     repeat = safe_json.number(candidate, "repeat") or 1
     if batch_size and repeat > 1:
         label = f"{label} repeat {repeat:g}"
@@ -40,10 +40,10 @@ def run_label(layout: str, candidate: dict[str, Any]) -> str:
     return " ".join([label, *clocks])
 
 
-def _options(candidate: dict[str, Any]) -> list[str]:
-    """What the recipe sets beside precision and clocks: int8, recompute, compression."""
+def recipe_options(recipe: dict[str, Any]) -> list[str]:
+    """What a recipe sets beside precision and clocks: `int8`, `recompute=full`; nothing where it is no valid recipe."""
     try:
-        return Recipe.model_validate(safe_json.mapping(candidate, "recipe")).options
+        return Recipe.model_validate(recipe).options
     except ValidationError:
         return []
 

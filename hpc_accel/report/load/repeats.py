@@ -46,8 +46,8 @@ def _joined(group: list[RunRecord]) -> RunRecord:
     base = (wrong or counting or group)[0]
     problems = base.problems
     if bad and counting:
-        told = ", ".join(f"repeat {safe_json.number(run.candidate, 'repeat') or 1:g} is {run.status}" for run in bad)
-        problems = (*problems, f"{len(counting)} of {len(group)} repeats count: {told}")
+        states = ", ".join(f"repeat {safe_json.number(run.candidate, 'repeat') or 1:g} is {run.status}" for run in bad)
+        problems = (*problems, f"{len(counting)} of {len(group)} repeats count: {states}")
     if wrong or not counting:
         return replace(base, repeats=_named(group), problems=problems)
     summary = _pool(counting) if len(counting) > 1 else base.summary

@@ -24,7 +24,7 @@ class RunRecord:
     run: dict[str, Any]
     summary: dict[str, Any]
     job: dict[str, Any]  # what its last attempt's script noted
-    accounting: dict[str, Any]  # what Slurm's books say of its job
+    accounting: dict[str, Any]  # what Slurm's accounting says of its job
     problems: tuple[str, ...] = ()
     repeats: tuple[RunRecord, ...] = ()  # where this record stands for several of one configuration: each of them
 
@@ -41,18 +41,21 @@ class RunRecord:
     @property
     def num_ranks(self) -> int:
         """dp x pp x tp, as planned."""
-        sizes = [safe_json.positive(self.part("layout"), key) or 1 for key in ("dp", "pp", "tp")]
-        return int(sizes[0] * sizes[1] * sizes[2])
+        return self.size("dp") * self.size("pp") * self.size("tp")
 
     @property
     def has_pipeline(self) -> bool:
         """Whether the layout has stages."""
-        return (safe_json.number(self.part("layout"), "pp") or 1) > 1
+        return self.size("pp") > 1
 
     @property
     def is_inference(self) -> bool:
         """Whether this is an inference run; training and inference are never compared."""
         return bool(self.part("infer"))
+
+    def size(self, key: str) -> int:
+        """The layout's `dp`, `pp` or `tp`."""
+        return max(1, int(safe_json.positive(self.part("layout"), key) or 1))
 
     def part(self, key: str) -> dict[str, Any]:
         """`layout`, `recipe`, `resources` or `infer`: as run, else as planned."""

@@ -51,7 +51,7 @@ class StudyRecords:
         """Names of the workloads with inference runs, in the plan's order."""
         return tuple(dict.fromkeys(run.workload for run in self.inference_runs))
 
-    def inference_of(self, workload: str) -> list[RunRecord]:
+    def inference_runs_of(self, workload: str) -> list[RunRecord]:
         """All inference runs of one workload."""
         return [run for run in self.inference_runs if run.workload == workload]
 
@@ -77,8 +77,8 @@ def load(study_dir: Path) -> StudyRecords:
     candidates = safe_json.items(plan, "candidates")
     study = safe_json.text(plan, "study") or safe_json.clean(study_dir.name)
     chosen = [item for item in candidates if item.get("chosen") is True]
-    books, _ = safe_json.read_json(study_dir / "accounting.json")
-    jobs = safe_json.mapping(books, "jobs")
+    accounting, _ = safe_json.read_json(study_dir / "accounting.json")
+    jobs = safe_json.mapping(accounting, "jobs")
     price = safe_json.positive(plan, "factors", "price_per_node_hour")
     # Where nodes differ each run has a price of its own, or null.
     chosen = [{"price_per_node_hour": price, **item} for item in chosen]
@@ -120,12 +120,12 @@ def _load_run(study_dir: Path, study: str, candidate: dict[str, Any], jobs: dict
                 problems.append(problem)
             run, summary = (content or {}, summary) if name == "run.json" else (run, content or {})
         job = safe_json.read_json(directory / "job.json")[0] or {}
-    books = safe_json.mapping(jobs, run_id)
+    accounting = safe_json.mapping(jobs, run_id)
     status, remedy = status_of(study, summary, problems)
-    ended = safe_json.mapping(books, "ended")
-    if not summary and ended:  # killed without a word: Slurm's books know more
+    ended = safe_json.mapping(accounting, "ended")
+    if not summary and ended:  # it was killed before it could write: Slurm's accounting says more
         status, remedy = safe_json.text(ended, "status") or status, safe_json.text(ended, "remedy") or remedy
-        problems.append(f"{safe_json.text(ended, 'message')} (job {safe_json.text(books, 'job_id')})")
+        problems.append(f"{safe_json.text(ended, 'message')} (job {safe_json.text(accounting, 'job_id')})")
     return RunRecord(
         run_id=run_id,
         workload=safe_json.text(candidate, "workload") or safe_json.text(run, "workload", "name") or "?",
@@ -138,6 +138,6 @@ def _load_run(study_dir: Path, study: str, candidate: dict[str, Any], jobs: dict
         run=run,
         summary=summary,
         job=job,
-        accounting=books,
+        accounting=accounting,
         problems=tuple(problems),
     )

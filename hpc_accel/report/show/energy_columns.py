@@ -1,78 +1,70 @@
-"""The columns of summary.csv beyond the design's: energy in detail, utilisation, checks; each with its reason."""
+"""Columns of the table of runs: joules, what they come to, by phase, as CO2 and money; estimates apart."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from hpc_accel.report.judge import footprint, plausibility, reasons
-from hpc_accel.report.judge.ranking import Baselines
+from hpc_accel.report.judge import footprint, quantities, ranking
+from hpc_accel.report.judge.cells import Cell
 from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.run_record import RunRecord
 
 PHASES = ("compute", "comm_exposed", "pipeline_wait", "idle")
-COLUMNS = (
-    "num_repeats", "num_timed_steps", "num_warmup_detected", "warmup_reason", "num_outliers", "comm_overlapped_ms",
-    "comm_overlapped_reason", "bubble_ideal", "flops_per_step", "mfu", "mfu_reason",
-    "energy_per_token_j", "energy_per_token_reason", "energy_per_epoch_j", "energy_delay_product_js",
-    "steps_to_target", "time_to_target_s", "energy_to_target_j", "target_reason", "idle_power_w", "idle_reason",
-    *(f"energy_{phase}_j" for phase in PHASES), "energy_phases_reason",
-    "carbon_g", "carbon_reason", "electricity_cost", "electricity_reason",
-    "estimated_energy_j", "estimated_method", "estimated_reason", "warnings",
-)  # fmt: skip
+Row = dict[str, Cell]
 
 
-def columns(run: RunRecord, serial: Baselines, factors: dict[str, Any]) -> dict[str, Any]:
-    """All of them; None where not measured."""
-    steps = safe_json.mapping(run.summary, "steps")
-    flops = safe_json.mapping(run.summary, "flops")
-    left_none = None if run.summary else f"the run is {run.status}"
+def cells(run: RunRecord, factors: dict[str, Any]) -> Row:
+    """All of them."""
+    energy = safe_json.mapping(run.summary, "energy")
+    unknown = quantities.ENERGY.reason(run)
     return {
-        "num_repeats": len([each for each in run.repeats if each.counts]) if run.repeats else 1 if run.counts else None,
-        "num_timed_steps": safe_json.positive(steps, "num_timed"),
-        "num_warmup_detected": safe_json.number(steps, "num_warmup_detected"),
-        "warmup_reason": left_none or safe_json.text(steps, "warmup_reason"),
-        "num_outliers": safe_json.number(steps, "outliers", "count"),
-        "comm_overlapped_ms": safe_json.number(run.summary, "phases_ms", "comm_overlapped"),
-        "comm_overlapped_reason": left_none or reasons.overlap_reason(run),
-        "bubble_ideal": safe_json.number(run.summary, "bubble_ideal"),
-        "flops_per_step": safe_json.positive(flops, "per_step"),
-        "mfu": safe_json.positive(flops, "mfu"),
-        "mfu_reason": left_none or reasons.mfu_reason(run),
-        **_energy(run, left_none),
-        **_factors(run, factors, left_none),
-        "warnings": "; ".join(plausibility.warnings(run, serial)) or None,
+        "energy_j": Cell.of(safe_json.positive(energy, "energy_j"), unknown),
+        "energy_per_sample_j": Cell.of(ranking.energy_per_sample_j(run), unknown),
+        "energy_scope": Cell.of(safe_json.text(energy, "scope"), unknown),
+        "energy_method": Cell.of(safe_json.text(energy, "method"), unknown),
+        # Of a total that is partial, too: it is measured, and the reason says what it lacks.
+        "energy_reason": Cell(value=unknown or safe_json.text(energy, "reason")),
+        **_derived(energy, unknown),
+        **_to_target(run, unknown),
+        **_by_phase(run),
+        **_factors(run, factors),
     }
 
 
-def _energy(run: RunRecord, left_none: str | None) -> dict[str, Any]:
-    energy, target = safe_json.mapping(run.summary, "energy"), safe_json.mapping(run.summary, "target")
-    unknown = reasons.energy_reason(run)
-    phases = safe_json.mapping(energy, "by_phase_j")
+def _derived(energy: dict[str, Any], unknown: str | None) -> Row:
+    per_token = unknown or safe_json.text(energy, "per_token_reason")
     return {
-        "energy_per_token_j": safe_json.positive(energy, "per_token_j"),
-        "energy_per_token_reason": left_none or unknown or safe_json.text(energy, "per_token_reason"),
-        "energy_per_epoch_j": safe_json.positive(energy, "per_epoch_j"),
-        "energy_delay_product_js": safe_json.positive(energy, "energy_delay_product_js"),
-        "steps_to_target": safe_json.positive(target, "num_steps"),
-        "time_to_target_s": safe_json.positive(target, "time_s"),
-        "energy_to_target_j": safe_json.positive(target, "energy_j"),
-        "target_reason": left_none or safe_json.text(target, "reason"),
-        "idle_power_w": safe_json.positive(energy, "idle_power_w"),
-        "idle_reason": left_none or unknown or safe_json.text(energy, "idle_reason"),
-        **{f"energy_{phase}_j": safe_json.positive(phases, phase) for phase in PHASES},
-        "energy_phases_reason": None if phases else left_none or reasons.energy_phases_reason(run),
+        "energy_per_token_j": Cell.of(safe_json.positive(energy, "per_token_j"), per_token),
+        "energy_per_epoch_j": Cell.of(safe_json.positive(energy, "per_epoch_j"), unknown),
+        "energy_delay_product_js": Cell.of(safe_json.positive(energy, "energy_delay_product_js"), unknown),
+        "idle_power_w": Cell.of(
+            safe_json.positive(energy, "idle_power_w"), unknown or safe_json.text(energy, "idle_reason")
+        ),
     }
 
 
-def _factors(run: RunRecord, factors: dict[str, Any], left_none: str | None) -> dict[str, Any]:
-    carbon, price = footprint.carbon_g(run, factors), footprint.electricity_cost(run, factors)
+def _to_target(run: RunRecord, unknown: str | None) -> Row:
+    target = safe_json.mapping(run.summary, "target")
+    why = safe_json.text(target, "reason") or (None if run.summary else f"the run is {run.status}")
+    return {
+        "steps_to_target": Cell.of(safe_json.positive(target, "num_steps"), why),
+        "time_to_target_s": Cell.of(safe_json.positive(target, "time_s"), why),
+        "energy_to_target_j": Cell.of(safe_json.positive(target, "energy_j"), why or unknown),
+    }
+
+
+def _by_phase(run: RunRecord) -> Row:
+    phases = safe_json.mapping(run.summary, "energy", "by_phase_j")
+    why = quantities.ENERGY_PHASES.reason(run) or f"{quantities.NOT_APPLICABLE}: the run had no such phase"
+    return {f"energy_{phase}_j": Cell.of(safe_json.positive(phases, phase), why) for phase in PHASES}
+
+
+def _factors(run: RunRecord, factors: dict[str, Any]) -> Row:
     estimate = footprint.estimate_j(run, factors)
+    method = footprint.estimate_method(factors) if estimate.value is not None else None
     return {
-        "carbon_g": carbon.value,
-        "carbon_reason": left_none or carbon.reason,
-        "electricity_cost": price.value,
-        "electricity_reason": left_none or price.reason,
-        "estimated_energy_j": estimate.value,
-        "estimated_method": footprint.estimate_method(factors) if estimate.value is not None else None,
-        "estimated_reason": left_none or estimate.reason,
+        "carbon_g": footprint.carbon_g(run, factors),
+        "electricity_cost": footprint.electricity_cost(run, factors),
+        "estimated_energy_j": estimate,
+        "estimated_method": Cell.of(method, estimate.reason),
     }

@@ -73,5 +73,4 @@ def estimates(records: StudyRecords) -> dict[str, Any] | None:
 
 
 def _per_sample(run: RunRecord, value: float) -> str:
-    steps = safe_json.positive(run.summary, "steps", "num_timed") or 1
-    return f"{wording.short(value / (steps * ranking.global_batch_size(run)))} J"
+    return f"{wording.short(value / (ranking.num_timed_samples(run) or 1))} J"

@@ -15,7 +15,7 @@ def cards(records: StudyRecords) -> list[dict[str, Any]]:
     """One card per workload with inference runs."""
     found: list[dict[str, Any]] = []
     for workload in records.inference_workloads:
-        runs = records.inference_of(workload)
+        runs = records.inference_runs_of(workload)
         top = inference.best(runs)
         if top is None:
             found.append({"workload": workload, "run": None, "num_runs": len(runs), "why": inference.best_words(runs)})

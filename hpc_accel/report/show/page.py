@@ -15,10 +15,18 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from hpc_accel.report.judge import queue_time, wording
+from hpc_accel.report.judge import wording
 from hpc_accel.report.judge.answer import Answer
 from hpc_accel.report.load.study_records import StudyRecords
-from hpc_accel.report.show import check_tables, energy_tables, figures, hardware_tables, inference_tables, page_tables
+from hpc_accel.report.show import (
+    check_tables,
+    energy_tables,
+    figures,
+    hardware_tables,
+    inference_tables,
+    job_tables,
+    page_tables,
+)
 
 MAX_LISTED = 500
 """Refused and left-out candidates shown; plan.json has all of them."""
@@ -66,8 +74,8 @@ def render(records: StudyRecords, answer: Answer) -> str:
         estimates=energy_tables.estimates(records),
         checks=check_tables.rows(records),
         warnings=check_tables.warnings(records),
-        jobs=queue_time.rows(records),
-        overhead=queue_time.words(records),
+        jobs=job_tables.rows(records),
+        overhead=job_tables.words(records),
         not_measured=wording.NOT_MEASURED,
     )
 
@@ -121,7 +129,7 @@ def _inference_charts(records: StudyRecords) -> tuple[list[dict[str, Any]], dict
     """One chart per workload with inference runs."""
     charts, specs = [], {}
     for number, workload in enumerate(records.inference_workloads):
-        for figure in figures.latency.figures(records.inference_of(workload)):
+        for figure in figures.latency.figures(records.inference_runs_of(workload)):
             place = f"inference-{number}-{figure.key}"
             charts.append({"place": place, "figure": figure, "workload": workload})
             if figure.spec is not None:

@@ -13,11 +13,12 @@ from typing import Any
 from urllib.parse import quote
 
 from hpc_accel.report.judge import answer, metric, ranking, reasons, wording
+from hpc_accel.report.judge.cells import Cell
 from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.labels import layout_label
 from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.report.load.study_records import StudyRecords
-from hpc_accel.report.show import summary_csv
+from hpc_accel.report.show import summary_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +29,6 @@ class Column:
     title: str
     words: Callable[[Any], str]
     numeric: bool = True
-    reason_key: str | None = None
 
 
 COLUMNS = (
@@ -37,23 +37,19 @@ COLUMNS = (
     Column(key="throughput_samples_per_s", title="Samples/s", words=wording.short),
     Column(key="speed_up", title="Speed\u2011up", words=lambda value: f"{value:.2f}"),
     Column(key="efficiency", title="Efficiency", words=wording.percent),
-    Column(key="metric_value", title="Held-out metric", words=lambda value: f"{value:.4g}", reason_key="metric_reason"),
-    Column(key="comm_exposed_ms", title="Exposed comm. ms", words=wording.short, reason_key="comm_exposed_reason"),
-    Column(key="comm_overlapped_ms", title="Hidden comm. ms", words=wording.short, reason_key="comm_overlapped_reason"),
-    Column(key="bubble_fraction", title="Bubble", words=wording.percent, reason_key="bubble_reason"),
-    Column(key="mfu", title="FLOP utilisation", words=wording.percent, reason_key="mfu_reason"),
+    Column(key="metric_value", title="Held-out metric", words=lambda value: f"{value:.4g}"),
+    Column(key="comm_exposed_ms", title="Exposed comm. ms", words=wording.short),
+    Column(key="comm_overlapped_ms", title="Hidden comm. ms", words=wording.short),
+    Column(key="bubble_fraction", title="Bubble", words=wording.percent),
+    Column(key="mfu", title="FLOP utilisation", words=wording.percent),
     Column(key="peak_memory_bytes", title="Peak memory", words=wording.memory),
-    Column(key="energy_per_sample_j", title="J/sample", words=wording.short, reason_key="energy_reason"),
-    Column(key="cost", title="Cost of timed steps", words=wording.short, reason_key="cost_reason"),
+    Column(key="energy_per_sample_j", title="J/sample", words=wording.short),
+    Column(key="cost", title="Cost of timed steps", words=wording.short),
     Column(key="final_loss", title="Final loss", words=lambda value: f"{value:.4g}"),
-    Column(key="parity_max_rel_err", title="Parity error", words=wording.error, reason_key="parity_reason"),
-    Column(key="predicted_step_time_ms", title="Predicted ms", words=wording.short, reason_key="prediction_reason"),
-    Column(key="prediction_error", title="Error", words=wording.signed_percent, reason_key="prediction_reason"),
+    Column(key="parity_max_rel_err", title="Parity error", words=wording.error),
+    Column(key="predicted_step_time_ms", title="Predicted ms", words=wording.short),
+    Column(key="prediction_error", title="Error", words=wording.signed_percent),
 )  # fmt: skip
-
-
-_METRIC = [column.key for column in COLUMNS].index("metric_value")
-_BUBBLE = [column.key for column in COLUMNS].index("bubble_fraction")
 
 
 def cards(records: StudyRecords) -> list[dict[str, Any]]:
@@ -94,7 +90,7 @@ def _leaner(best: ranking.Best) -> str:
 def _decided_by(records: StudyRecords, run: RunRecord) -> str:
     """What the recommended run is best for: the study's objective, or time where that could not be measured."""
     best = {
-        "energy": [found.run for found in ranking.thriftiest(records.of(run.workload)).values()],
+        "energy": [found.run for found in ranking.least_energy(records.of(run.workload)).values()],
         "cost": [found.run for found in [ranking.cheapest(records.of(run.workload))] if found],
     }
     return records.objective if best.get(records.objective) == [run] else "time"
@@ -121,35 +117,33 @@ def _split(interval: Any, unit: str) -> dict[str, str] | None:
 
 def table(records: StudyRecords) -> list[dict[str, Any]]:
     """Every chosen run as a row of cells; an empty cell carries its reason."""
+    references = summary_table.References.of(records)
     rows = []
-    serial, plain = ranking.baselines(records.runs), metric.baselines(records.runs)
     for run in records.runs:
-        values = summary_csv.row(run, serial, records.factors) | metric.columns(run, plain)
-        cells = []
-        for column in COLUMNS:
-            value = values[column.key]
-            reason = (values[column.reason_key] if column.reason_key else None) or (
-                f"the run is {run.status}" if not run.counts else wording.NOT_MEASURED
-            )
-            text = column.words(value) if value is not None else ""
-            cells.append(
-                {
-                    "text": text,
-                    "sort": value if value is not None else "",
-                    "reason": None if text else reason,
-                    "note": "",
-                }
-            )
-        if values["metric_value"] is not None:
-            cells[_METRIC]["note"] = metric.words(run, plain)
-        ideal = values["bubble_ideal"]
-        if ideal is not None and values["bubble_fraction"] is not None:
-            cells[_BUBBLE]["note"] = f"ideal {wording.percent(ideal)}"
-        low, high = values["step_time_ci_low_ms"], values["step_time_ci_high_ms"]
-        if low and high:
-            cells[1]["note"] = f"{wording.short(low)} to {wording.short(high)}"
+        row = summary_table.row(run, references)
+        notes = _notes(run, row, references)
+        cells = [_cell(column, row[column.key], notes.get(column.key, "")) for column in COLUMNS]
         rows.append({"run": run, "cells": cells, "links": links(run)})
     return rows
+
+
+def _cell(column: Column, cell: Cell, note: str) -> dict[str, Any]:
+    text = column.words(cell.value) if cell.value is not None else ""
+    return {"text": text, "sort": "" if cell.value is None else cell.value, "reason": cell.reason, "note": note}
+
+
+def _notes(run: RunRecord, row: summary_table.Row, references: summary_table.References) -> dict[str, str]:
+    """What stands small beside a figure."""
+    notes = {}
+    if row["metric_value"].value is not None:
+        notes["metric_value"] = metric.words(run, references.plain)
+    ideal = row["bubble_ideal"].value
+    if ideal is not None and row["bubble_fraction"].value is not None:
+        notes["bubble_fraction"] = f"ideal {wording.percent(ideal)}"
+    low, high = row["step_time_ci_low_ms"].value, row["step_time_ci_high_ms"].value
+    if low and high:
+        notes["step_time_ms"] = f"{wording.short(low)} to {wording.short(high)}"
+    return notes
 
 
 def links(run: RunRecord) -> list[tuple[str, str]]:

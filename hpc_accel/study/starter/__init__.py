@@ -23,7 +23,7 @@ def write_starter(directory: Path, name: str) -> list[Path]:
         )
     files = {
         directory / "studies" / f"{name}.yaml": (HERE / "study.yaml").read_text().replace("@NAME@", name),
-        directory / f"{name}_model.py": (HERE / "base.py.txt").read_text(),
+        directory / f"{name}_model.py": (HERE / "model.py.txt").read_text(),
     }
     for path in files:
         if path.exists():

@@ -56,8 +56,8 @@ try:
     with escaped:
         raise RuntimeError("training failed")
 except RuntimeError:
-    results["failing"] = {"result": escaped.result}
-results["samples"] = {
+    results["failing"] = escaped.result
+samples = {
     "reason": meters["shared"].write_samples(root / "energy.parquet"),
     "nowhere": meters["shared"].write_samples(root / "no" / "energy.parquet"),
     "none": meters["own gpu each"].write_samples(root / "none.parquet"),
@@ -65,4 +65,5 @@ results["samples"] = {
 for found in meters.values():
     found.close()
 if rank == 0:
-    print(json.dumps({"equal": equal, **results}))
+    figures = {name: energy.as_dict() for name, energy in results.items()}
+    print(json.dumps({"equal": equal, "samples": samples, "figures": figures}))

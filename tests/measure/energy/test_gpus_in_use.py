@@ -54,58 +54,58 @@ def test_idle_gpus_stand_beside_the_total():
         [record(sensor("gpu-board", key=A, is_used=True), sensor("gpu-board", key=B, energy_j=500.0, is_used=False))],
         10.0,
     )
-    assert energy["energy_j"] == pytest.approx(2000)
-    assert energy["unused_gpus_j"] == pytest.approx(500)
-    assert energy["is_partial"] is False
-    assert energy["coverage"]["devices_expected"] == energy["coverage"]["unused_gpus"] == 1
-    assert energy["coverage"]["notes"] == ["not in the total: 1 GPU(s) seen that no rank computes on"]
-    assert [row["is_counted"] for row in energy["sensors"]] == [True, False]
-    shown = attribution.attribute(energy, [])["by_device"]
-    assert [(row["energy_j"], row["is_counted"]) for row in shown] == [(2000, True), (500, False)]
-    both = combine([energy | attribution.attribute(energy, [])] * 2)
-    assert both["unused_gpus_j"] == pytest.approx(1000)
-    assert [row["energy_j"] for row in both["by_device"]] == [4000, 1000]
+    assert energy.energy_j == pytest.approx(2000)
+    assert energy.unused_gpus_j == pytest.approx(500)
+    assert energy.is_partial is False
+    assert energy.coverage.devices_expected == energy.coverage.unused_gpus == 1
+    assert energy.coverage.notes == ("not in the total: 1 GPU(s) seen that no rank computes on",)
+    assert [row.is_counted for row in energy.sensors] == [True, False]
+    attributed = attribution.attribute(energy, [])
+    assert [(row.energy_j, row.is_counted) for row in attributed.phases.by_device] == [(2000, True), (500, False)]
+    both = combine([attributed] * 2)
+    assert both.unused_gpus_j == pytest.approx(1000)
+    assert [row.energy_j for row in both.phases.by_device] == [4000, 1000]
 
 
 def test_an_idle_gpu_that_cannot_be_read_is_not_missed():
     lost = sensor("gpu-board", key=B, energy_j=None, reason="GPU is lost", is_used=False)
     energy = aggregate([record(sensor("gpu-board", key=A, is_used=True), lost)], 10.0)
-    assert (energy["is_partial"], energy["reason"], energy["unused_gpus_j"]) == (False, "", None)
+    assert (energy.is_partial, energy.reason, energy.unused_gpus_j) == (False, "", None)
 
 
 def test_a_node_of_processors_with_idle_gpus_keeps_no_gpus_out_of_the_total():
     computing = record(sensor("gpu-board", key=A, is_used=True), sensor("cpu-package"), boot="b1")
     feeding = record(sensor("gpu-board", key=B, is_used=False), sensor("cpu-package"), boot="b2")
     energy = aggregate([computing, feeding], 10.0)
-    assert energy["scope"] == "GPU boards + CPU packages"
-    assert energy["energy_j"] == pytest.approx(2000 + 2 * 1000)
-    assert energy["is_partial"] is False
+    assert energy.scope == "GPU boards + CPU packages"
+    assert energy.energy_j == pytest.approx(2000 + 2 * 1000)
+    assert energy.is_partial is False
 
 
 def test_a_run_without_gpus_is_not_charged_for_them():
     energy = aggregate([record(sensor("gpu-board", is_used=False), sensor("cpu-package"))], 10.0)
-    assert (energy["energy_j"], energy["scope"]) == (pytest.approx(1000), "CPU packages")
+    assert (energy.energy_j, energy.scope) == (pytest.approx(1000), "CPU packages")
 
 
 def test_idle_gpus_alone_are_no_figure_and_say_why():
     energy = aggregate([record(sensor("gpu-board", is_used=False))], 10.0)
-    assert energy["energy_j"] is None
-    assert "1 GPU(s) can be read, and no rank computes on them" in energy["reason"]
-    assert energy["remedy"]
+    assert energy.energy_j is None
+    assert "1 GPU(s) can be read, and no rank computes on them" in energy.reason
+    assert energy.remedy
 
 
 def test_a_whole_nodes_total_contains_them_and_says_so():
     energy = aggregate([record(sensor("node"), sensor("gpu-board", is_used=False))], 10.0)
-    assert energy["energy_j"] == pytest.approx(5000)
-    assert energy["coverage"]["notes"] == [
-        "the total contains 1 GPU(s) that no rank computes on: its sensors cover whole nodes"
-    ]
+    assert energy.energy_j == pytest.approx(5000)
+    assert energy.coverage.notes == (
+        "the total contains 1 GPU(s) that no rank computes on: its sensors cover whole nodes",
+    )
 
 
 def test_where_nobody_knows_all_count_and_that_is_said():
     energy = aggregate([record(sensor("gpu-board", key=A), sensor("gpu-board", key=B))], 10.0)
-    assert energy["energy_j"] == pytest.approx(4000)
-    assert "not known which of 2 GPU(s) seen the ranks compute on" in energy["coverage"]["notes"][0]
+    assert energy.energy_j == pytest.approx(4000)
+    assert "not known which of 2 GPU(s) seen the ranks compute on" in energy.coverage.notes[0]
 
 
 @pytest.mark.parametrize(("gpu", "power_w", "unused"), [(B, 300.0, 1), (None, 600.0, 0), ("", None, 2)])
@@ -118,8 +118,8 @@ def test_the_meter_counts_its_ranks_gpus(monkeypatch, tmp_path, gpu, power_w, un
             time.sleep(0.2)
         assert meter.min_window_s == (0 if power_w is None else pytest.approx(10))
     energy = window.result
-    assert energy["coverage"]["unused_gpus"] == unused
+    assert energy.coverage.unused_gpus == unused
     if power_w is None:
-        assert energy["energy_j"] is None
+        assert energy.energy_j is None
     else:
-        assert energy["energy_j"] / energy["window_s"] == pytest.approx(power_w, rel=0.02)
+        assert energy.power_w == pytest.approx(power_w, rel=0.02)

@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from hpc_accel.measure.energy.figure import EnergyFigure
 from tests.measure import trees
 from tests.mpirun import check, mpirun
 
@@ -27,58 +28,56 @@ def energy(request, tmp_path_factory):
         output = check(mpirun(request.param, [HERE / "meter_ranks.py", root], timeout_s=90))
     found = json.loads(output.strip().splitlines()[-1])
     assert found.pop("equal"), "ranks hold different results"
-    return found | {"num_ranks": request.param, "root": root}
-
-
-def power_w(energy: dict) -> float:
-    return energy["energy_j"] / energy["window_s"]
+    figures = {name: EnergyFigure.from_dict(figure) for name, figure in found.pop("figures").items()}
+    return found | figures | {"num_ranks": request.param, "root": root}
 
 
 def test_one_counter_gives_one_total_for_any_number_of_ranks(energy):
     shared = energy["shared"]
-    assert power_w(shared) == pytest.approx(110.0, rel=0.01)
-    assert shared["scope"] == "CPU packages + DRAM"
-    assert shared["coverage"]["ranks"] == energy["num_ranks"]
-    assert shared["coverage"]["nodes"] == 1
-    assert len([sensor for sensor in shared["sensors"] if sensor["is_counted"]]) == 2
+    assert shared.power_w == pytest.approx(110.0, rel=0.01)
+    assert shared.scope == "CPU packages + DRAM"
+    assert shared.coverage.ranks == energy["num_ranks"]
+    assert shared.coverage.nodes == 1
+    assert len([sensor for sensor in shared.sensors if sensor.is_counted]) == 2
 
 
 def test_two_nodes_of_one_name_are_two(energy):
     nodes = energy["two nodes, one name"]
     expected_w = 110.0 if energy["num_ranks"] == 1 else 175.0
-    assert power_w(nodes) == pytest.approx(expected_w, rel=0.01)
-    assert nodes["coverage"]["nodes"] == min(2, energy["num_ranks"])
+    assert nodes.power_w == pytest.approx(expected_w, rel=0.01)
+    assert nodes.coverage.nodes == min(2, energy["num_ranks"])
 
 
 def test_a_node_without_sensors_makes_it_partial(energy):
     nodes = energy["one node without"]
-    assert power_w(nodes) == pytest.approx(110.0, rel=0.01)
-    assert nodes["is_partial"] is (energy["num_ranks"] > 1)
-    assert nodes["coverage"]["nodes"] == 1
-    assert nodes["coverage"]["nodes_expected"] == min(2, energy["num_ranks"])
+    assert nodes.power_w == pytest.approx(110.0, rel=0.01)
+    assert nodes.is_partial is (energy["num_ranks"] > 1)
+    assert nodes.coverage.nodes == 1
+    assert nodes.coverage.nodes_expected == min(2, energy["num_ranks"])
 
 
 def test_ranks_that_see_only_their_own_gpu_are_joined(energy):
     gpus = energy["own gpu each"]
-    assert power_w(gpus) == pytest.approx(300.0 * min(2, energy["num_ranks"]), rel=0.01)
-    assert gpus["scope"] == "GPU boards"
+    assert gpus.power_w == pytest.approx(300.0 * min(2, energy["num_ranks"]), rel=0.01)
+    assert gpus.scope == "GPU boards"
 
 
 def test_gpus_no_rank_computes_on_are_no_part_of_the_total(energy):
     gpus = energy["one gpu of two"]
-    assert power_w(gpus) == pytest.approx(300.0, rel=0.01)
-    assert gpus["unused_gpus_j"] / gpus["window_s"] == pytest.approx(300.0, rel=0.01)
-    assert gpus["is_partial"] is False
+    assert gpus.power_w == pytest.approx(300.0, rel=0.01)
+    assert gpus.unused_gpus_j / gpus.window_s == pytest.approx(300.0, rel=0.01)
+    assert gpus.is_partial is False
 
 
 def test_a_library_broken_on_one_rank_is_read_by_another(energy):
     found = energy["broken on one rank"]
     expected_w = 110.0 if energy["num_ranks"] == 1 else 710.0
-    assert power_w(found) == pytest.approx(expected_w, rel=0.01)
+    assert found.power_w == pytest.approx(expected_w, rel=0.01)
 
 
 def test_an_exception_in_the_window_passes_and_measures_nothing(energy):
-    assert energy["failing"] == {"result": {}}
+    assert energy["failing"].energy_j is None
+    assert "has not been closed" in energy["failing"].reason
 
 
 def test_samples_of_a_shared_sensor_are_written_once(energy):

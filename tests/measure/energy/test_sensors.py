@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from hpc_accel.measure.energy.figure import EnergyFigure
 from hpc_accel.measure.energy.meter import EnergyMeter
 from hpc_accel.measure.energy.sensors import hwmon, intel, nvml, nvml_boards, pm_counters, rapl, visible_gpus, zeus_amd
 from hpc_accel.measure.energy.sensors.sensor import SensorError
@@ -32,7 +33,7 @@ def scopes(sensors) -> dict[str, str]:
     return {sensor.info.name: sensor.info.scope for sensor in sensors if sensor.info.is_available}
 
 
-def measure(seconds: float, sample_hz: float = 0.0) -> dict:
+def measure(seconds: float, sample_hz: float = 0.0) -> EnergyFigure:
     meter = EnergyMeter(None, sample_hz=sample_hz)
     with meter.window("timed") as window:
         time.sleep(seconds)
@@ -63,10 +64,10 @@ def test_a_known_power_over_many_wraps(sysfs):
         trees.rapl_zone(tree, sysfs, "intel-rapl:0", "package-0", 100.0, wrap_j=200.0, start_j=150.0)
         trees.rapl_zone(tree, sysfs, "intel-rapl:0:0", "dram", 10.0)
         energy = measure(5.0)
-    assert energy["energy_j"] / energy["window_s"] == pytest.approx(110.0, rel=0.01)
-    assert energy["scope"] == "CPU packages + DRAM"
-    assert energy["method"] == "counter"
-    assert energy["resolution_warning"] is False
+    assert energy.power_w == pytest.approx(110.0, rel=0.01)
+    assert energy.scope == "CPU packages + DRAM"
+    assert energy.method == "counter"
+    assert energy.resolution_warning is False
 
 
 def test_closed_counters_are_a_reason_with_the_mode_and_the_remedy(monkeypatch):
@@ -82,17 +83,17 @@ def test_closed_counters_are_a_reason_with_the_mode_and_the_remedy(monkeypatch):
             try:
                 if os.getuid() == 0:
                     os.setuid(65534)
-                os.write(writer, json.dumps(measure(0.2)).encode())
+                os.write(writer, json.dumps(measure(0.2).as_dict()).encode())
             finally:
                 os._exit(0)
         os.close(writer)
         with os.fdopen(reader, "rb") as pipe:
-            energy = json.loads(pipe.read())
+            energy = EnergyFigure.from_dict(json.loads(pipe.read()))
         os.waitpid(child, 0)
-    assert energy["energy_j"] is None
-    assert energy["method"] == "none"
-    assert "energy_uj: permission denied (mode 0000)" in energy["reason"]
-    assert "chmod a+r" in energy["remedy"]
+    assert energy.energy_j is None
+    assert energy.method == "none"
+    assert "energy_uj: permission denied (mode 0000)" in energy.reason
+    assert "chmod a+r" in energy.remedy
 
 
 def test_garbage_in_a_counter_is_a_reason(sysfs):
@@ -115,25 +116,25 @@ def test_pm_counters_node_and_parts(sysfs):
             "pm_counters accel1_energy": "gpu-board",
         }
         energy = measure(3.0)
-    assert energy["scope"] == "whole nodes"
-    assert energy["energy_j"] / energy["window_s"] == pytest.approx(500.0, rel=0.01)
-    assert energy["resolution_warning"] is True
+    assert energy.scope == "whole nodes"
+    assert energy.power_w == pytest.approx(500.0, rel=0.01)
+    assert energy.resolution_warning is True
 
 
 def test_pm_counters_reset_in_between_has_no_figure(sysfs):
     with trees.Rising() as tree:
         trees.pm_counters(tree, sysfs, generation=lambda s: "1" if s < 0.6 else "2")
         energy = measure(1.2)
-    assert energy["energy_j"] is None
-    assert "reset" in energy["reason"]
+    assert energy.energy_j is None
+    assert "reset" in energy.reason
 
 
 def test_pm_counters_that_stand_still_have_no_figure(sysfs):
     tree = trees.Rising()
     trees.pm_counters(tree, sysfs)
     energy = measure(0.5)
-    assert energy["energy_j"] is None
-    assert "stuck" in energy["reason"]
+    assert energy.energy_j is None
+    assert "stuck" in energy.reason
 
 
 def test_pm_counters_in_another_unit_are_not_believed(sysfs):
@@ -159,9 +160,9 @@ def test_graces_zones_nest_and_are_integrated(sysfs):
         trees.meter(sysfs, number, label, power_w)
     assert sorted(scopes(hwmon.discover()).values()) == ["grace", "grace-cpu", "grace-sysio", "module"]
     energy = measure(1.0)
-    assert energy["scope"] == "modules (CPU + GPU)"
-    assert energy["method"] == "integrated-power"
-    assert energy["energy_j"] / energy["window_s"] == pytest.approx(300.0, rel=0.01)
+    assert energy.scope == "modules (CPU + GPU)"
+    assert energy.method == "integrated-power"
+    assert energy.power_w == pytest.approx(300.0, rel=0.01)
 
 
 def test_an_acpi_meter_is_labelled_as_one(sysfs):
@@ -179,17 +180,17 @@ def test_intel_card_and_tile_and_a_counter_at_zero(sysfs):
             "i915 hwmon0": "gpu-card", "i915_gt0 hwmon1": "gpu-tile", "xe hwmon2": "gpu-card",
         }  # fmt: skip
         energy = measure(2.0)
-    assert energy["energy_j"] / energy["window_s"] == pytest.approx(80.0, rel=0.03)
-    assert energy["is_partial"] is True
-    assert "did not change" in energy["reason"]
+    assert energy.power_w == pytest.approx(80.0, rel=0.03)
+    assert energy.is_partial is True
+    assert "did not change" in energy.reason
 
 
 def test_nothing_at_all_is_null_with_reasons(sysfs):
     energy = measure(0.01)
-    assert energy["energy_j"] is None
-    assert energy["method"] == "none"
-    assert energy["reason"].startswith("no energy sensor on this node")
-    assert "0 J" not in json.dumps(energy)
+    assert energy.energy_j is None
+    assert energy.method == "none"
+    assert energy.reason.startswith("no energy sensor on this node")
+    assert "0 J" not in json.dumps(energy.as_dict())
     meter = EnergyMeter(None)
     assert all(row["reason"] and not row["available"] for row in meter.describe())
     assert {row["source"] for row in meter.describe()} >= {"rapl", "nvml", "pm_counters", "hwmon", "intel", "zeus"}
@@ -215,11 +216,11 @@ def test_windows_may_lie_within_each_other_or_be_empty(sysfs):
             with meter.window("inner") as inner:
                 time.sleep(1.0)
             time.sleep(0.5)
-    assert inner.result["energy_j"] == pytest.approx(100, rel=0.03)
-    assert outer.result["energy_j"] / outer.result["window_s"] == pytest.approx(100, rel=0.03)
-    assert outer.result["energy_j"] > inner.result["energy_j"] * 1.3
-    assert empty.result["window_s"] >= 0
-    assert empty.result["energy_j"] is None or empty.result["energy_j"] > 0
+    assert inner.result.energy_j == pytest.approx(100, rel=0.03)
+    assert outer.result.power_w == pytest.approx(100, rel=0.03)
+    assert outer.result.energy_j > inner.result.energy_j * 1.3
+    assert empty.result.window_s >= 0
+    assert empty.result.energy_j is None or empty.result.energy_j > 0
 
 
 def test_idle_power_is_measured_at_the_start_and_stands_beside(sysfs):
@@ -233,9 +234,9 @@ def test_idle_power_is_measured_at_the_start_and_stands_beside(sysfs):
             time.sleep(max(0.0, 1.5 - (time.perf_counter() - start)))
             with meter.window("timed") as timed:
                 time.sleep(1.5)
-    assert timed.result["idle_power_w"] == pytest.approx(40, rel=0.03)
-    assert timed.result["energy_j"] / timed.result["window_s"] == pytest.approx(100, rel=0.03)
-    above_w = timed.result["energy_above_idle_j"] / timed.result["window_s"]
+    assert timed.result.idle_power_w == pytest.approx(40, rel=0.03)
+    assert timed.result.power_w == pytest.approx(100, rel=0.03)
+    above_w = timed.result.energy_above_idle_j / timed.result.window_s
     assert above_w == pytest.approx(60, rel=0.05)
 
 
@@ -267,10 +268,10 @@ def test_amd_boards_of_two_dies_count_once_and_broken_counters_are_integrated(sy
     for variable, value in (("TESTING", "1"), ("ZEUS_MODULE", "fake_zeus"), ("AMDSMI_MODULE", "fake_zeus")):
         monkeypatch.setenv(f"HPC_ACCEL_{variable}", value)
     energy = measure(0.5)
-    assert energy["energy_j"] / energy["window_s"] == pytest.approx(600.0, rel=0.02)
-    assert energy["method"] == "integrated-power"
-    assert energy["is_partial"] is False
-    assert [sensor["key"] for sensor in energy["sensors"]] == ["amd/0000:c1:00.0", "amd/0000:d1:00.0"]
+    assert energy.power_w == pytest.approx(600.0, rel=0.02)
+    assert energy.method == "integrated-power"
+    assert energy.is_partial is False
+    assert [sensor.key for sensor in energy.sensors] == ["amd/0000:c1:00.0", "amd/0000:d1:00.0"]
 
 
 @pytest.mark.parametrize(
@@ -294,8 +295,8 @@ def test_visible_devices_as_cuda_reads_them(value, chosen, words):
     assert (words in reason) if words else (reason == "")
 
 
-def gpu_run(seconds: float, start_limit_s: float = 10.0, **environment: str) -> dict:
-    """A process of its own, since a stub chooses its fault at import. `took_s` is what the meter cost in waiting."""
+def gpu_run(seconds: float, start_limit_s: float = 10.0, **environment: str) -> tuple[EnergyFigure, float]:
+    """A process of its own, since a stub chooses its fault at import; and seconds that the meter cost."""
     code = (
         "import json, sys, time; sys.path.insert(0, sys.argv[1])\n"
         "from hpc_accel.measure.energy import meter, reader; limit = float(sys.argv[3])\n"
@@ -303,7 +304,7 @@ def gpu_run(seconds: float, start_limit_s: float = 10.0, **environment: str) -> 
         "t = time.perf_counter(); m = meter.EnergyMeter(None)\n"
         "with m.window('timed') as w: time.sleep(float(sys.argv[2]))\n"
         "took = time.perf_counter() - t - float(sys.argv[2])\n"
-        "print(json.dumps(w.result | {'took_s': took}))\n"
+        "print(json.dumps([w.result.as_dict(), took]))\n"
     )
     environment = os.environ | {
         "HPC_ACCEL_TESTING": "1", "HPC_ACCEL_NVML_MODULE": "fake_nvml", "HPC_ACCEL_SYSFS": "/nonexistent",
@@ -312,14 +313,15 @@ def gpu_run(seconds: float, start_limit_s: float = 10.0, **environment: str) -> 
         [sys.executable, "-c", code, str(HERE), str(seconds), str(start_limit_s)],
         env=environment, capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
-    return json.loads(done.stdout)
+    figure, took_s = json.loads(done.stdout)
+    return EnergyFigure.from_dict(figure), took_s
 
 
 def test_two_gpus_by_their_counters():
-    energy = gpu_run(1.0)
-    assert energy["energy_j"] / energy["window_s"] == pytest.approx(600.0, rel=0.01)
-    assert energy["scope"] == "GPU boards"
-    assert energy["resolution_warning"] is True
+    energy, _ = gpu_run(1.0)
+    assert energy.power_w == pytest.approx(600.0, rel=0.01)
+    assert energy.scope == "GPU boards"
+    assert energy.resolution_warning is True
 
 
 @pytest.mark.parametrize(
@@ -334,51 +336,51 @@ def test_two_gpus_by_their_counters():
     ],
 )
 def test_a_broken_gpu_library_is_a_reason_not_a_failure(fault, words):
-    energy = gpu_run(0.1, FAKE_NVML_FAULT=fault)
-    assert energy["energy_j"] is None
-    assert words in json.dumps(energy) or fault in ("import", "init")
-    assert energy["reason"]
+    energy, _ = gpu_run(0.1, FAKE_NVML_FAULT=fault)
+    assert energy.energy_j is None
+    assert words in json.dumps(energy.as_dict()) or fault in ("import", "init")
+    assert energy.reason
 
 
 def test_blocking_reads_cost_a_bounded_time():
-    energy = gpu_run(0.1, FAKE_NVML_FAULT="block-read")
-    assert energy["energy_j"] is None
-    assert "did not return within 2 s" in energy["reason"]
-    assert energy["took_s"] < 5
+    energy, took_s = gpu_run(0.1, FAKE_NVML_FAULT="block-read")
+    assert energy.energy_j is None
+    assert "did not return within 2 s" in energy.reason
+    assert took_s < 5
 
 
 def test_a_blocking_driver_costs_a_bounded_time_at_start():
-    energy = gpu_run(0.1, start_limit_s=1.5, FAKE_NVML_FAULT="block-init")
-    assert energy["energy_j"] is None
-    assert "did not answer within 1.5 s" in energy["reason"]
-    assert energy["took_s"] < 5
+    energy, took_s = gpu_run(0.1, start_limit_s=1.5, FAKE_NVML_FAULT="block-init")
+    assert energy.energy_j is None
+    assert "did not answer within 1.5 s" in energy.reason
+    assert took_s < 5
 
 
 def test_one_lost_gpu_leaves_a_partial_total():
-    energy = gpu_run(0.3, FAKE_NVML_FAULT="read-one")
-    assert energy["is_partial"] is True
-    assert energy["energy_j"] / energy["window_s"] == pytest.approx(300.0, rel=0.05)
+    energy, _ = gpu_run(0.3, FAKE_NVML_FAULT="read-one")
+    assert energy.is_partial is True
+    assert energy.power_w == pytest.approx(300.0, rel=0.05)
 
 
 def test_a_gpu_without_counter_is_integrated():
-    energy = gpu_run(0.5, FAKE_NVML_FAULT="no-counter")
-    assert energy["method"] == "integrated-power"
-    assert energy["energy_j"] / energy["window_s"] == pytest.approx(600.0, rel=0.01)
+    energy, _ = gpu_run(0.5, FAKE_NVML_FAULT="no-counter")
+    assert energy.method == "integrated-power"
+    assert energy.power_w == pytest.approx(600.0, rel=0.01)
 
 
 def test_gh200_counts_the_module():
-    assert gpu_run(0.2, FAKE_NVML_FAULT="gh200")["scope"] == "modules (CPU + GPU)"
+    assert gpu_run(0.2, FAKE_NVML_FAULT="gh200")[0].scope == "modules (CPU + GPU)"
 
 
 def test_an_empty_list_of_gpus_says_so():
-    energy = gpu_run(0.05, CUDA_VISIBLE_DEVICES="")
-    assert energy["energy_j"] is None
-    assert [s["scope"] for s in energy["sensors"]] == []
+    energy, _ = gpu_run(0.05, CUDA_VISIBLE_DEVICES="")
+    assert energy.energy_j is None
+    assert energy.sensors == ()
 
 
 def test_the_stub_is_ignored_outside_of_tests():
-    energy = gpu_run(0.05, HPC_ACCEL_TESTING="0")
-    assert energy["energy_j"] is None
+    energy, _ = gpu_run(0.05, HPC_ACCEL_TESTING="0")
+    assert energy.energy_j is None
 
 
 def test_importing_and_starting_the_sensors_takes_little_time():

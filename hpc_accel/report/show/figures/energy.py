@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpc_accel.report.judge import ranking, reasons, wording
+from hpc_accel.report.judge import quantities, ranking, wording
 from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.report.show.figures import style
@@ -16,9 +16,8 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
         if not counting:
             gap = "Not measured: no run of this workload counts."
         else:
-            gap = (
-                f"Not measured: {reasons.energy_reason(counting[0])}. What to do: {reasons.energy_remedy(counting[0])}."
-            )
+            why = quantities.ENERGY.reason(counting[0])
+            gap = f"Not measured: {why}. What to do: {quantities.ENERGY.remedy_for(counting[0])}."
         return [style.Figure(key="energy", title="Energy", caption="", gap=gap)]
     bases = dict.fromkeys(ranking.energy_basis(run) for run in measured)
     return [

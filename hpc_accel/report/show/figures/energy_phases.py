@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpc_accel.report.judge import ranking, reasons, wording
+from hpc_accel.report.judge import quantities, ranking, wording
 from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.report.show.figures import style
@@ -24,7 +24,7 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
     split = [run for run in measured if safe_json.mapping(run.summary, "energy", "by_phase_j")]
     title = "Where the joules go"
     if not split:
-        why = reasons.energy_phases_reason(measured[0]) or "no run left its phases"
+        why = quantities.ENERGY_PHASES.reason(measured[0]) or "no run left its phases"
         return [style.Figure(key="energy-phases", title=title, caption="", gap=f"Not measured: {why}.")]
     bases = dict.fromkeys(ranking.energy_basis(run) for run in split)
     return [
@@ -35,25 +35,7 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
 
 def _chart(index: int, basis: tuple[str, str], runs: list[RunRecord]) -> style.Figure:
     shown = runs[: style.MAX_BARS]
-    data = []
-    for phase, (name, color) in PHASES.items():
-        known = [(run, value) for run in shown if (value := _per_sample_j(run, phase)) is not None]
-        if known:
-            data.append(
-                {
-                    "type": "bar",
-                    "orientation": "h",
-                    "name": name,
-                    "y": [style.label(run.label) for run, _ in known],
-                    "x": [value for _, value in known],
-                    "marker": {"color": style.color(color)},
-                    "hovertext": [
-                        f"{style.label(run.label)}<br>{name}: {wording.short(value)} J per sample"
-                        for run, value in known
-                    ],
-                    "hoverinfo": "text",
-                }
-            )
+    data = style.stacked_bars(shown, PHASES, _per_sample_j, lambda value: f"{wording.short(value)} J per sample")
     coarse = [run for run in shown if safe_json.at(run.summary, "energy", "phases_resolved") is False]
     caption = f"Sampled power ({basis[0]}, {basis[1]}), shared among ranks by what each was doing."
     if coarse:
@@ -61,10 +43,7 @@ def _chart(index: int, basis: tuple[str, str], runs: list[RunRecord]) -> style.F
             f" In {wording.counted(len(coarse), 'run')} phases are shorter than the time between power samples: "
             "each phase shows the mean power, so the shares are those of time."
         )
-    spec = {
-        "data": data,
-        "layout": style.layout("joules per sample", yaxis=style.bar_axis(shown), barmode="stack", bargap=0.25),
-    }
+    spec = {"data": data, "layout": style.stacked_layout("joules per sample", shown)}
     return style.Figure(
         key=f"energy-phases{index or ''}",
         title=f"Where the joules go ({basis[0]})",
@@ -76,5 +55,5 @@ def _chart(index: int, basis: tuple[str, str], runs: list[RunRecord]) -> style.F
 
 def _per_sample_j(run: RunRecord, phase: str) -> float | None:
     energy_j = safe_json.positive(run.summary, "energy", "by_phase_j", phase)
-    steps = safe_json.positive(run.summary, "steps", "num_timed")
-    return energy_j / (steps * ranking.global_batch_size(run)) if energy_j and steps else None
+    samples = ranking.num_timed_samples(run)
+    return energy_j / samples if energy_j and samples else None

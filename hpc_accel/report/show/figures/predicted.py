@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hpc_accel.report.judge import ranking, reasons, statistics, wording
+from hpc_accel.measure.statistics import spearman
+from hpc_accel.report.judge import quantities, ranking, statistics, wording
 from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.report.show.figures import style
@@ -25,7 +26,7 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
     title = "Predicted against measured"
     if not found:
         reason = (
-            next((reasons.prediction_reason(run) for run in runs if run.counts), None)
+            next((quantities.PREDICTION.reason(run) for run in runs if run.counts), None)
             or "no run of this workload counts"
         )
         return [style.Figure(key="predicted", title=title, caption="", gap=f"Not available: {reason}.")]
@@ -77,7 +78,7 @@ def accuracy_words(found: list[tuple[RunRecord, float, float]]) -> str:
     """MAPE and Spearman in a sentence, with the number of runs they rest on."""
     predicted, measured = [p for _, p, _ in found], [m for *_, m in found]
     mape = statistics.mean_absolute_percentage_error(predicted, measured)
-    rho = statistics.spearman(predicted, measured)
+    rho = spearman(predicted, measured) if len(found) >= 3 else None
     order = (
         f"rank correlation (Spearman) {rho:.2f}" if rho is not None else "rank correlation n/a (needs 3 different runs)"
     )

@@ -24,28 +24,8 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
     if not shown:
         gap = "Not measured: no run that counts left its start-up."
         return [style.Figure(key="startup", title=title, caption="", gap=gap)]
-    data = []
-    for phase, (name, color) in PHASES.items():
-        timed = [(run, value) for run in shown if (value := phase_s(run, phase))]
-        if timed:
-            data.append(
-                {
-                    "type": "bar",
-                    "orientation": "h",
-                    "name": name,
-                    "y": [style.label(run.label) for run, _ in timed],
-                    "x": [value for _, value in timed],
-                    "marker": {"color": style.color(color)},
-                    "hovertext": [
-                        f"{style.label(run.label)}<br>{name}: {wording.duration(value * 1e3)}" for run, value in timed
-                    ],
-                    "hoverinfo": "text",
-                }
-            )
-    spec = {
-        "data": data,
-        "layout": style.layout("seconds, once per run", yaxis=style.bar_axis(shown), barmode="stack", bargap=0.25),
-    }
+    data = style.stacked_bars(shown, PHASES, phase_s, lambda value: wording.duration(value * 1e3))
+    spec = {"data": data, "layout": style.stacked_layout("seconds, once per run", shown)}
     saved = any(phase_s(run, "checkpoint") for run in shown)
     caption = "Outside the timed steps; rank 0, the first step with its warm-up."
     caption += "" if saved else " No run saved a checkpoint."

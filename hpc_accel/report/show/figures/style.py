@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,7 +132,7 @@ def bar_height_px(num_bars: int) -> int:
 
 
 def only_shown(all_runs: list[RunRecord], shown: list[RunRecord]) -> str:
-    """Said when a chart leaves runs out; the table has all."""
+    """Sentence when a chart leaves runs out; the table has all."""
     return (
         f" The {len(shown)} fastest of {len(all_runs)} runs; the table has all." if len(shown) < len(all_runs) else ""
     )
@@ -162,6 +162,37 @@ def bar_marker(runs: list[RunRecord], kind: str) -> dict[str, Any]:
             "fgcolor": color("hatch"),
         },
     }
+
+
+def stacked_bars(
+    runs: list[RunRecord],
+    parts: dict[str, tuple[str, str]],
+    value_of: Callable[[RunRecord, str], float | None],
+    words: Callable[[float], str],
+) -> list[dict[str, Any]]:
+    """Traces of bars that are stacked, one per part (key -> name and colour) that any run has."""
+    traces = []
+    for key, (name, color_name) in parts.items():
+        known = [(run, value) for run in runs if (value := value_of(run, key))]
+        if known:
+            traces.append(
+                {
+                    "type": "bar",
+                    "orientation": "h",
+                    "name": name,
+                    "y": [label(run.label) for run, _ in known],
+                    "x": [value for _, value in known],
+                    "marker": {"color": color(color_name)},
+                    "hovertext": [f"{label(run.label)}<br>{name}: {words(value)}" for run, value in known],
+                    "hoverinfo": "text",
+                }
+            )
+    return traces
+
+
+def stacked_layout(x_title: str, runs: list[RunRecord]) -> dict[str, Any]:
+    """The layout of a chart of stacked bars."""
+    return layout(x_title, yaxis=bar_axis(runs), barmode="stack", bargap=0.25)
 
 
 def values_beside(labels: list[str], ends: list[float], texts: list[str]) -> dict[str, Any]:

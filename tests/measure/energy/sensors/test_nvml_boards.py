@@ -55,10 +55,10 @@ def test_a_board_given_to_another_job_hides_none_and_is_not_missed(library, monk
     assert closed.is_ours is False
     with EnergyMeter(None) as meter, meter.window("timed") as window:
         time.sleep(0.2)
-    assert window.result["energy_j"] / window.result["window_s"] == pytest.approx(300.0, rel=0.05)
-    assert window.result["is_partial"] is False
-    [row] = [row for row in window.result["sensors"] if not row["is_counted"]]
-    assert (row["key"], row["is_used"], row["energy_j"]) == ("nvml board 0", False, None)
+    assert window.result.power_w == pytest.approx(300.0, rel=0.05)
+    assert window.result.is_partial is False
+    [row] = [row for row in window.result.sensors if not row.is_counted]
+    assert (row.key, row.is_used, row.energy_j) == ("nvml board 0", False, None)
 
 
 def test_cuda_does_not_count_a_forbidden_board(library, monkeypatch):
@@ -72,9 +72,9 @@ def test_a_broken_board_makes_the_total_partial_and_hides_none(library, monkeypa
     assert available() == [B]
     with EnergyMeter(None) as meter, meter.window("timed") as window:
         time.sleep(0.2)
-    assert window.result["energy_j"] / window.result["window_s"] == pytest.approx(300.0, rel=0.05)
-    assert window.result["is_partial"] is True
-    assert "GPU is lost" in window.result["reason"]
+    assert window.result.power_w == pytest.approx(300.0, rel=0.05)
+    assert window.result.is_partial is True
+    assert "GPU is lost" in window.result.reason
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,96 @@
+"""The ranks of a group on one node, and the memory that they share.
+
+The memory is a file in /dev/shm, which has lost its name by the time it is used: nothing is left behind whatever way a
+rank ends. An MPI window would do, but opening one starts the library's one-sided machinery, fabric included.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpc_accel.mpi.launch import mpi
+
+MPI = mpi()
+DIRECTORY = Path("/dev/shm")
+MAX_RANKS = 256
+"""On a node: a rank has 16 bytes in the header of the memory."""
+SWITCH = "HPC_ACCEL_MPI_SHARED_MEMORY"
+"""Set to 0 to leave all to the library."""
+PRETENDED = "HPC_ACCEL_MPI_TEST_RANKS_PER_NODE"
+"""For tests only: ranks of one host count as several nodes of so many ranks each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Where the ranks of a group are. Made with the group, because MPI cannot make communicators in two queues at once
+    (Open MPI 5.0 can deadlock there)."""
+
+    whole: Any
+    """The group's own communicator."""
+    comm: Any
+    """Its ranks on this node."""
+    across: Any
+    """Its ranks in my place on all nodes; None if there is one node."""
+
+    def free(self) -> None:
+        """Give the communicators back, but for the group's own. All ranks call this."""
+        self.comm.Free()
+        if self.across is not None:
+            self.across.Free()
+
+
+def find_node(comm: Any) -> Node | None:
+    """The neighbours in `comm`, or None where sharing memory with them is no use. Collective over `comm`."""
+    if os.environ.get(SWITCH) == "0" or comm.Get_size() == 1:
+        return None
+    local = comm.Split_type(MPI.COMM_TYPE_SHARED, key=comm.Get_rank())
+    pretended = int(os.environ.get(PRETENDED, "0"))
+    if pretended:
+        host, local = local, local.Split(local.Get_rank() // pretended, key=local.Get_rank())
+        host.Free()
+    size = local.Get_size()
+    sizes = comm.allgather(size)
+    if min(sizes) != max(sizes) or size == 1 or size > MAX_RANKS:
+        local.Free()
+        return None
+    across = comm.Split(local.Get_rank(), key=comm.Get_rank()) if size < comm.Get_size() else None
+    return Node(comm, local, across)
+
+
+def map_memory(comm: Any, header_bytes: int, bytes_per_rank: int, extra_bytes: int) -> mmap.mmap | None:
+    """A header, a part per rank and `extra_bytes`; None on a rank that fails. Collective over `comm`, a node's ranks.
+
+    Every rank reserves its own part, so that it lies in the memory bank of that rank's processor.
+    """
+    rank, size = comm.Get_rank(), comm.Get_size()
+    whole = header_bytes + size * bytes_per_rank + extra_bytes
+    file, path = -1, ""
+    if rank == 0:
+        try:
+            file, path = tempfile.mkstemp(prefix="hpc-accel-", dir=DIRECTORY)
+            os.ftruncate(file, whole)
+        except OSError:
+            pass
+    path = comm.bcast(path, root=0)
+    memory = None
+    try:
+        if rank != 0:
+            file = os.open(path, os.O_RDWR)
+        # Reserved now: writing to a page that cannot be had later would kill the process.
+        begin = 0 if rank == 0 else header_bytes + rank * bytes_per_rank
+        end = whole if rank == size - 1 else header_bytes + (rank + 1) * bytes_per_rank
+        os.posix_fallocate(file, begin, end - begin)
+        memory = mmap.mmap(file, whole)
+    except (OSError, ValueError):
+        pass
+    comm.Barrier()
+    if rank == 0 and path:
+        Path(path).unlink(missing_ok=True)
+    if file >= 0:
+        os.close(file)
+    return memory

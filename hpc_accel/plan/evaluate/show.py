@@ -1,0 +1,59 @@
+"""The figures of one evaluation as a table that people read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+TIME_ROWS = (
+    ("num_rows", "rows predicted", ""),
+    ("num_refused", "rows refused", ""),
+    ("mape", "mean error", "%"),
+    ("median_error", "median error", "%"),
+    ("signed_error", "signed error", "%"),
+    ("p90_error", "90 % of errors below", "%"),
+    ("max_error", "largest error", "%"),
+    ("num_groups", "groups of layouts", ""),
+    ("mean_spearman", "rank correlation", ""),
+    ("min_spearman", "the least of a group", ""),
+    ("regret_first_1", "regret of the choice", "%"),
+    ("regret_first_3", "of the best of first 3", "%"),
+    ("regret_first_5", "of the best of first 5", "%"),
+    ("max_regret", "largest regret", "%"),
+    ("best_picked", "best picked", "%"),
+)
+MEMORY_ROWS = (
+    ("num_peaks", "peaks compared", ""),
+    ("memory_signed_error", "signed error", "%"),
+    ("memory_median_error", "median error", "%"),
+    ("memory_max_under", "most below", "%"),
+    ("memory_max_over", "most above", "%"),
+    ("under_by_10_percent", "below by over a tenth", "%"),
+    ("ran_but_refused", "ran, called too large", "%"),
+    ("num_failed", "runs that failed", ""),
+    ("failed_but_called_fit", "failed, called a fit", "%"),
+)
+
+
+def table(found: dict[str, Any]) -> list[str]:
+    """Lines of text: the planner beside one constant and the rule, then memory, then what was refused and why."""
+    how = f"{found['calibrate']} measured rows a block" if found["calibrate"] else "nothing measured"
+    lines = [f"{found['set']} ({found['file']}, {found['num_rows']} rows) on {found['hardware']}, {how}"]
+    lines.append(f"{'':26}{'planner':>12}{'constant':>12}{'rule':>12}")
+    for key, label, unit in TIME_ROWS:
+        cells = [_cell(found[column].get(key), unit) for column in ("planner", "constant", "rule")]
+        if any(cells):
+            lines.append(f"{label:26}" + "".join(f"{cell:>12}" for cell in cells))
+    for key, label, unit in MEMORY_ROWS:
+        cell = _cell(found["memory"].get(key), unit)
+        if cell and found["memory"]["num_peaks"]:
+            lines.append(f"memory: {label:30}{cell:>12}")
+    for each in found["refused"]:
+        lines.append(f"refused {each['num_rows']}: {each['reason']}")
+    return lines
+
+
+def _cell(value: float | None, unit: str) -> str:
+    if value is None:
+        return ""
+    text = str(value) if isinstance(value, int) else f"{value:.2f}"
+    return f"{text} {unit}".strip()

@@ -1,0 +1,142 @@
+"""Any causal language model of Hugging Face transformers, by its configuration, on bytes of text; nothing downloaded.
+
+T. Wolf et al., "Transformers: State-of-the-Art Natural Language Processing" (2020). Weights are random unless a local
+directory gives them. A byte is its own token, so that no tokenizer is needed; the rest of the vocabulary stays unused.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hpc_accel.errors import ConfigError
+from hpc_accel.workloads.builtin.optional_packages import check_installed
+from hpc_accel.workloads.builtin.text import NUM_BYTE_VALUES, next_byte_loss, read_text, windows
+from hpc_accel.workloads.tensor_plan import Plan, has_transformer_blocks
+from hpc_accel.workloads.workload import Workload
+
+
+def build(
+    architecture: str = "gpt2",
+    config: str | Mapping[str, Any] | None = None,
+    weights: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    sequence: int = 128,
+    text: str | None = None,
+    stride: int | None = None,
+    tensor_plan: Plan | None = None,
+) -> Workload:
+    """A model of `architecture` (a model type such as gpt2 or llama) with the defaults of its configuration class.
+
+    `config` is a configuration instead: a mapping, or the path of a config.json or of its directory. `weights` is a
+    local directory with configuration and weights. `overrides` replace entries of any of these; dropout is 0 unless
+    they say otherwise, because every layout would draw other numbers. `tensor_plan` is the "transformer" one where the
+    model's layers have the names it knows. Raises ConfigError for what is not on this machine, for unknown entries, and
+    without the extra.
+    """
+    check_installed("hf", "llm", "transformers")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    resolved = _configuration(architecture, config, weights, dict(overrides or {}))
+    vocabulary = getattr(resolved, "vocab_size", None) or 0  # none where there is no text
+    if vocabulary < NUM_BYTE_VALUES:
+        raise ConfigError(
+            f"workload hf with vocab_size {vocabulary}",
+            f"each of {NUM_BYTE_VALUES} byte values is a token",
+            f"set overrides: {{vocab_size: {NUM_BYTE_VALUES}}} or more",
+        )
+    dataset, metric = windows("hf", read_text("hf", text), sequence, stride, vocabulary)
+    model = Logits(_model(resolved, weights))
+    if tensor_plan is None:
+        tensor_plan = "transformer" if has_transformer_blocks(model) else {}
+    return Workload(
+        model=model,
+        loss=next_byte_loss,
+        dataset=dataset,
+        tensor_plan=tensor_plan,
+        metric=metric,
+    )
+
+
+class Logits(nn.Module):
+    """A transformers model that takes tokens [n, sequence] and returns logits [n, sequence, vocabulary]."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        for module in model.modules():
+            width = getattr(module, "head_dim", None)
+            if isinstance(width, int):
+                module.head_width = width  # tensor parallelism must not cut a head
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.model(input_ids=tokens, use_cache=False).logits
+
+
+def _configuration(
+    architecture: str, config: str | Mapping[str, Any] | None, weights: str | None, overrides: dict[str, Any]
+) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        if weights is not None:
+            resolved = AutoConfig.from_pretrained(_local(weights, "weights"), local_files_only=True)
+        elif isinstance(config, str):
+            resolved = AutoConfig.from_pretrained(_local(config, "config"), local_files_only=True)
+        else:
+            given = dict(config or {})
+            resolved = AutoConfig.for_model(given.pop("model_type", architecture), **given)
+    except (ValueError, KeyError, OSError) as error:
+        raise ConfigError(
+            f"workload hf with {weights or config or architecture}: {str(error).splitlines()[0][:200]}",
+            "it is a model type of the installed transformers, or a configuration that names one",
+            "for example architecture: gpt2, llama, mistral, qwen2, or config: path/to/config.json",
+        ) from None
+    known = resolved.to_dict()
+    for name in overrides:
+        if name not in known and name not in resolved.attribute_map:
+            raise ConfigError(
+                f"workload hf with overrides {name}",
+                f"overrides are entries of {type(resolved).__name__}",
+                f"it has: {', '.join(sorted(known))}",
+            )
+    for name, value in known.items():
+        if "drop" in name and isinstance(value, float):
+            setattr(resolved, name, 0.0)
+    if "is_decoder" in known:
+        resolved.is_decoder = True  # BERT and its kin see the future otherwise
+    for name, value in overrides.items():
+        setattr(resolved, name, value)
+    return resolved
+
+
+def _model(config: Any, weights: str | None) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    try:
+        if weights is not None:
+            return AutoModelForCausalLM.from_pretrained(
+                _local(weights, "weights"), config=config, local_files_only=True, dtype=torch.float32
+            ).train()
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32).train()
+    except ValueError as error:
+        raise ConfigError(
+            f"workload hf with {config.model_type}: {str(error).splitlines()[0][:200]}",
+            "the model is trained to predict the next byte",
+            "choose a causal language model, for example gpt2 or llama",
+        ) from None
+
+
+def _local(path: str, argument: str) -> Path:
+    found = Path(path).expanduser()
+    if not found.exists():
+        raise ConfigError(
+            f"workload hf with {argument} {path}",
+            "nothing is downloaded: it is the path of a file or directory that every node can read",
+            "download it beforehand (hf download NAME --local-dir DIRECTORY) and name the directory",
+        )
+    return found

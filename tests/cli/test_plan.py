@@ -1,0 +1,53 @@
+"""`hpc-accel plan`: whose results a directory holds, and where the machine was measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hpc_accel.commands import plan_study
+from hpc_accel.errors import ConfigError
+
+STUDY = "workload: {name: mlp}\nlayouts: [{dp: %s}]\nresources: {ranks_per_node: 4}\nmeasure: {steps: 4}\n"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.yaml").write_text(STUDY % "[1, 2]")
+    machine = json.loads((Path(__file__).parent / "hardware.json").read_text())
+    Path("hardware.json").write_text(json.dumps(machine))
+    return tmp_path
+
+
+def plan(study):
+    return plan_study(Path(study), Path("hardware.json"), Path("results/mine/plan.json"))
+
+
+def test_two_studies_of_one_name_do_not_share_results(here):
+    plan("a/mine.yaml")
+    plan("a/mine.yaml")
+    with pytest.raises(ConfigError, match=r"holds the results of .*a/mine\.yaml"):
+        plan("b/mine.yaml")
+    (here / "a/mine.yaml").rename(here / "mine.yaml")
+    plan("mine.yaml")  # the study was moved, and its results stay its own
+
+
+def test_a_machine_of_another_site_is_refused(here):
+    machine = json.loads(Path("hardware.json").read_text())
+    Path("hardware.json").write_text(json.dumps({**machine, "site": "elsewhere"}))
+    with pytest.raises(ConfigError, match="of site 'elsewhere' for a study at site 'local'"):
+        plan("a/mine.yaml")
+    assert not Path("results").exists()
+
+
+def test_combinations_that_cannot_work_are_listed(here):
+    Path("a/mine.yaml").write_text(STUDY % "[1, 3, 2]")
+    content = plan("a/mine.yaml")
+    refused = [each for each in content["candidates"] if each["refused"]]
+    assert [each["layout"]["dp"] for each in refused] == [3]
+    assert len(list(Path("results/mine/runs").iterdir())) == 2

@@ -1,0 +1,95 @@
+"""Measured passes stand for predicted ones where they are exact, and scale them elsewhere."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from hpc_accel.errors import ConfigError
+from hpc_accel.plan.calibration import Calibration, Linear, MeasuredPass, layer_digest, load_calibration
+from hpc_accel.plan.cost import StepModel
+from hpc_accel.plan.software import torch_amp
+from tests.plan.examples import LAYER, machine, model, run
+
+FACTS, MACHINE = model(), machine()
+
+
+def measured(tp: int = 1, micro: int = 8, forward_s: float = 0.1, **more) -> MeasuredPass:
+    return MeasuredPass(
+        layer=layer_digest(LAYER),
+        name="block",
+        precision="fp32",
+        tp=tp,
+        micro_batch_size=micro,
+        forward_s=forward_s,
+        backward_s=2 * forward_s,
+        **more,
+    )
+
+
+def calibration(*passes: MeasuredPass, **more) -> Calibration:
+    return Calibration(hardware_sha256="x", created_utc="now", passes=passes, **more)
+
+
+def step_s(calibrated: Calibration | None, **layout) -> dict[str, float]:
+    one = run(**layout)
+    steps = StepModel(FACTS, MACHINE, "fp32", torch_amp(one.workload.optimizer, one.recipe), calibration=calibrated)
+    return steps.parts_s(one.layout, one.resources)
+
+
+def test_a_measured_pass_is_the_pass():
+    parts = step_s(calibration(measured(), micro_batch_s=0.0))
+    assert parts["forward"] == pytest.approx(8 * 0.1)
+    assert parts["backward"] == pytest.approx(8 * 0.2)
+
+
+def test_another_micro_batch_is_scaled_as_the_measured_one():
+    plain, same = step_s(None, micro=16), calibration(measured(micro=8, forward_s=2 * step_s(None)["forward"] / 8))
+    assert step_s(same, micro=16)["forward"] == pytest.approx(2 * plain["forward"], rel=0.02)
+
+
+def test_the_nearer_measurement_counts_more():
+    plain = {micro: step_s(None, micro=micro)["forward"] / 8 for micro in (4, 64)}
+    both = calibration(measured(micro=4, forward_s=plain[4]), measured(micro=64, forward_s=3 * plain[64]))
+    ratio = step_s(both, micro=8)["forward"] / step_s(None, micro=8)["forward"]
+    assert 1 <= ratio < 1.1
+
+
+def test_collectives_are_in_the_measured_pass():
+    assert step_s(None, tp=2)["communication_exposed"] > 0
+    assert step_s(calibration(measured(tp=2)), tp=2)["communication_exposed"] == 0
+
+
+def test_samples_and_optimizer_are_what_was_measured():
+    parts = step_s(
+        calibration(samples=Linear(fixed_s=1.0, each_s=0.5), optimizer=Linear(fixed_s=2.0, each_s=1e-7)), micro=8
+    )
+    assert parts["other"] == pytest.approx(1 + 8 * 0.5, rel=1e-3)
+    assert parts["optimizer"] == pytest.approx(2 + FACTS.num_parameters * 1e-7)
+
+
+def test_the_exchanging_backward_pass_is_charged_once_a_step():
+    cost = Linear(fixed_s=0.25, each_s=0.0)
+    plain = step_s(None, dp=2, accumulation=4)
+    parts = step_s(calibration(synchronised=cost), dp=2, accumulation=4)
+    assert parts["communication_exposed"] == pytest.approx(plain["communication_exposed"] + 0.25, rel=0.05)
+    assert parts["backward"] <= plain["backward"]
+
+
+def test_a_disturbed_calibration_predicts_nothing():
+    one = run()
+    software = torch_amp(one.workload.optimizer, one.recipe)
+    steps = StepModel(FACTS, MACHINE, "fp32", software, calibration=calibration(measured(spread=0.4)))
+    assert "disturbed" in (steps.unpredictable(one.layout, one.resources, "cuda") or "")
+
+
+def test_the_file_is_checked(tmp_path):
+    path = tmp_path / "calibration.json"
+    path.write_text(calibration(measured()).model_dump_json())
+    assert load_calibration(path).passes[0].forward_s == 0.1
+    path.write_text(json.dumps({"format": 1, "nonsense": 2}))
+    with pytest.raises(ConfigError):
+        load_calibration(path)
+    with pytest.raises(ConfigError):
+        load_calibration(tmp_path / "none.json")

@@ -69,12 +69,11 @@ def measured(wildcards):
     summaries = [f"{RESULTS}/runs/{run_id}/summary.json" for run_id in run_ids]
     if pack is None:
         return summaries
-    done = f"{RESULTS}/packs/{pack}.json"
-    # A summary that was deleted since is measured again, in a job of its own.
-    lost = [
-        path for path in summaries if Path(done).exists() and not Path(path).exists()
-    ]
-    return [done, *lost]
+    done = Path(f"{RESULTS}/packs/{pack}.json")
+    if not all(Path(path).exists() for path in summaries):
+        # One was deleted: that all are there, as a finished pack says, is not true any more.
+        done.unlink(missing_ok=True)
+    return str(done)
 
 
 # A script is written again when its own run has changed, not whenever the plan is newer.

@@ -73,9 +73,7 @@ def process_started_unix_s() -> float:
 
 def complete_record(run_dir: Path, failure: Failure | None, job: dict[str, Any]) -> int:
     """Make sure summary.json tells how this attempt ended. The exit code that follows from it."""
-    path, marker = run_dir / "summary.json", run_dir / MARKER
-    fresh = path.is_file() and marker.is_file() and path.stat().st_mtime_ns >= marker.stat().st_mtime_ns
-    status = read_json(path).get("status") if fresh else None
+    status = _status(run_dir)
     if status in SUCCESSFUL and failure is None:
         return 0
     if status and status not in SUCCESSFUL:
@@ -85,8 +83,20 @@ def complete_record(run_dir: Path, failure: Failure | None, job: dict[str, Any])
     from hpc_accel.jobs.failure import summary_of_failure
     from hpc_accel.study.run_file import read_run
 
-    write_json(path, summary_of_failure(read_run(run_dir / "run.json"), failure, job))
+    write_json(run_dir / "summary.json", summary_of_failure(read_run(run_dir / "run.json"), failure, job))
     return failure.exit_code
+
+
+def has_succeeded(run_dir: Path) -> bool:
+    """Whether the ranks of this attempt left a result."""
+    return _status(run_dir) in SUCCESSFUL
+
+
+def _status(run_dir: Path) -> str | None:
+    """What the summary of this attempt says; None where there is none, or an earlier attempt's."""
+    path, marker = run_dir / "summary.json", run_dir / MARKER
+    fresh = path.is_file() and marker.is_file() and path.stat().st_mtime_ns >= marker.stat().st_mtime_ns
+    return read_json(path).get("status") if fresh else None
 
 
 def newest_checkpoint(run_dir: Path) -> str:

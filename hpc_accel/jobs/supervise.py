@@ -32,6 +32,9 @@ from hpc_accel.jobs.staging import StagedEnvironment
 
 IN_PACK = "HPC_ACCEL_PACK"
 """Set for runs that take turns in one allocation, of which each may use a part."""
+LATE_SIGNAL_S = 0.5
+"""Slurm signals a cancelled job's steps first: their launcher can be dead before this process is told why."""
+STOPPED = 128 + signal.SIGTERM
 REHEARSAL = "outside-slurm"
 """Directory of the records of a cluster's script that is started where there is no Slurm."""
 
@@ -105,6 +108,11 @@ def _supervise_run(run_dir: Path, command: Sequence[str], settings: Settings) ->
     child = Child(lambda: attempt.keep_warning(run_dir))
     with ExitStack() as stack:
         exit_code = _launch(child, command, run_dir, settings, stack)
+    if not attempt.has_succeeded(run_dir):
+        if allocation.is_inside(environ) and not child.asked_to_stop:
+            time.sleep(LATE_SIGNAL_S)
+        if child.asked_to_stop == "TERM":
+            exit_code = exit_code or STOPPED  # mpirun can end with 0 when its daemons were stopped with it
     job = attempt.facts(environ, launched_unix_s=child.started_unix_s, exit_code=exit_code)
     failure = diagnose(exit_code, child.asked_to_stop, job["job_id"]) if exit_code else None
     if failure and failure.status == "cancelled" and job["job_id"] is None:

@@ -22,6 +22,7 @@ SETS = (
     ("a100_single_node_dev.csv", "a100-sxm-80gb", (0, 1, 3)),
     ("h100_sweep_dev.csv", "h100-sxm", (0, 1, 3)),
     ("fsdp_a100_40gb_dev.csv", "a100-sxm-40gb", (0, 1)),
+    ("megatron_memory_a100_dev.csv", "a100-sxm-80gb", (0,)),
 )
 """Table, hardware, and how many measured rows of each kind of block; 0 for none."""
 

@@ -243,8 +243,8 @@ def train(path: RunPath) -> None:
 
     summary = train_run(path)
     if summary is not None:
-        median = summary["step_time_ms"]["median"]
-        typer.echo(f"{summary['run_id']}: {summary['status']}, median step {median:.3f} ms")
+        median = summary.step_time_ms.value
+        typer.echo(f"{summary.run_id}: {summary.status}, median step {median:.3f} ms")
 
 
 @app.command()
@@ -253,11 +253,11 @@ def infer(path: RunPath) -> None:
     from hpc_accel.commands import infer_run
 
     summary = infer_run(path)
-    if summary is not None:
-        rate = summary["inference"]["rates"][-1]
-        p99 = rate["latency_ms"]["p99"]
-        told = f"p99 {p99:.3f} ms" if p99 is not None else rate["latency_ms"]["reasons"]["p99"]
-        typer.echo(f"{summary['run_id']}: {summary['status']}, at {rate['rate_per_s']:g} requests/s {told}")
+    if summary is not None and summary.inference is not None:
+        rate = summary.inference.rates[-1]
+        p99 = rate.latency_ms.p99
+        told = f"p99 {p99.value:.3f} ms" if p99.value is not None else p99.reason
+        typer.echo(f"{summary.run_id}: {summary.status}, at {rate.rate_per_s:g} requests/s {told}")
 
 
 @app.command()

@@ -14,6 +14,7 @@ from hpc_accel.files import write_atomically
 
 if TYPE_CHECKING:
     from hpc_accel.jobs.site import Site
+    from hpc_accel.record import Summary
     from hpc_accel.study.run import Resources, Run
 
 MIN_PROGRESS_S = 5.0
@@ -24,8 +25,8 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
     """Plan a study, write plan.json with every chosen run in it, and give its content."""
     from hpc_accel.jobs.request import plugin_resources
     from hpc_accel.jobs.site import load_site
-    from hpc_accel.plan.cost import Prices
     from hpc_accel.plan.planner import make_plan
+    from hpc_accel.plan.prediction import Prices
     from hpc_accel.probe.hardware import load_hardware
     from hpc_accel.study.expand import resolve_workload
     from hpc_accel.study.study_file import load_study
@@ -128,21 +129,21 @@ def write_probe_script(study_path: Path, out: Path | None) -> Path:
     return write_probe(load_study(study_path), study_path, out)
 
 
-def train_run(path: Path) -> dict[str, Any] | None:
+def train_run(path: Path) -> Summary | None:
     """Train on this rank; rank 0 shows a progress bar on a terminal, plain lines otherwise."""
     from hpc_accel.train.main import run_training
 
     return _shown(path, run_training, "training", "step")
 
 
-def infer_run(path: Path) -> dict[str, Any] | None:
+def infer_run(path: Path) -> Summary | None:
     """Serve on this rank; rank 0 shows progress as in training."""
     from hpc_accel.infer.main import run_inference
 
     return _shown(path, run_inference, "serving", "part")
 
 
-def _shown(path: Path, work: Callable[..., dict[str, Any] | None], doing: str, unit: str) -> dict[str, Any] | None:
+def _shown(path: Path, work: Callable[..., Summary | None], doing: str, unit: str) -> Summary | None:
     rank_variables = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
     rank = next((os.environ[name] for name in rank_variables if name in os.environ), "0")
     if rank != "0":

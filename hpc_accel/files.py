@@ -1,7 +1,7 @@
 """Writing a file whole or not at all: into a `.part` file of this process, forced to disk, renamed over the target.
 
 A job can be killed at any time, can run twice at the same time, and can meet a full disk; the old file stays until the
-new one is complete.
+new one is complete. `read_object` reads JSON that may be missing or broken.
 """
 
 from __future__ import annotations
@@ -53,13 +53,23 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         ) from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in `path`; empty when the file is missing, broken, or holds something else."""
+def read_object(path: Path) -> dict[str, Any] | str:
+    """The JSON object in a file, or what is wrong with the file. Never raises for what is in it."""
     try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}
+        content = json.loads(path.read_bytes().decode("utf-8", "replace"))
+    except FileNotFoundError:
+        return f"{path.name} is missing"
+    except OSError as error:
+        return f"{path.name} cannot be read: {error.strerror or error}"
+    except (ValueError, RecursionError) as error:
+        return f"{path.name} is not valid JSON ({error})"
+    return content if isinstance(content, dict) else f"{path.name} holds no JSON object"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty when the file is missing, broken, or holds something else."""
+    content = read_object(path)
+    return {} if isinstance(content, str) else content
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:

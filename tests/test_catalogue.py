@@ -8,6 +8,7 @@ from typing import get_args
 import pytest
 
 from hpc_accel.study import layout, recipe
+from tests.records import summary_in
 
 RESULTS = os.environ.get("HPC_ACCEL_CATALOGUE")
 pytestmark = [pytest.mark.catalogue, pytest.mark.skipif(not RESULTS, reason="HPC_ACCEL_CATALOGUE names no results")]
@@ -22,24 +23,24 @@ def runs():
     plan = json.loads((root / "plan.json").read_text())
     chosen = [candidate["run_id"] for candidate in plan["candidates"] if candidate["chosen"]]
     return [
-        tuple(json.loads((root / "runs" / run_id / name).read_text()) for name in ("run.json", "summary.json"))
+        (json.loads((root / "runs" / run_id / "run.json").read_text()), summary_in(root / "runs" / run_id))
         for run_id in chosen
     ]
 
 
 def test_every_run_computes_what_the_serial_run_computes(runs):
     for run, summary in runs:
-        parity = summary["parity"]
-        assert summary["status"] == "completed", (run["run_id"], summary["error"])
-        assert parity["steps"] == 5
-        assert parity["max_rel_err"] <= parity["tolerance"], run["run_id"]
+        parity = summary.parity
+        assert summary.status == "completed", (run["run_id"], summary.error)
+        assert parity.steps == 5
+        assert parity.max_rel_err <= parity.tolerance, run["run_id"]
         changed = run["recipe"]["compression"] != "none" or run["recipe"]["average_every"] > 1
         if run["recipe"]["precision"] == "fp32" and not changed:
-            assert parity["max_rel_err"] <= EXACT, run["run_id"]
+            assert parity.max_rel_err <= EXACT, run["run_id"]
 
 
 def test_all_of_them_are_there(runs):
-    assert {summary["num_ranks"] for _, summary in runs} == {1, 2, 4, 8}
+    assert {summary.num_ranks for _, summary in runs} == {1, 2, 4, 8}
     assert {run["layout"]["schedule"] for run, _ in runs} == {None, *get_args(layout.Schedule)}
     assert {run["layout"]["shard"] for run, _ in runs} == set(get_args(layout.Shard))
     assert {run["recipe"]["precision"] for run, _ in runs} == set(get_args(recipe.Precision)) - NEEDS_GPU
@@ -61,7 +62,7 @@ def test_an_epoch_has_every_sample_once(runs):
     kept = [(run, summary) for run, summary in runs if run["workload"]["last_batch"] == "keep"]
     assert len(kept) >= 7
     for run, summary in kept:
-        steps = summary["steps"]
-        assert steps["samples_dropped_per_epoch"] == 0
-        assert steps["samples_per_epoch"] == 1500
-        assert run["measure"]["parity_steps"] > steps["samples_per_epoch"] / run["workload"]["global_batch_size"]
+        steps = summary.steps
+        assert steps.samples_dropped_per_epoch.value == 0
+        assert steps.samples_per_epoch.value == 1500
+        assert run["measure"]["parity_steps"] > steps.samples_per_epoch.value / run["workload"]["global_batch_size"]

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.gpu.runs import study_of, write_runs
 from benchmarks.gpu.say import PRETENDED, figure, size, verdict
+from hpc_accel.record import Summary
 from hpc_accel.study.expand_infer import inference_runs
 
 LM = {
@@ -41,24 +42,23 @@ def served(workload: dict[str, Any], recipes: list[dict[str, Any]], generate: di
     return list(inference_runs(study, study.workloads[0]))
 
 
-def told(name: str, summary: dict[str, Any]) -> None:
+def told(name: str, summary: Summary) -> None:
     """A run's figures."""
-    verdict(
-        f"{name}: answers agree with the serial fp32 model", summary["status"] == "completed", str(summary["error"])
-    )
-    figure(f"{name}: full batch of 8", summary["step_time_ms"]["median"], "ms")
-    figure(f"{name}: peak memory", (summary["peak_memory_bytes"] or 0) / 1e9, "GB")
-    for rate in summary["inference"]["rates"]:
-        at = f"{name} at {rate['rate_per_s']:g}/s"
+    assert summary.inference is not None
+    verdict(f"{name}: answers agree with the serial fp32 model", summary.status == "completed", str(summary.error))
+    figure(f"{name}: full batch of 8", summary.step_time_ms.value, "ms")
+    figure(f"{name}: peak memory", (summary.memory.peak_memory_bytes.value or 0) / 1e9, "GB")
+    for rate in summary.inference.rates:
+        at = f"{name} at {rate.rate_per_s:g}/s"
         for percentile in ("p50", "p99"):
-            figure(f"{at}: {percentile}", rate["latency_ms"][percentile], "ms")
-        figure(f"{at}: energy per request", rate["energy"]["per_request_j"], "J")
-    for each in summary["inference"]["generate"]:
-        cache = "with cache" if each["kv_cache"] else "without cache"
-        figure(f"{name}, {cache}: time to first token", each["time_to_first_token_ms"]["median"], "ms")
-        figure(f"{name}, {cache}: time per token", each["time_per_output_token_ms"]["median"], "ms")
-        figure(f"{name}, {cache}: tokens", each["tokens_per_s"], "1/s")
-        figure(f"{name}, {cache}: energy per token", each["energy"]["per_token_j"], "J")
+            figure(f"{at}: {percentile}", rate.latency_ms.percentile(percentile).value, "ms")
+        figure(f"{at}: energy per request", rate.energy.per_request_j.value, "J")
+    for each in summary.inference.generate:
+        cache = "with cache" if each.kv_cache else "without cache"
+        figure(f"{name}, {cache}: time to first token", each.time_to_first_token_ms.value, "ms")
+        figure(f"{name}, {cache}: time per token", each.time_per_output_token_ms.value, "ms")
+        figure(f"{name}, {cache}: tokens", each.tokens_per_s, "1/s")
+        figure(f"{name}, {cache}: energy per token", each.energy.per_token_j.value, "J")
 
 
 def refused() -> None:

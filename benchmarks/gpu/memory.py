@@ -22,7 +22,7 @@ from benchmarks.gpu.runs import OUT, stepper_of, study_of
 from benchmarks.gpu.say import PRETENDED, figure, size, verdict
 from hpc_accel.plan.cost import StepModel
 from hpc_accel.plan.memory import CONTEXT_BYTES, device_limit_bytes
-from hpc_accel.plan.search import memory_refusal
+from hpc_accel.plan.memory_fit import memory_refusal
 from hpc_accel.plan.software import torch_amp
 from hpc_accel.probe.hardware import Hardware, checked_hardware, load_hardware
 from hpc_accel.runtime.precision import arithmetic

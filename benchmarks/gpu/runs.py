@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -67,9 +66,3 @@ def write_runs(runs: Sequence[Any], directory: Path) -> list[Path]:
         path.write_text(run.model_dump_json())
         paths.append(path)
     return paths
-
-
-def summary_of(path: Path) -> dict[str, Any]:
-    """What a run left beside its run.json."""
-    found: dict[str, Any] = json.loads((path.parent / "summary.json").read_text())
-    return found

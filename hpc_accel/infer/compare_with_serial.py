@@ -8,16 +8,15 @@ reason: the figures measured before are worth keeping.
 from __future__ import annotations
 
 import gc
-from typing import Any
 
 import torch
 
-from hpc_accel.infer.outputs import Answers, compare, serial_answers, unknown
+from hpc_accel.infer.outputs import Answers, Compared, compare, serial_answers, unknown
 from hpc_accel.infer.setup import Session
 from hpc_accel.infer.weights import rebuild
 
 
-def compared(session: Session, served: Answers, apart: float | None) -> dict[str, Any]:
+def compared(session: Session, served: Answers, apart: float | None) -> Compared:
     """Rank 0 alone: the served answers beside those of the serial fp32 model, pruned alike and unchanged.
 
     Nothing can be served afterwards.

@@ -17,6 +17,7 @@ from torch import nn
 from hpc_accel.infer.model import InferenceModel
 from hpc_accel.infer.outputs import relative_error
 from hpc_accel.measure.statistics import median_ci
+from hpc_accel.record.figure import Estimate
 from hpc_accel.study.infer_options import Generate
 from hpc_accel.workloads.chain import layers_of
 from hpc_accel.workloads.kv_cache import KVCache
@@ -87,10 +88,13 @@ class Generator:
         return relative_error(generated.logits, whole[:, self.wanted.prompt - 1 :].float().cpu())
 
 
+METHOD = "median over all repeats of all replicas; 95 % bootstrap interval"
+
+
 def generation_facts(
     wanted: Generate, kv_cache: bool, all_token_ns: Sequence[Sequence[int]], num_sequences: int, seed: int
 ) -> dict[str, Any]:
-    """Times of one setting; `all_token_ns` are those of every repeat of every replica."""
+    """Times of one setting, as fields of a Generation; `all_token_ns` are those of every repeat of every replica."""
     first_ms = [times[0] / 1e6 for times in all_token_ns]
     each_ms = [(times[-1] - times[0]) / (len(times) - 1) / 1e6 for times in all_token_ns]
     whole_s = [times[-1] / 1e9 for times in all_token_ns]
@@ -102,10 +106,9 @@ def generation_facts(
         "repeats": len(all_token_ns),
         "time_to_first_token_ms": _median(first_ms, seed),
         "time_per_output_token_ms": _median(each_ms, seed),
-        "tokens_per_s": num_sequences * wanted.tokens / (_median(whole_s, seed)["median"] or float("inf")),
+        "tokens_per_s": num_sequences * wanted.tokens / (_median(whole_s, seed).value or float("inf")),
     }
 
 
-def _median(values: Sequence[float], seed: int) -> dict[str, float | None]:
-    median, low, high = median_ci(values, seed=seed)
-    return {"median": median, "ci_low": low, "ci_high": high}
+def _median(values: Sequence[float], seed: int) -> Estimate:
+    return Estimate.between(*median_ci(values, seed=seed), method=METHOD, reason="nothing was generated")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
+from hpc_accel.record.figure import Count, Estimate, Fraction, Milliseconds
+from hpc_accel.record.inference import Deadline, Latency
 from hpc_accel.study.infer_options import Infer
 
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99_9": 99.9}
@@ -47,38 +48,36 @@ def interval_ms(latency_ms: np.ndarray, percentile: float) -> tuple[float | None
     )
 
 
-def latency_facts(latency_ms: np.ndarray) -> dict[str, Any]:
-    """Percentiles with their intervals, and the longest of [num_requests] latencies; what is null has a reason."""
-    count = len(latency_ms)
-    found = {name: percentile_ms(latency_ms, percentile) for name, percentile in PERCENTILES.items()}
-    reasons = {
-        name: f"{count} requests: {name.replace('_', '.')} needs at least {requests_needed(PERCENTILES[name])}"
-        for name, value in found.items()
-        if value is None
-    }
-    intervals = {
-        name: list(interval_ms(latency_ms, PERCENTILES[name])) for name, value in found.items() if value is not None
-    }
-    return {**found, "intervals": intervals, "max": float(latency_ms.max()), "num_requests": count, "reasons": reasons}
+def latency_facts(latency_ms: np.ndarray) -> Latency:
+    """Percentiles with their intervals, and the longest of [num_requests] latencies."""
+    found = {name: _estimate(latency_ms, name, percentile) for name, percentile in PERCENTILES.items()}
+    return Latency(**found, max_ms=float(latency_ms.max()), num_requests=len(latency_ms))
 
 
-def deadline_facts(latency_ms: np.ndarray, infer: Infer) -> dict[str, Any]:
-    """The `deadline` object: how many requests were answered too late, and whether that is allowed."""
+def _estimate(latency_ms: np.ndarray, name: str, percentile: float) -> Estimate:
+    value = percentile_ms(latency_ms, percentile)
+    if value is None:
+        needed = requests_needed(percentile)
+        return Estimate.missing(f"{len(latency_ms)} requests: {name.replace('_', '.')} needs at least {needed}")
+    low, high = interval_ms(latency_ms, percentile)
+    return Estimate.between(value, low, high, method="nearest rank; 95 % interval from order statistics")
+
+
+def deadline_facts(latency_ms: np.ndarray, infer: Infer) -> Deadline:
+    """How many requests were answered too late, and whether that is allowed."""
     if infer.deadline_ms is None:
-        reason = "the study names no infer.deadline_ms"
-        return {"deadline_ms": None, "num_missed": None, "share_missed": None, "passed": None, "reason": reason}
+        return Deadline.missing("the study names no infer.deadline_ms")
     missed = int((latency_ms > infer.deadline_ms).sum())
     share = missed / len(latency_ms)
-    return {
-        "deadline_ms": infer.deadline_ms,
-        "num_missed": missed,
-        "share_missed": share,
-        "max_missed": infer.max_missed,
-        "passed": share <= infer.max_missed,
-        "reason": "",
-    }
+    return Deadline(
+        deadline_ms=Milliseconds.of(infer.deadline_ms),
+        num_missed=Count.of(missed),
+        share_missed=Fraction.of(share),
+        max_missed=Fraction.of(infer.max_missed),
+        passed=share <= infer.max_missed,
+    )
 
 
-def served_per_s(scheduled_ns: np.ndarray, ended_ns: np.ndarray) -> float:
+def completed_per_s(scheduled_ns: np.ndarray, ended_ns: np.ndarray) -> float:
     """Requests per second from the first arrival to the last answer; far below the rate where the queue grew."""
     return len(scheduled_ns) / max(int(ended_ns.max()) - int(scheduled_ns.min()), 1) * 1e9

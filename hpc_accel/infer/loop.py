@@ -19,21 +19,26 @@ from hpc_accel.infer import latency
 from hpc_accel.infer.compare_with_serial import compared
 from hpc_accel.infer.generate import Generator, generation_facts
 from hpc_accel.infer.open_loop import LoadWindow, open_loop
-from hpc_accel.infer.outputs import answers, spread
+from hpc_accel.infer.outputs import Compared, answers, spread
 from hpc_accel.infer.rate_search import max_rate
 from hpc_accel.infer.setup import Session
 from hpc_accel.infer.warmup import run_sizes
 from hpc_accel.measure import clock, peak_memory
 from hpc_accel.measure.energy import gpus_in_use
-from hpc_accel.measure.energy.derived import per
 from hpc_accel.measure.energy.figure import EnergyFigure
 from hpc_accel.measure.energy.meter import EnergyMeter
+from hpc_accel.record.figure import Fraction, Milliseconds
+from hpc_accel.record.inference import Generation, Limit, Rate
+from hpc_accel.record.measured import request_energy, token_energy
 from hpc_accel.runtime import stop
 from hpc_accel.runtime.device import unused_gpus_here
 from hpc_accel.runtime.gpu_frequency import GpuFrequency
 from hpc_accel.runtime.precision import arithmetic
 from hpc_accel.runtime.set_frequencies import applied
 from hpc_accel.runtime.waiting import SAMPLE_HZ, quiet_barrier
+
+NO_CACHE = "tokens were generated without a cache, which is the reference"
+NOT_FINITE = "logits are not finite"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +48,10 @@ class Observations:
     batches: list[dict[str, Any]]
     energy: EnergyFigure
     windows: list[tuple[str, LoadWindow]]
-    rates: list[dict[str, Any]]
-    limit: dict[str, Any]
-    generated: list[dict[str, Any]]
-    compared: dict[str, Any]
+    rates: list[Rate]
+    limit: Limit
+    generated: list[Generation]
+    compared: Compared | None
     memory_bytes: dict[str, int | None]
     """The most this rank had: `peak`, and of a GPU what torch `reserved` and what the device has `used`."""
     gpu_clock_note: str
@@ -72,7 +77,7 @@ def infer(session: Session, progress: Callable[[int, int], None]) -> Observation
         asked = session.infer.batch_size, session.run.measure.metric_samples
         mine = session.replica.drive(lambda: answers(session.workload, session.replica.run, *asked))
         apart = spread(session.comm, mine)
-    beside_serial = compared(session, mine, apart) if session.rank == 0 and mine is not None else {}
+    beside_serial = compared(session, mine, apart) if session.rank == 0 and mine is not None else None
     quiet_barrier(session.comm)
     notes = {"energy.parquet": note, "device": unused_gpus_here(session.run) or ""}
     return Observations(
@@ -101,9 +106,9 @@ class _Parts:
         self.batches: list[dict[str, Any]] = []
         self.energy = EnergyFigure.missing("the full batches were not measured")
         self.windows: list[tuple[str, LoadWindow]] = []
-        self.rates: list[dict[str, Any]] = []
-        self.limit: dict[str, Any] = {}
-        self.generated: list[dict[str, Any]] = []
+        self.rates: list[Rate] = []
+        self.limit: Limit
+        self.generated: list[Generation] = []
         self.memory_bytes: dict[str, int | None] = {}
         self._progress = progress
         generate = session.infer.generate
@@ -188,21 +193,22 @@ class _Parts:
             self.rates.append(self._rate_facts(window, energy.result))
         self._end_of_part()
 
-    def _rate_facts(self, window: LoadWindow, energy: EnergyFigure) -> dict[str, Any]:
-        """One entry of `inference.rates`. Joules are of the whole window, warm-up requests included."""
+    def _rate_facts(self, window: LoadWindow, energy: EnergyFigure) -> Rate:
+        """What the window says. Joules are of the whole window, warm-up requests included."""
         log, counted = window.log, ~window.warmup
         waited_ms = (log.started_ns - log.scheduled_ns)[counted] / 1e6
-        return {
-            "rate_per_s": window.rate_per_s,
-            "num_requests": int(counted.sum()),
-            "num_warmup": int(window.warmup.sum()),
-            "latency_ms": latency.latency_facts(window.counted_ms),
-            "waiting_p50_ms": latency.percentile_ms(waited_ms, 50),
-            "served_per_s": latency.served_per_s(log.scheduled_ns[counted], log.ended_ns[counted]),
-            "mean_batch": float(log.batch[counted].mean()),
-            "deadline": latency.deadline_facts(window.counted_ms, self.session.infer),
-            "energy": energy.brief() | {"per_request_j": per(energy.energy_j, len(log.batch))},
-        }
+        few = f"{len(waited_ms)} requests: p50 needs at least {latency.requests_needed(50)}"
+        return Rate(
+            rate_per_s=window.rate_per_s,
+            num_requests=int(counted.sum()),
+            num_warmup=int(window.warmup.sum()),
+            latency_ms=latency.latency_facts(window.counted_ms),
+            waiting_p50_ms=Milliseconds.of(latency.percentile_ms(waited_ms, 50), few),
+            completed_per_s=latency.completed_per_s(log.scheduled_ns[counted], log.ended_ns[counted]),
+            mean_batch=float(log.batch[counted].mean()),
+            deadline=latency.deadline_facts(window.counted_ms, self.session.infer),
+            energy=request_energy(energy, len(log.batch)),
+        )
 
     def _measured(self) -> list[tuple[float, float | None]]:
         """The limit's percentile at the listed rates; rank 0's figures hold for all."""
@@ -243,7 +249,7 @@ class _Parts:
             facts = generation_facts(
                 wanted, kv_cache, [times for each in leaders for times in each], whole, session.run.seed
             )
-            tokens = whole * wanted.tokens * repeats
-            energy = window.result.brief() | {"per_token_j": per(window.result.energy_j, tokens)}
-            self.generated.append({**facts, "cache_max_rel_err": error, "energy": energy})
+            cache_error = Fraction.of(error, NOT_FINITE if kv_cache else NO_CACHE)
+            energy = token_energy(window.result, whole * wanted.tokens * repeats)
+            self.generated.append(Generation(**facts, cache_max_rel_err=cache_error, energy=energy))
         self._end_of_part()

@@ -6,15 +6,15 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from hpc_accel.errors import ConfigError, RetryableError
+from hpc_accel.record import Summary
 from hpc_accel.runtime import stop
 from hpc_accel.runtime.exit import exit_cleanly, exit_together
 from hpc_accel.study.run_file import read_run
 
 
-def run_inference(path: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> dict[str, Any] | None:
+def run_inference(path: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> Summary | None:
     """Serve the run at `path` and write its record beside it. Rank 0 gets the summary, the others None.
 
     Raises ConfigError for a run that trains; ends with 75 after SIGUSR1.

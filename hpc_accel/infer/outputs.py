@@ -16,6 +16,10 @@ from torch.utils.data import default_collate
 
 from hpc_accel.infer.model import Tensors
 from hpc_accel.infer.pruning import prune_weights
+from hpc_accel.record import parts
+from hpc_accel.record.figure import Fraction, OwnUnit
+from hpc_accel.record.inference import Outputs
+from hpc_accel.record.parts import Parity
 from hpc_accel.runtime.precision import arithmetic
 from hpc_accel.study.run import Run
 from hpc_accel.workloads.chain import as_inputs
@@ -25,6 +29,19 @@ MAX_SAMPLES = 256
 MAX_OUTPUT_ELEMENTS = 1 << 24
 Answer = Callable[[Tensors], torch.Tensor]
 """Inputs of one batch -> outputs, on the host."""
+
+
+UNCHANGED = "unchanged serial fp32 model, same weights and samples"
+NOT_COMPARABLE = "outputs are not finite, or of another shape"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What the comparison found, as it stands in the record."""
+
+    parity: Parity
+    outputs: Outputs
+    metric: parts.Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +141,8 @@ def spread(comm: Any, mine: Answers | None) -> float | None:
 
 def compare(
     run: Run, served: Answers, apart: float | None, alike: Answers, plain: Answers, workload: Workload
-) -> dict[str, Any]:
-    """`parity` and `outputs` of summary.json: the first replica's answers, and how far others are `apart` from them."""
+) -> Compared:
+    """The first replica's answers beside the serial ones, and how far others are `apart` from them."""
     assert run.infer is not None
     error = relative_error(served.outputs, alike.outputs)
     worst = error + apart if error is not None and apart is not None else None
@@ -134,58 +151,53 @@ def compare(
     tolerance, wanted = run.measure.parity_tolerance, run.infer.min_top1_agreement
     reason = None
     if worst is None:
-        reason = "outputs are not finite, or of another shape"
+        reason = NOT_COMPARABLE
     elif tolerance is None or worst > tolerance:
         reason = f"outputs differ by {worst:.2g} relative to the serial model"
     elif agreement is not None and agreement < wanted:
         reason = f"{agreement:.1%} of the classes are those of the unchanged fp32 model, "
         reason += f"infer.min_top1_agreement is {wanted:.1%}"
-    parity = {
-        "max_rel_err": worst,
-        "tolerance": tolerance,
-        "steps": len(alike.outputs),
-        "reference": _reference(run),
-        "passed": reason is None,
-        "reason": reason,
-    }
-    return {"parity": parity, "outputs": _outputs(run, workload, served, plain, agreement)}
+    outputs = Outputs(
+        reference=UNCHANGED,
+        num_samples=len(plain.outputs),
+        max_rel_err=Fraction.of(relative_error(served.outputs, plain.outputs), NOT_COMPARABLE),
+        top1_agreement=Fraction.of(agreement, "the targets are not classes"),
+        metric_of_reference=OwnUnit.of(plain.metric, plain.metric_reason),
+    )
+    return Compared(
+        parity=_parity(run, worst, len(alike.outputs), reason), outputs=outputs, metric=_metric(run, workload, served)
+    )
 
 
-def unknown(run: Run, served: Answers, workload: Workload, reason: str) -> dict[str, Any]:
-    """`parity` and `outputs` where there was nothing to compare with: no sample compared, and why."""
-    nothing = Answers(outputs=served.outputs[:0], metric=None, metric_reason=reason)
-    parity = {
-        "max_rel_err": None,
-        "tolerance": run.measure.parity_tolerance,
-        "steps": 0,
-        "reference": _reference(run),
-        "passed": False,
-        "reason": reason,
-    }
-    outputs = _outputs(run, workload, served, nothing, None)
-    return {"parity": parity, "outputs": outputs | {"max_rel_err": None, "top1_reason": reason}}
+def unknown(run: Run, served: Answers, workload: Workload, reason: str) -> Compared:
+    """Where there was nothing to compare with: no sample compared, and why."""
+    outputs = Outputs(
+        reference=UNCHANGED,
+        num_samples=0,
+        max_rel_err=Fraction.missing(reason),
+        top1_agreement=Fraction.missing(reason),
+        metric_of_reference=OwnUnit.missing(reason),
+    )
+    return Compared(parity=_parity(run, None, 0, reason), outputs=outputs, metric=_metric(run, workload, served))
 
 
-def _reference(run: Run) -> str:
-    return "serial fp32 model, same weights and samples" + (", pruned alike" * (run.recipe.prune != "none"))
+def _parity(run: Run, worst: float | None, num_samples: int, reason: str | None) -> Parity:
+    return Parity(
+        max_rel_err=worst,
+        tolerance=run.measure.parity_tolerance,
+        steps=num_samples,
+        reference="serial fp32 model, same weights and samples" + (", pruned alike" * (run.recipe.prune != "none")),
+        passed=reason is None,
+        reason=reason,
+    )
 
 
-def _outputs(run: Run, workload: Workload, served: Answers, plain: Answers, agreement: float | None) -> dict[str, Any]:
+def _metric(run: Run, workload: Workload, served: Answers) -> parts.Metric:
     metric = workload.metric
-    return {
-        "reference": "unchanged serial fp32 model, same weights and samples",
-        "num_samples": len(plain.outputs),
-        "max_rel_err": relative_error(served.outputs, plain.outputs),
-        "top1_agreement": agreement,
-        "top1_reason": "" if agreement is not None else "the targets are not classes",
-        "metric": None
-        if metric is None
-        else {
-            "name": metric.name,
-            "higher_is_better": metric.higher_is_better,
-            "value": served.metric,
-            "reference_value": plain.metric,
-            "num_samples": len(metric.chosen(run.measure.metric_samples)),
-        },
-        "metric_reason": served.metric_reason or plain.metric_reason,
-    }
+    return parts.Metric(
+        name=metric.name if metric else None,
+        value=served.metric,
+        higher_is_better=metric.higher_is_better if metric else None,
+        num_samples=len(metric.chosen(run.measure.metric_samples)) if metric else 0,
+        reason=served.metric_reason,
+    )

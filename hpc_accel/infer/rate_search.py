@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
+from hpc_accel.record.figure import Milliseconds, PerSecond
+from hpc_accel.record.inference import Limit, Tried
 from hpc_accel.study.infer_options import Infer
 
 MAX_WINDOWS = 7
@@ -22,6 +23,7 @@ METHOD = (
     f"bisection between listed rates and the throughput of full batches back to back, to {RESOLUTION:.0%} or "
     f"{MAX_WINDOWS} open-loop windows, each at least {MIN_WINDOW_LIMITS} times the limit long"
 )
+NONE_BROKE = "no rate that was tried breaks the limit"
 MeasureRate = Callable[[float, int], float | None]
 """(rate per second, number of requests) -> the limit's percentile of their latency in ms; None of too few requests."""
 
@@ -34,25 +36,13 @@ def search_requests(infer: Infer, rate_per_s: float) -> int:
 
 def max_rate(
     infer: Infer, measured: Sequence[tuple[float, float | None]], capacity_per_s: float, window: MeasureRate
-) -> dict[str, Any]:
-    """The `limit` object of summary.json. `measured` has each listed rate and the limit's percentile there.
-
-    The same calls of `window` on every rank.
-    """
+) -> Limit:
+    """`measured` has each listed rate and the limit's percentile there. The same calls of `window` on every rank."""
     limit_ms = infer.latency_limit_ms
-    found: dict[str, Any] = {
-        "latency_limit_ms": limit_ms,
-        "percentile": infer.limit_percentile,
-        "max_rate_per_s": None,
-        "next_rate_per_s": None,
-        "tried": [],
-        "method": METHOD,
-        "reason": "",
-    }
     if limit_ms is None:
-        return found | {"reason": "the study names no infer.latency_limit_ms"}
+        return _limit(infer, [], "the study names no infer.latency_limit_ms")
     good, bad = _bracket(infer, measured, limit_ms)
-    lowest = min(infer.arrival_rates_per_s)
+    lowest, tried = min(infer.arrival_rates_per_s), list[Tried]()
     for _ in range(MAX_WINDOWS):
         if bad is not None and (bad <= lowest or bad - good <= RESOLUTION * bad):
             break
@@ -62,14 +52,26 @@ def max_rate(
         latency_ms = window(rate, search_requests(infer, rate))
         if latency_ms is None:
             needs = f"p{infer.limit_percentile:g} needs more than {search_requests(infer, rate)} requests"
-            return found | {"reason": f"{needs}: raise infer.num_requests"}
+            return _limit(infer, tried, f"{needs}: raise infer.num_requests")
         within = latency_ms <= limit_ms
-        found["tried"].append({"rate_per_s": rate, "latency_ms": latency_ms, "within": within})
+        tried.append(Tried(rate_per_s=rate, latency_ms=latency_ms, within=within))
         good, bad = (rate, bad) if within else (good, rate)
-    if not good:
-        reason = f"p{infer.limit_percentile:g} is above {limit_ms:g} ms at {lowest:g} requests/s already"
-        return found | {"next_rate_per_s": bad, "reason": reason}
-    return found | {"max_rate_per_s": good, "next_rate_per_s": bad}
+    reason = f"p{infer.limit_percentile:g} is above {limit_ms:g} ms at {lowest:g} requests/s already"
+    return _limit(infer, tried, reason, good=good or None, bad=bad)
+
+
+def _limit(
+    infer: Infer, tried: Sequence[Tried], reason: str, *, good: float | None = None, bad: float | None = None
+) -> Limit:
+    """The outcome; `reason` is why there is no `good` rate. Where all that were tried held, there is no `bad` one."""
+    return Limit(
+        latency_limit_ms=Milliseconds.of(infer.latency_limit_ms, reason),
+        percentile=infer.limit_percentile,
+        max_rate_per_s=PerSecond.of(good, reason),
+        next_rate_per_s=PerSecond.of(bad, NONE_BROKE if good else reason),
+        tried=tuple(tried),
+        method=METHOD,
+    )
 
 
 def _bracket(

@@ -7,25 +7,31 @@ summary.json has the keys of a training run's where they mean the same (a step i
 from __future__ import annotations
 
 import io
-import json
 import os
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
 
+from hpc_accel import record
 from hpc_accel.files import write_atomically
 from hpc_accel.infer.loop import Observations
 from hpc_accel.infer.setup import Session
 from hpc_accel.measure import provenance
-from hpc_accel.measure.energy.derived import per
+from hpc_accel.record.figure import Count, Fraction, OwnUnit
+from hpc_accel.record.inference import Generation, Inference
+from hpc_accel.record.measured import energy_of
+from hpc_accel.record.parts import Error, Flops, Losses, Parity, Phases, Steps, Straggler, Target
+from hpc_accel.record.summary import Summary
 from hpc_accel.runtime import timing_warnings
-from hpc_accel.runtime.summary import identity, memory_figures, slowest, speed
+from hpc_accel.runtime.summary import identity, memory_figures, slowest, startup, step_time, throughput
+from hpc_accel.study.run import Run
 
 STEP_METHOD = "median over full batches back to back, each that of the slowest replica; 95 % bootstrap interval"
+NO_TRAINING = "an inference run does not train"
 
 
-def write_record(session: Session, seen: Observations, started_utc: str) -> dict[str, Any] | None:
+def write_record(session: Session, seen: Observations, started_utc: str) -> Summary | None:
     """Write the record from rank 0, which gets the summary back. Collective."""
     ranks = session.comm.gather(seen.memory_bytes, root=0)
     if session.rank != 0:
@@ -39,7 +45,7 @@ def write_record(session: Session, seen: Observations, started_utc: str) -> dict
         write_atomically(session.directory / f"{name}.parquet", file.getvalue())
     held = {name: [each[name] for each in ranks] for name in seen.memory_bytes}
     summary = summarise(session, seen, steps, held, started_utc)
-    write_atomically(session.directory / "summary.json", json.dumps(summary, indent=1, allow_nan=False))
+    record.write(session.directory / "summary.json", summary)
     return summary
 
 
@@ -71,68 +77,88 @@ def requests_table(seen: Observations) -> pl.DataFrame:
 
 def summarise(
     session: Session, seen: Observations, steps: pl.DataFrame, held: dict[str, list[int | None]], started_utc: str
-) -> dict[str, Any]:
-    """summary.json as a mapping. Every figure that is null has a reason beside it. `held` are bytes of each rank."""
-    run, infer = session.run, session.infer
+) -> Summary:
+    """The record of what was seen. `held` are bytes of each rank."""
+    assert seen.compared is not None  # rank 0 has it
+    run, compared = session.run, seen.compared
     timed_ms = slowest(steps.filter(~pl.col("warmup")))
-    batch = run.workload.global_batch_size
-    parity = _with_cache(seen.compared["parity"], seen.generated)
-    wrong = bool(parity["steps"]) and not parity["passed"]
-    highest = max(seen.rates, key=lambda rate: rate["rate_per_s"])
-    return {
-        **identity(
-            session,
-            session.split,
-            attempt=int(os.environ.get("SLURM_RESTART_COUNT") or 0) + 1,
-            started_utc=started_utc,
-            status="wrong" if wrong else "completed",
-            error=_error(parity) if wrong else None,
-        ),
-        "steps": {
-            "num_warmup": int(steps["warmup"].sum()) // run.layout.dp,
-            "num_asked": run.measure.steps,
-            "num_timed": len(timed_ms),
-            "global_batch_size": batch,
-            "outliers": timing_warnings.found_outliers(list(timed_ms), list(timed_ms.values())),
-        },
-        **speed(run, timed_ms, STEP_METHOD),
-        "startup_ms": {**session.startup_ms, "first_step": steps["step_ns"][0] / 1e6},
-        **memory_figures(held["peak"], session.device, reserved=held["reserved"], device_used=held["used"]),
-        "latency_ms": {"rate_per_s": highest["rate_per_s"], **highest["latency_ms"]},
-        "energy": seen.energy.as_dict() | {"per_sample_j": per(seen.energy.energy_j, len(timed_ms) * batch)},
-        "inference": {
-            "batch_size": infer.batch_size,
-            "replicas": run.layout.dp,
-            "arrivals": infer.arrivals,
-            "train_steps": infer.train_steps,
-            "load": "open loop: arrivals scheduled beforehand, latency from the scheduled arrival to the answer",
-            "rates": seen.rates,
-            "limit": seen.limit,
-            "generate": seen.generated,
-            "notes": list(session.model.notes),
-        },
-        "outputs": seen.compared["outputs"],
-        "parity": parity,
-        "warnings": [*timing_warnings.environment(session.device.type), *filter(None, [seen.gpu_clock_note])],
-        "notes": seen.notes,
-        "provenance": provenance.collect(),
-    }
+    step_facts = _steps(run, steps, timed_ms)
+    step_time_ms = step_time(run, timed_ms, STEP_METHOD)
+    parity = _with_cache(compared.parity, seen.generated)
+    wrong = bool(parity.steps) and not parity.passed
+    attempt = int(os.environ.get("SLURM_RESTART_COUNT") or 0) + 1
+    return Summary(
+        **identity(session, session.split, attempt=attempt, started_utc=started_utc),
+        status="wrong" if wrong else "completed",
+        error=_error(parity) if wrong else None,
+        steps=step_facts,
+        step_time_ms=step_time_ms,
+        throughput_samples_per_s=throughput(run, step_time_ms),
+        phases_ms=Phases.missing(NO_TRAINING),
+        bubble_fraction=Fraction.missing(NO_TRAINING),
+        bubble_ideal=Fraction.missing(NO_TRAINING),
+        startup_ms=startup(session.startup_ms, steps["step_ns"][0] / 1e6),
+        memory=memory_figures(held["peak"], session.device, reserved=held["reserved"], device_used=held["used"]),
+        energy=energy_of(seen.energy, step_facts),
+        target=Target.missing(NO_TRAINING),
+        flops=Flops.missing(NO_TRAINING),
+        straggler=Straggler.missing(NO_TRAINING),
+        checkpoints=None,
+        losses=Losses(final=OwnUnit.missing(NO_TRAINING)),
+        parity=parity,
+        metric=compared.metric,
+        inference=_inference(session, seen),
+        outputs=compared.outputs,
+        warnings=(*timing_warnings.environment(session.device.type), *filter(None, [seen.gpu_clock_note])),
+        notes=seen.notes,
+        provenance=provenance.collect(),
+    )
 
 
-def _with_cache(parity: dict[str, Any], generated: list[dict[str, Any]]) -> dict[str, Any]:
+def _steps(run: Run, steps: pl.DataFrame, timed_ms: dict[int, float]) -> Steps:
+    no_epoch = Count.missing("an inference run has no epochs")
+    return Steps(
+        num_warmup=int(steps["warmup"].sum()) // run.layout.dp,
+        num_warmup_detected=Count.missing("an inference run does not look for it"),
+        num_asked=run.measure.steps,
+        num_timed=len(timed_ms),
+        global_batch_size=run.workload.global_batch_size,
+        samples_per_epoch=no_epoch,
+        samples_dropped_per_epoch=no_epoch,
+        tokens_per_sample=Count.missing("full batches are counted in samples; `generate` counts tokens"),
+        outliers=timing_warnings.found_outliers(list(timed_ms), list(timed_ms.values())),
+    )
+
+
+def _inference(session: Session, seen: Observations) -> Inference:
+    infer = session.infer
+    return Inference(
+        batch_size=infer.batch_size,
+        replicas=session.run.layout.dp,
+        arrivals=infer.arrivals,
+        train_steps=infer.train_steps,
+        load="open loop: arrivals scheduled beforehand, latency from the scheduled arrival to the answer",
+        rates=tuple(seen.rates),
+        limit=seen.limit,
+        generate=tuple(seen.generated),
+        notes=tuple(session.model.notes),
+    )
+
+
+def _with_cache(parity: Parity, generated: Sequence[Generation]) -> Parity:
     """Parity also wants that a cache changes no logits, which is known without the serial model."""
-    cached = [each for each in generated if each["kv_cache"]]
-    errors = [each["cache_max_rel_err"] for each in cached]
-    tolerance = parity["tolerance"] or 0.0
+    cached = [each for each in generated if each.kv_cache]
+    errors = [each.cache_max_rel_err.value for each in cached]
+    tolerance = parity.tolerance or 0.0
     broken = [error for error in errors if error is None or error > tolerance]
-    if not broken or (parity["steps"] and not parity["passed"]):
+    if not broken or (parity.steps and not parity.passed):
         return parity
     told = f"{broken[0]:.2g}" if broken[0] is not None else "something that is not finite"
     reason = f"logits with the key-value cache differ from those without by {told}"
-    return {**parity, "passed": False, "reason": reason, "steps": parity["steps"] or cached[0]["num_sequences"]}
+    return parity.changed(passed=False, reason=reason, steps=parity.steps or cached[0].num_sequences)
 
 
-def _error(parity: dict[str, Any]) -> dict[str, Any]:
+def _error(parity: Parity) -> Error:
     remedy = "compare `outputs` and `parity` in summary.json; allow more by infer.min_top1_agreement or "
     remedy += "measure.parity_tolerance only if the answers are good enough for you"
-    return {"rank": None, "kind": "parity", "message": parity["reason"], "remedy": remedy}
+    return Error(kind="parity", message=parity.reason or "", remedy=remedy)

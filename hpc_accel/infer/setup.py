@@ -76,7 +76,7 @@ def open_session(run: Run, infer: Infer, directory: Path, import_ms: float) -> S
         replica=replica,
         pool=pool,
         startup_ms={
-            "import": import_ms,
+            "imports": import_ms,
             "mpi_init": launch.mpi_init_ms,
             "model_build": (built - began) * 1e3,
         },

@@ -13,9 +13,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from hpc_accel import record
 from hpc_accel.files import read_json, write_json
 from hpc_accel.jobs.diagnosis import MORE_MEMORY, MORE_TIME
 from hpc_accel.jobs.energy_accounting import job_energy
+from hpc_accel.record.parts import Error
 
 FIELDS = "JobIDRaw,State,ExitCode,Submit,Start,End,ElapsedRaw,NNodes,NodeList,Partition,ConsumedEnergyRaw,JobID"
 TIMEOUT_S = 30
@@ -141,11 +143,13 @@ def complete_statuses(results: Path) -> list[str]:
     changed = []
     for run_id, facts in collect(results).get("jobs", {}).items():
         path = results / "runs" / run_id / "summary.json"
-        ended, summary = facts.get("ended"), read_json(path)
-        if ended is None or not summary or summary.get("status") in {"completed", "wrong", ended["status"]}:
+        ended, summary = facts.get("ended"), record.read(path, run_id)
+        if ended is None or isinstance(summary, record.Broken):
             continue
-        error = {"rank": None, "kind": facts["state"].lower(), "message": ended["message"], "remedy": ended["remedy"]}
-        write_json(path, summary | {"status": ended["status"], "error": error})
+        if summary.status in {"completed", "wrong", ended["status"]}:
+            continue
+        error = Error(kind=facts["state"].lower(), message=ended["message"], remedy=ended["remedy"])
+        record.write(path, summary.changed(status=ended["status"], error=error))
         changed.append(run_id)
     return changed
 

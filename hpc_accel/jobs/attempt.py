@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc_accel.errors import CannotCreateError
-from hpc_accel.files import read_json, write_json
+from hpc_accel.files import read_json
 from hpc_accel.jobs import allocation
 from hpc_accel.jobs.diagnosis import Failure
 
@@ -80,10 +80,11 @@ def complete_record(run_dir: Path, failure: Failure | None, job: dict[str, Any])
         return (failure.exit_code if failure else 70) or 1
     failure = failure or Failure.without_record()
     # Needs the run's schema, which takes a third of a second to import: only here, where there is no result.
+    from hpc_accel import record
     from hpc_accel.jobs.failure import summary_of_failure
     from hpc_accel.study.run_file import read_run
 
-    write_json(run_dir / "summary.json", summary_of_failure(read_run(run_dir / "run.json"), failure, job))
+    record.write(run_dir / "summary.json", summary_of_failure(read_run(run_dir / "run.json"), failure, job))
     return failure.exit_code
 
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import signal
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hpc_accel.jobs import allocation
+
+if TYPE_CHECKING:
+    from hpc_accel.record.parts import Status
 
 MORE_TIME = "raise resources.time_limit_min in the study"
 MORE_MEMORY = "raise resources.memory_mb in the study, or choose a layout with more ranks or a smaller micro-batch"
@@ -17,7 +21,7 @@ SEE_LOG = "the cause stands in log.txt beside summary.json"
 class Failure:
     """How an attempt ended. `exit_code` is what the script should end with."""
 
-    status: str
+    status: Status
     kind: str
     message: str
     remedy: str
@@ -33,7 +37,7 @@ class Failure:
 def diagnose(exit_code: int, asked_to_stop: str, job_id: str | None) -> Failure:
     """The failure behind a launcher's exit code and the signal that the script had got before."""
     if exit_code == 75:
-        status = "preempted" if asked_to_stop else "failed"
+        status: Status = "preempted" if asked_to_stop else "failed"
         message = "stopped after a warning signal; it can be continued" if asked_to_stop else "hung or lost a peer"
         remedy = "start it again: it continues from its last checkpoint"
         return Failure(status=status, kind="retryable", message=message, remedy=remedy, exit_code=75)

@@ -160,7 +160,8 @@ def kept_elements(layer: LayerFacts, tp: int, sequence_parallel: bool = False) -
     was gathered for a product is whole: as much as is sent.
     """
     saved = float(layer.saved_elements_per_sample)
-    if tp == 1 or not layer.tp_flops_per_sample:
+    divided = layer.tp_flops_per_sample or (layer.shape is not None and layer.tp_parameters)
+    if tp == 1 or not divided:
         return saved
     gathered = layer.tp_allreduce_elements_per_sample if sequence_parallel else 5.0 * layer.output_elements_per_sample
     whole = min(saved, float(gathered))

@@ -1,4 +1,4 @@
-"""What one run would cost: time of a step by part, peak memory, and energy and price where power and prices are known.
+"""What one step would cost: its time by part, and the peak memory of the fullest rank.
 
     step = pipeline(forward + backward + messages within them) + exposed messages between replicas + optimizer
 
@@ -7,54 +7,24 @@ Arithmetic on facts of the model and of the machine; imports no torch. What it c
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from itertools import accumulate
-from typing import Any
 
 from hpc_accel.plan.calibration import Calibration
 from hpc_accel.plan.data_parallel import Replicas
 from hpc_accel.plan.layouts import MemoryVariants
 from hpc_accel.plan.links import on_backend
-from hpc_accel.plan.memory import RankSize, peak_memory_bytes, rank_sizes
+from hpc_accel.plan.memory import RankSize, held_bytes, peak_memory_bytes, rank_sizes
 from hpc_accel.plan.network import allreduce_s, group_of, send_s
 from hpc_accel.plan.pipeline_cost import StageTimes
 from hpc_accel.plan.pipeline_simulation import step_time_s
-from hpc_accel.plan.predictable import not_probed, unpredictable
-from hpc_accel.plan.software import Software, torch_amp
+from hpc_accel.plan.predictable import unpredictable
+from hpc_accel.plan.software import Software
 from hpc_accel.plan.stage_cost import PipelineCost
 from hpc_accel.probe.hardware import Hardware
 from hpc_accel.study.layout import V_SHAPED, Layout
 from hpc_accel.study.model_facts import ModelFacts
 from hpc_accel.study.recipe import Precision
-from hpc_accel.study.run import Backend, Resources, Run
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prices:
-    """What a node costs, as the site says, and in which words ("EUR", "core-hours")."""
-
-    per_node_hour: float
-    unit: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """Predicted figures of one run. Energy and cost cover the run's timed steps, as the measured ones do."""
-
-    step_time_ms: float | None
-    step_time_reason: str | None = None
-    parts_ms: dict[str, float] | None = None
-    peak_memory_bytes: int
-    energy_j: float | None = None
-    energy_reason: str | None = None
-    cost: float | None = None
-    cost_reason: str | None = None
-    notes: tuple[str, ...] = ()
-    """What the figures stand for less well than measured ones would."""
-
-    def to_json(self) -> dict[str, Any]:
-        """As plan.json holds it."""
-        return asdict(self)
+from hpc_accel.study.run import Backend, Resources
 
 
 class StepModel:
@@ -150,24 +120,33 @@ class StepModel:
             "other": rest["other"],
         }
 
-    def peak_memory_bytes(self, layout: Layout) -> int:
-        """Of the rank that needs most."""
+    def peak_memory_bytes(self, layout: Layout, rank: int | None = None) -> int:
+        """Of the pipeline rank that needs most, or of that one."""
         process = 0
         if self.kind.device == "cpu":
             process = (self.kind.process_memory_bytes or 0) + int(self.software.process_bytes)
-        placed = "v" if layout.schedule in V_SHAPED else layout.stages_per_rank
-        key = (layout.pp, placed, layout.tp, layout.sequence_parallel, layout.split)
-        if key not in self._sizes:
-            self._sizes[key] = rank_sizes(self.facts, self.stage_times.split(layout), layout, self.software.recompute)
         sample_bytes = self.facts.sample_bytes
         return peak_memory_bytes(
-            self._sizes[key],
+            self._sizes_of(layout, rank),
             layout,
             self.software,
             sample_bytes=sample_bytes,
             process_bytes=process,
             on_gpu=self.kind.device == "cuda",
         )
+
+    def held_bytes(self, layout: Layout, rank: int | None = None) -> float:
+        """Between steps, of the pipeline rank that holds most, or of that one."""
+        return max(held_bytes(size, layout, self.software) for size in self._sizes_of(layout, rank))
+
+    def _sizes_of(self, layout: Layout, rank: int | None) -> dict[RankSize, int]:
+        placed = "v" if layout.schedule in V_SHAPED else layout.stages_per_rank
+        key = (layout.pp, placed, layout.tp, layout.sequence_parallel, layout.split, rank)
+        if key not in self._sizes:
+            self._sizes[key] = rank_sizes(
+                self.facts, self.stage_times.split(layout), layout, self.software.recompute, rank
+            )
+        return self._sizes[key]
 
     def _makespan_s(self, layout: Layout, resources: Resources, stages: PipelineCost) -> float:
         """Simulated once: a search compares layouts first and reports the best ones after."""
@@ -241,42 +220,3 @@ class StepModel:
             computing = layout.accumulation_steps * min(rank.total_s for rank in stages.ranks)
             fetching = max(0.0, fetching / own.data_workers - computing)
         return own.step_operations * first.overhead_s + fetching
-
-
-def predict(
-    run: Run,
-    facts: ModelFacts,
-    hardware: Hardware,
-    *,
-    software: Software | None = None,
-    prices: Prices | None = None,
-    model: StepModel | None = None,
-) -> Prediction:
-    """Everything predicted of `run`. `model` may carry what earlier predictions computed for the same workload."""
-    software = software or torch_amp(run.workload.optimizer, run.recipe, run.backend)
-    model = model or StepModel(facts, hardware, run.recipe.precision, software, run.backend)
-    memory = model.peak_memory_bytes(run.layout)
-    reason = model.unpredictable(run.layout, run.resources, run.device)
-    reason = reason or not_probed(run.recipe, model.kind, run.resources)
-    if reason is not None:
-        return Prediction(
-            step_time_ms=None,
-            step_time_reason=reason,
-            peak_memory_bytes=memory,
-            energy_reason=f"no time predicted: {reason}",
-            cost_reason=f"no time predicted: {reason}",
-        )
-    parts = model.parts_s(run.layout, run.resources)
-    step_s = sum(parts.values())
-    window_s = step_s * run.measure.steps
-    num_nodes, power_w = run.resources.num_nodes, model.kind.power_w
-    return Prediction(
-        step_time_ms=step_s * 1e3,
-        parts_ms={name: part * 1e3 for name, part in parts.items()},
-        peak_memory_bytes=memory,
-        energy_j=power_w * num_nodes * window_s if power_w else None,
-        energy_reason=None if power_w else model.kind.power_w_reason or "the probe read no power sensor",
-        cost=prices.per_node_hour * num_nodes * window_s / 3600 if prices else None,
-        cost_reason=None if prices else "the site gives no price",
-        notes=model.notes(run.layout),
-    )

@@ -41,23 +41,29 @@ class RankSize:
     """From forward to backward, in all stages of the rank."""
     kept_of_stage: float
     """The same of the one that keeps most."""
+    kept_once: float
+    """Of layers whose backward follows their forward at once, as a loss does: of one micro-batch, not in `kept`."""
     whole: float
     """Of the layer with most while it computes, nothing of it given up."""
     recomputed: float
     """What one layer at most has of that only while its backward runs."""
     largest_output: float
+    largest_boundary: float
+    """Of the layers that are not `kept_once`."""
 
 
 def rank_sizes(
-    facts: ModelFacts, split: Sequence[int], layout: Layout, recompute: Recompute = "none"
+    facts: ModelFacts, split: Sequence[int], layout: Layout, recompute: Recompute = "none", only: int | None = None
 ) -> dict[RankSize, int]:
-    """The ranks' sizes, which no batch changes, each with the first rank that has it.
+    """The ranks' sizes, which no batch changes, each with the first rank that has it; or of one rank alone.
 
     Of equal ranks the first holds most micro-batches, so only that one can be the fullest.
     """
     stages = [facts.layers[start:end] for start, end in pairwise(accumulate(split, initial=0))]
     sizes: dict[RankSize, int] = {}
     for rank, held in enumerate(layout.stages):
+        if only is not None and rank != only:
+            continue
         sizes.setdefault(_size([stages[stage] for stage in held], layout, recompute), rank)
     return sizes
 
@@ -75,8 +81,9 @@ def peak_memory_bytes(
 
     An optimizer step comes when activations are gone, so what it needs for a moment counts instead of them.
     """
-    peak = max(
+    peak = software.workspace_bytes + max(
         state_bytes(size, layout, software)
+        + _lingering_bytes(size, layout, software)
         + max(
             activation_bytes(size, rank, layout, software) + cast_bytes(size, rank, layout, software),
             update_bytes(size, layout, software) if on_gpu else 0.0,
@@ -87,8 +94,8 @@ def peak_memory_bytes(
     return int(peak + batch + process_bytes)
 
 
-def state_bytes(size: RankSize, layout: Layout, software: Software) -> float:
-    """Weights, gradients, optimizer state, and what of them is in transit between replicas."""
+def state_bytes(size: RankSize, layout: Layout, software: Software, *, at_rest: bool = False) -> float:
+    """Weights, gradients, optimizer state, and, unless `at_rest`, what of them is in transit between replicas."""
     weights, gradients, state = software.parameter_bytes, software.gradient_bytes, software.optimizer_state_bytes
     if layout.shard == "full":
         sharded = 0.0 if software.offload == "parameters" else (weights + gradients + state) / layout.dp
@@ -97,7 +104,8 @@ def state_bytes(size: RankSize, layout: Layout, software: Software) -> float:
         return size.parameters * sharded + gathered * software.gather_bytes + reduced * gradients
     if layout.shard == "optimizer":
         state /= layout.dp
-    transit = min(size.parameters * gradients, software.gradient_bucket_bytes) if layout.dp > 1 else 0.0
+    moving = layout.dp > 1 and not at_rest and not software.reduces_in_place
+    transit = min(size.parameters * gradients, software.gradient_bucket_bytes) if moving else 0.0
     if software.powersgd_rank is not None:
         transit += size.parameters * gradients  # the error that is added to the next step's gradient
     return size.parameters * (weights + gradients + state) + transit
@@ -156,28 +164,48 @@ def activation_bytes(size: RankSize, rank: int, layout: Layout, software: Softwa
         kept = 2 * size.whole  # one layer on its way, one at work
     else:
         kept += size.recomputed  # one layer at a time is whole again during backward
-    return software.activation_bytes * layout.micro_batch_size * (kept + 2 * size.largest_output)
+    once = num if layout.schedule in ("gpipe", "looped_bfs") else 1
+    kept += once * size.kept_once + 2 * size.largest_output
+    return software.activation_bytes * layout.micro_batch_size * kept
+
+
+def held_bytes(size: RankSize, layout: Layout, software: Software) -> float:
+    """Between steps: the state, workspaces, and the last tensors that nobody has dropped yet."""
+    lingering = _lingering_bytes(size, layout, software)
+    return state_bytes(size, layout, software, at_rest=True) + software.workspace_bytes + lingering
+
+
+def _lingering_bytes(size: RankSize, layout: Layout, software: Software) -> float:
+    each = software.activation_bytes * layout.micro_batch_size * size.largest_boundary
+    return (software.lingering_tensors + software.lingering_divided / layout.tp) * each
 
 
 def _size(stages: Sequence[Sequence[LayerFacts]], layout: Layout, recompute: Recompute) -> RankSize:
     layers = [layer for stage in stages for layer in stage]
     parameters = [divided_parameters(layer, layout.tp) for layer in layers]
-    kept = [sum(_kept(layer, layout, recompute) for layer in stage) for stage in stages]
+    kept = [sum(_kept(layer, layout, recompute) for layer in stage if not _held_once(layer)) for stage in stages]
+    boundaries = [layer.output_elements_per_sample for layer in layers if not _held_once(layer)]
     return RankSize(
         parameters=sum(parameters),
         largest_parameters=max(parameters),
         kept=sum(kept),
         kept_of_stage=max(kept),
-        whole=max(_kept(layer, layout, "none") for layer in layers),
+        kept_once=sum(_kept(layer, layout, "none") for layer in layers if _held_once(layer)),
+        whole=max(_kept(layer, layout, "none") for layer in layers if len(layers) == 1 or not _held_once(layer)),
         recomputed=max(_kept(layer, layout, "none") - _kept(layer, layout, recompute) for layer in layers),
         largest_output=max(layer.output_elements_per_sample for layer in layers),
+        largest_boundary=max(boundaries, default=0),
     )
+
+
+def _held_once(layer: LayerFacts) -> bool:
+    return layer.shape is not None and layer.shape.held_once
 
 
 def _kept(layer: LayerFacts, layout: Layout, recompute: Recompute) -> float:
     """Elements per sample a layer keeps: all, its matrix products' results and its input, or its input alone."""
     everything = kept_elements(layer, layout.tp, layout.sequence_parallel)
-    if recompute == "none":
+    if recompute == "none" or (layer.shape is not None and not layer.shape.recomputes):
         return everything
     entering = float(layer.output_elements_per_sample)  # its input is the output of a layer like it
     if recompute == "full":

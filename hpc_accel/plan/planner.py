@@ -14,10 +14,12 @@ from functools import partial
 from typing import Any
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.plan.cost import Prediction, Prices, StepModel, predict
+from hpc_accel.plan.cost import StepModel
 from hpc_accel.plan.heterogeneous import on_own_nodes, rank_speed, with_balanced_split
+from hpc_accel.plan.memory_fit import memory_refusal
 from hpc_accel.plan.predictable import not_probed
-from hpc_accel.plan.search import Found, Search, memory_refusal
+from hpc_accel.plan.prediction import Prediction, Prices, predict
+from hpc_accel.plan.search import Found, Search
 from hpc_accel.plan.software import torch_amp
 from hpc_accel.probe.hardware import Hardware, checked_hardware
 from hpc_accel.study.expand import Dropped, listed_runs, make_run, recipes, repeats, resolve_workload

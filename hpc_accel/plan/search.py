@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from hpc_accel.errors import ConfigError
 from hpc_accel.plan.cost import StepModel
 from hpc_accel.plan.layouts import MemoryVariants, factors, memory_variants
-from hpc_accel.plan.memory import CONTEXT_BYTES, USABLE_SHARE, device_limit_bytes, ranks_per_gpu
+from hpc_accel.plan.memory_fit import memory_refusal
 from hpc_accel.study.expand import place, resolve_layout
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.recipe import Recipe
@@ -197,27 +197,3 @@ class Search:
     def _weighted(self, resources: Resources, seconds: float) -> float:
         """Seconds, or node-seconds: equal nodes cost and draw alike, so neither price nor power changes the order."""
         return seconds if self.objective == "time" else seconds * resources.num_nodes
-
-
-def memory_refusal(name: str, layout: Layout, resources: Resources, model: StepModel) -> ConfigError | None:
-    """Why `layout` would run out of memory, or None."""
-    need = model.peak_memory_bytes(layout)
-    limit: int | None
-    if model.kind.device == "cuda":
-        limit = device_limit_bytes(model.kind, resources)
-        sharing = ranks_per_gpu(model.kind, resources)
-        whole = "the GPU's memory" if sharing == 1 else f"a GPU's memory divided by the {sharing} ranks that share it"
-        what = f"{USABLE_SHARE:.0%} of {whole}, less {CONTEXT_BYTES / 1e9:.1f} GB for the CUDA context"
-        more = "shard: full" if sharing == 1 else "fewer ranks to a GPU"
-    else:
-        node = min(model.kind.memory_bytes, resources.memory_mb * 10**6)
-        limit, what = node // resources.ranks_per_node, "a rank's share of resources.memory_mb and of the node's memory"
-        more = "raise resources.memory_mb"
-    if limit is None or need <= limit:
-        return None
-    size = f"micro_batch_size {layout.micro_batch_size}"
-    return ConfigError(
-        f"{name} {layout.label}: {size} needs {need / 1e9:.1f} GB of {max(0, limit) / 1e9:.1f} GB per rank",
-        f"predicted peak memory stays within {what}",
-        f"use a smaller micro_batch_size, more stages or tensor-parallel ranks, or {more}",
-    )

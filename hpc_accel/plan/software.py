@@ -81,6 +81,14 @@ class Software:
     """Moved per parameter and micro-batch to add gradients to those of earlier micro-batches in another precision."""
     updates_coalesced: bool = False
     """Sharded optimizer: whether all updated parameters are sent in one collective, and not tensor by tensor."""
+    workspace_bytes: float = 0
+    """Of a GPU's memory, tensors that products and attention work in."""
+    lingering_tensors: float = 0
+    """Outputs of a block that are still referenced when a step is over."""
+    lingering_divided: float = 0
+    """The same of what tensor-parallel ranks divide."""
+    reduces_in_place: bool = False
+    """Whether gradients are reduced where they lie, so that none are in transit."""
     softmax_batch_multiple: int | None = None
     """Unfused attention: the kernel for scale, mask and softmax takes this multiple of heads times samples."""
     unfused_softmax_operations: float = 0

@@ -31,6 +31,8 @@ class TransformerSizes:
     """Whether the head's weight is the embedding's."""
     positions: int = 0
     """Of a learned table of positions; 0 for none."""
+    head_parameters: int = 0
+    """More of the output head than its product, as BERT's head has."""
 
     @property
     def head_width(self) -> int:
@@ -54,6 +56,10 @@ class BlockCosts:
     fused_attention: bool = True
     fused_loss: bool = False
     """Whether the loss is one kernel that keeps no copy of the logits in fp32."""
+    loss_bytes: float = 6
+    """Held per logit at the fullest moment: in 16 bits, and once in fp32."""
+    embedding_bytes: float = 0
+    """Kept per position and entry of the vocabulary by the embedding, from forward to backward."""
     undivided_head_rate: float = 1.0
     """Of a product's usual rate, what those of the head reach where the vocabulary is not divided."""
 
@@ -125,13 +131,13 @@ def _kept_bytes(sizes: TransformerSizes, costs: BlockCosts) -> int:
 
 def _embedding(sizes: TransformerSizes, costs: BlockCosts) -> LayerFacts:
     s, h = sizes.sequence, sizes.hidden
-    table = sizes.vocabulary * h
+    table, logits = sizes.vocabulary * h, sizes.vocabulary * s
     return LayerFacts(
         name="embedding",
         num_parameters=table + sizes.positions * h,
         forward_flops_per_sample=0.0,
         output_elements_per_sample=s * h,
-        saved_elements_per_sample=(8 * s + (s * h if sizes.dropout else 0)) // 2,
+        saved_elements_per_sample=(8 * s + (s * h if sizes.dropout else 0) + int(costs.embedding_bytes * logits)) // 2,
         tp_parameters=table,
         tp_flops_per_sample=0.0,
         tp_allreduce_elements_per_sample=s * h,
@@ -156,10 +162,10 @@ def _head(sizes: TransformerSizes, costs: BlockCosts, shares_rank: bool) -> Laye
     moved = (FUSED_LOSS_BYTES if costs.fused_loss else LOSS_BYTES) * logits
     return LayerFacts(
         name="head",
-        num_parameters=weights + (2 * h if sizes.biases else h),
+        num_parameters=weights + (2 * h if sizes.biases else h) + sizes.head_parameters,
         forward_flops_per_sample=2.0 * logits * h,
         output_elements_per_sample=1,
-        saved_elements_per_sample=(2 if costs.fused_loss else 4) * logits // 2 + 2 * s * h,
+        saved_elements_per_sample=int(costs.loss_bytes * logits) // 2 + 2 * s * h,
         tp_parameters=weights,
         tp_flops_per_sample=2.0 * logits * h,
         tp_allreduce_elements_per_sample=0,
@@ -173,5 +179,6 @@ def _head(sizes: TransformerSizes, costs: BlockCosts, shares_rank: bool) -> Laye
             backward_moved=1.0 if costs.fused_loss else LOSS_BACKWARD,
             undivided_rate=costs.undivided_head_rate,
             recomputes=False,
+            held_once=True,
         ),
     )

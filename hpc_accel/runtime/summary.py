@@ -12,29 +12,30 @@ import torch
 
 from hpc_accel.measure import peak_memory, provenance
 from hpc_accel.measure.statistics import median_ci
+from hpc_accel.record.figure import Bytes, Estimate, Milliseconds, PerSecond
+from hpc_accel.record.parts import Memory, Startup
 from hpc_accel.runtime.start_ranks import RankSetup
 from hpc_accel.study.run import Run
 
+ON_CPUS = "the run computes on CPUs"
+NOT_NOTED = "the device does not say"
 
-def identity(
-    launch: RankSetup, split: tuple[int, ...] | None, *, attempt: int, started_utc: str, status: str, error: Any
-) -> dict[str, Any]:
-    """Which run this is, how it ended, and where it ran. `error` is None, or an object that says what is wrong."""
+
+def identity(launch: RankSetup, split: tuple[int, ...] | None, *, attempt: int, started_utc: str) -> dict[str, Any]:
+    """The fields of a Summary that say which run this is, and where it ran."""
     run, cuda = launch.run, launch.device.type == "cuda"
     return {
-        "format": 1,
         "run_id": run.run_id,
         "study": run.study,
         "site": run.site,
-        "status": status,
-        "error": error,
+        "mode": "infer" if run.infer else "train",
         "device": launch.device.type,
         "device_name": torch.cuda.get_device_name(launch.device) if cuda else provenance.cpu_model(),
         "num_nodes": len(launch.hosts),
         "num_ranks": run.layout.num_ranks,
         "num_threads_per_rank": launch.num_threads,
-        "hosts": launch.hosts,
-        "split": list(split) if split else None,
+        "hosts": tuple(launch.hosts),
+        "split": split or None,
         "started_utc": started_utc,
         "ended_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "attempt": attempt,
@@ -48,35 +49,40 @@ def slowest(steps: pl.DataFrame) -> dict[int, float]:
     return dict(zip(longest["step"].to_list(), (longest["step_ns"] / 1e6).to_list(), strict=True))
 
 
-def speed(run: Run, timed_ms: dict[int, float], method: str) -> dict[str, Any]:
-    """Median step time with its interval, got by `method`, and the throughput it means."""
-    median, low, high = median_ci(list(timed_ms.values()), seed=run.seed)
-    return {
-        "step_time_ms": {"median": median, "ci_low": low, "ci_high": high, "method": method},
-        "throughput_samples_per_s": run.workload.global_batch_size / median * 1e3 if median else None,
-    }
+def step_time(run: Run, timed_ms: dict[int, float], method: str) -> Estimate:
+    """Median step time with its interval, got by `method`."""
+    return Estimate.between(
+        *median_ci(list(timed_ms.values()), seed=run.seed), method=method, reason="no step was timed"
+    )
+
+
+def throughput(run: Run, step_time_ms: Estimate) -> PerSecond:
+    """Samples per second at that step time."""
+    median = step_time_ms.value
+    return PerSecond.of(run.workload.global_batch_size / median * 1e3 if median else None, step_time_ms.reason)
+
+
+def startup(startup_ms: dict[str, float], first_step_ms: float) -> Startup:
+    """What came before the timed steps; the session notes all but the first step."""
+    known = {**startup_ms, "first_step": first_step_ms}
+    return Startup(**{name: Milliseconds.of(value) for name, value in known.items()})
 
 
 def memory_figures(
     peaks: Sequence[int | None],
     device: torch.device,
     *,
-    reserved: Sequence[int | None] = (),
-    device_used: Sequence[int | None] = (),
-) -> dict[str, Any]:
+    reserved: Sequence[int | None],
+    device_used: Sequence[int | None],
+) -> Memory:
     """The largest of the ranks' figures, those that are known: peaks, and of a GPU what its card held besides."""
-    on_cpu, told = device.type != "cuda", any(each is not None for each in (*reserved, *device_used))
-    return {
-        "peak_memory_bytes": _largest(peaks),
-        "peak_memory_scope": f"largest rank, {peak_memory.scope(device)}",
-        "reserved_bytes": _largest(reserved),
-        "device_used_bytes": _largest(device_used),
-        "device_memory_reason": "the run computes on CPUs"
-        if on_cpu
-        else ""
-        if told
-        else "not noted in runs of this kind",
-    }
+    no_card = NOT_NOTED if device.type == "cuda" else ON_CPUS
+    return Memory(
+        peak_memory_bytes=Bytes.of(_largest(peaks), "the kernel does not tell a process its peak"),
+        scope=f"largest rank, {peak_memory.scope(device)}",
+        reserved_bytes=Bytes.of(_largest(reserved), no_card),
+        device_used_bytes=Bytes.of(_largest(device_used), no_card),
+    )
 
 
 def _largest(values: Sequence[int | None]) -> int | None:

@@ -7,33 +7,35 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
 
 from hpc_accel.measure.statistics import MIN_VALUES, num_warmup, outliers
+from hpc_accel.record.energy import Energy
+from hpc_accel.record.figure import Count
+from hpc_accel.record.parts import Outliers, Steps
 from hpc_accel.study.run import Run
 
 MAX_POSITIONS = 20
 OUTLIER_DISTANCE = 5.0
+NEVER_SETTLED = "step times never settle: the first half is not like the second"
 
 
-def detected_warmup(step_times_ms: Sequence[float], *, is_continued: bool) -> tuple[int | None, str]:
-    """Steps at the beginning of the run, warm-up included, that are slower than the rest; or None and why."""
+def detected_warmup(step_times_ms: Sequence[float], *, is_continued: bool) -> Count:
+    """Steps at the beginning of the run, warm-up included, that are slower than the rest."""
     if is_continued:
-        return None, "the run was continued: every attempt warmed up anew"
+        return Count.missing("the run was continued: every attempt warmed up anew")
     if len(step_times_ms) // 2 < MIN_VALUES:
-        return None, f"{len(step_times_ms)} steps are too few to tell"
-    found = num_warmup(step_times_ms)
-    return found, "" if found is not None else "step times never settle: the first half is not like the second"
+        return Count.missing(f"{len(step_times_ms)} steps are too few to tell")
+    return Count.of(num_warmup(step_times_ms), NEVER_SETTLED)
 
 
-def found_outliers(steps: Sequence[int], step_times_ms: Sequence[float]) -> dict[str, Any]:
+def found_outliers(steps: Sequence[int], step_times_ms: Sequence[float]) -> Outliers:
     """How many timed steps lie far from the median, and the first of them by their number. They stay in all figures."""
     positions = [steps[index] for index in outliers(step_times_ms, OUTLIER_DISTANCE)]
-    return {
-        "count": len(positions),
-        "steps": positions[:MAX_POSITIONS],
-        "rule": f"further than {OUTLIER_DISTANCE:g} scaled median absolute deviations from the median",
-    }
+    return Outliers(
+        count=len(positions),
+        steps=tuple(positions[:MAX_POSITIONS]),
+        rule=f"further than {OUTLIER_DISTANCE:g} scaled median absolute deviations from the median",
+    )
 
 
 def environment(device_type: str) -> list[str]:
@@ -48,26 +50,26 @@ def environment(device_type: str) -> list[str]:
 
 
 def warnings(
-    run: Run, steps: dict[str, Any], energy: dict[str, Any], *, device_type: str = "cpu", gpu_clock: str = ""
-) -> list[str]:
+    run: Run, steps: Steps, energy: Energy, *, device_type: str = "cpu", gpu_clock: str = ""
+) -> tuple[str, ...]:
     """Sentences for the report, each with what can be done. `gpu_clock` is what GpuFrequency.told said."""
     found = environment(device_type)
     if gpu_clock:
         found.append(gpu_clock)
-    counted, detected = steps["num_warmup"], steps["num_warmup_detected"]
-    if detected is not None and detected > counted:
+    counted, detected = steps.num_warmup, steps.num_warmup_detected
+    if detected.value is not None and detected.value > counted:
         found.append(
-            f"warm-up: the first {detected} steps are slower than the rest, {counted} were left out: "
-            f"set measure.warmup_steps to {detected} or more"
+            f"warm-up: the first {detected.value} steps are slower than the rest, {counted} were left out: "
+            f"set measure.warmup_steps to {detected.value} or more"
         )
-    elif detected is None and steps["warmup_reason"].startswith("step times never settle"):
-        found.append(f"warm-up: {steps['warmup_reason']}; set measure.warmup_steps higher, or measure more steps")
-    if energy["energy_j"] is not None and energy["resolution_warning"]:
-        wanted = 100 * (energy["resolution_s"] or 0.0) * energy.get("num_windows", 1)
+    elif detected.reason == NEVER_SETTLED:
+        found.append(f"warm-up: {detected.reason}; set measure.warmup_steps higher, or measure more steps")
+    if energy.energy_j is not None and energy.resolution_warning:
+        wanted = 100 * (energy.resolution_s.value or 0.0) * energy.num_windows
         allowed = "it is" if run.measure.max_steps else "set measure.max_steps, up to which a run is then"
         found.append(
-            f"energy: timed for {energy['window_s']:.2f} s, the sensors want {wanted:.3g} s (100 updates): its ends "
+            f"energy: timed for {energy.window_s or 0:.2f} s, the sensors want {wanted:.3g} s (100 updates): its ends "
             f"may be more than 1 % of the figure; {allowed} extended to as many steps as that takes"
             + (f", but {run.measure.max_steps} steps were allowed" if run.measure.max_steps else "")
         )
-    return found
+    return tuple(found)

@@ -44,6 +44,8 @@ class LayerShape:
     """Of a product's usual rate, what its products reach on one tensor-parallel rank."""
     recomputes: bool = True
     """Whether recomputation runs this layer's forward pass again."""
+    held_once: bool = False
+    """Whether its backward follows its forward at once, so that it keeps one micro-batch however many are in flight."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,6 +55,12 @@ def changed(known: dict[str, str]) -> list[str]:
     return [name for name, was in known.items() if not Path(name).is_file() or digest(Path(name)) != was]
 
 
+def is_users(path: Path) -> bool:
+    """Whether `path` is a file outside Python's own library, the installed packages and this one."""
+    path = path.resolve()
+    return path.is_file() and not any(path.is_relative_to(directory) for directory in NOT_THE_USERS)
+
+
 def digest(path: Path) -> str:
     """Sixteen hexadecimal digits for the content of a file."""
     facts = path.stat()
@@ -79,7 +85,7 @@ def _modules(first: str) -> Iterator[tuple[Path, ast.Module]]:
         waiting += [parent] if parent else []
         spec = _spec(name)
         path = Path(spec.origin).resolve() if spec and spec.origin and spec.origin.endswith(".py") else None
-        if path is None or any(path.is_relative_to(directory) for directory in NOT_THE_USERS) or not path.is_file():
+        if path is None or not is_users(path):
             continue
         try:
             tree = ast.parse(path.read_bytes())

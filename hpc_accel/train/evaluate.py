@@ -17,13 +17,14 @@ from torch.utils.data import default_collate
 
 from hpc_accel.parallel.forward import forward
 from hpc_accel.parallel.loss_device import move_loss
+from hpc_accel.record import parts
 from hpc_accel.runtime.step import Stepper
 from hpc_accel.workloads.chain import as_inputs
 from hpc_accel.workloads.workload import NO_METRIC, NOT_ASKED, Metric, Workload
 
 
-def evaluate(stepper: Stepper, workload: Workload, comm: Any, most: int) -> dict[str, Any] | None:
-    """The `metric` object of summary.json on rank 0, None on the others. Collective over `comm`.
+def evaluate(stepper: Stepper, workload: Workload, comm: Any, most: int) -> parts.Metric | None:
+    """The metric on rank 0, None on the others. Collective over `comm`.
 
     Every replica runs its share of at most `most` held-out samples, the last share filled up and cut off again, because
     stages know one shape of batch only. Outputs travel to rank 0, which computes the figure over all of them.
@@ -89,12 +90,12 @@ def _evaluating(stepper: Stepper) -> Iterator[None]:
             module.train()
 
 
-def _told(metric: Metric | None, num_samples: int, values: dict[str, float | None], reason: str) -> dict[str, Any]:
-    return {
-        "name": metric.name if metric else None,
-        "value": values.get(metric.name) if metric else None,
-        "higher_is_better": metric.higher_is_better if metric else None,
-        "also": {name: value for name, value in values.items() if metric and name != metric.name},
-        "num_samples": num_samples,
-        "reason": reason,
-    }
+def _told(metric: Metric | None, num_samples: int, values: dict[str, float | None], reason: str) -> parts.Metric:
+    return parts.Metric(
+        name=metric.name if metric else None,
+        value=values.get(metric.name) if metric else None,
+        higher_is_better=metric.higher_is_better if metric else None,
+        also={name: each for name, each in values.items() if metric and name != metric.name},
+        num_samples=num_samples,
+        reason=reason,
+    )

@@ -23,6 +23,8 @@ from hpc_accel.measure.energy.combine_windows import combine
 from hpc_accel.measure.energy.figure import EnergyFigure
 from hpc_accel.measure.energy.meter import EnergyMeter, Window
 from hpc_accel.mpi import timeline
+from hpc_accel.record.figure import Count
+from hpc_accel.record.parts import Checkpoints, Metric
 from hpc_accel.runtime.device import unused_gpus_here
 from hpc_accel.runtime.gpu_frequency import GpuFrequency
 from hpc_accel.runtime.phase_timer import PhaseSpan
@@ -53,8 +55,8 @@ class Observations:
     device_used_bytes: int | None
     first_step_ms: float
     straggler: dict[str, Any]
-    checkpoints: dict[str, Any]
-    metric: dict[str, Any] | None
+    checkpoints: Checkpoints
+    metric: Metric | None
     gpu_clock_note: str
     """What the GPU's clock was if not the one asked for; "" otherwise."""
     notes: dict[str, str]
@@ -235,12 +237,12 @@ class _Steps:
         peaks = (peak_memory.peak_bytes(self.session.device), self._earlier_peak_bytes)
         return max((peak for peak in peaks if peak is not None), default=None)
 
-    def told(self) -> dict[str, Any]:
-        """The `checkpoints` object of summary.json."""
-        return {
-            "num_saved": len(self.saves) - sum(note.startswith("no checkpoint") for note in self._notes),
-            "save_ms": [span.duration_ns / 1e6 for span in self.saves],
-            "resumed_from_step": self.session.first_step or None,
-            "attempts": self.session.attempt,
-            "notes": self._notes,
-        }
+    def told(self) -> Checkpoints:
+        """What was saved, and where this attempt went on from."""
+        return Checkpoints(
+            num_saved=len(self.saves) - sum(note.startswith("no checkpoint") for note in self._notes),
+            save_ms=tuple(span.duration_ns / 1e6 for span in self.saves),
+            resumed_from_step=Count.of(self.session.first_step or None, "the run began at its first step"),
+            attempts=self.session.attempt,
+            notes=tuple(self._notes),
+        )

@@ -6,15 +6,15 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from hpc_accel.errors import ConfigError, NonFiniteError, RetryableError
+from hpc_accel.record import Summary
 from hpc_accel.runtime import stop
 from hpc_accel.runtime.exit import exit_cleanly, exit_together
 from hpc_accel.study.run_file import read_run
 
 
-def run_training(path: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> dict[str, Any] | None:
+def run_training(path: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> Summary | None:
     """Train the run at `path` and write its record beside it. Rank 0 gets the summary, the others None."""
     stop.listen()
     began, started_utc = time.perf_counter(), datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -35,6 +35,6 @@ def run_training(path: Path, progress: Callable[[int, int], None] = lambda done,
             exit_cleanly(session.rank, error)
         summary = write_record(session, seen, started_utc)
         session.checkpoints.discard()
-    if summary is not None and summary["error"] and summary["error"]["kind"] == "non-finite loss":
-        raise NonFiniteError(summary["error"]["message"], "losses are finite", summary["error"]["remedy"])
+    if summary is not None and summary.error and summary.error.kind == "non-finite loss":
+        raise NonFiniteError(summary.error.message, "losses are finite", summary.error.remedy)
     return summary

@@ -12,12 +12,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MethodType
-from typing import Any
 
 import torch
 
 from hpc_accel.measure.flops import count_flops
 from hpc_accel.parallel.mesh import rank_coordinates
+from hpc_accel.record.parts import Parity
 from hpc_accel.runtime.make_stepper import make_stepper
 from hpc_accel.runtime.precision import arithmetic
 from hpc_accel.runtime.step import Stepper
@@ -26,6 +26,8 @@ from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.run import Run
 from hpc_accel.workloads import entry
 from hpc_accel.workloads.workload import Workload
+
+REFERENCE = "serial fp32, same seed and samples"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,27 +98,24 @@ def _one_micro_batch(stepper: Stepper, size: int) -> None:
     stepper.loss(outputs, targets[:size]).backward()
 
 
-def compare(run: Run, losses: Sequence[float], reference: Sequence[float], reason: str = "") -> dict[str, Any]:
-    """The `parity` object of summary.json. Losses that are not finite differ by definition.
+def compare(run: Run, losses: Sequence[float], reference: Sequence[float], reason: str = "") -> Parity:
+    """The losses beside those of the serial run. Losses that are not finite differ by definition.
 
     Without reference losses, for `reason`, it has 0 steps: not passed, and not failed.
     """
     tolerance = run.measure.parity_tolerance
-    result: dict[str, Any] = {
-        "max_rel_err": None,
-        "tolerance": tolerance,
-        "steps": len(reference),
-        "reference": "serial fp32, same seed and samples",
-        "passed": False,
-        "reason": None,
-    }
-    if not reference:
-        return {**result, "reason": reason or "no serial run was made"}
-    if not all(map(math.isfinite, [*losses[: len(reference)], *reference])):
-        return {**result, "reason": "a loss is not finite"}
-    errors = [abs(a - b) / max(abs(b), 1e-12) for a, b in zip(losses, reference, strict=False)]
-    result["max_rel_err"] = max(errors)
-    result["passed"] = tolerance is not None and result["max_rel_err"] <= tolerance
-    if not result["passed"]:
-        result["reason"] = f"losses differ by {result['max_rel_err']:.2g} relative to the serial run"
-    return result
+    worst, why = None, reason or "no serial run was made"
+    if reference and not all(map(math.isfinite, [*losses[: len(reference)], *reference])):
+        why = "a loss is not finite"
+    elif reference:
+        worst = max(abs(a - b) / max(abs(b), 1e-12) for a, b in zip(losses, reference, strict=False))
+        why = f"losses differ by {worst:.2g} relative to the serial run"
+    passed = worst is not None and tolerance is not None and worst <= tolerance
+    return Parity(
+        max_rel_err=worst,
+        tolerance=tolerance,
+        steps=len(reference),
+        reference=REFERENCE,
+        passed=passed,
+        reason=None if passed else why,
+    )

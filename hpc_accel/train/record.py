@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import io
-import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
 
+from hpc_accel import record
 from hpc_accel.files import write_atomically
 from hpc_accel.measure import provenance
+from hpc_accel.record.figure import Count, Fraction, Milliseconds, OwnUnit
+from hpc_accel.record.measured import energy_of
+from hpc_accel.record.parts import Error, Losses, Parity, Phases, Status, Steps, Straggler
+from hpc_accel.record.summary import Summary
 from hpc_accel.runtime import timing_warnings
-from hpc_accel.runtime.summary import identity, memory_figures, slowest, speed
+from hpc_accel.runtime.summary import identity, memory_figures, slowest, startup, step_time, throughput
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.run import Run
 from hpc_accel.train import efficiency
 from hpc_accel.train.loop import Observations
-from hpc_accel.train.parity import compare
+from hpc_accel.train.parity import Reference, compare
 from hpc_accel.train.setup import Session
 from hpc_accel.train.utilisation import flops_facts
 
@@ -25,7 +30,7 @@ PHASES = ("data", "forward", "backward", "comm_exposed", "pipeline_wait", "optim
 STEP_METHOD = "median over the timed steps, each that of the slowest rank; 95 % bootstrap interval"
 
 
-def write_record(session: Session, seen: Observations, started_utc: str) -> dict[str, Any] | None:
+def write_record(session: Session, seen: Observations, started_utc: str) -> Summary | None:
     """Gather what all ranks saw and write the record from rank 0, which gets the summary back. Collective."""
     gathered = session.comm.gather(seen.rows, root=0)
     peaks = session.comm.gather((seen.peak_memory_bytes, seen.reserved_bytes, seen.device_used_bytes), root=0)
@@ -40,94 +45,80 @@ def write_record(session: Session, seen: Observations, started_utc: str) -> dict
     steps.write_parquet(table)
     write_atomically(session.directory / "steps.parquet", table.getvalue())
     summary = summarise(session, seen, steps, peaks, started_utc)
-    write_atomically(session.directory / "summary.json", json.dumps(summary, indent=1, allow_nan=False))
+    record.write(session.directory / "summary.json", summary)
     return summary
 
 
 def summarise(
     session: Session, seen: Observations, steps: pl.DataFrame, peaks: list[tuple[int | None, ...]], started_utc: str
-) -> dict[str, Any]:
-    """summary.json as a mapping. Every figure that is null has a reason beside it."""
+) -> Summary:
+    """The record of what all ranks saw; `peaks` are each rank's bytes: peak, reserved, used on the device."""
+    assert seen.metric is not None  # rank 0 has it
     run = session.run
-    timed = steps.filter(~pl.col("warmup"))
-    slowest_ms = slowest(timed)
-    measured = speed(run, slowest_ms, STEP_METHOD)
-    losses = mean_losses(steps)
-    reference = seen.reference
-    parity = compare(run, losses, reference.losses if reference else [], reference.losses_reason if reference else "")
+    timed, losses = steps.filter(~pl.col("warmup")), mean_losses(steps)
+    reference = seen.reference or Reference(losses=[], flops_per_step=None)
+    parity = compare(run, losses, reference.losses, reference.losses_reason)
     peak, reserved, device_used = (list(each) for each in zip(*peaks, strict=True))
-    finite = all(map(math.isfinite, losses))
-    phases = _phases(run.layout, timed)
-    step_facts = _step_facts(session, steps, slowest_ms)
-    energy = seen.energy.as_dict() | efficiency.energy_figures(
-        seen.energy.as_dict(),
-        num_steps=step_facts["num_timed"],
-        global_batch_size=run.workload.global_batch_size,
-        samples_per_epoch=step_facts["samples_per_epoch"],
-        tokens=step_facts["tokens_per_sample"],
-    )
-    return {
-        **identity(
-            session,
-            session.split,
-            attempt=session.attempt,
-            started_utc=started_utc,
-            status=_status(parity, finite),
-            error=_error(parity, losses, finite),
-        ),
-        "steps": step_facts,
-        **measured,
-        "phases_ms": phases,
-        "phases_reason": _phase_reasons(run, phases),
-        **_bubble(run.layout, timed, phases),
-        "startup_ms": {**session.startup_ms, "first_step": seen.first_step_ms},
-        **memory_figures(peak, session.device, reserved=reserved, device_used=device_used),
-        "energy": energy,
-        "target": efficiency.target(run, losses, energy, step_facts["num_timed"]),
-        "flops": flops_facts(
+    step_time_ms = step_time(run, slowest(timed), STEP_METHOD)
+    step_facts = _steps(session, steps, list(slowest(timed)), list(slowest(timed).values()))
+    energy = energy_of(seen.energy, step_facts)
+    phases = _phases(run, timed)
+    bubble_fraction, bubble_ideal = _bubble(run.layout, timed, phases)
+    return Summary(
+        **identity(session, session.split, attempt=session.attempt, started_utc=started_utc),
+        status=_status(parity, losses),
+        error=_error(parity, losses),
+        steps=step_facts,
+        step_time_ms=step_time_ms,
+        throughput_samples_per_s=throughput(run, step_time_ms),
+        phases_ms=phases,
+        bubble_fraction=bubble_fraction,
+        bubble_ideal=bubble_ideal,
+        startup_ms=startup(session.startup_ms, seen.first_step_ms),
+        memory=memory_figures(peak, session.device, reserved=reserved, device_used=device_used),
+        energy=energy,
+        target=efficiency.target(run, losses, energy, step_facts.num_timed),
+        flops=flops_facts(
             run,
             session.directory,
             session.device.type,
-            reference.flops_per_step if reference else None,
-            reference.flops_reason if reference else "",
-            measured["step_time_ms"]["median"],
+            reference.flops_per_step,
+            reference.flops_reason,
+            step_time_ms.value,
             session.num_gpus,
         ),
-        "warnings": timing_warnings.warnings(
+        straggler=_straggler(seen.straggler),
+        checkpoints=seen.checkpoints,
+        losses=_losses(losses, reference.losses, run.measure.parity_steps),
+        parity=parity,
+        metric=seen.metric,
+        inference=None,
+        outputs=None,
+        warnings=timing_warnings.warnings(
             run, step_facts, energy, device_type=session.device.type, gpu_clock=seen.gpu_clock_note
         ),
-        "straggler": seen.straggler,
-        "checkpoints": seen.checkpoints,
-        "notes": seen.notes,
-        "losses": {
-            "first": [_finite(value) for value in losses[: run.measure.parity_steps]],
-            "reference": [_finite(value) for value in (reference.losses if reference else [])],
-            "final": _finite(losses[-1]),
-        },
-        "parity": parity,
-        "metric": seen.metric,
-        "provenance": provenance.collect(),
-    }
+        notes=seen.notes,
+        provenance=provenance.collect(),
+    )
 
 
-def _step_facts(session: Session, steps: pl.DataFrame, timed_ms: dict[int, float]) -> dict[str, Any]:
-    """The `steps` object of summary.json."""
+def _steps(session: Session, steps: pl.DataFrame, timed: list[int], timed_ms: list[float]) -> Steps:
     measure, workload = session.run.measure, session.run.workload
-    all_ms = list(slowest(steps).values())
-    detected, reason = timing_warnings.detected_warmup(all_ms, is_continued=session.attempt > 1)
     dataset: Any = session.workload.dataset
-    return {
-        "num_warmup": measure.warmup_steps,
-        "num_warmup_detected": detected,
-        "warmup_reason": reason,
-        "num_asked": measure.steps,
-        "num_timed": len(timed_ms),
-        "global_batch_size": workload.global_batch_size,
-        "samples_dropped_per_epoch": session.samples_dropped_per_epoch,
-        "samples_per_epoch": len(dataset) - session.samples_dropped_per_epoch,
-        "tokens_per_sample": efficiency.tokens_per_sample(dataset[0][0]),
-        "outliers": timing_warnings.found_outliers(list(timed_ms), list(timed_ms.values())),
-    }
+    tokens = efficiency.tokens_per_sample(dataset[0][0])
+    return Steps(
+        num_warmup=measure.warmup_steps,
+        num_warmup_detected=timing_warnings.detected_warmup(
+            list(slowest(steps).values()), is_continued=session.attempt > 1
+        ),
+        num_asked=measure.steps,
+        num_timed=len(timed),
+        global_batch_size=workload.global_batch_size,
+        samples_per_epoch=Count.of(len(dataset) - session.samples_dropped_per_epoch),
+        samples_dropped_per_epoch=Count.of(session.samples_dropped_per_epoch),
+        tokens_per_sample=Count.of(tokens, efficiency.NO_TOKENS),
+        outliers=timing_warnings.found_outliers(timed, timed_ms),
+    )
 
 
 def mean_losses(steps: pl.DataFrame) -> list[float]:
@@ -154,63 +145,71 @@ def phase_medians_ms(timed: pl.DataFrame) -> dict[str, float | None]:
     return medians
 
 
-def _phases(layout: Layout, timed: pl.DataFrame) -> dict[str, float | None]:
-    """The medians; None where there is nothing to wait for, which is not the same as nobody waited."""
-    phases = phase_medians_ms(timed)
+def _phases(run: Run, timed: pl.DataFrame) -> Phases:
+    """The medians; missing where there is nothing to wait for, which is not the same as nobody waited."""
+    layout, medians = run.layout, phase_medians_ms(timed)
+    why = dict.fromkeys(medians, f"backend {run.backend} does not report when ranks wait; backend mpi4py does")
     if layout.dp == 1 and layout.tp == 1:
-        phases["comm_exposed"] = None
+        medians["comm_exposed"], why["comm_exposed"] = None, "the layout has no collective communication"
+    if layout.pp == 1:
+        why["pipeline_wait"] = "the layout has one stage"
     if layout.num_ranks == 1:
-        phases["comm_overlapped"] = None
-    return phases
+        medians["comm_overlapped"], why["comm_overlapped"] = None, "one rank has nobody to communicate with"
+    return Phases(**{name: Milliseconds.of(value, why[name]) for name, value in medians.items()})
 
 
-def _phase_reasons(run: Run, phases: dict[str, float | None]) -> dict[str, str]:
-    blind = f"backend {run.backend} does not report when ranks wait; backend mpi4py does"
-    reasons = {}
-    if phases["comm_exposed"] is None:
-        alone = run.layout.dp == 1 and run.layout.tp == 1
-        reasons["comm_exposed"] = "the layout has no collective communication" if alone else blind
-    if phases["pipeline_wait"] is None:
-        reasons["pipeline_wait"] = "the layout has one stage" if run.layout.pp == 1 else blind
-    if phases["comm_overlapped"] is None:
-        alone = run.layout.num_ranks == 1
-        reasons["comm_overlapped"] = "one rank has nobody to communicate with" if alone else blind
-    return reasons
-
-
-def _bubble(layout: Layout, timed: pl.DataFrame, phases: dict[str, float | None]) -> dict[str, Any]:
+def _bubble(layout: Layout, timed: pl.DataFrame, phases: Phases) -> tuple[Fraction, Fraction]:
     """Measured bubble, and beside it what equal stages and free messages would leave.
 
-    That is (p - 1) / (v m + p - 1) with v stages on a rank (Narayanan et al., arXiv 2104.04473); None for schedules of
-    two-part backward, where it depends on how long the parts take.
+    That is (p - 1) / (v m + p - 1) with v stages on a rank (Narayanan et al., arXiv 2104.04473); missing for schedules
+    of two-part backward, where it depends on how long the parts take.
     """
     if layout.pp == 1:
-        return {"bubble_fraction": None, "bubble_ideal": None, "bubble_reason": "the layout has one stage"}
-    ideal = None
+        return Fraction.missing("the layout has one stage"), Fraction.missing("the layout has one stage")
+    ideal = Fraction.missing(f"schedule {layout.schedule} has no formula: it depends on how long parts take")
     if not layout.splits_backward:
-        ideal = (layout.pp - 1) / (layout.stages_per_rank * layout.accumulation_steps + layout.pp - 1)
-    if phases["pipeline_wait"] is None:
-        reason = "waiting between stages was not measured"
-        return {"bubble_fraction": None, "bubble_ideal": ideal, "bubble_reason": reason}
+        ideal = Fraction.of((layout.pp - 1) / (layout.stages_per_rank * layout.accumulation_steps + layout.pp - 1))
+    if phases.pipeline_wait.value is None:
+        return Fraction.missing(f"waiting between stages was not measured: {phases.pipeline_wait.reason}"), ideal
     waited, total = int(timed["pipeline_wait_ns"].sum()), int(timed["step_ns"].sum())
-    return {"bubble_fraction": waited / total, "bubble_ideal": ideal, "bubble_reason": None}
+    return Fraction.of(waited / total), ideal
 
 
-def _status(parity: dict[str, Any], finite: bool) -> str:
-    if not finite:
+def _straggler(found: dict[str, Any]) -> Straggler:
+    alone = "one rank has nobody to compare with"
+    return Straggler(
+        rank=Count.of(found["rank"]),
+        host=found["host"],
+        busy_ms=Milliseconds.of(found["busy_ms"]),
+        mean_of_others_ms=Milliseconds.of(found["mean_of_others_ms"], alone),
+        excess=Fraction.of(found["excess"], alone),
+    )
+
+
+def _losses(losses: Sequence[float], reference: Sequence[float], parity_steps: int) -> Losses:
+    return Losses(
+        first=tuple(_finite(value) for value in losses[:parity_steps]),
+        reference=tuple(_finite(value) for value in reference),
+        final=OwnUnit.of(losses[-1], "the last loss is not finite"),
+    )
+
+
+def _status(parity: Parity, losses: Sequence[float]) -> Status:
+    if not all(map(math.isfinite, losses)):
         return "failed"
-    return "completed" if parity["passed"] or not parity["steps"] else "wrong"
+    return "completed" if parity.passed or not parity.steps else "wrong"
 
 
-def _error(parity: dict[str, Any], losses: list[float], finite: bool) -> dict[str, Any] | None:
-    if not finite:
+def _error(parity: Parity, losses: Sequence[float]) -> Error | None:
+    status = _status(parity, losses)
+    if status == "failed":
         first = next(index for index, value in enumerate(losses) if not math.isfinite(value))
         remedy = "lower the learning rate, or use precision bf16 or fp32"
-        return {"rank": None, "kind": "non-finite loss", "message": f"loss of step {first}", "remedy": remedy}
-    if _status(parity, finite) == "wrong":
+        return Error(kind="non-finite loss", message=f"loss of step {first}", remedy=remedy)
+    if status == "wrong":
         remedy = "compare losses.first with losses.reference in summary.json; layers that normalise over the batch "
         remedy += "or drop at random cannot agree between layouts"
-        return {"rank": None, "kind": "parity", "message": parity["reason"], "remedy": remedy}
+        return Error(kind="parity", message=parity.reason or "", remedy=remedy)
     return None
 
 

@@ -73,7 +73,7 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
         earlier=_earlier(found),
         samples_dropped_per_epoch=stepper.sampler.samples_dropped_per_epoch,
         startup_ms={
-            "import": import_ms,
+            "imports": import_ms,
             "mpi_init": launch.mpi_init_ms,
             "model_build": (built - began) * 1e3,
         },

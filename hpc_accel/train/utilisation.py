@@ -7,11 +7,13 @@ the peak of the same cores.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from hpc_accel.files import read_object
 from hpc_accel.measure.flops import utilisation
+from hpc_accel.record.figure import Flop, FlopPerSecond, Fraction
+from hpc_accel.record.parts import Flops
 from hpc_accel.study.run import Run
 
 COUNTED_ON = "matrix products and convolutions of the serial fp32 model, forward and backward, by FlopCounterMode"
@@ -25,28 +27,28 @@ def flops_facts(
     reason: str,
     step_time_ms: float | None,
     num_gpus: int | None = None,
-) -> dict[str, Any]:
-    """The `flops` object of summary.json. `directory` is the run's, below the study that has hardware.json.
+) -> Flops:
+    """FLOPs and their utilisation; where none were counted for `reason`, nothing is known.
+
+    `directory` is the run's, below the study that has hardware.json.
 
     `num_gpus` is how many different GPUs the ranks have; where each was promised its own it need not be said.
     """
-    facts: dict[str, Any] = {
-        "per_step": flops_per_step,
-        "counted_on": COUNTED_ON if flops_per_step else None,
-        "achieved_flops_per_s": flops_per_step / step_time_ms * 1e3 if flops_per_step and step_time_ms else None,
-        "peak_flops_per_s": None,
-        "mfu": None,
-        "mfu_reason": reason,
-    }
     if flops_per_step is None:
-        return facts
+        return Flops.missing(reason)
     peak, reason = probed_peak(run, _hardware(directory), device)
     num_devices, unknown = _num_devices(run, device, num_gpus)
     if num_devices is None:
         peak, reason = None, unknown
     mfu = utilisation(flops_per_step, step_time_ms / 1e3 if step_time_ms else None, peak, num_devices or 0)
-    whole = peak * num_devices if peak and num_devices else None
-    return facts | {"peak_flops_per_s": whole, "mfu": mfu, "mfu_reason": reason or ("" if mfu else "no step time")}
+    no_time = "no step time"
+    return Flops(
+        per_step=Flop.of(flops_per_step),
+        counted_on=COUNTED_ON,
+        achieved_flops_per_s=FlopPerSecond.of(flops_per_step / step_time_ms * 1e3 if step_time_ms else None, no_time),
+        peak_flops_per_s=FlopPerSecond.of(peak * num_devices if peak and num_devices else None, reason),
+        mfu=Fraction.of(mfu, reason or no_time),
+    )
 
 
 def _num_devices(run: Run, device: str, num_gpus: int | None) -> tuple[int | None, str]:
@@ -96,8 +98,5 @@ def _no_level(run: Run) -> str:
 
 def _hardware(directory: Path) -> dict[str, Any]:
     """hardware.json of the study; empty where there is none to read."""
-    try:
-        content = json.loads((directory.parent.parent / "hardware.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    content = read_object(directory.parent.parent / "hardware.json")
+    return {} if isinstance(content, str) else content

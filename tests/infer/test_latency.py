@@ -6,6 +6,7 @@ import pytest
 from hpc_accel.infer import latency
 from hpc_accel.infer.queue import serve
 from hpc_accel.infer.rate_search import max_rate, search_requests
+from hpc_accel.record.inference import PERCENTILES
 from hpc_accel.study.infer_options import Infer
 from tests.infer.test_queue import MS, FakeClock
 
@@ -16,9 +17,8 @@ def infer(**fields):
 
 def test_percentiles_are_latencies_that_were_observed():
     facts = latency.latency_facts(np.arange(1.0, 1001.0))
-    assert (facts["p50"], facts["p90"], facts["p99"], facts["p99_9"]) == (500.0, 900.0, 990.0, 999.0)
-    assert facts["max"] == 1000.0
-    assert facts["reasons"] == {}
+    assert [facts.percentile(name).value for name in PERCENTILES] == [500.0, 900.0, 990.0, 999.0]
+    assert facts.max_ms == 1000.0
 
 
 def test_intervals_hold_the_percentile_as_often_as_they_say():
@@ -34,35 +34,35 @@ def test_intervals_hold_the_percentile_as_often_as_they_say():
 
 def test_an_interval_of_too_few_requests_has_no_upper_end():
     times = np.arange(1.0, 101.0)
-    assert latency.latency_facts(times)["intervals"]["p99"] == [97.0, None]
+    p99 = latency.latency_facts(times).p99
+    assert (p99.ci_low, p99.ci_high) == (97.0, None)
     low, high = latency.interval_ms(np.arange(1.0, 100_001.0), 50)
     assert low == pytest.approx(50_000 - 310, abs=3) and high == pytest.approx(50_000 + 310, abs=3)
 
 
 def test_too_few_requests_give_a_reason_and_no_percentile():
     facts = latency.latency_facts(np.arange(1.0, 201.0))
-    assert facts["p99"] == 198.0
-    assert facts["p99_9"] is None
-    assert facts["reasons"] == {"p99_9": "200 requests: p99.9 needs at least 1000"}
-    assert latency.latency_facts(np.array([1.0]))["p50"] is None
+    assert facts.p99.value == 198.0
+    assert (facts.p99_9.value, facts.p99_9.reason) == (None, "200 requests: p99.9 needs at least 1000")
+    assert latency.latency_facts(np.array([1.0])).p50.value is None
 
 
 @pytest.mark.parametrize(("allowed", "passed"), [(0.0, False), (0.01, False), (0.02, True)])
 def test_a_deadline_passes_by_the_share_that_missed_it(allowed, passed):
     times = np.array([1.0] * 98 + [11.0, 10.1])
     facts = latency.deadline_facts(times, infer(deadline_ms=10, max_missed=allowed))
-    assert (facts["num_missed"], facts["share_missed"], facts["passed"]) == (2, 0.02, passed)
+    assert (facts.num_missed.value, facts.share_missed.value, facts.passed) == (2, 0.02, passed)
 
 
 def test_exactly_at_the_deadline_is_in_time():
-    assert latency.deadline_facts(np.array([10.0]), infer(deadline_ms=10))["passed"]
-    assert latency.deadline_facts(np.array([10.0]), infer())["passed"] is None
+    assert latency.deadline_facts(np.array([10.0]), infer(deadline_ms=10)).passed
+    assert latency.deadline_facts(np.array([10.0]), infer()).passed is None
 
 
 def test_served_rate_falls_behind_an_overloaded_arrival_rate():
     ms = np.arange(100) * MS
-    assert latency.served_per_s(ms, ms + MS) == pytest.approx(1000)
-    assert latency.served_per_s(ms, 2 * ms + MS) == pytest.approx(100 / 0.199, rel=1e-6)
+    assert latency.completed_per_s(ms, ms + MS) == pytest.approx(1000)
+    assert latency.completed_per_s(ms, 2 * ms + MS) == pytest.approx(100 / 0.199, rel=1e-6)
 
 
 def window_of(service_ms, calls):
@@ -86,26 +86,26 @@ def test_bisection_closes_in_on_the_rate_where_the_queue_begins_to_grow():
     # Capacity is claimed to be 1000/s; the server takes 4 ms, so from 250/s on the queue grows.
     asked = infer(arrival_rates_per_s=[20, 800], latency_limit_ms=50, num_requests=200)
     found = max_rate(asked, [(800.0, 300.0), (20.0, 4.0)], 1000.0, window_of(4, calls))
-    assert found["max_rate_per_s"] == pytest.approx(250, abs=16)
-    assert found["max_rate_per_s"] < found["next_rate_per_s"] <= found["max_rate_per_s"] * 1.04
+    assert found.max_rate_per_s.value == pytest.approx(250, abs=16)
+    assert found.max_rate_per_s.value < found.next_rate_per_s.value <= found.max_rate_per_s.value * 1.04
     assert calls[0][0] == 410  # between the listed rate that holds and the one that breaks
     assert all(number >= rate * 0.5 for rate, number in calls)
-    assert [tried["rate_per_s"] for tried in found["tried"]] == [rate for rate, _ in calls]
+    assert [tried.rate_per_s for tried in found.tried] == [rate for rate, _ in calls]
 
 
 def test_what_lies_above_all_listed_rates_is_looked_for_up_to_full_load():
     calls = []
     asked = infer(arrival_rates_per_s=[10], latency_limit_ms=5, num_requests=200)
     found = max_rate(asked, [(10.0, 1.0)], 900.0, window_of(1, calls))
-    assert (found["max_rate_per_s"], found["next_rate_per_s"], len(calls)) == (900.0, None, 1)
+    assert (found.max_rate_per_s.value, found.next_rate_per_s.value, len(calls)) == (900.0, None, 1)
 
 
 def test_a_limit_that_the_lowest_listed_rate_breaks_needs_no_window():
     calls = []
     asked = infer(arrival_rates_per_s=[50], latency_limit_ms=3, num_requests=200)
     found = max_rate(asked, [(50.0, 4.0)], 250.0, window_of(4, calls))
-    assert (found["max_rate_per_s"], calls) == (None, [])
-    assert "above 3 ms at 50 requests/s already" in found["reason"]
+    assert (found.max_rate_per_s.value, calls) == (None, [])
+    assert "above 3 ms at 50 requests/s already" in found.max_rate_per_s.reason
 
 
 def test_a_window_too_short_to_show_a_growing_queue_proves_nothing():
@@ -114,14 +114,14 @@ def test_a_window_too_short_to_show_a_growing_queue_proves_nothing():
     asked = infer(arrival_rates_per_s=[10_000], latency_limit_ms=1000, num_requests=100)
     found = max_rate(asked, [(10_000.0, 400.0)], 250.0, window_of(4, calls))
     assert calls[0] == (10_000.0, 100_000)
-    assert found["max_rate_per_s"] is None
+    assert found.max_rate_per_s.value is None
 
 
 def test_no_limit_and_too_few_requests_are_said():
-    assert "latency_limit_ms" in max_rate(infer(), [], 10.0, window_of(1, []))["reason"]
+    assert "latency_limit_ms" in max_rate(infer(), [], 10.0, window_of(1, [])).max_rate_per_s.reason
     found = max_rate(infer(latency_limit_ms=1, num_requests=50), [(1.0, None)], 10.0, window_of(1, []))
-    assert found["max_rate_per_s"] is None
-    assert "raise infer.num_requests" in found["reason"]
+    assert found.max_rate_per_s.value is None
+    assert "raise infer.num_requests" in found.max_rate_per_s.reason
 
 
 def test_windows_of_the_search_outlast_the_limit():

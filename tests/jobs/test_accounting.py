@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from hpc_accel import record
 from hpc_accel.jobs import accounting
+from hpc_accel.jobs.failure import diagnose, summary_of_failure
+from tests.record.make_golden import RUNS, golden
+from tests.records import summary_in
 
 HEAD = accounting.FIELDS.replace(",", "|")
 TABLE = f"""{HEAD}
@@ -17,6 +21,18 @@ TABLE = f"""{HEAD}
 7.batch|CANCELLED|0:15|2026-01-01T10:03:00|2026-01-01T10:03:00|2026-01-01T10:13:00|600|1|n1||1234
 8|CANCELLED by 0|0:0|2026-01-01T10:00:00|Unknown|Unknown|0|1|None assigned|main|
 """
+
+
+def left(directory: Path, status: str) -> None:
+    """The record of a run that ended so."""
+    if status == "completed":
+        record.write(directory / "summary.json", golden("train").changed(run_id=directory.name))
+        return
+    run = RUNS["train"]
+    summary = summary_of_failure(
+        run, diagnose(1, "", None), {"launched_unix_s": 0.0, "ended_unix_s": 1.0, "attempt": 1, "job_id": None}
+    )
+    record.write(directory / "summary.json", summary.changed(run_id=directory.name))
 
 
 @pytest.fixture
@@ -32,7 +48,7 @@ def results(tmp_path: Path, monkeypatch) -> Path:
         run.mkdir(parents=True)
         (run / ".attempt").write_text(f"{job_id or ''}\n")
         (run / "job.json").write_text(json.dumps({"job_id": job_id}))
-        (run / "summary.json").write_text(json.dumps({"status": status, "error": None}))
+        left(run, status)
     return tmp_path
 
 
@@ -53,9 +69,9 @@ def test_what_is_unknown_is_null_with_a_reason(results: Path):
 
 def test_jobs_that_slurm_ended_are_recorded_so_with_a_remedy(results: Path):
     assert accounting.complete_statuses(results) == ["a"]
-    summary = json.loads((results / "runs/a/summary.json").read_text())
-    assert summary["status"] == "timeout" and "time_limit_min" in summary["error"]["remedy"]
-    assert json.loads((results / "runs/b/summary.json").read_text())["status"] == "completed", "a result stands"
+    summary = summary_in(results / "runs/a")
+    assert summary.status == "timeout" and "time_limit_min" in summary.error.remedy
+    assert summary_in(results / "runs/b").status == "completed", "a result stands"
     assert accounting.complete_statuses(results) == [], "the second time there is nothing to correct"
 
 

@@ -103,7 +103,7 @@ def test_failure_is_recorded_with_its_remedy(bench: Bench, body: str, code: int)
     bench.mpirun(body)
     assert bench.run(scheduler="none")[0] == code
     assert bench.summary()["status"] == "failed" and bench.summary()["error"]["remedy"]
-    assert bench.summary()["step_time_ms"] is None and "no result" in bench.summary()["step_time_ms_reason"]
+    assert bench.summary()["step_time_ms"]["value"] is None and "no result" in bench.summary()["step_time_ms"]["reason"]
 
 
 def signalled(bench: Bench, body: str, *signals: int, slurm=None, **site) -> int:

@@ -117,4 +117,4 @@ def test_pipelines_train_with_stages_that_widen(tmp_path, monkeypatch):
     layouts = [{"pp": 2, "schedule": ["1f1b", "interleaved_1f1b"], "accumulation_steps": 4}]
     summaries = train_all(2, write_runs(tmp_path, workload, layouts, ("bf16", "fp16")), PYTHONPATH=f"{ROOT}:{tmp_path}")
     assert_parity(summaries)
-    assert {summary["metric"]["num_samples"] for summary in summaries.values()} == {32}
+    assert {summary.metric.num_samples for summary in summaries.values()} == {32}

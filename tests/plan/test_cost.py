@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from hpc_accel.plan.cost import Prices, StepModel, predict
+from hpc_accel.plan.cost import StepModel
+from hpc_accel.plan.prediction import Prices, predict
 from hpc_accel.plan.software import Software, torch_amp
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.run import Optimizer

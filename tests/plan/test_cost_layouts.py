@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from hpc_accel.parallel.data import POWERSGD_RANK
-from hpc_accel.plan.cost import StepModel, predict
+from hpc_accel.plan.cost import StepModel
+from hpc_accel.plan.prediction import predict
 from hpc_accel.plan.software import torch_amp
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.run import Optimizer

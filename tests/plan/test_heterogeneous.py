@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.plan.cost import Prices
 from hpc_accel.plan.heterogeneous import rank_speed
 from hpc_accel.plan.planner import make_plan
+from hpc_accel.plan.prediction import Prices
 from hpc_accel.probe.hardware import checked_hardware
 from hpc_accel.study.run import NodeKind
 from hpc_accel.study.study_file import Study

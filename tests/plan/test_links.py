@@ -7,9 +7,9 @@ import json
 import pytest
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.plan.cost import predict
 from hpc_accel.plan.links import on_backend
 from hpc_accel.plan.planner import make_plan
+from hpc_accel.plan.prediction import predict
 from hpc_accel.probe.hardware import Hardware, checked_hardware
 from hpc_accel.study.run import Run
 from tests.plan.examples import link, machine, machine_json, model, run

@@ -10,7 +10,7 @@ from torch import nn
 
 from hpc_accel.plan.cost import StepModel
 from hpc_accel.plan.memory import CONTEXT_BYTES, USABLE_SHARE, device_limit_bytes, peak_memory_bytes, rank_sizes
-from hpc_accel.plan.search import memory_refusal
+from hpc_accel.plan.memory_fit import memory_refusal
 from hpc_accel.plan.software import torch_amp
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.recipe import Recipe

@@ -11,9 +11,9 @@ import pytest
 from hpc_accel.errors import ConfigError
 from hpc_accel.plan.cost import StepModel
 from hpc_accel.plan.layouts import factors, memory_variants
+from hpc_accel.plan.memory_fit import memory_refusal
 from hpc_accel.plan.planner import NUM_SHOWN, make_plan
 from hpc_accel.plan.schedules import SCHEDULES
-from hpc_accel.plan.search import memory_refusal
 from hpc_accel.plan.software import torch_amp
 from hpc_accel.study.expand import place
 from hpc_accel.study.layout import SPLIT_BACKWARD

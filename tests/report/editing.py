@@ -10,9 +10,13 @@ from typing import Any
 
 import polars as pl
 
+from hpc_accel.record.energy import Energy
 from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.report.load.study_records import load
 from hpc_accel.report.show import summary_parquet
+
+ERROR = {"rank": None, "kind": "killed", "message": "a rank was killed", "remedy": "see log.txt"}
+"""What a run that failed says of itself."""
 
 
 def run_of(study_dir: Path, workload: str, label: str) -> RunRecord:
@@ -38,6 +42,16 @@ def edit_summary(study_dir: Path, workload: str, label: str, change: Callable[[d
     edit(run_of(study_dir, workload, label).directory / "summary.json", change)
 
 
+def missing(figure: dict[str, Any], reason: str) -> None:
+    """Make a figure of the record one that was not measured."""
+    figure.update(value=None, reason=reason)
+
+
+def no_energy(reason: str) -> Callable[[dict[str, Any]], Any]:
+    """A change that takes all energy away."""
+    return lambda s: s.update(energy=Energy.missing(reason).model_dump(mode="json"))
+
+
 def edit_all(study_dir: Path, change: Callable[[dict[str, Any]], Any], workload: str = "") -> None:
     """Change every summary there is, or those of one workload."""
     for path in study_dir.glob(f"runs/{workload}*/summary.json"):
@@ -46,4 +60,4 @@ def edit_all(study_dir: Path, change: Callable[[dict[str, Any]], Any], workload:
 
 def set_time(median: float, low: float | None = None, high: float | None = None) -> Callable[[dict[str, Any]], Any]:
     """A change of the step time."""
-    return lambda s: s["step_time_ms"].update(median=median, ci_low=low or median, ci_high=high or median)
+    return lambda s: s["step_time_ms"].update(value=median, ci_low=low or median, ci_high=high or median)

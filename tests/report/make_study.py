@@ -15,9 +15,17 @@ from typing import Any
 
 import polars as pl
 
+from hpc_accel import record
+from hpc_accel.record import Summary, without_result
+from hpc_accel.record.energy import Energy, EnergyPhases
+from hpc_accel.record.figure import Bytes, Count, Estimate, Fraction, Milliseconds, OwnUnit, PerSecond, Watts
+from hpc_accel.record.measured import with_shares
+from hpc_accel.record.parts import Error, Losses, Metric, Outliers, Phases, Startup, Steps
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.recipe import PARITY_TOLERANCE, Recipe
 from hpc_accel.study.run import Measure, Resources, Run, WorkloadSpec
+from tests.record.make_golden import golden
+from tests.report.make_plan import HARDWARE, refused_candidates
 
 NO_SENSOR = "no readable sensor: RAPL is not exposed in this virtual machine, no GPU"
 NO_SENSOR_REMEDY = "run on nodes with NVML, RAPL or pm_counters"
@@ -99,75 +107,98 @@ def true_step_ms(run: Run, rng: random.Random) -> float:
     return serial / ranks * (1 + loss) + 0.35 * (ranks - 1) + rng.uniform(0, 0.02) * serial
 
 
-def summary(run: Run, step_ms: float, rng: random.Random, energy: str | None = None) -> dict[str, Any]:
-    """A completed run's summary.json. `energy` is a scope, or None for a machine without sensors."""
-    layout, batch = run.layout, run.workload.global_batch_size
+def summary(run: Run, step_ms: float, rng: random.Random, energy: str | None = None) -> Summary:
+    """A completed run's record: a real one, varied. `energy` is a scope, or None for a machine without sensors."""
+    layout = run.layout
     parallel, staged = layout.num_ranks > 1, layout.pp > 1
-    shares = {"data": 0.02, "forward": 0.27, "backward": 0.5, "optimizer": 0.05, "other": 0.02}
-    shares["comm_exposed"] = 0.08 if parallel else 0.0
-    shares["pipeline_wait"] = 0.14 if staged else 0.0
-    scale = step_ms / sum(shares.values())
     exact = layout.num_ranks == 1 and run.recipe.precision == "fp32"
     error = 0.0 if exact else rng.uniform(2e-8, 4e-7) if run.recipe.precision == "fp32" else rng.uniform(1e-3, 6e-3)
-    window_s = 30 * step_ms / 1e3
-    energy_j = 95.0 * window_s * (0.8 + 0.2 * layout.num_ranks) if energy else None
-    return {
-        "format": 1, "run_id": run.run_id, "study": run.study, "site": run.site, "status": "completed", "error": None,
-        "device": "cpu", "device_name": "AMD EPYC 9B14", "num_nodes": 1, "num_ranks": layout.num_ranks,
-        "hosts": ["node01"], "started_utc": "2026-01-05T10:00:00Z", "ended_utc": "2026-01-05T10:00:09Z", "attempt": 1,
-        "job_id": None,
-        "steps": {"num_warmup": 5, "num_warmup_detected": 3, "warmup_reason": "", "num_asked": 30, "num_timed": 30,
-                  "global_batch_size": batch, "samples_dropped_per_epoch": 5, "samples_per_epoch": 1000,
-                  "tokens_per_sample": 64 if run.workload.name == "lm" else None,
-                  "outliers": {"count": 1, "steps": [11], "rule": "far"} if layout.pp > 1 else
-                              {"count": 0, "steps": [], "rule": "far"}},
-        "step_time_ms": {"median": step_ms, "ci_low": step_ms * (1 - rng.uniform(0.004, 0.03)),
-                         "ci_high": step_ms * (1 + rng.uniform(0.004, 0.04)), "method": "median; 95 % bootstrap"},
-        "throughput_samples_per_s": batch / step_ms * 1e3,
-        "phases_ms": {key: share * scale for key, share in shares.items()}
-        | {"comm_overlapped": 0.05 * step_ms if parallel else None},
-        "phases_reason": {} if parallel else {"comm_overlapped": "one rank has nobody to communicate with"},
-        "bubble_ideal": (layout.pp - 1) / (layout.accumulation_steps + layout.pp - 1) if staged else None,
-        "flops": {"per_step": 10**9, "mfu": 0.6 / layout.num_ranks**0.5, "mfu_reason": ""},
-        "straggler": {"rank": 1, "host": "node01", "excess": 0.031} if parallel else {"rank": 0, "excess": None},
-        "checkpoints": {"num_saved": 1, "save_ms": [140.0]} if staged else {"num_saved": 0, "save_ms": []},
-        "target": {"loss": None, "energy_j": None, "reason": "the study names no measure.target_loss"},
-        "warnings": [],
-        "bubble_fraction": 0.14 if staged else None, "bubble_reason": None if staged else "no pipeline",
-        "startup_ms": {"import": 2100.0, "mpi_init": 210.0, "model_build": 30.0, "first_step": 85.0},
-        "peak_memory_bytes": 310_000_000 - 20_000_000 * layout.num_ranks,
-        "peak_memory_scope": "largest rank, resident set",
-        "energy": {"energy_j": energy_j, **energy_details(run, energy_j, window_s, shares),
-                   "window_s": window_s,
-                   "scope": energy, "method": "counter" if energy else "none", "sensors": [], "coverage": {},
-                   "resolution_warning": bool(energy) and window_s < 1.0, "idle_power_w": 41.0 if energy else None,
-                   "is_partial": False, "reason": "" if energy else NO_SENSOR,
-                   "remedy": "" if energy else NO_SENSOR_REMEDY},
-        "losses": {"first": losses(run, 5), "final": losses(run, 35)[-1]},
-        "parity": {"max_rel_err": error, "tolerance": run.measure.parity_tolerance, "steps": 5,
-                   "reference": "serial fp32, same seed", "passed": True, "reason": None},
-        "provenance": {"hpc_accel": "0.1.0", "torch": "2.13.0", "mpi4py": "4.1.2", "python": "3.11.2"},
-    }  # fmt: skip
+    low, high = step_ms * (1 - rng.uniform(0.004, 0.03)), step_ms * (1 + rng.uniform(0.004, 0.04))
+    base, shares, steps = golden("train"), phase_shares(run), steps_of(run)
+    scale = step_ms / sum(shares.values())
+    alone = Milliseconds.missing("one rank has nobody to communicate with")
+    return base.changed(
+        run_id=run.run_id,
+        study=run.study,
+        site=run.site,
+        num_ranks=layout.num_ranks,
+        started_utc="2026-01-05T10:00:00Z",
+        ended_utc="2026-01-05T10:00:09Z",
+        steps=steps,
+        step_time_ms=Estimate.between(step_ms, low, high, method=base.step_time_ms.method),
+        throughput_samples_per_s=PerSecond.of(steps.global_batch_size / step_ms * 1e3),
+        phases_ms=Phases(
+            **{key: Milliseconds.of(share * scale) for key, share in shares.items()},
+            comm_overlapped=Milliseconds.of(0.05 * step_ms) if parallel else alone,
+        ),
+        bubble_fraction=Fraction.of(0.14 if staged else None, "the layout has one stage"),
+        bubble_ideal=Fraction.of(
+            (layout.pp - 1) / (layout.accumulation_steps + layout.pp - 1) if staged else None,
+            "the layout has one stage",
+        ),
+        startup_ms=Startup(
+            imports=Milliseconds.of(2100.0),
+            mpi_init=Milliseconds.of(210.0),
+            model_build=Milliseconds.of(30.0),
+            first_step=Milliseconds.of(85.0),
+        ),
+        memory=base.memory.changed(peak_memory_bytes=Bytes.of(310_000_000 - 20_000_000 * layout.num_ranks)),
+        energy=energy_of(run, steps, energy, 30 * step_ms / 1e3),
+        flops=base.flops.changed(mfu=Fraction.of(0.6 / layout.num_ranks**0.5)),
+        straggler=base.straggler.changed(
+            rank=Count.of(int(parallel)), excess=Fraction.of(0.031 if parallel else None, "one rank is alone")
+        ),
+        checkpoints=base.checkpoints.changed(num_saved=int(staged), save_ms=(140.0,) if staged else ()),
+        losses=Losses(first=tuple(losses(run, 5)), final=OwnUnit.of(losses(run, 35)[-1])),
+        parity=base.parity.changed(max_rel_err=error, tolerance=run.measure.parity_tolerance),
+        metric=Metric(value=None, reason="the workload names no metric"),
+        warnings=(),
+        notes={},
+    )
 
 
-def energy_details(run: Run, energy_j: float | None, window_s: float, shares: dict[str, float]) -> dict[str, Any]:
-    """What stands beside the joules: shares by phase as those of time, and figures per something."""
-    if energy_j is None:
-        return {"by_phase_j": None, "phases_reason": NO_SENSOR, "idle_reason": NO_SENSOR}
-    per_sample = energy_j / (30 * run.workload.global_batch_size)
+def steps_of(run: Run) -> Steps:
+    """30 of them after 5 of warm-up; a pipeline has one outlier."""
+    no_tokens = "the workload's samples are no sequences of token ids"
+    return golden("train").steps.changed(
+        num_warmup_detected=Count.of(3),
+        global_batch_size=run.workload.global_batch_size,
+        samples_dropped_per_epoch=Count.of(5),
+        samples_per_epoch=Count.of(1000),
+        tokens_per_sample=Count.of(64 if run.workload.name == "lm" else None, no_tokens),
+        outliers=Outliers(count=1, steps=(11,), rule="far") if run.layout.pp > 1 else Outliers(count=0, rule="far"),
+    )
+
+
+def phase_shares(run: Run) -> dict[str, float]:
+    """How a step's time is divided."""
+    shares = {"data": 0.02, "forward": 0.27, "backward": 0.5, "optimizer": 0.05, "other": 0.02}
+    shares["comm_exposed"] = 0.08 if run.layout.num_ranks > 1 else 0.0
+    shares["pipeline_wait"] = 0.14 if run.layout.pp > 1 else 0.0
+    return shares
+
+
+def energy_of(run: Run, steps: Steps, scope: str | None, window_s: float) -> Energy:
+    """Joules that grow with the ranks, by phase as time is, and what follows from them."""
+    none = Energy.missing(NO_SENSOR, NO_SENSOR_REMEDY).changed(window_s=window_s)
+    if scope is None:
+        return none
+    energy_j, shares = 95.0 * window_s * (0.8 + 0.2 * run.layout.num_ranks), phase_shares(run)
     waited = {key: shares[key] / sum(shares.values()) for key in ("comm_exposed", "pipeline_wait") if shares[key]}
     parts = {**waited, "idle": 0.02}
-    return {
-        "by_phase_j": {
-            "compute": energy_j * (1 - sum(parts.values())),
-            **{key: share * energy_j for key, share in parts.items()},
-        },
-        "phases_resolved": False, "phases_reason": "", "idle_reason": "", "per_sample_j": per_sample,
-        "per_token_j": per_sample / 64 if run.workload.name == "lm" else None,
-        "per_token_reason": "" if run.workload.name == "lm" else "the samples are no sequences of token ids",
-        "per_epoch_j": per_sample * 1000, "per_step_j": energy_j / 30,
-        "energy_delay_product_js": energy_j / 30 * window_s / 30,
-    }  # fmt: skip
+    by_phase_j = {"compute": energy_j * (1 - sum(parts.values()))}
+    by_phase_j |= {key: share * energy_j for key, share in parts.items()}
+    measured = none.changed(
+        energy_j=energy_j,
+        scope=scope,
+        method="counter",
+        reason="",
+        remedy="",
+        resolution_warning=window_s < 1.0,
+        idle_power_w=Watts.of(41.0),
+        phases=EnergyPhases(by_phase_j=by_phase_j, is_resolved=False, method="sampled power"),
+    )
+    return with_shares(measured, steps)
 
 
 def losses(run: Run, steps: int) -> list[float]:
@@ -203,8 +234,8 @@ def make_study(study_dir: Path, *, energy: bool = False, faults: bool = True, pr
                 candidates.append(
                     candidate(run, predicted, cost=30 * predicted * 2e-7 * run.layout.num_ranks if price else None)
                 )
-                record = summary(run, step_ms, rng, ("gpu-board" if energy else None))
-                write_run(study_dir, run, _faulty(run, record) if faults else record, step_ms)
+                found = summary(run, step_ms, rng, ("gpu-board" if energy else None))
+                write_run(study_dir, run, _faulty(run, found) if faults else found, step_ms)
     candidates += refused_candidates()
     write_json(study_dir / "plan.json", {
         "format": 1, "study": study_dir.name, "objective": "time", "site": "local", "hardware_sha256": "0" * 64,
@@ -215,74 +246,31 @@ def make_study(study_dir: Path, *, energy: bool = False, faults: bool = True, pr
     return study_dir
 
 
-def _faulty(run: Run, record: dict[str, Any]) -> dict[str, Any] | None:
+def _faulty(run: Run, found: Summary) -> Summary | None:
     """Three runs of digits go wrong, each in its own way."""
     key = f"{run.workload.name} {run.label}"
     if key == "digits tp2 bf16 x4":
-        parity = {
-            **record["parity"],
-            "max_rel_err": 0.31,
-            "passed": False,
-            "reason": "losses differ by 0.31 relative to the serial run",
-        }
-        return {**record, "status": "wrong", "parity": parity}
+        why = "losses differ by 0.31 relative to the serial run"
+        parity = found.parity.changed(max_rel_err=0.31, passed=False, reason=why)
+        return found.changed(
+            status="wrong", parity=parity, error=Error(kind="parity", message=why, remedy="use another layout")
+        )
     if key == "digits dp2.pp2.1f1b bf16 x4":
-        error = {
-            "rank": 3,
-            "kind": "NonFiniteError",
-            "message": "loss is NaN at step 12",
-            "remedy": "lower the learning rate",
-        }
-        return {**record, "status": "failed", "error": error, "step_time_ms": None}
-    return None if key == "digits pp2.gpipe bf16 x4" else record
+        error = Error(rank=3, kind="NonFiniteError", message="loss is NaN at step 12", remedy="lower the learning rate")
+        return without_result(run, status="failed", error=error, started_utc="", ended_utc="", attempt=1, job_id=None)
+    return None if key == "digits pp2.gpipe bf16 x4" else found
 
 
-def write_run(study_dir: Path, run: Run, record: dict[str, Any] | None, step_ms: float) -> None:
+def write_run(study_dir: Path, run: Run, found: Summary | None, step_ms: float) -> None:
     """A run's directory; without a record only what was there before it ran."""
     directory = study_dir / "runs" / run.run_id
     directory.mkdir(parents=True)
     (directory / "run.json").write_text(run.model_dump_json(indent=2))
-    if record is not None:
-        write_json(directory / "summary.json", record)
-        write_steps(directory / "steps.parquet", run, step_ms, 1.02 if record["status"] == "wrong" else 1.0)
+    if found is not None:
+        record.write(directory / "summary.json", found)
+        write_steps(directory / "steps.parquet", run, step_ms, 1.02 if found.status == "wrong" else 1.0)
         # Ranks began at 10:00:00; the script a second and a half before.
         write_json(directory / "job.json", {"format": 1, "job_id": None, "script_started_unix_s": 1767607198.5})
-
-
-def refused_candidates() -> list[dict[str, Any]]:
-    """Two that break a rule and one that was predicted to be slow."""
-    split = {
-        "value": "mlp pp4.1f1b: 4 stages for 2 layers",
-        "rule": "every stage holds a layer",
-        "remedy": "use pp 2 or less",
-    }
-    return [
-        {"run_id": "mlp-pp4", "workload": "mlp", "layout": {"pp": 4, "micro_batch_size": 25, "accumulation_steps": 4},
-         "recipe": {"precision": "fp32"}, "chosen": False, "why": "", "refused": split, "prediction": None},
-        {"run_id": "lm-tp3", "workload": "lm", "layout": {"tp": 3, "micro_batch_size": 4, "accumulation_steps": 4},
-         "recipe": {"precision": "fp32"}, "chosen": False, "why": "", "prediction": None,
-         "refused": {"value": "lm tp3: 4 heads", "rule": "tp divides the heads", "remedy": "use tp 2 or 4"}},
-        {"run_id": "lm-tp4", "workload": "lm", "layout": {"tp": 4, "micro_batch_size": 4, "accumulation_steps": 4},
-         "recipe": {"precision": "fp32"}, "chosen": False, "why": "predicted rank 9 of 12 for time", "refused": None,
-         "prediction": {"step_time_ms": 900.0}},
-    ]  # fmt: skip
-
-
-HARDWARE: dict[str, Any] = {
-    "format": 1, "site": "local", "created_utc": "2026-01-05T09:58:00Z", "num_nodes": 1, "ranks_per_node": 4,
-    "node_kinds": [{
-        "name": "node01", "num_nodes": 1, "device": "cpu", "device_name": "AMD EPYC 9B14", "devices_per_node": 0,
-        "num_cpus": 2, "memory_bytes": 16 * 2**30,
-        "matmul_flops_per_s": {"fp32": 9.1e10, "bf16": 1.4e11, "fp16": None},
-        "matmul_flops_per_s_reason": {"fp16": "no fp16 matrix multiplication on this CPU"},
-        "memory_bandwidth_bytes_per_s": 1.9e10, "kernel_overhead_s": 4e-6, "concurrent_slowdown": 1.9}],
-    "network": {"intra_node": {"latency_s": 1.1e-6, "bandwidth_bytes_per_s": 6.2e9, "points": [], "allreduce": []},
-                "inter_node": None, "inter_node_reason": "one node probed"},
-    "mpi": {"library": "Open MPI v5.0.11", "mpi4py": "4.1.2", "thread_level": "multiple", "gpu_aware": False},
-    "sensors": [{"name": "rapl", "scope": "cpu-package", "available": False, "reason": "no powercap in this machine"},
-                {"name": "nvml", "scope": "gpu-board", "available": False, "reason": "no NVIDIA driver"}],
-    "provenance": {"torch": "2.13.0", "python": "3.11.2", "git": "0123abc"},
-}  # fmt: skip
 
 
 def write_json(path: Path, content: Any) -> None:

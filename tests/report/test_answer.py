@@ -10,7 +10,7 @@ from hpc_accel.report.judge import ranking
 from hpc_accel.report.judge.answer import Answer, answer
 from hpc_accel.report.load.study_records import load
 from hpc_accel.report.write import write
-from tests.report.editing import edit, edit_all, edit_summary, run_of, set_time
+from tests.report.editing import ERROR, edit, edit_all, edit_summary, no_energy, run_of, set_time
 
 
 def answered(study) -> Answer:
@@ -84,7 +84,7 @@ def test_speed_up_is_over_serial_of_the_same_precision(study):
 
 def test_no_serial_run_no_speed_up(study):
     for label in ("serial fp32 x1", "serial fp32 x4"):
-        edit_summary(study, "digits", label, lambda s: s.update(status="failed"))
+        edit_summary(study, "digits", label, lambda s: s.update(status="failed", error=ERROR))
     assert "digits: not measured for fp32: its serial run is failed" in line(study, 3)
     edit(study / "plan.json", lambda plan: plan.update(candidates=[c for c in plan["candidates"] if _is_parallel(c)]))
     assert line(study, 3).count("not measured for fp32: no serial run; add `- {}` to its layouts") == 1
@@ -96,8 +96,8 @@ def _is_parallel(candidate) -> bool:
 
 
 def test_workloads_share_a_reason_but_never_a_figure(energy_study):
-    edit_all(energy_study, lambda s: s["energy"].update(energy_j=None, reason="no counter"), "lm")
-    edit_all(energy_study, lambda s: s["energy"].update(energy_j=None, reason="no counter"), "mlp")
+    edit_all(energy_study, no_energy("no counter"), "lm")
+    edit_all(energy_study, no_energy("no counter"), "mlp")
     said = line(energy_study, 1)
     assert "lm, mlp: not measured: no counter; " in said
     assert said.startswith("Best for energy: digits: dp2 bf16 x1")
@@ -128,7 +128,12 @@ def test_the_objective_decides_what_to_use(energy_study):
 
 def test_energies_of_two_scopes_are_never_compared(energy_study):
     edit(energy_study / "plan.json", lambda plan: plan.update(objective="energy"))
-    edit_summary(energy_study, "digits", "serial fp32 x1", lambda s: s["energy"].update(scope="node", energy_j=1e-6))
+
+    def nothing_used(summary):
+        summary["energy"].update(scope="node", energy_j=1e-6)
+        summary["energy"]["per_sample_j"]["value"] = 1e-9
+
+    edit_summary(energy_study, "digits", "serial fp32 x1", nothing_used)
     found = answered(energy_study)
     assert "(node, counter), " in found.lines[1]
     assert ", not comparable with dp2 bf16 x1, " in found.lines[1]
@@ -145,7 +150,7 @@ def test_partial_energy_is_not_ranked(energy_study, change):
 def test_cost_follows_the_measured_time(energy_study):
     run = run_of(energy_study, "digits", "serial fp32 x1")
     planned = run.candidate["prediction"]
-    measured_ms = run.summary["step_time_ms"]["median"]
+    measured_ms = run.summary.step_time_ms.value
     assert ranking.cost(run).value == pytest.approx(planned["cost"] * measured_ms / planned["step_time_ms"])
 
 

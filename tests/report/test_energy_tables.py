@@ -10,7 +10,7 @@ from hpc_accel.report.judge.answer import answer
 from hpc_accel.report.load.study_records import load
 from hpc_accel.report.show import check_tables, energy_tables, figures
 from hpc_accel.report.write import write
-from tests.report.editing import edit, edit_all, edit_summary, row_of, run_of
+from tests.report.editing import edit, edit_all, edit_summary, missing, row_of, run_of
 
 DP2 = ("mlp", "dp2 fp32 x1")
 
@@ -65,7 +65,7 @@ def test_an_estimate_is_labelled_and_ranks_nothing(study):
     before = answer(load(study)).winners
     edit(study / "plan.json", lambda plan: plan.update(objective="energy"))
     set_factors(study, estimate="tdp", power_w_per_node=500.0)
-    found, seconds = row(study), run_of(study, *DP2).summary["step_time_ms"]["median"] * 30 / 1e3
+    found, seconds = row(study), run_of(study, *DP2).summary.step_time_ms.value * 30 / 1e3
     assert float(found["estimated_energy_j"]) == pytest.approx(500.0 * seconds)
     assert found["estimated_method"] == "estimated: 500 W per node, not measured"
     assert found["energy_j"] is None
@@ -93,15 +93,15 @@ def test_joules_by_phase_add_up_to_those_per_sample(energy_study):
 
 
 def test_energy_that_was_not_split_says_why(energy_study):
-    change = {"by_phase_j": None, "phases_reason": "no power was sampled"}
-    edit_all(energy_study, lambda s: s["energy"].update(change), "mlp")
+    change = {"by_phase_j": {}, "reason": "no power was sampled"}
+    edit_all(energy_study, lambda s: s["energy"]["phases"].update(change), "mlp")
     [figure] = figures.energy_phases.figures(load(energy_study).of("mlp"))
     assert figure.gap == "Not measured: no power was sampled."
     assert row(energy_study)["energy_compute_j_reason"] == "no power was sampled"
 
 
 def test_checkpoints_are_a_phase_of_their_own(energy_study):
-    edit_summary(energy_study, *DP2, lambda s: s.update(checkpoints={"save_ms": [100.0, 150.0]}))
+    edit_summary(energy_study, *DP2, lambda s: s["checkpoints"].update(save_ms=[100.0, 150.0]))
     [figure] = figures.startup.figures(load(energy_study).of("mlp"))
     saved = next(trace for trace in figure.spec["data"] if trace["name"] == "checkpoints")
     assert (saved["y"], saved["x"]) == (["dp2 fp32 x1"], [0.25])
@@ -115,7 +115,7 @@ def test_utilisation_overlap_and_the_ideal_bubble_are_in_the_table(energy_study)
     assert float(found["mfu"]) == pytest.approx(0.6 / 2**0.5)
     assert float(found["comm_overlapped_ms"]) > 0
     assert "nobody to communicate with" in row(energy_study, "mlp", "serial fp32 x1")["comm_overlapped_ms_reason"]
-    edit_summary(energy_study, *DP2, lambda s: s["flops"].update(mfu=None, mfu_reason="no probed fp32 peak"))
+    edit_summary(energy_study, *DP2, lambda s: missing(s["flops"]["mfu"], "no probed fp32 peak"))
     assert row(energy_study)["mfu_reason"] == "no probed fp32 peak"
     write(energy_study)
     html = (energy_study / "report.html").read_text()
@@ -124,8 +124,11 @@ def test_utilisation_overlap_and_the_ideal_bubble_are_in_the_table(energy_study)
 
 
 def test_outliers_and_warm_up_are_shown(energy_study):
-    facts = {"num_warmup_detected": 9, "outliers": {"count": 2, "steps": [7, 19]}}
-    edit_summary(energy_study, *DP2, lambda s: s["steps"].update(facts))
+    def disturb(summary):
+        summary["steps"]["num_warmup_detected"]["value"] = 9
+        summary["steps"]["outliers"].update(count=2, steps=[7, 19])
+
+    edit_summary(energy_study, *DP2, disturb)
     run = run_of(energy_study, *DP2)
     assert check_tables.outlier_words(run) == "2: steps 7, 19"
     assert check_tables.warmup_words(run) == "5 left out, 9 detected (too few left out)"
@@ -133,7 +136,7 @@ def test_outliers_and_warm_up_are_shown(energy_study):
 
 
 def test_what_runs_warn_of_stands_on_the_page_once(energy_study):
-    edit_all(energy_study, lambda s: s.update(warnings=["energy: timed for 0.2 s", 7, None]), "mlp")
+    edit_all(energy_study, lambda s: s.update(warnings=["energy: timed for 0.2 s"]), "mlp")
     [warning] = check_tables.warnings(load(energy_study))
     assert warning == {"text": "energy: timed for 0.2 s", "runs": "mlp serial fp32 x1 and mlp dp2 fp32 x1"}
     write(energy_study)
@@ -150,7 +153,7 @@ def test_a_run_that_could_not_be_predicted_still_has_a_cost(energy_study):
                 each["prediction"] = {"step_time_ms": None, "cost": None}
 
     edit(energy_study / "plan.json", unpredicted)
-    seconds = run_of(energy_study, *DP2).summary["step_time_ms"]["median"] * 30 / 1e3
+    seconds = run_of(energy_study, *DP2).summary.step_time_ms.value * 30 / 1e3
     assert float(row(energy_study)["cost"]) == pytest.approx(seconds / 1000)
     assert row(energy_study)["cost_reason"] is None
 

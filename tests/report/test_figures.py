@@ -12,7 +12,7 @@ from hpc_accel.report.judge import ranking
 from hpc_accel.report.load.study_records import load
 from hpc_accel.report.show import figures
 from hpc_accel.report.show.figures import loss, style
-from tests.report.editing import edit, edit_all, edit_summary, run_of, set_time
+from tests.report.editing import ERROR, edit, edit_all, edit_summary, missing, run_of, set_time
 
 FAMILIES = [
     "throughput", "phases", "speedup", "efficiency", "energy", "energy-phases", "predicted", "loss", "parity",
@@ -63,8 +63,7 @@ def test_many_runs_are_cut_and_that_is_said(study):
 
 def test_phases_leave_out_what_was_not_measured(study):
     def forget(summary):
-        summary["phases_ms"]["comm_exposed"] = None
-        summary["phases_reason"] = {"comm_exposed": "backend gloo does not report it"}
+        missing(summary["phases_ms"]["comm_exposed"], "backend gloo does not report it")
 
     edit_summary(study, "mlp", "dp2 fp32 x1", forget)
     figure = charts(study, "mlp")["phases"]
@@ -85,7 +84,7 @@ def test_speed_up_and_efficiency(study):
 
 
 def test_without_a_serial_run_the_speed_up_is_a_sentence(study):
-    edit_summary(study, "mlp", "serial fp32 x1", lambda s: s.update(status="failed"))
+    edit_summary(study, "mlp", "serial fp32 x1", lambda s: s.update(status="failed", error=ERROR))
     figure = charts(study, "mlp")["speedup"]
     assert figure.spec is None
     assert figure.gap.startswith("Not measured: no serial run counts (serial fp32 x1 is failed)")
@@ -156,7 +155,7 @@ def test_columns_of_another_kind_are_an_unreadable_file(tmp_path):
 
 
 def test_without_runs_that_count_every_chart_is_a_sentence(study):
-    edit_all(study, lambda s: s.update(status="failed"), "mlp")
+    edit_all(study, lambda s: s.update(status="failed", error=ERROR), "mlp")
     found = charts(study, "mlp")
     assert all(figure.spec is None and figure.gap for key, figure in found.items() if key != "parity")
 

@@ -13,13 +13,28 @@ from hpc_accel.report.load.study_records import load
 from hpc_accel.report.show import inference_tables
 from hpc_accel.report.show.figures import latency
 from hpc_accel.report.write import write
-from tests.report.editing import edit
+from tests.report.editing import edit, missing
 from tests.report.make_inference import add_inference
 
 
 @pytest.fixture
 def inference_study(study):
     return study, add_inference(study)
+
+
+def limits(highest, next_rate):
+    """A change of the highest rate within the limit, and of the lowest that breaks it."""
+
+    def change(summary):
+        limit = summary["inference"]["limit"]
+        limit["max_rate_per_s"]["value"], limit["next_rate_per_s"]["value"] = highest, next_rate
+
+    return change
+
+
+def without(reason, *names):
+    """A change that takes figures out of the search for the highest rate."""
+    return lambda summary: [missing(summary["inference"]["limit"][name], reason) for name in names]
 
 
 def lines_of(study_dir):
@@ -53,7 +68,7 @@ def test_the_highest_rate_within_the_limit_wins_and_wrong_answers_never(inferenc
 def test_ties_are_rates_the_search_cannot_tell_apart(inference_study):
     study, runs = inference_study
     path = study / "runs" / runs["int8"].run_id / "summary.json"
-    edit(path, lambda s: s["inference"]["limit"].update(max_rate_per_s=625.0, next_rate_per_s=650.0))
+    edit(path, limits(625.0, 650.0))
     text = lines_of(study)["Best inference"]["digits"]
     assert text.startswith("dp2 fp32 b8")
     assert "a tie with serial fp32 b8 quantize=int8" in text
@@ -63,7 +78,7 @@ def test_a_recipe_that_changes_answers_says_by_how_much(inference_study):
     study, runs = inference_study
     for key in ("serial", "dp2"):
         path = study / "runs" / runs[key].run_id / "summary.json"
-        edit(path, lambda s: s["inference"]["limit"].update(max_rate_per_s=10.0, next_rate_per_s=11.0))
+        edit(path, limits(10.0, 11.0))
     text = lines_of(study)["Best inference"]["digits"]
     assert text.startswith("serial fp32 b8 quantize=int8, 420 requests/s")
     assert "differ from fp32 by up to 2.0 %, 97 % of the classes agree, accuracy 0.9 (fp32 0.91)" in text
@@ -71,15 +86,15 @@ def test_a_recipe_that_changes_answers_says_by_how_much(inference_study):
 
 def test_without_a_limit_the_shortest_tail_at_the_highest_rate_wins(inference_study):
     study, runs = inference_study
-    none = {"latency_limit_ms": None, "max_rate_per_s": None, "reason": "the study names no limit"}
+    change = without("the study names no limit", "latency_limit_ms", "max_rate_per_s")
     for run in runs.values():
-        edit(study / "runs" / run.run_id / "summary.json", lambda s: s["inference"]["limit"].update(none))
+        edit(study / "runs" / run.run_id / "summary.json", change)
     text = lines_of(study)["Best inference"]["digits"]
     assert text.startswith("dp2 fp32 b8, p99 7.14 ms (6.43 to 8.57) at 200 requests/s")
     assert "tie" not in text
     path = study / "runs" / runs["int8"].run_id / "summary.json"
-    wide = {"p99": [1.0, None]}
-    edit(path, lambda s: s["inference"]["rates"][1]["latency_ms"]["intervals"].update(wide))
+    wide = {"ci_low": 1.0, "ci_high": None}
+    edit(path, lambda s: s["inference"]["rates"][1]["latency_ms"]["p99"].update(wide))
     write(study)
     assert "a tie with serial fp32 b8 quantize=int8" in lines_of(study)["Best inference"]["digits"]
     assert "1.00 or more" in (study / "report.html").read_text()
@@ -87,15 +102,15 @@ def test_without_a_limit_the_shortest_tail_at_the_highest_rate_wins(inference_st
 
 def test_a_limit_that_none_holds_names_no_configuration(inference_study):
     study, runs = inference_study
-    none = {"max_rate_per_s": None, "reason": "p99 is above 20 ms at 3 requests/s too"}
+    change = without("p99 is above 20 ms at 3 requests/s too", "max_rate_per_s")
     for run in runs.values():
-        edit(study / "runs" / run.run_id / "summary.json", lambda s: s["inference"]["limit"].update(none))
+        edit(study / "runs" / run.run_id / "summary.json", change)
     assert "no configuration (none within the limit: p99 is above 20 ms" in lines_of(study)["Best inference"]["digits"]
 
 
 def test_a_missed_deadline_is_part_of_the_answer(inference_study):
     study, runs = inference_study
-    late = {"passed": False, "share_missed": 0.03, "deadline_ms": 20.0}
+    late = {"passed": False, "share_missed": {"value": 0.03}}
     path = study / "runs" / runs["dp2"].run_id / "summary.json"
     edit(path, lambda s: s["inference"]["rates"][1]["deadline"].update(late))
     assert "at 200 requests/s 3.0 % miss the deadline of 20 ms" in lines_of(study)["Best inference"]["digits"]
@@ -119,7 +134,7 @@ def test_a_study_that_only_infers_has_a_whole_report(study):
     html = (study / "report.html").read_text()
     assert 'id="inference"' in html
     assert 'id="table"' not in html
-    assert "Serve with <strong>dp2 fp32 b8</strong>" in html
+    assert "Use <strong>dp2 fp32 b8</strong>" in html
 
 
 def test_the_page_shows_rates_percentiles_deadlines_and_the_cache(inference_study):

@@ -41,3 +41,9 @@ def test_no_metric_has_a_reason(study):
     found = row_of(study, "mlp", "dp2 fp32 x1")
     assert (found["metric_value"], found["metric_value_reason"]) == (None, "the workload names no metric")
     assert note(study, "dp2 fp32 x1")["reason"] == "the workload names no metric"
+
+
+def test_a_wrong_run_has_no_metric_because_it_is_wrong(study):
+    edit_all(study, lambda summary: summary.update(metric=dict(ACCURACY)))
+    found = row_of(study, "digits", "tp2 bf16 x4")
+    assert (found["metric_value"], found["metric_value_reason"]) == (None, "the run is wrong")

@@ -16,15 +16,16 @@ def doubted(study, words):
 
 @pytest.mark.parametrize(("mfu", "found"), [(1.01, ["mlp dp2 fp32 x1"]), (1.0, []), (None, [])])
 def test_more_than_the_probed_peak(study, mfu, found):
-    edit_summary(study, "mlp", "dp2 fp32 x1", lambda s: s["flops"].update(mfu=mfu))
+    figure = {"value": mfu, "reason": "" if mfu else "not probed"}
+    edit_summary(study, "mlp", "dp2 fp32 x1", lambda s: s["flops"]["mfu"].update(figure))
     assert doubted(study, "more than the peak the probe found") == found
     assert summary_csv.render(load(study)).count("delete hardware.json and probe again") == len(found)
 
 
 def serial_ms(study):
     serial = next(run for run in load(study).of("mlp") if run.kind == "serial")
-    times = serial.summary["step_time_ms"]
-    return times["ci_low"], times["median"]
+    times = serial.summary.step_time_ms
+    return times.ci_low, times.value
 
 
 def test_more_than_the_ranks_can_give(study):

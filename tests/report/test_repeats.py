@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import polars as pl
 import pytest
 
@@ -11,7 +9,7 @@ from hpc_accel.report.judge import ranking
 from hpc_accel.report.load.study_records import load
 from hpc_accel.report.write import write
 from hpc_accel.study.run import Run
-from tests.report.editing import edit
+from tests.report.editing import ERROR, edit, no_energy
 from tests.report.make_study import candidate, losses, make_run, write_json, write_run
 from tests.report.make_study import summary as make_summary
 
@@ -68,13 +66,13 @@ def test_layouts_whose_repeats_mix_are_not_called_different(repeated):
 
 def test_joules_and_steps_are_added(repeated):
     run = pooled(repeated)
-    parts = [each.summary["energy"] for each in run.repeats]
-    assert run.summary["energy"]["energy_j"] == pytest.approx(sum(part["energy_j"] for part in parts))
-    assert run.summary["steps"]["num_timed"] == 90
-    per_sample = [part["per_sample_j"] for part in parts]
+    parts = [each.summary.energy for each in run.repeats]
+    assert run.summary.energy.energy_j == pytest.approx(sum(part.energy_j for part in parts))
+    assert run.summary.steps.num_timed == 90
+    per_sample = [part.per_sample_j.value for part in parts]
     assert ranking.energy_per_sample_j(run) == pytest.approx(sum(per_sample) / 3)
-    compute = sum(part["by_phase_j"]["compute"] for part in parts)
-    assert run.summary["energy"]["by_phase_j"]["compute"] == pytest.approx(compute)
+    compute = sum(part.phases.by_phase_j["compute"] for part in parts)
+    assert run.summary.energy.phases.by_phase_j["compute"] == pytest.approx(compute)
     [best] = ranking.least_energy([run]).values()
     assert (best.value.low, best.value.high) == pytest.approx((min(per_sample), max(per_sample)), rel=0.2)
     assert best.value.low <= min(per_sample)
@@ -87,21 +85,21 @@ def change_repeat(study, number: int, change) -> None:
 
 
 def test_a_repeat_without_energy_leaves_none(repeated):
-    change_repeat(repeated, 2, lambda s: s["energy"].update(energy_j=None, reason="counter reset"))
-    energy = pooled(repeated).summary["energy"]
-    assert energy["energy_j"] is None
-    assert energy["reason"] == "1 of 3 repeats: counter reset"
+    change_repeat(repeated, 2, no_energy("counter reset"))
+    energy = pooled(repeated).summary.energy
+    assert energy.energy_j is None
+    assert energy.reason == "1 of 3 repeats: counter reset"
 
 
 def test_a_failed_repeat_is_said_and_a_wrong_one_makes_all_wrong(repeated):
-    change_repeat(repeated, 2, lambda s: s.update(status="failed"))
+    change_repeat(repeated, 2, lambda s: s.update(status="failed", error=ERROR))
     run = pooled(repeated)
     assert run.counts
-    assert run.summary["steps"]["num_timed"] == 60
+    assert run.summary.steps.num_timed == 60
     assert "2 of 3 repeats count: repeat 2 is failed" in run.problems
     write(repeated)
     assert "2 of 3 repeats count" in (repeated / "report.html").read_text()
-    change_repeat(repeated, 3, lambda s: s["parity"].update(passed=False))
+    change_repeat(repeated, 3, lambda s: s["parity"].update(passed=False, reason="losses differ"))
     assert pooled(repeated).status == "wrong"
 
 
@@ -122,6 +120,5 @@ def test_a_run_without_an_interval_is_not_called_slower(study):
 
 
 def test_the_losses_are_those_of_the_first_repeat(repeated):
-    content = json.loads((pooled(repeated).directory / "summary.json").read_text())
-    assert pooled(repeated).summary["losses"] == content["losses"]
-    assert content["losses"]["first"] == losses(make_run("mlp", {"dp": 2, "accumulation_steps": 1}), 5)
+    first = pooled(repeated).summary.losses.first
+    assert list(first) == losses(make_run("mlp", {"dp": 2, "accumulation_steps": 1}), 5)

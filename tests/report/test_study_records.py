@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import html
 import json
 
 import pytest
 
 from hpc_accel.errors import DataError
-from hpc_accel.report.load import safe_json
+from hpc_accel.record.text import clean
 from hpc_accel.report.load.study_records import load
 from hpc_accel.report.write import write
-from tests.report.editing import edit, edit_all, edit_summary, run_of
+from tests.report.editing import edit, edit_all, edit_summary, row_of, run_of
 
 DP2 = ("digits", "dp2 fp32 x1")
 
@@ -47,45 +48,59 @@ def test_a_summary_of_another_run_is_not_used(study):
     assert "belongs to run 'digits-serial" in run.problems[0]
 
 
-@pytest.mark.parametrize("median", [0, -3.0, None, "fast", True])
-def test_a_step_time_that_is_none_is_not_ranked(study, median):
-    edit_summary(study, *DP2, lambda s: s["step_time_ms"].update(median=median))
+@pytest.mark.parametrize("value", [0, -3.0, None, "fast", True])
+def test_a_step_time_that_is_none_makes_no_record(study, value):
+    edit_summary(study, *DP2, lambda s: s["step_time_ms"].update(value=value))
     run = run_of(study, *DP2)
-    assert (run.status, run.counts) == ("failed", False)
+    assert (run.status, run.counts, run.has_record) == ("missing", False, False)
     assert "step_time_ms" in run.problems[0]
 
 
-@pytest.mark.parametrize("word", ["NaN", "Infinity", "1e999"])
-def test_a_number_that_is_not_finite_is_not_measured(study, word):
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "1e999", "1" + "0" * 400])
+def test_a_number_that_no_computer_measures_makes_no_record(study, word):
     path = run_of(study, *DP2).directory / "summary.json"
     content = json.loads(path.read_text())
-    content["peak_memory_bytes"] = "HERE"
+    content["memory"]["peak_memory_bytes"]["value"] = "HERE"
     path.write_text(json.dumps(content).replace('"HERE"', word))
-    assert safe_json.positive(run_of(study, *DP2).summary, "peak_memory_bytes") is None
+    assert "memory.peak_memory_bytes" in run_of(study, *DP2).problems[0]
     write(study)
 
 
 @pytest.mark.parametrize(
     ("parity", "status"),
     [
-        ({"passed": False, "steps": 5}, "wrong"),
-        ({"passed": False, "steps": 0}, "unchecked"),
-        ({"passed": None, "steps": 5}, "unchecked"),
-        (None, "unchecked"),
+        ({"passed": False, "steps": 5, "reason": "losses differ"}, "wrong"),
+        ({"passed": False, "steps": 0, "reason": "the study sets parity_steps: 0"}, "unchecked"),
+        ({"passed": None, "steps": 5}, "missing"),
+        ({"passed": False, "steps": 5, "reason": None}, "missing"),
     ],
 )
 def test_a_completed_run_counts_only_with_parity(study, parity, status):
-    edit_summary(study, *DP2, lambda s: s.update(parity=parity))
+    edit_summary(study, *DP2, lambda s: s["parity"].update(parity))
     run = run_of(study, *DP2)
     assert (run.status, run.counts) == (status, False)
     assert run.remedy
 
 
-def test_an_unknown_status_is_a_failure_that_says_so(study):
-    edit_summary(study, *DP2, lambda s: s.update(status="great"))
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"format": 1}, "summary.json has format 1, this version reads format 2"),
+        ({"format": None}, "has format None"),
+        ({"status": "great"}, "status: Input should be 'completed'"),
+        ({"bubble_fraction": {"value": None, "unit": "1", "reason": ""}}, "bubble_fraction: "),
+        ({"bubble_fraction": {"value": 0.1, "unit": "ms"}}, "bubble_fraction.unit: "),
+        ({"bubble_reason": "no pipeline"}, "bubble_reason: Extra inputs are not permitted"),
+    ],
+)
+def test_a_record_that_is_none_says_what_is_wrong_with_it(study, change, said):
+    edit_summary(study, *DP2, lambda s: s.update(change))
     run = run_of(study, *DP2)
-    assert run.status == "failed"
-    assert "'great' is none of completed" in run.problems[0]
+    assert run.status == "missing"
+    assert said in run.problems[0]
+    assert run.remedy
+    write(study)
+    assert said in html.unescape((study / "report.html").read_text())
 
 
 def test_a_run_id_cannot_lead_out_of_the_study(study):
@@ -95,7 +110,7 @@ def test_a_run_id_cannot_lead_out_of_the_study(study):
     edit(study / "plan.json", lambda plan: plan["candidates"][0].update(run_id="../../elsewhere"))
     run = load(study).runs[0]
     assert run.status == "missing"
-    assert run.summary == {}
+    assert not run.has_record
 
 
 def test_everything_at_once_of_the_wrong_kind_is_survived(study):
@@ -133,6 +148,23 @@ def test_equal_labels_are_told_apart(study):
 
 
 def test_control_characters_end_at_the_door():
-    assert safe_json.clean("\x1b[31mred\x1b[0m \x1b]0;title\x07x\0y\x9bz\n") == "red xyz\n"
-    assert safe_json.clean("a" * 9000).endswith("... (cut)")
-    assert safe_json.clean("\udcff") == "?"
+    assert clean("\x1b[31mred\x1b[0m \x1b]0;title\x07x\0y\x9bz\n") == "red xyz\n"
+    assert clean("a" * 9000).endswith("... (cut)")
+    assert clean("\udcff") == "?"
+
+
+def test_control_characters_in_a_record_end_where_it_is_read(study):
+    evil = "\x1b[31mred\x1b[0m \x1b]0;title\x07x\0y\x9bz"
+    edit_summary(study, *DP2, lambda s: s.update(warnings=[evil], hosts=[evil], provenance={evil: [evil]}))
+    edit_summary(study, *DP2, lambda s: s["energy"].update(reason=evil + "a" * 9000))
+    summary = run_of(study, *DP2).summary
+    assert summary.warnings == summary.hosts == ("red xyz",)
+    assert summary.provenance == {"red xyz": ["red xyz"]}
+    assert len(summary.energy.reason) <= 4000
+
+
+def test_a_failed_pipelines_row_says_what_its_record_says(study):
+    row = row_of(study, "digits", "dp2.pp2.1f1b bf16 x4")
+    assert row["status"] == "failed"
+    for column in ("bubble_fraction", "peak_memory_bytes", "comm_exposed_ms", "mfu", "energy_j"):
+        assert row[f"{column}_reason"] == "no result: loss is NaN at step 12", column

@@ -12,7 +12,7 @@ import pytest
 from hpc_accel.report.load.study_records import load
 from hpc_accel.report.show.summary_csv import render
 from hpc_accel.report.write import write
-from tests.report.editing import edit, edit_summary
+from tests.report.editing import edit, edit_summary, set_time
 from tests.report.make_inference import add_inference
 
 # As promised to users, letter by letter; not taken from the code.
@@ -119,8 +119,7 @@ def test_what_was_not_measured_is_empty_with_a_reason(study):
 
 
 def test_numbers_are_the_records(energy_study):
-    change = {"step_time_ms": {"median": 20.0, "ci_low": 19.0, "ci_high": 22.0}}
-    edit_summary(energy_study, "digits", "dp2 fp32 x1", lambda s: s.update(change))
+    edit_summary(energy_study, "digits", "dp2 fp32 x1", set_time(20.0, 19.0, 22.0))
     row = row_of(energy_study, "digits", "dp2 fp32 x1")
     assert (row["step_time_ms"], row["step_time_ci_low_ms"], row["step_time_ci_high_ms"]) == ("20", "19", "22")
     assert float(row["throughput_samples_per_s"]) == pytest.approx(64 / 0.020)
@@ -155,4 +154,4 @@ def test_a_failed_run_says_why(study):
     row = row_of(study, "digits", "dp2.pp2.1f1b bf16 x4")
     assert row["status"] == "failed"
     assert row["warnings"] == "NonFiniteError: loss is NaN at step 12; rank 3"
-    assert reasons_of(row)["step_time_ms"] == "the run is failed"
+    assert reasons_of(row)["step_time_ms"] == "no result: loss is NaN at step 12"

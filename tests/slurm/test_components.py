@@ -175,4 +175,4 @@ def test_warning_reaches_both_components_and_the_job_comes_back_whole(cluster: C
     summary = read(run_dir)
     assert (summary["status"], summary["attempt"]) == ("completed", 2)
     assert [PARTITION_OF[host] for host in summary["hosts"]] == ["main", "small"]
-    assert summary["checkpoints"]["resumed_from_step"] > 0
+    assert summary["checkpoints"]["resumed_from_step"]["value"] > 0

@@ -170,13 +170,13 @@ def test_warning_checkpoint_requeue_and_exact_resume(cluster: Cluster):
     summary = read(run_dir)
     assert summary["status"] == "completed"
     assert summary["attempt"] == int(facts["Restarts"]) + 1 >= 2
-    assert 0 < summary["checkpoints"]["resumed_from_step"] < 901
+    assert 0 < summary["checkpoints"]["resumed_from_step"]["value"] < 901
     assert "asked to stop: saved after step" in log.read_text(), "the first attempt's log is kept"
     whole = cluster.prepare(run, "whole")
     facts = cluster.wait(cluster.submit(whole / "job.sbatch"))
     assert facts["JobState"] == "COMPLETED", (whole / "log.txt").read_text()
     assert losses(whole) == losses(run_dir)
-    assert read(whole)["checkpoints"]["resumed_from_step"] is None
+    assert read(whole)["checkpoints"]["resumed_from_step"]["value"] is None
 
 
 HOGS = "import time\nfrom mpi4py import MPI\nhog = b'a' * 900_000_000\ntime.sleep(60)\n"

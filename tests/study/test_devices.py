@@ -121,14 +121,14 @@ def test_utilisation_counts_gpus_and_not_the_ranks_that_share_them(gpus, tmp_pat
     def found(run: Run, num_gpus: int | None):
         return utilisation.flops_facts(run, directory, "cuda", 10**9, "", 10.0, num_gpus)
 
-    assert found(run, len(set(uuids)))["mfu"] == pytest.approx(0.1)
-    assert found(make_run("cuda", 2), None)["peak_flops_per_s"] == 2e12
+    assert found(run, len(set(uuids))).mfu.value == pytest.approx(0.1)
+    assert found(make_run("cuda", 2), None).peak_flops_per_s.value == 2e12
     unknown = found(run, None)
-    assert unknown["mfu"] is None and "nobody counted" in unknown["mfu_reason"]
+    assert unknown.mfu.value is None and "nobody counted" in unknown.mfu.reason
 
 
 def test_cpus_beside_gpus_have_no_peak_in_common(tmp_path):
     parts = [{"ranks_per_node": 1, "gpus_per_node": 1}, {"ranks_per_node": 1}]
     run = make_run(resources={"node_kinds": parts})
     found = utilisation.flops_facts(run, tmp_path, "cuda", 10**9, "", 10.0)
-    assert found["mfu"] is None and "CPUs beside GPUs" in found["mfu_reason"]
+    assert found.mfu.value is None and "CPUs beside GPUs" in found.mfu.reason

@@ -102,23 +102,23 @@ def test_layouts_on_two_ranks(trained):
     assert_parity(summaries, FP32)
     for run_id, summary in summaries.items():
         if "digits-" in run_id and "1f1b" not in run_id and "+" not in run_id:
-            assert summary["steps"]["samples_dropped_per_epoch"] == 0
+            assert summary.steps.samples_dropped_per_epoch.value == 0
         if "zero_bubble" in run_id:
-            assert summary["bubble_ideal"] is None
+            assert summary.bubble_ideal.value is None
 
 
 @pytest.mark.mpi
 def test_recipes_on_two_ranks(trained):
     _, of_recipes = trained
-    assert_parity({summary["run_id"]: summary for _, summary in of_recipes})
+    assert_parity({summary.run_id: summary for _, summary in of_recipes})
     for recipe, summary in of_recipes:
-        error = summary["parity"]["max_rel_err"]
+        error = summary.parity.max_rel_err
         changes_numbers = recipe["compression"] != "none" or recipe["average_every"] > 1
         assert (error > 2e-7) == changes_numbers, (recipe, error)
-        assert summary["metric"]["name"] == "accuracy"
-        assert 0 < summary["metric"]["value"] <= 1
+        assert summary.metric.name == "accuracy"
+        assert 0 < summary.metric.value <= 1
         if not recipe["overlap"]:
-            assert summary["phases_ms"]["comm_overlapped"] == 0
+            assert summary.phases_ms.comm_overlapped.value == 0
 
 
 @pytest.mark.mpi
@@ -139,12 +139,12 @@ def test_a_model_that_is_no_sequence_is_cut_by_the_tracer(tmp_path, monkeypatch)
     paths += tied
     summaries = train_all(2, paths, PYTHONPATH=f"{ROOT}:{tmp_path}")
     assert_parity(summaries)
-    exact = {summary["metric"]["value"] for run, summary in summaries.items() if "fp32" in run and "tied" not in run}
+    exact = {summary.metric.value for run, summary in summaries.items() if "fp32" in run and "tied" not in run}
     assert len(exact) == 1
     assert_parity({path.parent.name: summaries.pop(path.parent.name) for path in tied}, FP32)
     for run_id, summary in summaries.items():
-        assert summary["metric"]["num_samples"] == 53
-        assert summary["split"] is None or (sum(summary["split"]) == 4 and len(summary["split"]) == 2), run_id
+        assert summary.metric.num_samples == 53
+        assert summary.split is None or (sum(summary.split) == 4 and len(summary.split) == 2), run_id
 
 
 @pytest.mark.mpi

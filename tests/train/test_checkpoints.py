@@ -1,6 +1,5 @@
 """A run that was stopped or killed goes on as if nothing had happened, and only from a checkpoint that is whole."""
 
-import json
 import os
 import resource
 import shutil
@@ -19,6 +18,7 @@ from hpc_accel.study.run import Run
 from hpc_accel.train.checkpoint import Checkpoints
 from tests.measure import trees
 from tests.mpirun import ROOT, check, mpirun
+from tests.records import summary_in
 from tests.train.test_layouts import LM, SCRIPT, write_runs
 
 TESTING = {"HPC_ACCEL_TESTING": "1"}
@@ -28,10 +28,6 @@ LONG = {"warmup_steps": 2, "steps": 28, "parity_steps": 1, "metric_samples": 16}
 def losses(directory):
     steps = pl.read_parquet(directory / "steps.parquet")
     return steps.select("step", "rank", "loss").sort("step", "rank").rows()
-
-
-def summary_of(directory):
-    return json.loads((directory / "summary.json").read_text())
 
 
 @pytest.mark.mpi
@@ -51,22 +47,22 @@ def test_warned_runs_go_on_bit_for_bit(tmp_path):
     for path in paths:
         whole, broken = path.parent, path.parent.with_name(path.parent.name + "-broken")
         assert losses(whole) == losses(broken)
-        summary = summary_of(broken)
-        assert summary["attempt"] == 2
-        stopped = summary["checkpoints"]["resumed_from_step"]
+        summary = summary_in(broken)
+        assert summary.attempt == 2
+        stopped = summary.checkpoints.resumed_from_step.value
         assert 7 < stopped <= 14
         warm = pl.read_parquet(broken / "steps.parquet").filter(pl.col("warmup"))["step"].unique().sort().to_list()
         assert warm == [0, 1, stopped, stopped + 1][: 2 + min(2, 14 - 1 - stopped)], "a new process is cold again"
-        assert summary["steps"]["num_timed"] == 14 - len(warm)
+        assert summary.steps.num_timed == 14 - len(warm)
         assert not (broken / "checkpoints").exists(), "a run that is done is not continued"
-        energy = summary["energy"]
-        assert energy["num_windows"] == 2, "one of each attempt"
+        energy = summary.energy
+        assert energy.num_windows == 2, "one of each attempt"
         # A busy machine may read the meter late; one of the two windows would be half of it.
-        assert energy["energy_j"] == pytest.approx(200 * energy["window_s"], rel=0.1)
-        phases_j = sum(energy["by_phase_j"].values())
+        assert energy.energy_j == pytest.approx(200 * energy.window_s, rel=0.1)
+        phases_j = sum(energy.phases.by_phase_j.values())
         # On a busy machine ranks leave a barrier some milliseconds apart; one of the windows would be a third.
-        assert phases_j == pytest.approx(energy["energy_j"], rel=0.02, abs=2), "of both attempts"
-        assert energy["by_device"][0]["phases_j"] == pytest.approx(energy["by_phase_j"])
+        assert phases_j == pytest.approx(energy.energy_j, rel=0.02, abs=2), "of both attempts"
+        assert energy.phases.by_device[0].phases_j == pytest.approx(energy.phases.by_phase_j)
 
 
 @pytest.mark.mpi
@@ -84,12 +80,12 @@ def test_killed_rank_ends_all_and_the_run_goes_on(tmp_path):
     assert not (path.parent / "summary.json").exists()
     assert (path.parent / "checkpoints/latest").read_text() == "step-000020\n"
     check(mpirun(2, [SCRIPT, path, whole], 150))
-    assert summary_of(path.parent)["checkpoints"]["resumed_from_step"] == 20
+    assert summary_in(path.parent).checkpoints.resumed_from_step.value == 20
     assert losses(path.parent) == losses(whole.parent)
-    told = summary_of(whole.parent)["checkpoints"]
-    assert told["num_saved"] == 2
-    assert min(told["save_ms"]) > 0
-    assert told["resumed_from_step"] is None
+    told = summary_in(whole.parent).checkpoints
+    assert told.num_saved == 2
+    assert min(told.save_ms) > 0
+    assert told.resumed_from_step.value is None
 
 
 class Alone:

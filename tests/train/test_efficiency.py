@@ -10,6 +10,11 @@ import pytest
 import torch
 
 from hpc_accel.mpi.timeline import CommEvent
+from hpc_accel.record.energy import Energy
+from hpc_accel.record.figure import Count, Seconds
+from hpc_accel.record.measured import with_shares
+from hpc_accel.record.parts import Outliers, Steps
+from hpc_accel.record.summary import figures
 from hpc_accel.runtime import timing_warnings
 from hpc_accel.runtime.in_flight import StepInFlight, StepResult
 from hpc_accel.runtime.phase_timer import PhaseSpan
@@ -33,14 +38,34 @@ def make_run(ranks: int = 2, precision: str = "fp32", **measure) -> Run:
     )
 
 
+def steps(**changes) -> Steps:
+    whole = {
+        "num_warmup": 0,
+        "num_warmup_detected": Count.of(0),
+        "num_asked": 4,
+        "num_timed": 4,
+        "global_batch_size": 8,
+        "samples_per_epoch": Count.of(80),
+        "samples_dropped_per_epoch": Count.of(0),
+        "tokens_per_sample": Count.of(16),
+        "outliers": Outliers(count=0),
+    }
+    return Steps(**{**whole, **changes})
+
+
+def measured(energy_j: float, window_s: float) -> Energy:
+    known = {"energy_j": energy_j, "window_s": window_s, "scope": "node", "method": "counter", "reason": ""}
+    return Energy.missing("not looked for").changed(**known)
+
+
 def test_warm_up_is_found_beyond_what_was_counted():
     times = [90.0, 40.0, 30.0, 22.0] + [20.0, 20.1, 19.9, 20.2] * 6
-    detected, reason = timing_warnings.detected_warmup(times, is_continued=False)
-    assert (detected, reason) == (4, "")
-    facts = {"num_warmup": 2, "num_warmup_detected": detected, "warmup_reason": ""}
-    [said] = timing_warnings.warnings(make_run(), facts, {"energy_j": None})
+    detected = timing_warnings.detected_warmup(times, is_continued=False)
+    assert (detected.value, detected.reason) == (4, "")
+    facts = steps(num_warmup=2, num_warmup_detected=detected)
+    [said] = timing_warnings.warnings(make_run(), facts, Energy.missing("no sensor"))
     assert "set measure.warmup_steps to 4" in said
-    assert timing_warnings.warnings(make_run(), facts | {"num_warmup": 4}, {"energy_j": None}) == []
+    assert timing_warnings.warnings(make_run(), facts.changed(num_warmup=4), Energy.missing("no sensor")) == ()
 
 
 @pytest.mark.parametrize(
@@ -52,33 +77,39 @@ def test_warm_up_is_found_beyond_what_was_counted():
     ],
 )
 def test_an_unknown_warm_up_says_why(times, continued, reason):
-    detected, why = timing_warnings.detected_warmup(times, is_continued=continued)
-    assert detected is None
-    assert reason in why
+    detected = timing_warnings.detected_warmup(times, is_continued=continued)
+    assert detected.value is None
+    assert reason in detected.reason
 
 
 def test_outliers_are_counted_and_located():
     times = [10.0, 10.1, 9.9, 10.05, 55.0, 10.0, 9.95]
     found = timing_warnings.found_outliers(list(range(5, 12)), times)
-    assert (found["count"], found["steps"]) == (1, [9])
+    assert (found.count, found.steps) == (1, (9,))
 
 
 @pytest.mark.parametrize(
     ("measure", "words"), [({}, "set measure.max_steps"), ({"max_steps": 40}, "but 40 steps were")]
 )
 def test_a_short_window_says_what_to_do(measure, words):
-    facts = {"num_warmup": 0, "num_warmup_detected": 0, "warmup_reason": ""}
-    energy = {"energy_j": 5.0, "window_s": 0.5, "resolution_s": 0.1, "resolution_warning": True}
-    [said] = timing_warnings.warnings(make_run(**measure), facts, energy)
+    energy = measured(5.0, 0.5).changed(resolution_s=Seconds.of(0.1), resolution_warning=True)
+    [said] = timing_warnings.warnings(make_run(**measure), steps(), energy)
     assert "want 10 s" in said
     assert words in said
 
 
 def test_unknown_energy_makes_everything_unknown():
-    energy = {"energy_j": None, "window_s": 2.0, "reason": "no sensor"}
-    found = efficiency.energy_figures(energy, num_steps=4, global_batch_size=8, samples_per_epoch=80, tokens=16)
-    assert {key for key, value in found.items() if value is not None} == {"per_token_reason"}
-    assert found["per_token_reason"] == "no sensor"
+    found = with_shares(Energy.missing("no sensor", "find one").changed(window_s=2.0), steps())
+    for figure in figures(found).values():
+        assert (figure.value, figure.reason, figure.remedy) == (None, "no sensor", "find one")
+
+
+def test_what_follows_from_energy_is_per_step_sample_token_and_epoch():
+    found = with_shares(measured(40.0, 2.0), steps())
+    per = [found.per_step_j, found.per_sample_j, found.per_token_j, found.per_epoch_j, found.energy_delay_product_js]
+    assert [figure.value for figure in per] == [10.0, 1.25, 1.25 / 16, 100.0, 5.0]
+    without = with_shares(measured(40.0, 2.0), steps(tokens_per_sample=Count.missing(efficiency.NO_TOKENS)))
+    assert (without.per_token_j.value, without.per_token_j.reason) == (None, efficiency.NO_TOKENS)
 
 
 def test_only_sequences_of_ids_have_tokens():
@@ -88,13 +119,13 @@ def test_only_sequences_of_ids_have_tokens():
 
 
 def test_the_target_is_the_first_loss_at_or_below_it():
-    energy = {"energy_j": 40.0, "window_s": 2.0, "reason": ""}
+    energy = with_shares(measured(40.0, 2.0), steps())
     found = efficiency.target(make_run(target_loss=0.5), [2.0, 0.5, 0.7], energy, num_steps=4)
-    assert (found["num_steps"], found["time_s"], found["energy_j"]) == (2, 1.0, 20.0)
+    assert (found.num_steps.value, found.time_s.value, found.energy_j.value) == (2, 1.0, 20.0)
     missed = efficiency.target(make_run(target_loss=0.1), [2.0, 0.5], energy, num_steps=4)
-    assert missed["energy_j"] is None
-    assert "lowest loss is 0.5" in missed["reason"]
-    assert "names no measure.target_loss" in efficiency.target(make_run(), [1.0], energy, 4)["reason"]
+    assert missed.energy_j.value is None
+    assert "lowest loss is 0.5" in missed.energy_j.reason
+    assert "names no measure.target_loss" in efficiency.target(make_run(), [1.0], energy, 4).loss.reason
 
 
 def kinds(**more):
@@ -122,13 +153,13 @@ def test_the_peak_is_that_of_the_runs_own_part_of_the_machine(run, hardware, pea
 
 def test_without_flops_there_is_no_utilisation(tmp_path):
     found = utilisation.flops_facts(make_run(), tmp_path, "cpu", None, "torch counts none", 5.0)
-    assert (found["per_step"], found["mfu"], found["mfu_reason"]) == (None, None, "torch counts none")
+    assert (found.per_step.value, found.mfu.value, found.mfu.reason) == (None, None, "torch counts none")
 
 
 def test_hardware_is_looked_for_beside_the_studys_runs(tmp_path: Path):
     (tmp_path / "hardware.json").write_text(json.dumps({"site": "local", "node_kinds": [kinds()]}))
     found = utilisation.flops_facts(make_run(), tmp_path / "runs" / "r", "cpu", 10**7, "", 2.0)
-    assert found["mfu"] == pytest.approx(1e7 / 2e-3 / 1e10)
+    assert found.mfu.value == pytest.approx(1e7 / 2e-3 / 1e10)
 
 
 def through(step: PhaseSpan, phases: list[PhaseSpan]) -> StepInFlight:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +48,7 @@ def test_one_rank_fails(fault, code, kind, tmp_path, monkeypatch):
     error = json.loads((directory / "error.rank1.json").read_text())
     assert error["kind"] == kind
     assert error["rank"] == 1
+    assert Path(error["where"].partition(":")[0]).parent == tmp_path, "the line of the user"
     assert not (directory / "summary.json").exists()
     assert code in (done.returncode, error["exit_code"])
 

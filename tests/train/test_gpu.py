@@ -4,13 +4,13 @@ HPC_ACCEL_PRETEND_GPU=1 runs the same on the CPU, less what a CPU refuses, so th
 mistake in a test.
 """
 
-import json
 import os
 
 import pytest
 import torch
 
 from tests.mpirun import ROOT, check, mpirun
+from tests.records import summary_in
 from tests.train.test_layouts import LM, SCRIPT, assert_parity, write_runs
 
 PRETENDED = os.environ.get("HPC_ACCEL_PRETEND_GPU") == "1"
@@ -33,11 +33,11 @@ pytestmark = [pytest.mark.gpu, pytest.mark.mpi]
 
 def trained(n, paths, script=SCRIPT, timeout_s=280, **environment):
     check(mpirun(n, [script, *paths], timeout_s, **environment))
-    return {path.parent.name: json.loads((path.parent / "summary.json").read_text()) for path in paths}
+    return {path.parent.name: summary_in(path.parent) for path in paths}
 
 
 def on_the_device(summaries):
-    assert {summary["device"] for summary in summaries.values()} == {DEVICE}
+    assert {summary.device for summary in summaries.values()} == {DEVICE}
 
 
 def test_one_gpu_computes_in_every_precision(tmp_path):
@@ -67,7 +67,7 @@ def test_the_cpu_computes_the_same(tmp_path):
     [there] = write_runs(tmp_path / "cpu", WIDE, [{}], resources={"ranks_per_node": 1}, device="cpu", measure=QUICK)
     [on_device] = trained(1, [here]).values()
     [on_cpu] = trained(1, [there]).values()
-    assert on_device["losses"]["first"] == pytest.approx(on_cpu["losses"]["first"], rel=1e-4)
+    assert on_device.losses.first == pytest.approx(on_cpu.losses.first, rel=1e-4)
 
 
 def test_a_loss_with_class_weights(tmp_path, monkeypatch):
@@ -92,7 +92,7 @@ def test_fp8_trains_nearly_the_same(tmp_path):
     pytest.importorskip("torchao.float8", reason="needs torchao: pip install 'hpc-accel[fp8]'")
     summaries = trained(1, write_runs(tmp_path, WIDE, [{}], ("fp8",), **ONE))
     assert_parity(summaries)
-    assert all(summary["parity"]["max_rel_err"] > 1e-5 for summary in summaries.values()), "8 bits leave a trace"
+    assert all(summary.parity.max_rel_err > 1e-5 for summary in summaries.values()), "8 bits leave a trace"
 
 
 def test_two_ranks_divide_and_exchange(tmp_path):
@@ -131,10 +131,10 @@ def test_a_warned_run_goes_on_bit_for_bit(tmp_path):
     trained(2, paths, ROOT / "tests/train/resume.py", HPC_ACCEL_TESTING="1")
     for path in paths:
         broken = path.parent.with_name(path.parent.name + "-broken")
-        found = [json.loads((each / "summary.json").read_text()) for each in (path.parent, broken)]
-        assert found[1]["attempt"] == 2
-        assert found[0]["losses"]["final"] == found[1]["losses"]["final"]
-        assert found[0]["losses"]["first"] == found[1]["losses"]["first"]
+        found = [summary_in(each) for each in (path.parent, broken)]
+        assert found[1].attempt == 2
+        assert found[0].losses.final.value == found[1].losses.final.value
+        assert found[0].losses.first == found[1].losses.first
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")

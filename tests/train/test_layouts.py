@@ -11,6 +11,7 @@ from hpc_accel.study.study_file import Study
 from hpc_accel.workloads import entry
 from hpc_accel.workloads.count_facts import describe
 from tests.mpirun import ROOT, check, mpirun
+from tests.records import summary_in
 
 SCRIPT = ROOT / "tests/train/many.py"
 FP32 = 1e-4
@@ -41,16 +42,16 @@ def write_runs(directory, workload, layouts, precisions=("fp32",), recipe=None, 
 
 def train_all(n, paths, timeout_s=240, **environment):
     check(mpirun(n, [SCRIPT, *paths], timeout_s, **environment))
-    return {path.parent.name: json.loads((path.parent / "summary.json").read_text()) for path in paths}
+    return {path.parent.name: summary_in(path.parent) for path in paths}
 
 
 def assert_parity(summaries, tolerance=None):
     assert summaries
     for run_id, summary in summaries.items():
-        parity = summary["parity"]
-        assert summary["status"] == "completed", (run_id, summary["error"], parity)
-        assert parity["steps"] == 5
-        assert parity["max_rel_err"] <= (tolerance or parity["tolerance"]), (run_id, parity)
+        parity = summary.parity
+        assert summary.status == "completed", (run_id, summary.error, parity)
+        assert parity.steps == 5
+        assert parity.max_rel_err <= (tolerance or parity.tolerance), (run_id, parity)
 
 
 LM = {"name": "lm", "args": {"layers": 2, "hidden": 32, "heads": 2, "sequence": 16}, "global_batch_size": 8}
@@ -95,37 +96,37 @@ def check_record(directory, summary):
     assert steps["step_ns"].min() > 0
     timed = steps.filter(~pl.col("warmup"))
     assert timed.height == 2 * 4
-    assert summary["step_time_ms"]["ci_low"] <= summary["step_time_ms"]["median"] <= summary["step_time_ms"]["ci_high"]
+    assert summary.step_time_ms.ci_low <= summary.step_time_ms.value <= summary.step_time_ms.ci_high
     parts = ["data_ns", "forward_ns", "backward_ns", "optimizer_ns", "comm_exposed_ns", "pipeline_wait_ns"]
     explained = sum(timed[name].fill_null(0) for name in parts)
     assert (explained <= timed["step_ns"] * 1.001).all()
     assert (timed["forward_ns"] > 0).all()
     assert (timed["backward_ns"] > 0).all()
-    pipeline = "pp2" in summary["run_id"]
-    assert (summary["bubble_fraction"] is None) != pipeline
-    assert bool(summary["bubble_reason"]) != pipeline
+    pipeline = "pp2" in summary.run_id
+    assert (summary.bubble_fraction.value is None) != pipeline
+    assert bool(summary.bubble_fraction.reason) != pipeline
     if pipeline:
-        assert 0 < summary["bubble_fraction"] < 1
-        assert summary["phases_ms"]["comm_exposed"] is None
-        assert "no collective" in summary["phases_reason"]["comm_exposed"]
+        assert 0 < summary.bubble_fraction.value < 1
+        assert summary.phases_ms.comm_exposed.value is None
+        assert "no collective" in summary.phases_ms.comm_exposed.reason
     else:
-        assert summary["phases_ms"]["comm_exposed"] > 0
-        assert summary["phases_reason"]["pipeline_wait"] == "the layout has one stage"
+        assert summary.phases_ms.comm_exposed.value > 0
+        assert summary.phases_ms.pipeline_wait.reason == "the layout has one stage"
     trace = json.loads((directory / "trace.json").read_text())
     ranks = {event["pid"] for event in trace["traceEvents"] if event.get("name") == "forward"}
     assert len(ranks) == 2
-    energy = summary["energy"]
-    assert (energy["energy_j"] is None) == bool(energy["reason"])
+    energy = summary.energy
+    assert (energy.energy_j is None) == bool(energy.reason)
     assert (directory / "energy.parquet").exists()
-    assert energy["energy_j"] != 0
-    assert summary["peak_memory_bytes"] > 1e6
+    assert energy.energy_j != 0
+    assert summary.memory.peak_memory_bytes.value > 1e6
 
 
 @pytest.mark.mpi
 def test_two_ranks_in_16_bits(trained):
     summaries = by_name(trained["16 bits"])
     assert_parity(summaries)
-    errors = [summary["parity"]["max_rel_err"] for summary in summaries.values()]
+    errors = [summary.parity.max_rel_err for summary in summaries.values()]
     assert max(errors) > 1e-7  # 16 bits do leave a trace: the recipe was really applied
 
 
@@ -135,8 +136,8 @@ def test_gloo_carries_the_same_runs(trained):
     assert_parity(summaries, FP32)
     for run_id, summary in summaries.items():
         unseen = "pipeline_wait" if "pp2" in run_id else "comm_exposed"
-        assert summary["phases_ms"][unseen] is None
-        assert "gloo" in summary["phases_reason"][unseen]
+        assert summary.phases_ms.of(unseen).value is None
+        assert "gloo" in summary.phases_ms.of(unseen).reason
 
 
 @pytest.mark.mpi
@@ -154,7 +155,7 @@ def test_a_wrong_layout_is_marked_wrong(tmp_path, monkeypatch):
     workload = {"entry": "random_model:build", "global_batch_size": 16}
     [path] = write_runs(tmp_path, workload, [{"dp": 2}])
     check(mpirun(2, [SCRIPT, path], 120, PYTHONPATH=f"{ROOT}:{tmp_path}"))
-    summary = json.loads((path.parent / "summary.json").read_text())
-    assert summary["status"] == "wrong"
-    assert summary["error"]["kind"] == "parity"
-    assert summary["parity"]["max_rel_err"] > FP32
+    summary = summary_in(path.parent)
+    assert summary.status == "wrong"
+    assert summary.error.kind == "parity"
+    assert summary.parity.max_rel_err > FP32

@@ -40,71 +40,71 @@ def found(tmp_path_factory):
 @pytest.mark.mpi
 def test_a_window_is_extended_until_it_holds_a_hundred_updates(found):
     (long, directory), (short, _), _ = found
-    assert long["energy"]["window_s"] >= 1.0
-    assert long["steps"]["num_asked"] == 6 < long["steps"]["num_timed"] <= 5000
-    assert long["energy"]["resolution_warning"] is False
+    assert long.energy.window_s >= 1.0
+    assert long.steps.num_asked == 6 < long.steps.num_timed <= 5000
+    assert long.energy.resolution_warning is False
     timed = pl.read_parquet(directory / "steps.parquet").filter(~pl.col("warmup"))
-    assert timed.group_by("rank").len()["len"].to_list() == [long["steps"]["num_timed"]] * 2
-    assert short["steps"]["num_timed"] == 6
-    assert short["energy"]["resolution_warning"] is (short["energy"]["window_s"] < 1.0)
-    said = [warning for warning in short["warnings"] if "set measure.max_steps" in warning]
-    assert bool(said) is short["energy"]["resolution_warning"]
+    assert timed.group_by("rank").len()["len"].to_list() == [long.steps.num_timed] * 2
+    assert short.steps.num_timed == 6
+    assert short.energy.resolution_warning is (short.energy.window_s < 1.0)
+    said = [warning for warning in short.warnings if "set measure.max_steps" in warning]
+    assert bool(said) is short.energy.resolution_warning
 
 
 @pytest.mark.mpi
 def test_the_phases_add_up_to_the_energy(found):
     for summary, _ in found:
-        energy = summary["energy"]
-        assert energy["energy_j"] == pytest.approx(POWER_W * energy["window_s"], rel=0.01)
+        energy = summary.energy
+        assert energy.energy_j == pytest.approx(POWER_W * energy.window_s, rel=0.01)
         # On a busy machine ranks leave a barrier some milliseconds apart.
-        assert sum(energy["by_phase_j"].values()) == pytest.approx(energy["energy_j"], rel=0.01, abs=0.01 * POWER_W)
-        assert [device["scope"] for device in energy["by_device"]] == ["node"]
-        assert energy["by_device"][0]["phases_j"] == pytest.approx(energy["by_phase_j"])
+        assert sum(energy.phases.by_phase_j.values()) == pytest.approx(energy.energy_j, rel=0.01, abs=0.01 * POWER_W)
+        assert [device.scope for device in energy.phases.by_device] == ["node"]
+        assert energy.phases.by_device[0].phases_j == pytest.approx(energy.phases.by_phase_j)
     (dp, _), (pp, _), (gloo, _) = (pair for pair in found)
-    assert set(dp["energy"]["by_phase_j"]) == {"compute", "comm_exposed", "idle"}
-    assert set(pp["energy"]["by_phase_j"]) == {"compute", "pipeline_wait", "idle"}
+    assert set(dp.energy.phases.by_phase_j) == {"compute", "comm_exposed", "idle"}
+    assert set(pp.energy.phases.by_phase_j) == {"compute", "pipeline_wait", "idle"}
     # What gloo waits for cannot be told from computing.
-    assert set(gloo["energy"]["by_phase_j"]) == {"compute", "idle"}
-    waited = pp["energy"]["by_phase_j"]["pipeline_wait"] / pp["energy"]["energy_j"]
-    assert waited == pytest.approx(pp["bubble_fraction"], abs=0.1)
+    assert set(gloo.energy.phases.by_phase_j) == {"compute", "idle"}
+    waited = pp.energy.phases.by_phase_j["pipeline_wait"] / pp.energy.energy_j
+    assert waited == pytest.approx(pp.bubble_fraction.value, abs=0.1)
 
 
 @pytest.mark.mpi
 def test_idle_power_stands_beside_or_says_why_not(found):
     (dp, _), _, (gloo, _) = found
-    assert dp["energy"]["idle_power_w"] == pytest.approx(POWER_W, rel=0.02)
-    assert dp["energy"]["idle_window_s"] == pytest.approx(0.4, rel=0.5)
-    assert gloo["energy"]["idle_power_w"] is None
-    assert "idle_s is 0" in gloo["energy"]["idle_reason"]
+    assert dp.energy.idle_power_w.value == pytest.approx(POWER_W, rel=0.02)
+    assert dp.energy.idle_window_s.value == pytest.approx(0.4, rel=0.5)
+    assert gloo.energy.idle_power_w.value is None
+    assert "idle_s is 0" in gloo.energy.idle_power_w.reason
 
 
 @pytest.mark.mpi
 def test_efficiency_follows_from_the_energy(found):
     for summary, _ in found:
-        energy, steps = summary["energy"], summary["steps"]
-        per_sample = energy["energy_j"] / (steps["num_timed"] * 8)
-        assert energy["per_sample_j"] == pytest.approx(per_sample)
-        assert energy["per_token_j"] == pytest.approx(per_sample / 16)
-        assert energy["per_epoch_j"] == pytest.approx(per_sample * steps["samples_per_epoch"])
-        step_s = energy["window_s"] / steps["num_timed"]
-        assert energy["energy_delay_product_js"] == pytest.approx(energy["per_step_j"] * step_s)
-        assert summary["target"]["num_steps"] == 1  # any loss is below 1000
-        assert summary["target"]["energy_j"] == pytest.approx(energy["per_step_j"])
+        energy, steps = summary.energy, summary.steps
+        per_sample = energy.energy_j / (steps.num_timed * 8)
+        assert energy.per_sample_j.value == pytest.approx(per_sample)
+        assert energy.per_token_j.value == pytest.approx(per_sample / 16)
+        assert energy.per_epoch_j.value == pytest.approx(per_sample * steps.samples_per_epoch.value)
+        step_s = energy.window_s / steps.num_timed
+        assert energy.energy_delay_product_js.value == pytest.approx(energy.per_step_j.value * step_s)
+        assert summary.target.num_steps.value == 1  # any loss is below 1000
+        assert summary.target.energy_j.value == pytest.approx(energy.per_step_j.value)
 
 
 @pytest.mark.mpi
 def test_utilisation_is_of_the_cores_the_run_had(found):
     facts = describe(entry.build(resolve_workload(Study.model_validate({"name": "t", "workload": LM}).workload), 0))
     (dp, _), (pp, _), (gloo, _) = found
-    flops = dp["flops"]["per_step"]
+    flops = dp.flops.per_step.value
     assert 2.5 <= flops / (facts.forward_flops_per_sample * 8) <= 3.0
-    assert pp["flops"]["per_step"] == flops
+    assert pp.flops.per_step.value == flops
     for summary in (dp, pp):
-        step_s = summary["step_time_ms"]["median"] / 1e3
-        assert summary["flops"]["mfu"] == pytest.approx(flops / step_s / (2 * PEAK))
-        assert summary["flops"]["mfu_reason"] == ""
-    assert gloo["flops"]["mfu"] is None
-    assert "of site 'local', the run of 'other'" in gloo["flops"]["mfu_reason"]
+        step_s = summary.step_time_ms.value / 1e3
+        assert summary.flops.mfu.value == pytest.approx(flops / step_s / (2 * PEAK))
+        assert summary.flops.mfu.reason == ""
+    assert gloo.flops.mfu.value is None
+    assert "of site 'local', the run of 'other'" in gloo.flops.mfu.reason
 
 
 @pytest.mark.mpi
@@ -112,8 +112,8 @@ def test_overlap_and_the_ideal_bubble_stand_beside_what_was_measured(found):
     (dp, directory), (pp, _), (gloo, _) = found
     steps = pl.read_parquet(directory / "steps.parquet")
     assert steps["comm_overlapped_ns"].min() >= 0
-    assert dp["phases_ms"]["comm_overlapped"] is not None
-    assert gloo["phases_ms"]["comm_overlapped"] is None
-    assert "gloo" in gloo["phases_reason"]["comm_overlapped"]
-    assert pp["bubble_ideal"] == pytest.approx(1 / 5)
-    assert dp["bubble_ideal"] is None
+    assert dp.phases_ms.comm_overlapped.value is not None
+    assert gloo.phases_ms.comm_overlapped.value is None
+    assert "gloo" in gloo.phases_ms.comm_overlapped.reason
+    assert pp.bubble_ideal.value == pytest.approx(1 / 5)
+    assert dp.bubble_ideal.value is None

@@ -26,6 +26,8 @@ class Case:
     context_parallel: int
     ran: bool
     step_time_s: float | None
+    allocated_bytes: float | None
+    """Held between steps."""
     peak_memory_bytes: float | None
     group: tuple[Any, ...]
     """What rows of one group share: they compute the same on equally many GPUs, and differ in layout."""
@@ -33,8 +35,10 @@ class Case:
     """Rows of one fold are never judged by what was measured in another of it."""
     block: tuple[Any, ...]
     """What the time of a block depends on: sizes, tensor-parallel ranks, samples of a micro-batch."""
-    family: str
-    """Rows of other families are predicted by other software."""
+    variant: tuple[int, ...]
+    """Which overrides of the mapping file's program it ran under."""
+    arguments: tuple[Any, ...]
+    """Rows that agree in these ran the same."""
     scored: bool
     """Whether its time counts; the mapping file says why not."""
 

@@ -14,13 +14,25 @@ from hpc_accel.study.run import Resources
 
 def cases_of(rows: list[Row], mapping: Mapping) -> list[Case]:
     """One case a row."""
-    return [_case(number, mapping.values_of(row), mapping) for number, row in enumerate(rows, start=1)]
+    return [_case(number, _with_stages(mapping.values_of(row)), mapping) for number, row in enumerate(rows, start=1)]
+
+
+def _with_stages(values: dict[str, Any]) -> dict[str, Any]:
+    """`stages_per_rank` also where the table says layers of a virtual stage instead."""
+    each, pp = values.get("layers_per_virtual_stage"), int(values.get("pp", 1))
+    return values | {"stages_per_rank": int(values["layers"]) // (pp * int(each))} if each and pp > 1 else values
 
 
 def _case(number: int, values: dict[str, Any], mapping: Mapping) -> Case:
+    told = next((each for each in mapping.refused if each.matches(values)), None)
+    if told is not None and not told.memory:
+        values = {"layers": 1, "sequence": 1} | values
     sizes = _sizes(values)
+    chunks = int(values.get("stages_per_rank") or 1)
+    values["pipeline"] = "none" if int(values.get("pp", 1)) == 1 else "interleaved" if chunks > 1 else "plain"
     layout, refused = _layout(values, sizes)
-    refused = refused or next((each.why for each in mapping.refused if each.matches(values)), None)
+    if told is not None:
+        layout, refused = layout if told.memory else None, refused or told.why
     gpus, per_node = int(values["gpus"]), int(values.get("gpus_per_node", 8))
     ranks_per_node = min(gpus, per_node)
     step_time_s = _step_time_s(values, sizes)
@@ -37,11 +49,13 @@ def _case(number: int, values: dict[str, Any], mapping: Mapping) -> Case:
         context_parallel=int(values.get("context_parallel", 1)),
         ran=bool(values.get("ran", True)),
         step_time_s=step_time_s,
+        allocated_bytes=values.get("allocated_bytes"),
         peak_memory_bytes=values.get("peak_memory_bytes"),
         group=tuple(values.get(name) for name in mapping.group),
         fold=tuple(values.get(name) for name in mapping.fold or mapping.group),
         block=tuple(values.get(name) for name in mapping.block),
-        family=str(values.get(mapping.family, "")),
+        variant=mapping.variant_of(values),
+        arguments=tuple(values.get(name) for name in mapping.arguments),
         scored=not unscored,
     )
 
@@ -62,6 +76,7 @@ def _sizes(values: dict[str, Any]) -> TransformerSizes:
         biases=bool(values.get("biases", True)),
         dropout=bool(values.get("dropout", True)),
         tied=bool(values.get("tied", True)),
+        head_parameters=int(values.get("head_parameters", 0)),
         positions=int(values["sequence"]) if values.get("learned_positions") else 0,
     )
 
@@ -69,7 +84,7 @@ def _sizes(values: dict[str, Any]) -> TransformerSizes:
 def _layout(values: dict[str, Any], sizes: TransformerSizes) -> tuple[Layout | None, str | None]:
     """The layout, or why there is none that the planner knows."""
     gpus, tp, pp = int(values["gpus"]), int(values.get("tp", 1)), int(values.get("pp", 1))
-    dp = int(values.get("dp") or gpus // (tp * pp * int(values.get("context_parallel", 1))))
+    dp = int(values.get("dp") or max(1, gpus // (tp * pp * int(values.get("context_parallel", 1)))))
     micro = int(values["micro_batch"])
     accumulation, rest = divmod(int(values["global_batch"]), dp * micro)
     chunks = int(values.get("stages_per_rank") or 1)

@@ -28,10 +28,12 @@ class Source(StrictModel):
     empty: Any = None
     """What an empty cell means."""
     scale: float | None = None
+    contains: dict[str, Any] = {}
+    """What a cell means that has this in it; the first that does decides, and others mean `empty`."""
 
 
 class Program(StrictModel):
-    """The training program of some rows: `software` and `block` name fields of Software and BlockCosts."""
+    """A training program: `software` and `block` name fields of Software and BlockCosts."""
 
     precision: Precision
     software: dict[str, Any]
@@ -45,6 +47,15 @@ class Program(StrictModel):
     def costs(self) -> BlockCosts:
         """What its blocks cost beside the products."""
         return BlockCosts(**self.block)
+
+
+class Override(StrictModel):
+    """What differs in the program of rows whose fields have these values."""
+
+    rows: dict[str, tuple[Any, ...]]
+    precision: Precision | None = None
+    software: dict[str, Any] = {}
+    block: dict[str, Any] = {}
 
 
 class Unscored(StrictModel):
@@ -61,6 +72,8 @@ class Refused(StrictModel):
     rows: dict[str, tuple[Any, ...]]
     above: dict[str, float] = {}
     why: str
+    memory: bool = True
+    """Whether their memory is predicted all the same."""
 
     def matches(self, values: dict[str, Any]) -> bool:
         """Whether a row's fields are all among these."""
@@ -83,10 +96,12 @@ class Mapping(StrictModel):
     fold: tuple[str, ...] = ()
     """Rows that agree in these are held out together from calibration; as `group` where empty."""
     block: tuple[str, ...] = ("hidden", "tp", "micro_batch")
-    family: Literal["none"] | str = "none"
-    """The field that chooses the program; "none" where all rows have one."""
-    program: Program | None = None
-    programs: dict[str, Program] = {}
+    arguments: tuple[str, ...] = ()
+    """Rows that agree in these ran the same, so that what they measured is a range."""
+    rank: Literal["fullest", "last"] = "fullest"
+    """Whose memory the table tells: that of the fullest rank, or of the last stage."""
+    program: Program
+    overrides: tuple[Override, ...] = ()
     inter_node: dict[str, Any] = {}
     """Of this cluster's network between nodes, what was measured to differ from the hardware file's."""
     refused: tuple[Refused, ...] = ()
@@ -103,9 +118,25 @@ class Mapping(StrictModel):
             values |= table.get(str(values.get(name)), {})
         return values
 
-    def program_of(self, family: str) -> Program | None:
-        """None where nothing is known of the program of that family."""
-        return self.programs.get(family, self.program)
+    def variant_of(self, values: dict[str, Any]) -> tuple[int, ...]:
+        """Which overrides a row's program has, by their place in the file."""
+        return tuple(
+            place
+            for place, each in enumerate(self.overrides)
+            if all(values.get(name) in allowed for name, allowed in each.rows.items())
+        )
+
+    def program_of(self, variant: tuple[int, ...]) -> Program:
+        """The program with these overrides, later ones before earlier ones."""
+        found = self.program
+        for place in variant:
+            each = self.overrides[place]
+            found = Program(
+                precision=each.precision or found.precision,
+                software=found.software | each.software,
+                block=found.block | each.block,
+            )
+        return found
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -145,6 +176,8 @@ def _value(row: Row, source: Source) -> Any:
     cell = (row.get(source.column) or "").strip()
     if not cell:
         return source.empty
+    if source.contains:
+        return next((value for part, value in source.contains.items() if part in cell), source.empty)
     if cell in source.values:
         return source.values[cell]
     try:

@@ -19,6 +19,8 @@ class Answer:
 
     step_time_s: float | None
     peak_memory_bytes: float | None
+    allocated_bytes: float | None = None
+    """Held between steps."""
     reason: str | None = None
 
 
@@ -31,12 +33,12 @@ class Predictor:
         self._models: dict[tuple[object, ...], StepModel] = {}
 
     def model_of(self, case: Case) -> StepModel | None:
-        """None where nothing is known of the program."""
-        program = self.mapping.program_of(case.family)
-        if program is None or case.layout is None:
+        """None where the planner knows no such layout."""
+        if case.layout is None:
             return None
-        key = (case.sizes, case.family, case.recompute, case.layout.pp > 1)
+        key = (case.sizes, case.variant, case.recompute, case.layout.pp > 1)
         if key not in self._models:
+            program = self.mapping.program_of(case.variant)
             facts = transformer_facts(case.sizes, program.costs, shares_rank=case.layout.pp == 1)
             software = program.software_of(case.recompute)
             self._models[key] = StepModel(facts, self.hardware, program.precision, software)
@@ -60,18 +62,21 @@ class Predictor:
         """Time and memory of `case`, its block taking `ratio` times as long as predicted."""
         model = self.model_of(case)
         if model is None or case.layout is None:
-            return Answer(step_time_s=None, peak_memory_bytes=None, reason=case.refused or "no such program is known")
-        memory = float(model.peak_memory_bytes(case.layout))
-        reason = case.refused or model.unpredictable(case.layout, case.resources, "cuda")
+            return Answer(step_time_s=None, peak_memory_bytes=None, reason=case.refused)
         if case.context_parallel > 1:
-            reason = f"context parallelism ({case.context_parallel} ranks) is not modelled"
+            why = f"context parallelism ({case.context_parallel} ranks) is not modelled"
+            return Answer(step_time_s=None, peak_memory_bytes=None, reason=why)
+        last = case.layout.pp - 1 if self.mapping.rank == "last" else None
+        memory = float(model.peak_memory_bytes(case.layout, last))
+        held = model.held_bytes(case.layout, last)
+        reason = case.refused or model.unpredictable(case.layout, case.resources, "cuda")
         if reason is not None:
-            return Answer(step_time_s=None, peak_memory_bytes=memory, reason=reason)
+            return Answer(step_time_s=None, peak_memory_bytes=memory, allocated_bytes=held, reason=reason)
         if ratio is None:
             time_s: float | None = sum(model.parts_s(case.layout, case.resources).values())
         else:
             time_s = self.scaled_s(case, ratio)
-        return Answer(step_time_s=time_s, peak_memory_bytes=memory)
+        return Answer(step_time_s=time_s, peak_memory_bytes=memory, allocated_bytes=held)
 
 
 def calibration_of(model: StepModel, case: Case, ratio: float) -> Calibration:

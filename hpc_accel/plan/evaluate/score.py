@@ -14,11 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hpc_accel.measure.statistics import spearman
 from hpc_accel.plan.evaluate.case import Case
 from hpc_accel.plan.evaluate.predict import Answer
 
 FIRST = (1, 3, 5)
 """Sizes of a short list."""
+HELD_WITHIN = 0.02
+NEAR = 0.1
 Pairs = Sequence[tuple[Any, float]]
 """(score, measured) of each row of a group; the lower the score the sooner it is chosen."""
 
@@ -98,6 +101,7 @@ def memory_scores(judged: Sequence[Judged], limit_bytes: int | None) -> dict[str
             "memory_max_over": 100 * max(0.0, *errors),
             "under_by_10_percent": 100 * sum(error < -0.1 for error in errors) / len(errors),
         }
+    scores |= _held_scores(known) | _range_scores(both)
     failed = [each for each in known if not each.case.ran]
     if limit_bytes is not None:
         ran = [each for each in known if each.case.ran]
@@ -107,6 +111,35 @@ def memory_scores(judged: Sequence[Judged], limit_bytes: int | None) -> dict[str
             scores["num_failed"] = len(failed)
             scores["failed_but_called_fit"] = _share(failed, lambda need: need <= limit_bytes)
     return scores
+
+
+def _held_scores(known: Sequence[Judged]) -> dict[str, Any]:
+    """Of what is held between steps."""
+    errors = [
+        abs(each.answer.allocated_bytes / each.case.allocated_bytes - 1)
+        for each in known
+        if each.case.allocated_bytes and each.answer.allocated_bytes
+    ]
+    if not errors:
+        return {}
+    within = 100 * sum(error <= HELD_WITHIN for error in errors) / len(errors)
+    return {"num_held": len(errors), "held_within_2_percent": within, "held_max_error": 100 * max(errors)}
+
+
+def _range_scores(both: Sequence[Judged]) -> dict[str, Any]:
+    """Of peaks whose arguments ran several times, and differed: whether predictions lie inside or near the range."""
+    ranges: dict[tuple[Any, ...], list[Judged]] = {}
+    for each in both:
+        if each.case.arguments:
+            ranges.setdefault(each.case.arguments, []).append(each)
+    if not ranges:
+        return {}
+    inside = 0
+    for same in ranges.values():
+        said = [each.answer.peak_memory_bytes or 0.0 for each in same]
+        peaks = [each.case.peak_memory_bytes or 0.0 for each in same]
+        inside += min(peaks) * (1 - NEAR) <= min(said) and max(said) <= max(peaks) * (1 + NEAR)
+    return {"num_argument_sets": len(ranges), "peak_in_or_near_range": 100 * inside / len(ranges)}
 
 
 def _share(judged: Sequence[Judged], test: Callable[[float], bool]) -> float | None:
@@ -126,26 +159,3 @@ def _spearman_of(group: Pairs) -> float | None:
         return None
     place = {key: float(i) for i, key in enumerate(sorted({score for score, _ in group}))}
     return spearman([place[score] for score, _ in group], [measured for _, measured in group])
-
-
-def spearman(left: Sequence[float], right: Sequence[float]) -> float | None:
-    """Rank correlation; None where one side does not vary."""
-    a, b = ranks(left), ranks(right)
-    mean = (len(a) + 1) / 2
-    spread = math.sqrt(sum((x - mean) ** 2 for x in a) * sum((y - mean) ** 2 for y in b))
-    return sum((x - mean) * (y - mean) for x, y in zip(a, b, strict=True)) / spread if spread else None
-
-
-def ranks(values: Sequence[float]) -> list[float]:
-    """Ranks from 1, ties sharing their mean."""
-    order = sorted(range(len(values)), key=lambda i: values[i])
-    result = [0.0] * len(values)
-    start = 0
-    while start < len(order):
-        end = start
-        while end + 1 < len(order) and values[order[end + 1]] == values[order[start]]:
-            end += 1
-        for i in order[start : end + 1]:
-            result[i] = (start + end) / 2 + 1
-        start = end + 1
-    return result

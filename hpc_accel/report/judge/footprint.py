@@ -31,7 +31,7 @@ def electricity_cost(run: RunRecord, factors: dict[str, Any]) -> Cell:
 
 
 def _by_factor(run: RunRecord, per_kwh: float | None, without: str) -> Cell:
-    energy_j = safe_json.positive(run.summary, "energy", "energy_j")
+    energy_j = run.summary.energy.figure.value
     if energy_j is None:
         return Cell(reason=quantities.ENERGY.reason(run))
     return Cell(value=energy_j / JOULES_PER_KWH * per_kwh) if per_kwh else Cell(reason=without)
@@ -52,16 +52,14 @@ def estimate_j(run: RunRecord, factors: dict[str, Any]) -> Cell:
     if power_w is None:
         return Cell(reason=NO_POWER)
     step = ranking.step_time_ms(run)
-    steps = safe_json.positive(run.summary, "steps", "num_timed")
-    if step is None or steps is None:
+    if step is None or not run.num_timed:
         return Cell(reason="no steps were timed")
-    return Cell(value=power_w * num_nodes(run) * step.value * steps / 1e3)
+    return Cell(value=power_w * num_nodes(run) * step.value * run.num_timed / 1e3)
 
 
 def num_nodes(run: RunRecord) -> float:
     """Nodes of the run, as measured, else as planned."""
-    planned = safe_json.positive(run.part("resources"), "num_nodes")
-    return safe_json.positive(run.summary, "num_nodes") or planned or 1
+    return run.summary.num_nodes or safe_json.positive(run.part("resources"), "num_nodes") or 1
 
 
 def estimate_method(factors: dict[str, Any]) -> str:

@@ -9,30 +9,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
+from hpc_accel.record.inference import Rate
 from hpc_accel.report.judge import wording
 from hpc_accel.report.judge.ranking import Best
 from hpc_accel.report.judge.statistics import Interval
-from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.run_record import RunRecord
 
 
-def rates(run: RunRecord) -> list[dict[str, Any]]:
+def rates(run: RunRecord) -> list[Rate]:
     """What was measured at each arrival rate, the lowest rate first."""
-    found = [
-        rate for rate in safe_json.items(run.summary, "inference", "rates") if safe_json.positive(rate, "rate_per_s")
-    ]
-    return sorted(found, key=lambda rate: safe_json.positive(rate, "rate_per_s") or 0.0)
+    measured = run.summary.inference
+    return sorted(measured.rates, key=lambda rate: rate.rate_per_s) if measured else []
 
 
 def max_rate(run: RunRecord) -> Interval | None:
     """The highest rate within the limit, and as its upper end the lowest that broke it."""
-    limit = safe_json.mapping(run.summary, "inference", "limit")
-    found = safe_json.positive(limit, "max_rate_per_s")
-    if found is None:
+    limit = run.summary.inference.limit if run.summary.inference else None
+    found = limit.max_rate_per_s.positive if limit else None
+    if limit is None or found is None:
         return None
-    return Interval(value=found, low=found, high=max(found, safe_json.positive(limit, "next_rate_per_s") or found))
+    return Interval(value=found, low=found, high=max(found, limit.next_rate_per_s.value or found))
 
 
 def best(runs: list[RunRecord]) -> Best | None:
@@ -43,7 +40,7 @@ def best(runs: list[RunRecord]) -> Best | None:
         highest, run = max(limited, key=lambda pair: pair[0].value)
         ties = tuple(each for rate, each in limited if each is not run and rate.overlaps(highest))
         return Best(run=run, value=highest, ties=ties)
-    if any(safe_json.positive(run.summary, "inference", "limit", "latency_limit_ms") for run in counting):
+    if any(latency_limit_ms(run) for run in counting):
         return None  # a limit that no run holds has no winner
     timed = [(value, run) for run in counting if (value := _tail_ms(run)) is not None]
     if not timed:
@@ -59,15 +56,18 @@ def _tail_ms(run: RunRecord) -> Interval | None:
     return next((value for value in values if value is not None), None)
 
 
-def latency_ms(rate: dict[str, Any], key: str) -> Interval | None:
+def latency_limit_ms(run: RunRecord) -> float | None:
+    """The limit that the study sets, if it does."""
+    return run.summary.inference.limit.latency_limit_ms.positive if run.summary.inference else None
+
+
+def latency_ms(rate: Rate, key: str) -> Interval | None:
     """A percentile at one arrival rate, with its interval; an end beyond the longest latency is infinite."""
-    value, ends = safe_json.positive(rate, "latency_ms", key), safe_json.at(rate, "latency_ms", "intervals", key)
+    estimate = rate.latency_ms.percentile(key)
+    value = estimate.positive
     if value is None:
         return None
-    if not isinstance(ends, list) or len(ends) != 2:
-        return Interval(value=value, low=value, high=value, is_known=False)
-    low, high = (end if isinstance(end, int | float) and end > 0 else None for end in ends)
-    return Interval(value=value, low=min(low or 0.0, value), high=max(high or math.inf, value))
+    return Interval(value=value, low=min(estimate.ci_low or 0.0, value), high=max(estimate.ci_high or math.inf, value))
 
 
 def best_words(runs: list[RunRecord]) -> str:
@@ -83,18 +83,14 @@ def best_words(runs: list[RunRecord]) -> str:
 
 
 def figure_words(found: Best) -> str:
+    """What the best configuration reached: its highest rate within the limit, else its latency at the highest rate."""
     run = found.run
-    limit = safe_json.mapping(run.summary, "inference", "limit")
-    if max_rate(run):
-        percentile, limit_ms = (
-            safe_json.number(limit, "percentile") or 99,
-            safe_json.positive(limit, "latency_limit_ms"),
-        )
-        bound = f"p{percentile:g} within {limit_ms or 0:g} ms"
+    if run.summary.inference and max_rate(run):
+        bound = f"p{run.summary.inference.limit.percentile:g} within {latency_limit_ms(run) or 0:g} ms"
         return f"{wording.short(found.value.value)} requests/s with {bound}"
     last = rates(run)[-1]
-    key = "p99" if safe_json.positive(last, "latency_ms", "p99") else "p50"
-    rate = wording.short(safe_json.positive(last, "rate_per_s"))
+    key = "p99" if last.latency_ms.p99.positive else "p50"
+    rate = wording.short(last.rate_per_s)
     spread = f" ({spread_words(found.value)})" if found.value.is_known else ""
     return f"{key} {wording.short(found.value.value)} ms{spread} at {rate} requests/s"
 
@@ -109,7 +105,8 @@ def limit_reason(run: RunRecord) -> str | None:
     """Why there is no highest rate; None where there is."""
     if max_rate(run):
         return None
-    return safe_json.text(run.summary, "inference", "limit", "reason") or "no highest rate was looked for"
+    measured = run.summary.inference
+    return measured.limit.max_rate_per_s.reason if measured else run.summary.throughput_samples_per_s.reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,16 +119,16 @@ class Deadline:
 
 def deadline(run: RunRecord) -> Deadline:
     """The verdict on a run: missed at the lowest rate that missed it, or met up to the highest."""
-    judged = [rate for rate in rates(run) if isinstance(safe_json.at(rate, "deadline", "passed"), bool)]
+    judged = [rate for rate in rates(run) if rate.deadline.passed is not None]
     if not judged:
         return Deadline(passed=None, words="")
-    late = [rate for rate in judged if not safe_json.at(rate, "deadline", "passed")]
+    late = [rate for rate in judged if not rate.deadline.passed]
     decisive = late[0] if late else judged[-1]
-    at = f"{safe_json.positive(decisive, 'rate_per_s') or 0:g} requests/s"
-    limit = f"the deadline of {safe_json.positive(decisive, 'deadline', 'deadline_ms') or 0:g} ms"
+    at = f"{decisive.rate_per_s:g} requests/s"
+    limit = f"the deadline of {decisive.deadline.deadline_ms.value or 0:g} ms"
     if not late:
         return Deadline(passed=True, words=f"{limit} is met up to {at}")
-    share = wording.percent(safe_json.number(decisive, "deadline", "share_missed"))
+    share = wording.percent(decisive.deadline.share_missed.value)
     return Deadline(passed=False, words=f"at {at} {share} miss {limit}")
 
 
@@ -141,18 +138,19 @@ def _after(words: str) -> str:
 
 def outputs_words(run: RunRecord) -> str:
     """What the recipe did to the answers, said where it did something."""
-    outputs = safe_json.mapping(run.summary, "outputs")
-    error, agreement = safe_json.number(outputs, "max_rel_err"), safe_json.number(outputs, "top1_agreement")
-    if error is None or error < 1e-4:
+    outputs = run.summary.outputs
+    error = outputs.max_rel_err.value if outputs else None
+    if outputs is None or error is None or error < 1e-4:
         return ""
+    agreement = outputs.top1_agreement.value
     agreed = f", {wording.percent(agreement)} of the classes agree" if agreement is not None else ""
     return f"; outputs differ from fp32 by up to {wording.percent(error)}{agreed}{metric_words(run, before=', ')}"
 
 
 def metric_words(run: RunRecord, before: str = "") -> str:
     """`accuracy 0.961 (fp32 0.964)`, or nothing."""
-    metric = safe_json.mapping(run.summary, "outputs", "metric")
-    value, reference = safe_json.number(metric, "value"), safe_json.number(metric, "reference_value")
-    if value is None or reference is None:
+    metric, outputs = run.summary.metric, run.summary.outputs
+    reference = outputs.metric_of_reference.value if outputs else None
+    if metric.value is None or reference is None:
         return ""
-    return f"{before}{safe_json.text(metric, 'name') or 'metric'} {value:.4g} (fp32 {reference:.4g})"
+    return f"{before}{metric.name or 'metric'} {metric.value:.4g} (fp32 {reference:.4g})"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.labels import recipe_options
 from hpc_accel.report.load.run_record import RunRecord
 
@@ -16,14 +15,14 @@ Baselines = dict[tuple[str, float, float], float]
 
 def value(run: RunRecord) -> float | None:
     """The figure, of a run that counts."""
-    return safe_json.number(run.summary, "metric", "value") if run.counts else None
+    return run.summary.metric.value if run.counts else None
 
 
 def reason(run: RunRecord) -> str | None:
     """Why there is none."""
     if value(run) is not None:
         return None
-    return safe_json.text(run.summary, "metric", "reason") or "the run left no metric"
+    return run.summary.metric.reason if run.counts else f"the run is {run.status}"
 
 
 def baselines(runs: Iterable[RunRecord]) -> Baselines:
@@ -44,7 +43,7 @@ def difference(run: RunRecord, plain: Baselines) -> float | None:
 
 def words(run: RunRecord, plain: Baselines) -> str:
     """What the figure is, and how it compares: `accuracy, -0.0021 against serial fp32`."""
-    name = safe_json.text(run.summary, "metric", "name") or ""
+    name = run.summary.metric.name or ""
     off = difference(run, plain)
     if off is None or _is_plain(run):
         return name
@@ -56,6 +55,7 @@ def _is_plain(run: RunRecord) -> bool:
 
 
 def _trained(run: RunRecord) -> tuple[str, float, float]:
-    steps = safe_json.mapping(run.summary, "steps")
-    count = (safe_json.number(steps, "num_warmup") or 0) + (safe_json.number(steps, "num_timed") or 0)
-    return run.workload, count, safe_json.number(steps, "global_batch_size") or 0
+    steps = run.summary.steps
+    return (
+        (run.workload, steps.num_warmup + steps.num_timed, steps.global_batch_size) if steps else (run.workload, 0, 0)
+    )

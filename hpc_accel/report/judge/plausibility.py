@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from hpc_accel.report.judge import ranking, wording
 from hpc_accel.report.judge.ranking import Baselines
-from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.run_record import RunRecord
 
 
@@ -16,7 +15,7 @@ def implausible_figures(run: RunRecord, serial: Baselines) -> list[str]:
     if not run.counts:
         return []
     found = []
-    used = safe_json.positive(run.summary, "flops", "mfu")
+    used = run.summary.flops.mfu.value
     if used is not None and used > 1:
         found.append(
             f"FLOP utilisation of {wording.percent(used)}: more than the peak the probe found, so something slowed the "
@@ -38,6 +37,4 @@ def exceeds_ranks(run: RunRecord, serial: Baselines) -> bool:
 
 def warnings(run: RunRecord, serial: Baselines) -> list[str]:
     """What the run itself warned of, and what in its figures is too good."""
-    found = run.summary.get("warnings")
-    said = [safe_json.clean(text) for text in found if isinstance(text, str)] if isinstance(found, list) else []
-    return [*said, *implausible_figures(run, serial)]
+    return [*run.summary.warnings, *implausible_figures(run, serial)]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from hpc_accel.report.judge import ranking
+from hpc_accel.record import Figure
+from hpc_accel.record.figure import Estimate, Milliseconds, OwnUnit
+from hpc_accel.report.judge import inference, ranking
 from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.run_record import RunRecord
 
@@ -14,35 +16,31 @@ NOT_APPLICABLE = "not applicable"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantity:
-    """A figure that a run may lack: where its reason stands, what is said without one, and the remedy."""
+    """A figure that a run may lack: where it stands, whether it applies, and what helps in general."""
 
     name: str
-    is_known: Callable[[RunRecord], bool]
-    stored: tuple[str, ...]  # path of the reason, in the summary or (`is_planned`) in the plan's candidate
-    default: str
-    is_planned: bool = False
+    figure: Callable[[RunRecord], Figure]
     remedy: str = ""
-    stored_remedy: tuple[str, ...] = ()
     applies: Callable[[RunRecord], bool] = lambda run: True
     otherwise: str = ""  # why it does not apply
     needs: Quantity | None = None  # without which this cannot be known
 
+    def is_known(self, run: RunRecord) -> bool:
+        """Whether the run has it."""
+        return self.figure(run).value is not None
+
     def reason(self, run: RunRecord) -> str | None:
         """Why the run lacks it; None where it is known."""
-        if self.is_known(run):
+        figure = self.figure(run)
+        if figure.value is not None:
             return None
         if not self.applies(run):
             return f"{NOT_APPLICABLE}: {self.otherwise}"
-        if not run.summary and not self.is_planned:
-            return f"the run is {run.status}"
-        if self.needs and (reason := self.needs.reason(run)):
-            return reason
-        record = run.candidate if self.is_planned else run.summary
-        return safe_json.text(record, *self.stored) or self.default.format(status=run.status)
+        return (self.needs.reason(run) if self.needs else None) or figure.reason
 
     def remedy_for(self, run: RunRecord) -> str:
         """What the record says can be done, else what helps in general."""
-        return safe_json.text(run.summary, *self.stored_remedy) or self.remedy.format(run_id=run.run_id)
+        return self.figure(run).remedy or self.remedy.format(run_id=run.run_id)
 
     def is_gap(self, run: RunRecord) -> bool:
         """Whether it was not measured though it could have been, and nothing it needs is a gap already."""
@@ -50,122 +48,87 @@ class Quantity:
         return needed and self.applies(run) and not self.is_known(run)
 
 
-def _has(*path: str) -> Callable[[RunRecord], bool]:
-    """Whether the summary holds a number above 0 there."""
-    return lambda run: safe_json.positive(run.summary, *path) is not None
+def _planned(run: RunRecord, value: float | None, reason_key: str, default: str) -> Figure:
+    return OwnUnit.of(value, safe_json.text(run.candidate, "prediction", reason_key) or default)
 
 
-def _knows(*path: str) -> Callable[[RunRecord], bool]:
-    """Whether the summary holds a number there, 0 included."""
-    return lambda run: safe_json.number(run.summary, *path) is not None
+def _cost(run: RunRecord) -> Figure:
+    cost = ranking.cost(run)
+    default = "the site has no price, or the run was not predicted"
+    return _planned(run, cost.value if cost else None, "cost_reason", default)
 
 
-STEP_TIME = Quantity(
-    name="step time",
-    is_known=lambda run: ranking.step_time_ms(run) is not None,
-    stored=("step_time_ms", "reason"),
-    default="the run is {status}",
-)
+def _prediction(run: RunRecord) -> Figure:
+    step_time_ms = safe_json.positive(run.candidate, "prediction", "step_time_ms")
+    return _planned(run, step_time_ms, "step_time_reason", "the plan holds no prediction for this run")
+
+
+def _energy_phases(run: RunRecord) -> Figure:
+    phases = run.summary.energy.phases
+    return OwnUnit.of(len(phases.by_phase_j) or None, phases.reason)
+
+
+STEP_TIME = Quantity(name="step time", figure=lambda run: run.summary.step_time_ms)
 ENERGY = Quantity(
     name="energy",
-    is_known=_has("energy", "energy_j"),
-    stored=("energy", "reason"),
-    default="the run left no energy record",
+    figure=lambda run: run.summary.energy.figure,
     remedy="run on nodes with counters (NVML, RAPL, pm_counters); `hpc-accel doctor` says what is missing here",
-    stored_remedy=("energy", "remedy"),
 )
 COST = Quantity(
     name="cost",
-    is_known=lambda run: ranking.cost(run) is not None,
-    stored=("prediction", "cost_reason"),
-    is_planned=True,
-    default="the site has no price, or the run was not predicted",
+    figure=_cost,
     remedy="write the partition's price_per_node_hour into the site file",
     needs=STEP_TIME,
 )
-PREDICTION = Quantity(
-    name="prediction",
-    is_known=lambda run: safe_json.positive(run.candidate, "prediction", "step_time_ms") is not None,
-    stored=("prediction", "step_time_reason"),
-    is_planned=True,
-    default="the plan holds no prediction for this run",
-    remedy="probe and plan the study again",
-)
+PREDICTION = Quantity(name="prediction", figure=_prediction, remedy="probe and plan the study again")
 COMMUNICATION = Quantity(
     name="exposed communication",
-    is_known=_knows("phases_ms", "comm_exposed"),
-    stored=("phases_reason", "comm_exposed"),
-    default="the run left no time for it",
+    figure=lambda run: run.summary.phases_ms.comm_exposed,
     remedy="use backend mpi4py, whose waits are timed",
     applies=lambda run: run.size("dp") * run.size("tp") > 1,
     otherwise="the layout has no collective communication",
 )
-OVERLAP = replace(
-    COMMUNICATION,
+OVERLAP = Quantity(
     name="hidden communication",
-    is_known=_knows("phases_ms", "comm_overlapped"),
-    stored=("phases_reason", "comm_overlapped"),
+    figure=lambda run: run.summary.phases_ms.comm_overlapped,
+    remedy=COMMUNICATION.remedy,
     applies=lambda run: run.num_ranks > 1,
     otherwise="one rank has nobody to communicate with",
 )
 BUBBLE = Quantity(
     name="pipeline bubble",
-    is_known=_knows("bubble_fraction"),
-    stored=("bubble_reason",),
-    default="the run left no time for it",
-    remedy="use backend mpi4py, whose waits are timed",
+    figure=lambda run: run.summary.bubble_fraction,
+    remedy=COMMUNICATION.remedy,
     applies=lambda run: run.has_pipeline,
     otherwise="no pipeline",
 )
-BUBBLE_IDEAL = replace(
-    BUBBLE,
+BUBBLE_IDEAL = Quantity(
     name="ideal pipeline bubble",
-    is_known=_knows("bubble_ideal"),
-    stored=(),
-    default="no closed form for a schedule that splits backward",
+    figure=lambda run: run.summary.bubble_ideal,
+    applies=BUBBLE.applies,
+    otherwise=BUBBLE.otherwise,
 )
-FLOPS = Quantity(
-    name="FLOPs per step",
-    is_known=_has("flops", "per_step"),
-    stored=("flops", "reason"),
-    default="the run counted no FLOPs",
-)
+FLOPS = Quantity(name="FLOPs per step", figure=lambda run: run.summary.flops.per_step)
 MFU = Quantity(
     name="FLOP utilisation",
-    is_known=_has("flops", "mfu"),
-    stored=("flops", "mfu_reason"),
-    default="the run counted no FLOPs",
+    figure=lambda run: run.summary.flops.mfu,
     remedy="probe the site again, with as many ranks per node as the runs have",
 )
 ENERGY_PHASES = Quantity(
-    name="energy by phase",
-    is_known=lambda run: bool(safe_json.mapping(run.summary, "energy", "by_phase_j")),
-    stored=("energy", "phases_reason"),
-    default="the run left no phases",
-    remedy="measure longer: raise measure.steps",
-    needs=ENERGY,
+    name="energy by phase", figure=_energy_phases, remedy="measure longer: raise measure.steps", needs=ENERGY
 )
 MEMORY = Quantity(
     name="peak memory",
-    is_known=_has("peak_memory_bytes"),
-    stored=("peak_memory_reason",),
-    default="the run left no memory record",
+    figure=lambda run: run.summary.memory.peak_memory_bytes,
     remedy="read runs/{run_id}/log.txt",
 )
 LOSS = Quantity(
     name="final loss",
-    is_known=_knows("losses", "final"),
-    stored=("losses", "reason"),
-    default="the run left no loss",
+    figure=lambda run: run.summary.losses.final,
     applies=lambda run: not run.is_inference,
     otherwise="inference has no loss",
 )
-PARITY = Quantity(
-    name="parity",
-    is_known=_knows("parity", "max_rel_err"),
-    stored=("parity", "reason"),
-    default="the run was not compared with the serial run",
-)
+PARITY = Quantity(name="parity", figure=lambda run: run.summary.parity.figure)
 
 REPORTED = (ENERGY, COST, PREDICTION, COMMUNICATION, BUBBLE, MFU, ENERGY_PHASES, MEMORY)
 """Those whose gaps the answer and the page list."""
@@ -173,11 +136,16 @@ REPORTED = (ENERGY, COST, PREDICTION, COMMUNICATION, BUBBLE, MFU, ENERGY_PHASES,
 
 def latency(percentile: str) -> Quantity:
     """A percentile of the latency at the highest listed rate."""
+
+    def figure(run: RunRecord) -> Milliseconds:
+        rates = inference.rates(run)
+        if not rates:
+            return Estimate.missing(run.summary.step_time_ms.reason or f"the run is {run.status}")
+        return rates[-1].latency_ms.percentile(percentile)
+
     return Quantity(
         name=f"latency {percentile}",
-        is_known=_has("latency_ms", percentile),
-        stored=("latency_ms", "reasons", percentile),
-        default="the run left no latency",
+        figure=figure,
         applies=lambda run: run.is_inference,
         otherwise="the run trains; inference runs measure latency",
     )
@@ -187,9 +155,7 @@ def factor(name: str, key: str) -> Quantity:
     """What a factor of the site turns joules into, where the site does not give that factor."""
     return Quantity(
         name=name,
-        is_known=lambda run: False,
-        stored=(),
-        default=f"the site gives no {key}",
+        figure=lambda run: OwnUnit.missing(f"the site gives no {key}"),
         remedy=f"write {key} into the site file",
         needs=ENERGY,
     )

@@ -14,7 +14,7 @@ from hpc_accel.report.load.run_record import RunRecord
 
 def workflow_s(run: RunRecord) -> float | None:
     """Seconds from the start of the job (of the script, outside Slurm and in a shared job) to the first rank."""
-    ranks = _unix_s(safe_json.text(run.summary, "started_utc"))
+    ranks = _unix_s(run.summary.started_utc)
     alone = safe_json.number(run.accounting, "num_runs") == 1
     began = safe_json.positive(run.accounting, "started_unix_s") if alone else None
     # Slurm's accounting counts whole seconds, so a quick start may seem to begin before its script.

@@ -25,19 +25,18 @@ class Best:
 
 def step_time_ms(run: RunRecord) -> Interval | None:
     """Median step time with its interval; one that is missing or inverted is not known."""
-    median = safe_json.positive(run.summary, "step_time_ms", "median")
+    estimate = run.summary.step_time_ms
+    median, low, high = estimate.positive, estimate.ci_low, estimate.ci_high
     if median is None:
         return None
-    low = safe_json.positive(run.summary, "step_time_ms", "ci_low")
-    high = safe_json.positive(run.summary, "step_time_ms", "ci_high")
-    if low is None or high is None or not low <= median <= high:
+    if low is None or high is None or not 0 < low <= median <= high:
         return Interval(value=median, low=median, high=median, is_known=False)
     return Interval(value=median, low=low, high=high)
 
 
 def global_batch_size(run: RunRecord) -> float:
     """Samples of one step, as measured, else as planned."""
-    measured = safe_json.positive(run.summary, "steps", "global_batch_size")
+    measured = run.summary.steps.global_batch_size if run.summary.steps else 0
     layout = run.part("layout")
     sizes = [safe_json.positive(layout, key) or 1 for key in ("dp", "micro_batch_size", "accumulation_steps")]
     return measured or sizes[0] * sizes[1] * sizes[2]
@@ -45,7 +44,7 @@ def global_batch_size(run: RunRecord) -> float:
 
 def num_timed_samples(run: RunRecord) -> float | None:
     """Samples trained in the timed steps."""
-    steps = safe_json.positive(run.summary, "steps", "num_timed")
+    steps = run.num_timed
     return steps * global_batch_size(run) if steps else None
 
 
@@ -57,22 +56,17 @@ def throughput(run: RunRecord) -> Interval | None:
 
 def energy_per_sample_j(run: RunRecord) -> float | None:
     """Gross energy of the timed steps over the samples trained in them, as the run recorded it."""
-    has_energy = safe_json.positive(run.summary, "energy", "energy_j") is not None
-    return safe_json.positive(run.summary, "energy", "per_sample_j") if has_energy else None
+    return run.summary.energy.per_sample_j.positive
 
 
 def energy_basis(run: RunRecord) -> tuple[str, str]:
     """Scope and method: the two things that must be equal before energies are compared."""
-    energy = safe_json.mapping(run.summary, "energy")
-    return safe_json.text(energy, "scope") or "unknown scope", safe_json.text(energy, "method") or "unknown method"
+    return run.summary.energy.scope or "unknown scope", run.summary.energy.method
 
 
 def energy_is_partial(run: RunRecord) -> bool:
     """Whether fewer ranks, nodes or devices were seen than expected: such a total is no total."""
-    coverage = safe_json.mapping(run.summary, "energy", "coverage")
-    pairs = [(safe_json.number(coverage, key), safe_json.number(coverage, f"{key}_expected")) for key in coverage]
-    short = any(seen is not None and expected is not None and seen < expected for seen, expected in pairs)
-    return short or safe_json.at(run.summary, "energy", "is_partial") is True
+    return run.summary.energy.coverage.is_short or run.summary.energy.is_partial
 
 
 def fastest(runs: Iterable[RunRecord]) -> Best | None:
@@ -98,11 +92,10 @@ def least_energy(runs: Iterable[RunRecord]) -> dict[tuple[str, str], Best]:
         time = step_time_ms(run)
         if value is None or time is None:
             return None
-        floor, ends = time.scaled(value / time.value), safe_json.at(run.summary, "energy", "per_sample_range_j")
-        if not isinstance(ends, list) or len(ends) != 2 or not all(isinstance(end, int | float) for end in ends):
-            return floor
+        floor = time.scaled(value / time.value)
         # Of repeats, the least and the most any of them used.
-        return replace(floor, low=min(floor.low, *ends), high=max(floor.high, *ends))
+        each = [used for one in run.repeats if one.counts and (used := energy_per_sample_j(one))]
+        return replace(floor, low=min(floor.low, *each), high=max(floor.high, *each)) if each else floor
 
     found = {basis: _lowest(group, energy) for basis, group in groups.items()}
     return {basis: best for basis, best in found.items() if best}
@@ -134,7 +127,7 @@ def cost_per_sample(run: RunRecord) -> Interval | None:
 def _priced_steps(run: RunRecord) -> float:
     """Steps the plan priced: those the study asked for."""
     asked = safe_json.positive(run.run, "measure", "steps")
-    return asked or safe_json.positive(run.summary, "steps", "num_timed") or 1
+    return asked or run.num_timed or 1
 
 
 Baselines = dict[tuple[str, str], RunRecord]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from hpc_accel.record.parts import Error
 from hpc_accel.report.judge import quantities
 from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.run_record import RunRecord
@@ -26,12 +27,11 @@ def status_reason(run: RunRecord) -> str | None:
     """Why a run does not count: its error, what was wrong with its files, or its failed parity."""
     if run.counts:
         return None
-    error = safe_json.text(run.summary, "error", "message")
-    kind, rank = safe_json.text(run.summary, "error", "kind"), safe_json.number(run.summary, "error", "rank")
-    parts = [f"{kind}: {error}" if kind and error else error, f"rank {rank:g}" if error and rank is not None else None]
-    if error is None and run.status in ("wrong", "unchecked"):
-        parts.append(safe_json.text(run.summary, "parity", "reason"))
-    worst, allowed = (safe_json.number(run.summary, "parity", key) for key in ("max_rel_err", "tolerance"))
+    parts = _error_words(run.summary.error) if run.has_record else []
+    parity = run.summary.parity
+    if not parts and run.status in ("wrong", "unchecked") and parity.reason:
+        parts.append(parity.reason)
+    worst, allowed = parity.max_rel_err, parity.tolerance
     if (
         run.status == "wrong"
         and worst is not None
@@ -40,7 +40,13 @@ def status_reason(run: RunRecord) -> str | None:
     ):
         what = "an output" if run.is_inference else "a loss"
         parts.append(f"{worst:.2g} is the largest difference of {what}, {allowed:.2g} is allowed")
-    return "; ".join([part for part in parts if part] + list(run.problems)) or None
+    return "; ".join([*parts, *run.problems]) or None
+
+
+def _error_words(error: Error | None) -> list[str]:
+    if error is None:
+        return []
+    return [f"{error.kind}: {error.message}", *([f"rank {error.rank}"] if error.rank is not None else [])]
 
 
 def _unknown_factors(records: StudyRecords) -> list[quantities.Quantity]:

@@ -23,6 +23,7 @@ def layout_label(layout: dict[str, Any]) -> str:
 
 
 def run_label(layout: str, candidate: dict[str, Any]) -> str:
+    """Layout, precision, batch, options and frequencies: `dp2 fp32 x4 recompute=full 1200 MHz`."""
     precision = safe_json.text(candidate, "recipe", "precision") or "?"
     batch_size = safe_json.positive(candidate, "infer", "batch_size")
     size = (
@@ -41,7 +42,7 @@ def run_label(layout: str, candidate: dict[str, Any]) -> str:
 
 
 def recipe_options(recipe: dict[str, Any]) -> list[str]:
-    """What a recipe sets beside precision and clocks: `int8`, `recompute=full`; nothing where it is no valid recipe."""
+    """What a recipe sets beside precision and clocks, such as `quantize=int8`; nothing where it is no valid recipe."""
     try:
         return Recipe.model_validate(recipe).options
     except ValidationError:
@@ -49,6 +50,7 @@ def recipe_options(recipe: dict[str, Any]) -> list[str]:
 
 
 def layout_kind(layout: dict[str, Any]) -> str:
+    """`serial`, `data`, `tensor`, `pipeline`, or `hybrid` where it is more than one."""
     split = [key for key in ("dp", "tp", "pp") if (safe_json.number(layout, key) or 1) > 1]
     names = {"dp": "data", "tp": "tensor", "pp": "pipeline"}
     return "serial" if not split else names[split[0]] if len(split) == 1 else "hybrid"

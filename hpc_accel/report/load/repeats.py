@@ -7,20 +7,27 @@ configuration is wrong when one repeat is; it counts when at least one repeat do
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any
+from typing import TypeVar
 
 import polars as pl
 
 from hpc_accel.measure.statistics import median_of_repeats_ci
+from hpc_accel.record import Figure, Summary
+from hpc_accel.record.energy import Energy, EnergyPhases
+from hpc_accel.record.figure import Estimate, Part
+from hpc_accel.record.measured import with_shares
+from hpc_accel.record.parts import Steps
 from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.run_record import RunRecord
 
 METHOD = "median over the timed steps of all repeats; 95 % bootstrap interval over repeats, then steps"
-_SUMS = ("energy_j", "window_s", "energy_above_idle_j")
-_MEANS = ("per_step_j", "per_sample_j", "per_token_j", "per_epoch_j", "energy_delay_product_js", "idle_power_w")
+F = TypeVar("F", bound=Figure)
+P = TypeVar("P", bound=Part)
+Statistic = Callable[[list[float]], float]
 
 
 def pooled(runs: list[RunRecord]) -> list[RunRecord]:
@@ -60,103 +67,80 @@ def _named(group: list[RunRecord]) -> tuple[RunRecord, ...]:
     )
 
 
-def _pool(runs: list[RunRecord]) -> dict[str, Any]:
+def _pool(runs: list[RunRecord]) -> Summary:
     summaries = [run.summary for run in runs]
-    weights = [safe_json.positive(summary, "steps", "num_timed") or 1.0 for summary in summaries]
-    first = summaries[0]
-    warnings = dict.fromkeys(text for summary in summaries for text in _texts(summary.get("warnings")))
-    return {
-        **first,
-        "num_repeats": len(runs),
-        "step_time_ms": _step_time(runs),
-        "steps": _steps(summaries),
-        "phases_ms": _each(summaries, "phases_ms", median),
-        "startup_ms": _each(summaries, "startup_ms", median),
-        "bubble_fraction": _over(summaries, ("bubble_fraction",), fmean),
-        "peak_memory_bytes": _over(summaries, ("peak_memory_bytes",), max),
-        "flops": {**safe_json.mapping(first, "flops"), "mfu": _over(summaries, ("flops", "mfu"), fmean)},
-        "energy": _energy(summaries, weights),
-        "warnings": list(warnings),
-    }
+    first, steps = summaries[0], _steps([summary.steps for summary in summaries if summary.steps])
+    step_time_ms = _step_time(runs)
+    return first.changed(
+        steps=steps,
+        step_time_ms=step_time_ms,
+        phases_ms=_each([summary.phases_ms for summary in summaries], median),
+        startup_ms=_each([summary.startup_ms for summary in summaries], median),
+        bubble_fraction=_over([summary.bubble_fraction for summary in summaries], fmean),
+        memory=_each([summary.memory for summary in summaries], max),
+        flops=first.flops.changed(mfu=_over([summary.flops.mfu for summary in summaries], fmean)),
+        energy=_energy([summary.energy for summary in summaries], steps),
+        warnings=tuple(dict.fromkeys(text for summary in summaries for text in summary.warnings)),
+    )
 
 
-def _texts(values: Any) -> list[str]:
-    return [value for value in values if isinstance(value, str)] if isinstance(values, list) else []
+def _over(figures: Sequence[F], statistic: Statistic) -> F:
+    """The statistic over the repeats; missing, as it is there, where one of them does not know the value."""
+    unknown = [figure for figure in figures if figure.value is None]
+    return unknown[0] if unknown else figures[0].of(statistic([figure.value or 0.0 for figure in figures]))
 
 
-def _over(summaries: list[dict[str, Any]], path: tuple[str, ...], statistic: Any) -> float | None:
-    """The statistic over the repeats; None where one of them does not know the value."""
-    values = [safe_json.number(summary, *path) for summary in summaries]
-    known = [value for value in values if value is not None]
-    return statistic(known) if len(known) == len(values) else None
+def _each(parts: Sequence[P], statistic: Statistic) -> P:
+    """The statistic of each figure of a part."""
+    names = [name for name in type(parts[0]).model_fields if isinstance(getattr(parts[0], name), Figure)]
+    return parts[0].changed(**{name: _over([getattr(part, name) for part in parts], statistic) for name in names})
 
 
-def _each(summaries: list[dict[str, Any]], key: str, statistic: Any) -> dict[str, float | None]:
-    names = dict.fromkeys(name for summary in summaries for name in safe_json.mapping(summary, key))
-    return {name: _over(summaries, (key, name), statistic) for name in names}
+def _steps(all_steps: Sequence[Steps]) -> Steps:
+    first = all_steps[0]
+    return first.changed(
+        num_timed=sum(steps.num_timed for steps in all_steps),
+        num_warmup_detected=_over([steps.num_warmup_detected for steps in all_steps], max),
+        outliers=first.outliers.changed(count=sum(steps.outliers.count for steps in all_steps), steps=()),
+    )
 
 
-def _steps(summaries: list[dict[str, Any]]) -> dict[str, Any]:
-    steps = safe_json.mapping(summaries[0], "steps")
-    return {
-        **steps,
-        "num_timed": _over(summaries, ("steps", "num_timed"), sum),
-        "num_warmup_detected": _over(summaries, ("steps", "num_warmup_detected"), max),
-        "outliers": {
-            **safe_json.mapping(steps, "outliers"),
-            "count": _over(summaries, ("steps", "outliers", "count"), sum),
-            "steps": [],
-        },
-    }
+def _energy(energies: Sequence[Energy], steps: Steps) -> Energy:
+    """Joules and seconds added, and what follows from them; nothing where one repeat lacks it."""
+    unknown = [energy for energy in energies if not energy.energy_j]
+    if unknown:
+        return Energy.missing(f"{len(unknown)} of {len(energies)} repeats: {unknown[0].reason}", unknown[0].remedy)
+    if len({(energy.scope, energy.method) for energy in energies}) > 1:
+        return Energy.missing("the repeats were measured over different scopes or by different methods")
+    whole = energies[0].changed(
+        energy_j=sum(energy.energy_j or 0.0 for energy in energies),
+        window_s=sum(energy.window_s or 0.0 for energy in energies),
+        energy_above_idle_j=_over([energy.energy_above_idle_j for energy in energies], sum),
+        idle_power_w=_over([energy.idle_power_w for energy in energies], fmean),
+        phases=_phases([energy.phases for energy in energies]),
+        is_partial=any(energy.is_partial for energy in energies),
+        resolution_warning=any(energy.resolution_warning for energy in energies),
+    )
+    return with_shares(whole, steps)
 
 
-def _energy(summaries: list[dict[str, Any]], weights: list[float]) -> dict[str, Any]:
-    """Joules and seconds added; figures per something weighted by steps; nothing where one repeat lacks it."""
-    energies = [safe_json.mapping(summary, "energy") for summary in summaries]
-    bases = {(energy.get("scope"), energy.get("method")) for energy in energies}
-    unknown = [energy for energy in energies if safe_json.positive(energy, "energy_j") is None]
-    if unknown or len(bases) > 1:
-        reason = "the repeats were measured over different scopes or by different methods"
-        if unknown:
-            reason = f"{len(unknown)} of {len(energies)} repeats: {safe_json.text(unknown[0], 'reason') or 'no energy'}"
-        return {**energies[0], "energy_j": None, "method": "none", "scope": None, "reason": reason, "by_phase_j": None}
-    per_sample = [value for energy in energies if (value := safe_json.positive(energy, "per_sample_j"))]
-    return {
-        **energies[0],
-        **{key: _over(energies, (key,), sum) for key in _SUMS},
-        **{key: _weighted([safe_json.number(energy, key) for energy in energies], weights) for key in _MEANS},
-        "per_sample_range_j": [min(per_sample), max(per_sample)] if len(per_sample) == len(energies) else None,
-        "by_phase_j": _phases(energies),
-        "by_device": [],
-        "is_partial": any(energy.get("is_partial") is True for energy in energies),
-        "resolution_warning": any(energy.get("resolution_warning") is True for energy in energies),
-    }
+def _phases(parts: Sequence[EnergyPhases]) -> EnergyPhases:
+    unknown = [part for part in parts if not part.by_phase_j]
+    if unknown:
+        return unknown[0]
+    names = dict.fromkeys(name for part in parts for name in part.by_phase_j)
+    total = {name: sum(part.by_phase_j.get(name, 0.0) for part in parts) for name in names}
+    return parts[0].changed(by_phase_j=total, by_device=())
 
 
-def _weighted(values: list[float | None], weights: list[float]) -> float | None:
-    known = [(value, weight) for value, weight in zip(values, weights, strict=True) if value is not None]
-    if len(known) < len(values):
-        return None
-    return sum(value * weight for value, weight in known) / sum(weights)
-
-
-def _phases(energies: list[dict[str, Any]]) -> dict[str, float] | None:
-    parts = [safe_json.mapping(energy, "by_phase_j") for energy in energies]
-    if not all(parts):
-        return None
-    names = dict.fromkeys(name for part in parts for name in part)
-    return {name: sum(safe_json.number(part, name) or 0.0 for part in parts) for name in names}
-
-
-def _step_time(runs: list[RunRecord]) -> dict[str, Any]:
+def _step_time(runs: list[RunRecord]) -> Estimate:
     """Pooled over all repeats whose steps can be read; without them the medians alone, and no interval."""
     times = [slowest_ms(run.directory / "steps.parquet") for run in runs]
     if all(times):
-        value, low, high = median_of_repeats_ci(times)
-        return {"median": value, "ci_low": low, "ci_high": high, "method": METHOD}
-    medians = [value for run in runs if (value := safe_json.positive(run.summary, "step_time_ms", "median"))]
+        return Estimate.between(*median_of_repeats_ci(times), method=METHOD)
+    medians = [value for run in runs if (value := run.summary.step_time_ms.value)]
     method = "median of the repeats' medians; their steps cannot be read"
-    return {"median": median(medians), "ci_low": None, "ci_high": None, "method": method}
+    return Estimate.between(median(medians), None, None, method=method)
 
 
 def slowest_ms(path: Path) -> list[float]:

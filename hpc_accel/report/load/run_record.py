@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpc_accel.record import Summary
 from hpc_accel.report.load import safe_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """One chosen run: what was planned, what was resolved, and its summary (empty when there is none)."""
+    """One chosen run: what was planned, what was resolved, and its summary. `has_record` is false where the summary is
+    only a stand-in, each figure of which is missing because the run left no record that can be used.
+    """
 
     run_id: str
     workload: str
@@ -22,7 +25,8 @@ class RunRecord:
     directory: Path
     candidate: dict[str, Any]
     run: dict[str, Any]
-    summary: dict[str, Any]
+    summary: Summary
+    has_record: bool
     job: dict[str, Any]  # what its last attempt's script noted
     accounting: dict[str, Any]  # what Slurm's accounting says of its job
     problems: tuple[str, ...] = ()
@@ -52,6 +56,11 @@ class RunRecord:
     def is_inference(self) -> bool:
         """Whether this is an inference run; training and inference are never compared."""
         return bool(self.part("infer"))
+
+    @property
+    def num_timed(self) -> int:
+        """Timed steps; 0 where none were."""
+        return self.summary.steps.num_timed if self.summary.steps else 0
 
     def size(self, key: str) -> int:
         """The layout's `dp`, `pp` or `tp`."""

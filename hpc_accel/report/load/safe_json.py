@@ -1,31 +1,18 @@
-"""Reading values out of records that may be broken: a value of the wrong kind is not measured, never 0, never a crash.
+"""Reading values out of plan.json, run.json, hardware.json and accounting.json, any of which may be broken.
 
-A record may have been cut short, edited or written by another version, and its texts (run names, host
-names, error messages) are other people's. Everything enters the report through these functions, so that
-control characters (terminal escapes, NUL) end here and no later code has to distrust a type.
+A value of the wrong kind is not known: never 0, never a crash. Control characters in texts end here. A run's own record
+is typed and enters through `hpc_accel.record`.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# Terminal escapes first as whole sequences, so that no "[31m" is left behind; then single control characters.
-_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_MAX_TEXT = 4000
-
-PERCENTILES = ("p50", "p90", "p99", "p99_9")
-"""Keys of `latency_ms` in summary.json."""
-
-
-def clean(value: str) -> str:
-    """The text without control characters, newlines and tabs kept, bounded in length."""
-    text = _ESCAPES.sub("", value.encode("utf-8", "replace").decode("utf-8"))
-    return text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + " ... (cut)"
+from hpc_accel.files import read_object
+from hpc_accel.record.text import clean
 
 
 def at(record: Any, *path: str) -> Any:
@@ -71,14 +58,5 @@ def items(record: Any, *path: str) -> list[dict[str, Any]]:
 
 def read_json(path: Path) -> tuple[dict[str, Any] | None, str | None]:
     """A JSON object and no problem, or None and what is wrong with the file."""
-    try:
-        content = json.loads(path.read_bytes().decode("utf-8", "replace"))
-    except FileNotFoundError:
-        return None, f"{path.name} is missing"
-    except OSError as error:
-        return None, f"{path.name} cannot be read: {error.strerror or error}"
-    except (ValueError, RecursionError) as error:
-        return None, f"{path.name} is not valid JSON ({clean(str(error))})"
-    if not isinstance(content, dict):
-        return None, f"{path.name} holds no JSON object"
-    return content, None
+    content = read_object(path)
+    return (None, clean(content)) if isinstance(content, str) else (content, None)

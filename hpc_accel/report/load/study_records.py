@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from hpc_accel.errors import DataError
+from hpc_accel.record import Broken, Summary, read
+from hpc_accel.record.parts import Error
+from hpc_accel.record.summary import nothing_measured
 from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.labels import layout_kind, layout_label, run_label, unique_labels
 from hpc_accel.report.load.repeats import pooled
 from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.report.load.run_status import status_of
+
+MAX_SIZE = 10**6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,25 +110,21 @@ def _load_run(study_dir: Path, study: str, candidate: dict[str, Any], jobs: dict
     layout = layout_label(safe_json.mapping(candidate, "layout"))
     directory = study_dir / "runs" / run_id
     run: dict[str, Any] = {}
-    summary: dict[str, Any] = {}
     job: dict[str, Any] = {}
     problems: list[str] = []
     # A run_id is a file name; one that is not must not lead out of the study's directory.
     if "/" in run_id or run_id.startswith("."):
-        directory, problems = study_dir, [f"{run_id!r} is no run id"]
+        directory = study_dir
+        found: Summary | Broken = Broken(reason=f"{run_id!r} is no run id", is_absent=True)
     else:
-        for name in ("run.json", "summary.json"):
-            content, problem = safe_json.read_json(directory / name)
-            if content is not None and safe_json.text(content, "run_id") != run_id:
-                content, problem = None, f"{name} belongs to run {safe_json.text(content, 'run_id')!r}: not used"
-            if problem:
-                problems.append(problem)
-            run, summary = (content or {}, summary) if name == "run.json" else (run, content or {})
-        job = safe_json.read_json(directory / "job.json")[0] or {}
+        run, job, problem = _resolved(directory, run_id)
+        problems += [problem] if problem else []
+        found = read(directory / "summary.json", run_id)
+    problems += [found.reason] if isinstance(found, Broken) else []
     accounting = safe_json.mapping(jobs, run_id)
-    status, remedy = status_of(study, summary, problems)
+    status, remedy = status_of(study, found)
     ended = safe_json.mapping(accounting, "ended")
-    if not summary and ended:  # it was killed before it could write: Slurm's accounting says more
+    if isinstance(found, Broken) and ended:  # it was killed before it could write: Slurm's accounting says more
         status, remedy = safe_json.text(ended, "status") or status, safe_json.text(ended, "remedy") or remedy
         problems.append(f"{safe_json.text(ended, 'message')} (job {safe_json.text(accounting, 'job_id')})")
     return RunRecord(
@@ -136,8 +137,38 @@ def _load_run(study_dir: Path, study: str, candidate: dict[str, Any], jobs: dict
         directory=directory,
         candidate=candidate,
         run=run,
-        summary=summary,
+        summary=found if isinstance(found, Summary) else _stand_in(study, run_id, candidate, found, status),
+        has_record=isinstance(found, Summary),
         job=job,
         accounting=accounting,
         problems=tuple(problems),
     )
+
+
+def _resolved(directory: Path, run_id: str) -> tuple[dict[str, Any], dict[str, Any], str | None]:
+    """run.json, job.json, and what is wrong with the first; empty where they cannot be read."""
+    content, problem = safe_json.read_json(directory / "run.json")
+    if content is not None and safe_json.text(content, "run_id") != run_id:
+        content, problem = None, f"run.json belongs to run {safe_json.text(content, 'run_id')!r}: not used"
+    return content or {}, safe_json.read_json(directory / "job.json")[0] or {}, problem
+
+
+def _stand_in(study: str, run_id: str, candidate: dict[str, Any], broken: Broken, status: str) -> Summary:
+    """For a run without a usable record: every figure is missing, because the run is."""
+    dp, pp, tp = (_whole(candidate, "layout", key) for key in ("dp", "pp", "tp"))
+    return nothing_measured(
+        f"the run is {status}",
+        run_id=run_id,
+        study=study,
+        site="?",
+        mode="infer" if safe_json.mapping(candidate, "infer") else "train",
+        status="failed",
+        error=Error(kind="no record", message=broken.reason, remedy=broken.remedy),
+        num_nodes=_whole(candidate, "resources", "num_nodes"),
+        num_ranks=dp * pp * tp,
+    )
+
+
+def _whole(candidate: dict[str, Any], *path: str) -> int:
+    """A size of the plan, at least 1; no larger than any machine, whatever stands there."""
+    return int(min(max(safe_json.positive(candidate, *path) or 1, 1), MAX_SIZE))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from hpc_accel.report.judge import plausibility, ranking, wording
-from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.report.load.study_records import StudyRecords
 
@@ -41,43 +40,39 @@ def warnings(records: StudyRecords) -> list[dict[str, Any]]:
 
 def warmup_words(run: RunRecord) -> str:
     """`5 left out, 3 detected`."""
-    steps = safe_json.mapping(run.summary, "steps")
-    counted, detected = safe_json.number(steps, "num_warmup"), safe_json.number(steps, "num_warmup_detected")
-    if counted is None:
+    steps = run.summary.steps
+    if steps is None:
         return wording.NOT_MEASURED
-    if detected is None:
-        return f"{counted:g} left out; {safe_json.text(steps, 'warmup_reason') or 'not looked for'}"
-    return f"{counted:g} left out, {detected:g} detected{' (too few left out)' if detected > counted else ''}"
+    counted, detected = steps.num_warmup, steps.num_warmup_detected
+    if detected.value is None:
+        return f"{counted} left out; {detected.reason}"
+    few = " (too few left out)" if detected.value > counted else ""
+    return f"{counted} left out, {detected.value:g} detected{few}"
 
 
 def _steps(run: RunRecord) -> str:
-    timed, asked = (safe_json.positive(run.summary, "steps", key) for key in ("num_timed", "num_asked"))
-    if timed is None:
+    if run.summary.steps is None:
         return wording.NOT_MEASURED
+    timed, asked = run.num_timed, run.summary.steps.num_asked
     repeats = len([each for each in run.repeats if each.counts])
-    text = f"{timed:g}" + (f" in {repeats} repeats" if repeats > 1 else "")
-    extended = asked is not None and timed > asked * max(1, repeats)
-    return text + (f" ({asked:g} asked; extended for the energy sensors)" if extended else "")
+    text = f"{timed}" + (f" in {repeats} repeats" if repeats > 1 else "")
+    return text + (f" ({asked} asked; extended for the energy sensors)" if timed > asked * max(1, repeats) else "")
 
 
 def outlier_words(run: RunRecord) -> str:
     """`2: steps 7, 19`."""
-    outliers = safe_json.mapping(run.summary, "steps", "outliers")
-    count = safe_json.number(outliers, "count")
-    if count is None:
+    if run.summary.steps is None:
         return wording.NOT_MEASURED
-    found = outliers.get("steps")
-    positions = [f"{step}" for step in found if isinstance(step, int)] if isinstance(found, list) else []
-    if not count or not positions:
-        return f"{count:g}"
-    more = ", ..." if len(positions) > MAX_SHOWN else ""
-    return f"{count:g}: step{'s' if count > 1 else ''} {', '.join(positions[:MAX_SHOWN])}{more}"
+    outliers = run.summary.steps.outliers
+    if not outliers.count or not outliers.steps:
+        return f"{outliers.count}"
+    more = ", ..." if len(outliers.steps) > MAX_SHOWN else ""
+    shown = ", ".join(map(str, outliers.steps[:MAX_SHOWN]))
+    return f"{outliers.count}: step{'s' if outliers.count > 1 else ''} {shown}{more}"
 
 
 def _straggler(run: RunRecord) -> str:
-    excess = safe_json.number(run.summary, "straggler", "excess")
-    if excess is None:
+    found = run.summary.straggler
+    if found.excess.value is None:
         return "one rank" if run.num_ranks == 1 else wording.NOT_MEASURED
-    rank = safe_json.number(run.summary, "straggler", "rank") or 0
-    host = safe_json.text(run.summary, "straggler", "host") or "?"
-    return f"rank {rank:g} on {host}, {wording.signed_percent(excess)}"
+    return f"rank {found.rank.value} on {found.host or '?'}, {wording.signed_percent(found.excess.value)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hpc_accel.record import Figure
 from hpc_accel.report.judge import footprint, ranking, wording
 from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.run_record import RunRecord
@@ -23,20 +24,19 @@ TITLES = (
 
 
 def _cells(run: RunRecord, factors: dict[str, Any]) -> list[dict[str, str]]:
-    energy, target = safe_json.mapping(run.summary, "energy"), safe_json.mapping(run.summary, "target")
+    energy, target = run.summary.energy, run.summary.target
     scope, method = ranking.energy_basis(run)
-    idle = safe_json.positive(energy, "idle_power_w")
     carbon, price = footprint.carbon_g(run, factors), footprint.electricity_cost(run, factors)
     grams, money = (footprint.per_million_samples(found, run) for found in (carbon, price))
     currency = safe_json.text(factors, "currency") or ""
     return [
         _cell(f"{scope}, {method}{', partial' if ranking.energy_is_partial(run) else ''}"),
         _cell(wording.short(ranking.energy_per_sample_j(run))),
-        _number(safe_json.positive(energy, "per_token_j"), safe_json.text(energy, "per_token_reason")),
-        _number(safe_json.positive(energy, "per_epoch_j"), None),
-        _number(safe_json.positive(target, "energy_j"), safe_json.text(target, "reason")),
-        _number(safe_json.positive(energy, "energy_delay_product_js"), None),
-        _number(idle, safe_json.text(energy, "idle_reason"), " W"),
+        _figure(energy.per_token_j),
+        _figure(energy.per_epoch_j),
+        _figure(target.energy_j),
+        _figure(energy.energy_delay_product_js),
+        _figure(energy.idle_power_w, " W"),
         _number(grams, carbon.reason, " g"),
         _number(money, price.reason, f" {currency}"),
     ]
@@ -44,6 +44,10 @@ def _cells(run: RunRecord, factors: dict[str, Any]) -> list[dict[str, str]]:
 
 def _cell(text: str, reason: str = "") -> dict[str, str]:
     return {"text": text, "reason": reason}
+
+
+def _figure(figure: Figure, unit: str = "") -> dict[str, str]:
+    return _number(figure.value, figure.reason, unit)
 
 
 def _number(value: float | None, reason: str | None, unit: str = "") -> dict[str, str]:

@@ -28,7 +28,7 @@ def rows(records: StudyRecords) -> list[dict[str, Any]]:
                 "queued": _seconds(safe_json.number(facts, "queued_s")),
                 "workflow": _seconds(workflow_s(run)),
                 "elapsed": _elapsed(facts),
-                "attempts": f"{safe_json.positive(run.summary, 'attempt') or 1:g}",
+                "attempts": f"{run.summary.attempt}",
             }
         )
     return found

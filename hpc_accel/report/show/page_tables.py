@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from hpc_accel.report.judge import answer, metric, ranking, reasons, wording
-from hpc_accel.report.judge.cells import Cell
+from hpc_accel.report.judge.cells import Cell, Row
 from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.labels import layout_label
 from hpc_accel.report.load.run_record import RunRecord
@@ -132,7 +132,7 @@ def _cell(column: Column, cell: Cell, note: str) -> dict[str, Any]:
     return {"text": text, "sort": "" if cell.value is None else cell.value, "reason": cell.reason, "note": note}
 
 
-def _notes(run: RunRecord, row: summary_table.Row, references: summary_table.References) -> dict[str, str]:
+def _notes(run: RunRecord, row: Row, references: summary_table.References) -> dict[str, str]:
     """What stands small beside a figure."""
     notes = {}
     if row["metric_value"].value is not None:
@@ -224,10 +224,10 @@ def _candidate_name(item: dict[str, Any]) -> str:
 
 def startup(runs: list[RunRecord]) -> str:
     """Median start-up of the runs that count, phase by phase, in words."""
-    names = {"import": "imports", "mpi_init": "MPI", "model_build": "model", "first_step": "first step"}
+    names = {"imports": "imports", "mpi_init": "MPI", "model_build": "model", "first_step": "first step"}
     parts = []
     for key, name in names.items():
-        times = [value for run in runs if run.counts and (value := safe_json.positive(run.summary, "startup_ms", key))]
+        times = [value for run in runs if run.counts and (value := run.summary.startup_ms.of(key).positive)]
         if times:
             parts.append(f"{name} {wording.duration(median(times))}")
     return ", ".join(parts)
@@ -237,9 +237,8 @@ def provenance(records: StudyRecords) -> list[tuple[str, str]]:
     """Versions and machines; where runs differ, all values are shown."""
     values: dict[str, dict[str, None]] = {}
     runs = (*records.runs, *records.inference_runs)
-    for record in [safe_json.mapping(records.hardware), *[run.summary for run in runs]]:
-        facts = {**safe_json.mapping(record, "provenance")}
-        facts.update({key: record.get(key) for key in ("device_name",) if record.get(key)})
+    measured = [{**run.summary.provenance, "device_name": run.summary.device_name} for run in runs]
+    for facts in [safe_json.mapping(records.hardware, "provenance"), *measured]:
         for key, value in facts.items():
             if isinstance(value, str | int | float) and not isinstance(value, bool):
                 # A commit's first 12 digits name it; all 40 fill the line.

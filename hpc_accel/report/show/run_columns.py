@@ -5,19 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 from hpc_accel.report.judge import metric, quantities, ranking, reasons
-from hpc_accel.report.judge.cells import Cell
+from hpc_accel.report.judge.cells import Cell, Row
 from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.labels import recipe_options
 from hpc_accel.report.load.run_record import RunRecord
 
 NO_PIPELINE = f"{quantities.NOT_APPLICABLE}: {quantities.BUBBLE.otherwise}"
-Row = dict[str, Cell]
+QUANTITIES = {
+    "cost": quantities.COST,
+    "comm_exposed_ms": quantities.COMMUNICATION,
+    "comm_overlapped_ms": quantities.OVERLAP,
+    "bubble_fraction": quantities.BUBBLE,
+    "bubble_ideal": quantities.BUBBLE_IDEAL,
+    "mfu": quantities.MFU,
+    "flops_per_step": quantities.FLOPS,
+    "peak_memory_bytes": quantities.MEMORY,
+    "final_loss": quantities.LOSS,
+    "parity_max_rel_err": quantities.PARITY,
+}
+"""Columns that show a quantity as it is recorded."""
 
 
 def identity(run: RunRecord) -> Row:
     """What a run is: its layout, recipe and resources."""
-    layout, recipe, resources = run.part("layout"), run.part("recipe"), run.part("resources")
-    device = safe_json.text(run.summary, "device")
+    layout, recipe = run.part("layout"), run.part("recipe")
     unplanned = "the plan does not say"
     return {
         "run_id": Cell.of(run.run_id),
@@ -25,8 +36,8 @@ def identity(run: RunRecord) -> Row:
         "label": Cell.of(run.label),
         "status": Cell.of(run.status),
         "status_reason": Cell(value=reasons.status_reason(run)),
-        "num_nodes": Cell.of(_number(run, "num_nodes") or safe_json.number(resources, "num_nodes"), unplanned),
-        "num_ranks": Cell.of(_number(run, "num_ranks") or run.num_ranks),
+        "num_nodes": Cell.of(_num_nodes(run), unplanned),
+        "num_ranks": Cell.of(run.summary.num_ranks if run.has_record else run.num_ranks),
         **{key: Cell.of(safe_json.number(layout, key), unplanned) for key in ("dp", "pp", "tp")},
         "shard": Cell.of(safe_json.text(layout, "shard"), unplanned),
         "schedule": Cell.of(safe_json.text(layout, "schedule"), unplanned if run.has_pipeline else NO_PIPELINE),
@@ -38,7 +49,7 @@ def identity(run: RunRecord) -> Row:
         "options": Cell.of(_options(recipe)),
         **{key: Cell.of(_option(recipe.get(key)), unplanned) for key in ("compile", "recompute", "compression")},
         "backend": Cell.of(safe_json.text(run.run, "backend"), "the run left no readable run.json"),
-        "device": Cell.of(device, f"the run is {run.status}"),
+        "device": Cell.of(run.summary.device, f"the run is {run.status}"),
         "mode": Cell.of("infer" if run.is_inference else "train"),
     }
 
@@ -60,7 +71,7 @@ def _option(value: Any) -> str | None:
 
 def times(run: RunRecord) -> Row:
     """Times, memory, loss and parity."""
-    time, rate, cost = ranking.step_time_ms(run), ranking.throughput(run), ranking.cost(run)
+    time, rate = ranking.step_time_ms(run), ranking.throughput(run)
     untimed = quantities.STEP_TIME.reason(run)
     bounds = time if time and time.is_known else None
     unbounded = untimed or "the run left no interval"
@@ -69,30 +80,20 @@ def times(run: RunRecord) -> Row:
         "step_time_ci_low_ms": Cell.of(bounds.low if bounds else None, unbounded),
         "step_time_ci_high_ms": Cell.of(bounds.high if bounds else None, unbounded),
         "throughput_samples_per_s": Cell.of(rate.value if rate else None, untimed),
-        "cost": _cell(run, quantities.COST, cost.value if cost else None),
-        "comm_exposed_ms": _cell(run, quantities.COMMUNICATION, _number(run, "phases_ms", "comm_exposed")),
-        "comm_overlapped_ms": _cell(run, quantities.OVERLAP, _number(run, "phases_ms", "comm_overlapped")),
-        "bubble_fraction": _cell(run, quantities.BUBBLE, _number(run, "bubble_fraction")),
-        "bubble_ideal": _cell(run, quantities.BUBBLE_IDEAL, _number(run, "bubble_ideal")),
-        "mfu": _cell(run, quantities.MFU, safe_json.positive(run.summary, "flops", "mfu")),
-        "flops_per_step": _cell(run, quantities.FLOPS, safe_json.positive(run.summary, "flops", "per_step")),
-        "peak_memory_bytes": _cell(run, quantities.MEMORY, safe_json.positive(run.summary, "peak_memory_bytes")),
-        "final_loss": _cell(run, quantities.LOSS, _number(run, "losses", "final")),
-        "parity_max_rel_err": _cell(run, quantities.PARITY, _number(run, "parity", "max_rel_err")),
+        **{column: _cell(run, quantity) for column, quantity in QUANTITIES.items()},
         **_steps(run),
     }
 
 
 def _steps(run: RunRecord) -> Row:
     """How many steps the times are from."""
-    left_none = "the run left no steps" if run.summary else f"the run is {run.status}"
+    steps, left_none = run.summary.steps, run.summary.step_time_ms.reason or "the run left no steps"
     repeats = len([each for each in run.repeats if each.counts]) if run.repeats else 1 if run.counts else None
-    detected = safe_json.text(run.summary, "steps", "warmup_reason") or left_none
     return {
         "num_repeats": Cell.of(repeats, f"the run is {run.status}"),
-        "num_timed_steps": Cell.of(safe_json.positive(run.summary, "steps", "num_timed"), left_none),
-        "num_warmup_detected": Cell.of(_number(run, "steps", "num_warmup_detected"), detected),
-        "num_outliers": Cell.of(_number(run, "steps", "outliers", "count"), left_none),
+        "num_timed_steps": Cell.of(run.num_timed or None, left_none),
+        "num_warmup_detected": Cell.figure(steps.num_warmup_detected) if steps else Cell(reason=left_none),
+        "num_outliers": Cell.of(steps.outliers.count if steps else None, left_none),
     }
 
 
@@ -100,7 +101,7 @@ def metric_cells(run: RunRecord, plain: metric.Baselines) -> Row:
     """The metric of held-out samples, and how far it is from that of the plain serial run that trained as long."""
     why = metric.reason(run)
     return {
-        "metric": Cell.of(safe_json.text(run.summary, "metric", "name"), why),
+        "metric": Cell.of(run.summary.metric.name, why),
         "metric_value": Cell.of(metric.value(run), why),
         "metric_difference": Cell.of(metric.difference(run, plain), why or metric.NO_PLAIN_RUN),
     }
@@ -124,13 +125,12 @@ def _predicted_energy_j(run: RunRecord) -> float | None:
     """For as many steps as were timed: the plan predicts the steps asked for, and a run may be extended or repeated."""
     planned = safe_json.positive(run.candidate, "prediction", "energy_j")
     asked = safe_json.positive(run.run, "measure", "steps")
-    timed = safe_json.positive(run.summary, "steps", "num_timed")
-    return planned * timed / asked if planned and asked and timed else planned
+    return planned * run.num_timed / asked if planned and asked and run.num_timed else planned
 
 
-def _number(run: RunRecord, *path: str) -> float | None:
-    return safe_json.number(run.summary, *path)
+def _num_nodes(run: RunRecord) -> float | None:
+    return run.summary.num_nodes if run.has_record else safe_json.number(run.part("resources"), "num_nodes")
 
 
-def _cell(run: RunRecord, quantity: quantities.Quantity, value: float | None) -> Cell:
-    return Cell.of(value, quantity.reason(run))
+def _cell(run: RunRecord, quantity: quantities.Quantity) -> Cell:
+    return Cell.of(quantity.figure(run).value, quantity.reason(run))

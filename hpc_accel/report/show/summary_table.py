@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpc_accel.report.judge import metric, plausibility, quantities, ranking, reasons
-from hpc_accel.report.judge.cells import Cell
+from hpc_accel.report.judge.cells import Cell, Row
 from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.report.load.study_records import StudyRecords
 from hpc_accel.report.show import energy_columns, inference_columns, run_columns
-
-Row = dict[str, Cell]
 
 CSV_COLUMNS = (
     "run_id", "workload", "label", "status", "num_nodes", "num_ranks", "dp", "pp", "tp", "shard", "schedule",

@@ -8,25 +8,22 @@ from types import SimpleNamespace
 import pytest
 
 from hpc_accel.plan.evaluate.predict import Answer
-from hpc_accel.plan.evaluate.score import Judged, choice_scores, memory_scores, ranks, spearman, time_scores
+from hpc_accel.plan.evaluate.score import Judged, choice_scores, memory_scores, time_scores
 
 
 def row(number, predicted, measured, *, group=("a",), ran=True, need=None, peak=None):
     case = SimpleNamespace(
-        number=number, group=group, step_time_s=measured, scored=True, ran=ran, peak_memory_bytes=peak, layout=None
+        number=number,
+        group=group,
+        step_time_s=measured,
+        scored=True,
+        ran=ran,
+        peak_memory_bytes=peak,
+        layout=None,
+        allocated_bytes=None,
+        arguments=(),
     )
     return Judged(case=case, answer=Answer(step_time_s=predicted, peak_memory_bytes=need))  # type: ignore[arg-type]
-
-
-def test_ranks_share_ties():
-    assert ranks([3.0, 1.0, 3.0, 2.0]) == [3.5, 1.0, 3.5, 2.0]
-
-
-def test_spearman():
-    assert spearman([1, 2, 3], [10, 20, 30]) == pytest.approx(1.0)
-    assert spearman([1, 2, 3], [3, 2, 1]) == pytest.approx(-1.0)
-    assert spearman([1, 2, 3, 4], [1, 3, 2, 4]) == pytest.approx(0.8)
-    assert spearman([1, 1, 1], [1, 2, 3]) is None
 
 
 def test_errors_and_regret():

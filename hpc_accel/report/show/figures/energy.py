@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from hpc_accel.report.judge import quantities, ranking, wording
-from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.report.show.figures import style
 
@@ -51,7 +50,7 @@ def _chart(index: int, basis: tuple[str, str], runs: list[RunRecord]) -> style.F
     data.append(style.values_beside([style.label(run.label) for run in shown], ends, texts))
     caption = f"Shorter is better. Gross energy of the timed steps; scope {basis[0]}, method {basis[1]}."
     partial = sum(ranking.energy_is_partial(run) for run in shown)
-    coarse = sum(safe_json.at(run.summary, "energy", "resolution_warning") is True for run in shown)
+    coarse = sum(run.summary.energy.resolution_warning for run in shown)
     if partial:
         caption += f" {wording.counted(partial, 'run')} did not see every device: partial, not ranked."
     if coarse:
@@ -78,7 +77,7 @@ def _chart(index: int, basis: tuple[str, str], runs: list[RunRecord]) -> style.F
 
 
 def _hover(run: RunRecord) -> str:
-    total, idle = (safe_json.positive(run.summary, "energy", key) for key in ("energy_j", "idle_power_w"))
+    total, idle = run.summary.energy.figure.value, run.summary.energy.idle_power_w.positive
     idle_words = f"<br>idle power {wording.short(idle)} W, included" if idle else ""
     each = wording.short(ranking.energy_per_sample_j(run))
     return f"{style.label(run.label)}<br>{each} J per sample<br>{wording.short(total)} J in all{idle_words}"

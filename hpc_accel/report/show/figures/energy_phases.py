@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from hpc_accel.report.judge import quantities, ranking, wording
-from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.report.show.figures import style
 
@@ -21,7 +20,7 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
     measured.sort(key=lambda run: ranking.energy_per_sample_j(run) or 0)  # as in the chart of energy beside it
     if not measured:
         return []
-    split = [run for run in measured if safe_json.mapping(run.summary, "energy", "by_phase_j")]
+    split = [run for run in measured if run.summary.energy.phases.by_phase_j]
     title = "Where the joules go"
     if not split:
         why = quantities.ENERGY_PHASES.reason(measured[0]) or "no run left its phases"
@@ -36,7 +35,7 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
 def _chart(index: int, basis: tuple[str, str], runs: list[RunRecord]) -> style.Figure:
     shown = runs[: style.MAX_BARS]
     data = style.stacked_bars(shown, PHASES, _per_sample_j, lambda value: f"{wording.short(value)} J per sample")
-    coarse = [run for run in shown if safe_json.at(run.summary, "energy", "phases_resolved") is False]
+    coarse = [run for run in shown if run.summary.energy.phases.is_resolved is False]
     caption = f"Sampled power ({basis[0]}, {basis[1]}), shared among ranks by what each was doing."
     if coarse:
         caption += (
@@ -54,6 +53,5 @@ def _chart(index: int, basis: tuple[str, str], runs: list[RunRecord]) -> style.F
 
 
 def _per_sample_j(run: RunRecord, phase: str) -> float | None:
-    energy_j = safe_json.positive(run.summary, "energy", "by_phase_j", phase)
-    samples = ranking.num_timed_samples(run)
-    return energy_j / samples if energy_j and samples else None
+    energy_j, steps = run.summary.energy.phases.by_phase_j.get(phase), run.summary.steps
+    return energy_j / steps.num_samples if energy_j and steps else None

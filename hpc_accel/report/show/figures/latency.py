@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from hpc_accel.report.judge import inference
-from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.report.show.figures import style
 
@@ -59,9 +58,9 @@ def _points(run: RunRecord, key: str) -> list[Point]:
     """(rate, latency) at the listed rates."""
     found = []
     for rate in inference.rates(run):
-        value = safe_json.positive(rate, "latency_ms", key)
+        value = rate.latency_ms.percentile(key).positive
         if value is not None:
-            found.append((safe_json.positive(rate, "rate_per_s") or 0.0, value))
+            found.append((rate.rate_per_s, value))
     return found
 
 
@@ -82,8 +81,8 @@ def _trace(run: RunRecord, key: str, points: list[Point], color: str, dash: str,
 
 def _lines(runs: list[RunRecord], ends: Point) -> list[dict[str, Any]]:
     """The deadline and the limit, where the study names them."""
-    deadlines = {safe_json.positive(rate, "deadline", "deadline_ms") for run in runs for rate in inference.rates(run)}
-    limits = {safe_json.positive(run.summary, "inference", "limit", "latency_limit_ms") for run in runs}
+    deadlines = {rate.deadline.deadline_ms.value for run in runs for rate in inference.rates(run)}
+    limits = {inference.latency_limit_ms(run) for run in runs}
     found = []
     for name, values, color in (("deadline", deadlines, "bad"), ("latency limit", limits, "muted")):
         for value in sorted(each for each in values if each is not None):

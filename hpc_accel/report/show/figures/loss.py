@@ -9,7 +9,6 @@ from typing import Any
 import polars as pl
 
 from hpc_accel.report.judge import wording
-from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.report.show.figures import style
 
@@ -32,10 +31,8 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
         dropped += lost
         unreadable += problem
         # The summary's first losses stand in for a lost file, and only for that.
-        if problem and isinstance(first := safe_json.at(run.summary, "losses", "first"), list):
-            curve = [
-                (step, value) for step, value in enumerate(first) if safe_json.number({"v": value}, "v") is not None
-            ]
+        if problem:
+            curve = [(step, value) for step, value in enumerate(run.summary.losses.first) if value is not None]
         if curve:
             data.append(_trace(run, curve, {trace["name"] for trace in data}))
     if not data:

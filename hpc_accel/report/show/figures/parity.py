@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.report.show.figures import style
 
@@ -15,13 +14,13 @@ FLOOR = 1e-9
 def figures(runs: list[RunRecord]) -> list[style.Figure]:
     """A mark per compared run, and a tick at its tolerance."""
     title = "Parity with the serial run"
-    compared = [run for run in runs if safe_json.number(run.summary, "parity", "max_rel_err") is not None]
+    compared = [run for run in runs if run.summary.parity.max_rel_err is not None]
     wrong = [run for run in compared if run.status == "wrong"]
     shown = [*wrong, *[run for run in style.fastest_first(compared) if run not in wrong]][: style.MAX_BARS]
     if not shown:
         gap = "Not measured: no run compared its losses with the serial run. What to do: set measure.parity_steps to 5."
         return [style.Figure(key="parity", title=title, caption="", gap=gap)]
-    errors = {run.run_id: safe_json.number(run.summary, "parity", "max_rel_err") or 0.0 for run in shown}
+    errors = {run.run_id: run.summary.parity.max_rel_err or 0.0 for run in shown}
     data = []
     for passed, name, colour, symbol in ((True, "same losses", "good", "circle"), (False, "wrong", "bad", "x")):
         group = [run for run in shown if (run.status != "wrong") is passed]
@@ -38,7 +37,7 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
                     "hoverinfo": "text",
                 }
             )
-    limited = [(run, limit) for run in shown if (limit := safe_json.positive(run.summary, "parity", "tolerance"))]
+    limited = [(run, limit) for run in shown if (limit := run.summary.parity.tolerance)]
     data.append(
         {
             "type": "scatter",

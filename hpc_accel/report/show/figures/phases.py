@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from hpc_accel.report.judge import quantities, wording
-from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.report.show.figures import style
 
@@ -21,7 +20,7 @@ PHASES = {
 def figures(runs: list[RunRecord]) -> list[style.Figure]:
     """One stacked bar per run that counts and left phases."""
     title = "Time by phase"
-    counting = [run for run in style.fastest_first(runs) if safe_json.mapping(run.summary, "phases_ms")]
+    counting = [run for run in style.fastest_first(runs) if run.summary.phases_ms.forward.positive]
     shown = counting[: style.MAX_BARS]
     if not shown:
         return [
@@ -30,7 +29,7 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
     data = style.stacked_bars(
         shown,
         PHASES,
-        lambda run, phase: safe_json.positive(run.summary, "phases_ms", phase),
+        lambda run, phase: run.summary.phases_ms.of(phase).positive,
         lambda value: f"{wording.short(value)} ms",
     )
     spec = {"data": data, "layout": style.stacked_layout("ms per step", shown)}

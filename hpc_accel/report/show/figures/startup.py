@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from hpc_accel.report.judge import wording
-from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.report.show.figures import style
 
 PHASES = {
-    "import": ("imports", "phase-data"),
+    "imports": ("imports", "phase-data"),
     "mpi_init": ("MPI", "phase-comm-exposed"),
     "model_build": ("model and layout", "phase-forward"),
     "first_step": ("first step", "phase-backward"),
@@ -19,7 +18,7 @@ PHASES = {
 def figures(runs: list[RunRecord]) -> list[style.Figure]:
     """One stacked bar per run that counts."""
     title = "Start-up and checkpoints"
-    known = [run for run in style.fastest_first(runs) if safe_json.mapping(run.summary, "startup_ms")]
+    known = [run for run in style.fastest_first(runs) if run.summary.startup_ms.first_step.positive]
     shown = known[: style.MAX_BARS]
     if not shown:
         gap = "Not measured: no run that counts left its start-up."
@@ -43,8 +42,7 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
 def phase_s(run: RunRecord, phase: str) -> float | None:
     """Seconds of one phase; of checkpoints, of all that were saved."""
     if phase != "checkpoint":
-        value = safe_json.positive(run.summary, "startup_ms", phase)
+        value = run.summary.startup_ms.of(phase).positive
         return value / 1e3 if value else None
-    saves = safe_json.at(run.summary, "checkpoints", "save_ms")
-    times = [value for value in saves if isinstance(value, int | float)] if isinstance(saves, list) else []
-    return sum(times) / 1e3 or None
+    saves = run.summary.checkpoints
+    return sum(saves.save_ms) / 1e3 or None if saves else None

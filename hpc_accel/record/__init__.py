@@ -1,0 +1,18 @@
+"""summary.json, typed: what a run leaves behind, written and read here only.
+
+Read in this order:
+  text                  texts of other people, without control characters and bounded in length
+  figure                Figure(value, unit, reason, remedy): whatever may be missing; with an interval, Estimate
+  parts, inference      the objects of a summary; energy: joules and what they cover
+  measured              Energy from what the meter measured, per step, sample, token and epoch
+  measured              Energy from what the meter measured, per step, sample, token and epoch
+  summary               Summary, and the one of an attempt that measured nothing
+  storage               read (Summary or Broken), write
+  schema                the JSON schema of docs/summary.schema.json: `python -m hpc_accel.record` writes it
+"""
+
+from hpc_accel.record.figure import Figure
+from hpc_accel.record.storage import Broken, read, write
+from hpc_accel.record.summary import Summary, without_result
+
+__all__ = ["Broken", "Figure", "Summary", "read", "without_result", "write"]

@@ -25,6 +25,7 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
     """Plan a study, write plan.json with every chosen run in it, and give its content."""
     from hpc_accel.jobs.request import plugin_resources
     from hpc_accel.jobs.site import load_site
+    from hpc_accel.plan.calibration import load_calibrations
     from hpc_accel.plan.planner import make_plan
     from hpc_accel.plan.prediction import Prices
     from hpc_accel.probe.hardware import load_hardware
@@ -56,7 +57,8 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
         price = site.mean_per_node("price_per_node_hour", resources.nodes_by_partition)
         return Prices(per_node_hour=price, unit=site.currency) if price else None
 
-    plan = make_plan(study, hardware, facts, prices=prices)
+    calibrations = load_calibrations(hardware_path.parent / "calibration.json", hardware_path.read_bytes())
+    plan = make_plan(study, hardware, facts, prices=prices, calibrations=calibrations)
     runs = {run.run_id: run for run in plan.chosen_runs()}
     priced = any(prices(run.resources) for run in runs.values())
     content = {**plan.to_json(), "cost_unit": site.currency if priced else None}

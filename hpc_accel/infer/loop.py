@@ -30,8 +30,10 @@ from hpc_accel.measure.energy.meter import EnergyMeter
 from hpc_accel.record.figure import Fraction, Milliseconds
 from hpc_accel.record.inference import Generation, Limit, Rate
 from hpc_accel.record.measured import request_energy, token_energy
+from hpc_accel.record.parts import Disturbance
 from hpc_accel.runtime import stop
 from hpc_accel.runtime.device import unused_gpus_here
+from hpc_accel.runtime.disturbance import DisturbanceWatch
 from hpc_accel.runtime.gpu_frequency import GpuFrequency
 from hpc_accel.runtime.precision import arithmetic
 from hpc_accel.runtime.set_frequencies import applied
@@ -54,6 +56,8 @@ class Observations:
     compared: Compared | None
     memory_bytes: dict[str, int | None]
     """The most this rank had: `peak`, and of a GPU what torch `reserved` and what the device has `used`."""
+    disturbance: Disturbance | None
+    """On rank 0."""
     gpu_clock_note: str
     """What the GPU's clock was if not the one asked for; "" otherwise."""
     notes: dict[str, str]
@@ -74,6 +78,7 @@ def infer(session: Session, progress: Callable[[int, int], None]) -> Observation
         timebase = clock.Timebase(first=base, last=clock.synchronise(session.comm))
         note = meter.write_samples(session.directory / "energy.parquet", timebase)
         gpu_clock_note = gpu_clock.told(session.comm)
+        disturbance = parts.disturbance.found(session.comm)
         asked = session.infer.batch_size, session.run.measure.metric_samples
         mine = session.replica.drive(lambda: answers(session.workload, session.replica.run, *asked))
         apart = spread(session.comm, mine)
@@ -89,6 +94,7 @@ def infer(session: Session, progress: Callable[[int, int], None]) -> Observation
         generated=parts.generated,
         compared=beside_serial,
         memory_bytes=parts.memory_bytes,
+        disturbance=disturbance,
         gpu_clock_note=gpu_clock_note,
         notes={name: why for name, why in notes.items() if why},
     )
@@ -103,6 +109,7 @@ class _Parts:
         self.session = session
         self.meter = meter
         self.gpu_clock = gpu_clock
+        self.disturbance = DisturbanceWatch()
         self.batches: list[dict[str, Any]] = []
         self.energy = EnergyFigure.missing("the full batches were not measured")
         self.windows: list[tuple[str, LoadWindow]] = []
@@ -155,7 +162,7 @@ class _Parts:
         measure = self.session.run.measure
         warm = self.session.replica.drive(partial(self._times_ns, max(1, measure.warmup_steps)))
         run_sizes(self.session)
-        with self.meter.window("timed") as window, self.gpu_clock.watched():
+        with self.meter.window("timed") as window, self.gpu_clock.watched(), self.disturbance.watched():
             timed = self.session.replica.drive(partial(self._times_ns, measure.steps))
         self.energy = window.result
         mine = None if warm is None or timed is None else (warm, timed)

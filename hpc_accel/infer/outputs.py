@@ -7,6 +7,7 @@ relative error, share of equal classes (top-1), and the workload's held-out metr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -150,7 +151,8 @@ def compare(
     agreement = top1_agreement(served.outputs, plain.outputs, targets[: len(plain.outputs)])
     tolerance, wanted = run.measure.parity_tolerance, run.infer.min_top1_agreement
     reason = None
-    if worst is None:
+    if worst is None or not math.isfinite(worst):
+        worst = None  # two finite outputs can be further apart than any number
         reason = NOT_COMPARABLE
     elif tolerance is None or worst > tolerance:
         reason = f"outputs differ by {worst:.2g} relative to the serial model"

@@ -24,6 +24,7 @@ from hpc_accel.record.measured import energy_of
 from hpc_accel.record.parts import Error, Flops, Losses, Parity, Phases, Steps, Straggler, Target
 from hpc_accel.record.summary import Summary
 from hpc_accel.runtime import timing_warnings
+from hpc_accel.runtime.disturbance import disturbed
 from hpc_accel.runtime.summary import identity, memory_figures, slowest, startup, step_time, throughput
 from hpc_accel.study.run import Run
 
@@ -79,7 +80,7 @@ def summarise(
     session: Session, seen: Observations, steps: pl.DataFrame, held: dict[str, list[int | None]], started_utc: str
 ) -> Summary:
     """The record of what was seen. `held` are bytes of each rank."""
-    assert seen.compared is not None  # rank 0 has it
+    assert seen.compared is not None and seen.disturbance is not None  # rank 0 has both
     run, compared = session.run, seen.compared
     timed_ms = slowest(steps.filter(~pl.col("warmup")))
     step_facts = _steps(run, steps, timed_ms)
@@ -103,13 +104,18 @@ def summarise(
         target=Target.missing(NO_TRAINING),
         flops=Flops.missing(NO_TRAINING),
         straggler=Straggler.missing(NO_TRAINING),
+        disturbance=seen.disturbance,
         checkpoints=None,
         losses=Losses(final=OwnUnit.missing(NO_TRAINING)),
         parity=parity,
         metric=compared.metric,
         inference=_inference(session, seen),
         outputs=compared.outputs,
-        warnings=(*timing_warnings.environment(session.device.type), *filter(None, [seen.gpu_clock_note])),
+        warnings=(
+            *timing_warnings.environment(session.device.type),
+            *disturbed(seen.disturbance),
+            *filter(None, [seen.gpu_clock_note]),
+        ),
         notes=seen.notes,
         provenance=provenance.collect(),
     )

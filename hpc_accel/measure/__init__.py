@@ -2,7 +2,7 @@
 
 events, clock      a named piece of time; one clock for all ranks
 statistics         medians with bootstrap intervals
-phases, stragglers, flops    where a step's time went, whose it was, what share of the peak it reached
+phases, stragglers, disturbance, flops    where a step's time went, whose it was, what share of the peak it reached
 peak_memory          peak memory of host and device
 energy/            joules: from sensors to one figure (its `__init__` is a map)
 trace              all ranks in one file for Perfetto

@@ -61,11 +61,6 @@ class World:
         return torch.device(accelerator.type, self.local_rank % torch.accelerator.device_count())
 
 
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def local_size_hint() -> int | None:
     """Processes on this node by the launcher's word, before MPI is up."""
     for name in LOCAL_SIZE_VARIABLES:

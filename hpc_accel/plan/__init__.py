@@ -1,12 +1,13 @@
 """What each layout would cost on a machine, and which layouts are worth measuring. Read in this order:
 
-software, compute, network      bytes and operations of a program; time of a layer; time of messages
-stage_cost, pipeline_cost       layers added up into stages; all stages of a layout
-schedules, pipeline_simulation  the order of passes of each schedule, and how long it takes
-data_parallel, links, memory    what replicas add to a step; the peak of the fullest rank
-cost                            one run: time by part, memory, energy, price
-layouts, search, planner        every layout, the best of them, the plan of a study
-heterogeneous, accuracy         nodes that differ; how good predictions were
+software, compute, kernels, network     bytes and operations of a program; time of a layer; time of messages
+transformer, shipped, calibration       facts from a model's sizes; published hardware; measured passes
+layer_cost, stage_cost, pipeline_cost   a layer's passes; layers added up; all stages of a layout
+schedules, pipeline_simulation          the order of passes of each schedule, and how long it takes
+data_parallel, memory, memory_fit       what replicas add; the peak of the fullest rank; whether it has room
+cost, predictable, prediction           a step; whether its time can be told; all figures of one run
+layouts, search, planner, heterogeneous every layout, the best, the plan of a study; nodes that differ
+evaluate                                how good predictions are on published measurements
 """
 
 from hpc_accel.probe.hardware import Hardware, load_hardware

@@ -57,13 +57,8 @@ class Linear(Facts):
 
 
 class Calibration(Facts):
-    """The whole file. What was not measured is None, and predicted as without a calibration."""
+    """Of one workload. What was not measured is None, and predicted as without a calibration."""
 
-    format: Literal[1] = 1
-    hardware_sha256: str
-    """Of the hardware.json beside it, for which alone it holds."""
-    model_sha256: str = ""
-    created_utc: str
     passes: tuple[MeasuredPass, ...] = ()
     micro_batch_s: Seconds | None = None
     """Of one micro-batch beside its layers and samples: starting the passes, the loss, the schedule."""
@@ -82,6 +77,16 @@ class Calibration(Facts):
                 where = f"{each.name} at tp {each.tp}, micro-batch {each.micro_batch_size}"
                 return f"{where}: quartiles {each.spread:.0%} apart"
         return None
+
+
+class CalibrationFile(Facts):
+    """The whole file: a study's workloads by name, on the hardware of the hardware.json beside it."""
+
+    format: Literal[1] = 1
+    hardware_sha256: str
+    """Of that file's bytes; for another the calibration does not hold."""
+    created_utc: str
+    workloads: dict[str, Calibration]
 
 
 Key = tuple[int, int, bool]
@@ -144,16 +149,17 @@ def _distance(one: Key, other: Key) -> float:
     return far + (1.0 if one[2] != other[2] else 0.0)
 
 
-def load_calibration(path: Path) -> Calibration:
-    """Read and check calibration.json. Raises ConfigError where it is missing or breaks a rule."""
+def load_calibrations(path: Path, hardware: bytes) -> dict[str, Calibration]:
+    """By workload, from the calibration.json at `path`; `hardware` is the hardware.json that the plan is made with.
+
+    Nothing where there is no such file, or where it holds for other hardware. Raises ConfigError for a broken one.
+    """
+    if not path.exists():
+        return {}
     try:
-        return Calibration.model_validate(json.loads(path.read_text()))
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: {error.strerror}", "a calibration is a file that the probe wrote", "probe"
-        ) from None
+        found = CalibrationFile.model_validate(json.loads(path.read_text()))
     except (ValueError, ValidationError) as error:
         first = str(error).splitlines()[0]
-        raise ConfigError(
-            f"{path}: {first}", "calibration.json has the shape that the probe writes", "probe again"
-        ) from None
+        rule = "calibration.json has the shape that the probe writes"
+        raise ConfigError(f"{path}: {first}", rule, "delete it, and probe again") from None
+    return found.workloads if found.hardware_sha256 == hashlib.sha256(hardware).hexdigest() else {}

@@ -52,8 +52,9 @@ class StepModel:
         self.calibration = calibration
         self.stage_times = StageTimes(facts, self.hardware, precision, software, calibration)
         self.num_simulations = 0
-        self._makespans: dict[tuple[Layout, Resources], float] = {}
+        self._makespans: dict[tuple[object, ...], float] = {}
         self._sizes: dict[tuple[object, ...], dict[RankSize, int]] = {}
+        self._works: dict[tuple[object, ...], float] = {}
         self._quick: dict[tuple[object, ...], tuple[float, float]] = {}
         self._cuts: dict[tuple[int, ...], int] = {}
 
@@ -80,11 +81,21 @@ class StepModel:
         num, pp, looped = layout.accumulation_steps, layout.pp, layout.stages_per_rank > 1
         key = (layout.dp, pp, layout.tp, layout.micro_batch_size, num, looped, resources.ranks_per_node)
         if key not in self._quick:
-            work = min(self.stage_times.least_work_s(one, resources) for one in group.divided())
+            work = self._least_work_s(group, resources)
             pipeline = num * work / pp if looped else work / (1 - (1 - 1 / num) ** pp)
             self._quick[key] = pipeline, self._least_data_parallel_s(layout, resources)
         pipeline, sent = self._quick[key]
         return max(pipeline * self._slowdown(layout), sent)
+
+    def _least_work_s(self, group: MemoryVariants, resources: Resources) -> float:
+        """Of one micro-batch through all layers, with the sequence whole or divided, whichever is less."""
+        layout, per_node = group.whole, resources.ranks_per_node
+        tensor = group_of(layout, "tp", per_node) if layout.tp > 1 else None
+        crossing = layout.pp if self.software.ring_wait_s else layout.pp > 1
+        key = (tensor, layout.micro_batch_size, per_node, crossing)
+        if key not in self._works:
+            self._works[key] = min(self.stage_times.least_work_s(one, resources) for one in group.divided())
+        return self._works[key]
 
     def _least_data_parallel_s(self, layout: Layout, resources: Resources) -> float:
         """What replicas send at least, hidden or not: gradients in whole buckets, or sharded parameters each pass."""
@@ -149,14 +160,14 @@ class StepModel:
         return self._sizes[key]
 
     def _makespan_s(self, layout: Layout, resources: Resources, stages: PipelineCost) -> float:
-        """Simulated once: a search compares layouts first and reports the best ones after."""
-        if (layout, resources) not in self._makespans:
+        """Simulated once for all layouts that differ only in what comes after the pipeline."""
+        schedule, num = layout.schedule or "gpipe", layout.accumulation_steps
+        send = self._boundary_s(layout, resources)
+        key = (schedule, layout.pp, num, send, tuple(stages.times.forward_s), tuple(stages.times.backward_s))
+        if key not in self._makespans:
             self.num_simulations += 1
-            schedule, num = layout.schedule or "gpipe", layout.accumulation_steps
-            send = self._boundary_s(layout, resources)
-            simulated = step_time_s(schedule, layout.pp, num, stages.times, send)
-            self._makespans[layout, resources] = simulated * self._slowdown(layout)
-        return self._makespans[layout, resources]
+            self._makespans[key] = step_time_s(schedule, layout.pp, num, stages.times, send) * self._slowdown(layout)
+        return self._makespans[key]
 
     def _slowdown(self, layout: Layout) -> float:
         return self.software.schedule_slowdown.get(layout.schedule or "", 1.0)

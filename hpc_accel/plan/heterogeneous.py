@@ -68,4 +68,4 @@ def on_own_nodes(model: StepModel, run: Run) -> StepModel:
     if not kinds or len(kinds) == len(model.hardware.node_kinds):
         return model
     nodes = model.hardware.model_copy(update={"node_kinds": kinds})
-    return StepModel(model.facts, nodes, model.precision, model.software, model.backend)
+    return StepModel(model.facts, nodes, model.precision, model.software, model.backend, model.calibration)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 
 from hpc_accel.plan.schedules import SCHEDULES, Kind, Order, told
@@ -148,7 +149,7 @@ def step_time_s(schedule: str, ranks: int, num_micro_batches: int, times: PassTi
     chunks = len(times.forward_s) // ranks
 
     def simulated(num: int) -> float:
-        return simulate(SCHEDULES[schedule](ranks, chunks, num), times, send_s).makespan_s
+        return simulate(_order(schedule, ranks, chunks, num), times, send_s).makespan_s
 
     # One period is a round of interleaving, else p micro-batches: with messages the pattern may repeat only after a
     # round trip.
@@ -161,9 +162,15 @@ def step_time_s(schedule: str, ranks: int, num_micro_batches: int, times: PassTi
     long, short = simulated(full), simulated(full - period)
     extrapolated = long + (num_micro_batches - full) * (long - short) / period
     # The busiest rank may take some rounds to hold up the others.
-    held = [sorted({stage for _, stage, _ in actions}) for actions in SCHEDULES[schedule](ranks, chunks, 1)]
+    held = [sorted({stage for _, stage, _ in actions}) for actions in _order(schedule, ranks, chunks, 1)]
     works = rank_works(schedule, held, times)
     return max(extrapolated, *(work.least_s(num_micro_batches, send_s) for work in works))
+
+
+@lru_cache(maxsize=32)
+def _order(schedule: str, ranks: int, chunks: int, num_micro_batches: int) -> Order:
+    """A search asks for the same order with many times."""
+    return SCHEDULES[schedule](ranks, chunks, num_micro_batches)
 
 
 def _neighbours(rank_of: dict[int, int], num_stages: int, num_ranks: int) -> list[list[int]]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.plan.calibration import Calibration
 from hpc_accel.plan.cost import StepModel
 from hpc_accel.plan.heterogeneous import on_own_nodes, rank_speed, with_balanced_split
 from hpc_accel.plan.memory_fit import memory_refusal
@@ -116,10 +117,11 @@ def make_plan(
     facts: dict[str, ModelFacts],
     *,
     prices: Pricing | Prices | None = None,
+    calibrations: Mapping[str, Calibration] | None = None,
 ) -> Plan:
     """Plan `study` on `hardware`; `facts` by workload name. Raises ConfigError when nothing that is listed can work.
 
-    `prices` may depend on which nodes a run takes.
+    `prices` may depend on which nodes a run takes. `calibrations` are what workloads' own layers took, by name.
     """
     machine = hardware if isinstance(hardware, Hardware) else checked_hardware(hardware)
     candidates: dict[str, Candidate] = {}
@@ -129,9 +131,11 @@ def make_plan(
     for choice in study.workloads:
         workload = resolve_workload(choice)
         models: dict[Recipe, StepModel] = {}
+        measured = (calibrations or {}).get(workload.name)
         for recipe in recipes(choice.recipes, study.recipes):
             software = torch_amp(workload.optimizer, recipe, study.backend)
-            models[recipe] = StepModel(facts[workload.name], machine, recipe.precision, software, study.backend)
+            known = (facts[workload.name], machine, recipe.precision, software, study.backend)
+            models[recipe] = StepModel(*known, calibration=measured)
         layouts = choice.layouts if choice.layouts is not None else study.layouts
         if layouts == "auto" and study.resources.node_kinds is not None:
             raise _unsearched(workload.name)

@@ -5,7 +5,6 @@ Read in this order:
   figure                Figure(value, unit, reason, remedy): whatever may be missing; with an interval, Estimate
   parts, inference      the objects of a summary; energy: joules and what they cover
   measured              Energy from what the meter measured, per step, sample, token and epoch
-  measured              Energy from what the meter measured, per step, sample, token and epoch
   summary               Summary, and the one of an attempt that measured nothing
   storage               read (Summary or Broken), write
   schema                the JSON schema of docs/summary.schema.json: `python -m hpc_accel.record` writes it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 from hpc_accel.measure.energy import derived
 from hpc_accel.measure.energy.figure import NOT_ATTRIBUTED, EnergyFigure
@@ -24,10 +25,10 @@ NO_SENSOR = "no sensor measured"
 
 def energy_of(found: EnergyFigure, steps: Steps) -> Energy:
     """The `energy` object for a window of `steps`."""
-    reason, remedy = found.reason, found.remedy
+    reason, remedy = _reason(found), found.remedy
     idle = found.idle_reason or reason
     whole = Energy.missing(reason or NO_SENSOR, remedy).changed(
-        **found.brief(),
+        **_brief(found),
         sensors=tuple(Sensor(**asdict(each)) for each in found.sensors),
         coverage=Coverage(**asdict(found.coverage)),
         num_windows=found.num_windows,
@@ -43,19 +44,28 @@ def energy_of(found: EnergyFigure, steps: Steps) -> Energy:
 
 def request_energy(found: EnergyFigure, num_requests: int) -> RequestEnergy:
     """Of a window that answered as many requests."""
-    per_request_j = Joules.of(derived.per(found.energy_j, num_requests), found.reason, found.remedy)
-    return RequestEnergy(**found.brief(), per_request_j=per_request_j)
+    per_request_j = Joules.of(derived.per(found.energy_j, num_requests), _reason(found), found.remedy)
+    return RequestEnergy(**_brief(found), per_request_j=per_request_j)
 
 
 def token_energy(found: EnergyFigure, num_tokens: int) -> TokenEnergy:
     """Of a window that generated as many tokens."""
-    per_token_j = Joules.of(derived.per(found.energy_j, num_tokens), found.reason, found.remedy)
-    return TokenEnergy(**found.brief(), per_token_j=per_token_j)
+    per_token_j = Joules.of(derived.per(found.energy_j, num_tokens), _reason(found), found.remedy)
+    return TokenEnergy(**_brief(found), per_token_j=per_token_j)
+
+
+def _brief(found: EnergyFigure) -> dict[str, Any]:
+    return found.brief() | {"reason": _reason(found)}
+
+
+def _reason(found: EnergyFigure) -> str:
+    """Why there is no energy. A run's record is not lost for a sensor that did not say why."""
+    return found.reason or (NO_SENSOR if found.energy_j is None else "")
 
 
 def _phases(found: EnergyFigure) -> EnergyPhases:
     if found.phases is None:
-        return EnergyPhases(reason=found.reason or NOT_ATTRIBUTED)
+        return EnergyPhases(reason=_reason(found) or NOT_ATTRIBUTED)
     by_device = tuple(Device(**asdict(each)) for each in found.phases.by_device)
     phases_j = found.phases.by_phase_j or {}
     known = {name: value for name, value in phases_j.items() if value is not None}

@@ -166,6 +166,26 @@ class Straggler(Part):
         return cls(rank=Count.missing(reason), busy_ms=time, mean_of_others_ms=time, excess=Fraction.missing(reason))
 
 
+class Disturbance(Part):
+    """What others used while steps were timed, on the node where that was most."""
+
+    host: Text = ""
+    others_share: Fraction
+    """Of the CPUs that the run may use."""
+    node_others_share: Fraction
+    """Of all CPUs of the node."""
+    stolen_share: Fraction
+    """What the host of a virtual machine took, of the CPUs that the run may use."""
+    swapped_pages: Count
+
+    @classmethod
+    def missing(cls, reason: str) -> Self:
+        """Nobody looked, and why."""
+        share = Fraction.missing(reason)
+        pages = Count.missing(reason)
+        return cls(others_share=share, node_others_share=share, stolen_share=share, swapped_pages=pages)
+
+
 class Checkpoints(Part):
     """What was saved, how long each save took, and where this attempt went on from."""
 

@@ -7,10 +7,11 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from hpc_accel.record.energy import Energy
-from hpc_accel.record.figure import Estimate, Figure, Fraction, OwnUnit, Part, PerSecond, Whole
+from hpc_accel.record.figure import Estimate, Fraction, OwnUnit, Part, PerSecond, Whole
 from hpc_accel.record.inference import Inference, Outputs
 from hpc_accel.record.parts import (
     Checkpoints,
+    Disturbance,
     Error,
     Flops,
     Losses,
@@ -64,6 +65,7 @@ class Summary(Part):
     target: Target
     flops: Flops
     straggler: Straggler
+    disturbance: Disturbance
     checkpoints: Checkpoints | None
     losses: Losses
     parity: Parity
@@ -156,6 +158,7 @@ def nothing_measured(
         target=Target.missing(reason),
         flops=Flops.missing(reason),
         straggler=Straggler.missing(reason),
+        disturbance=Disturbance.missing(reason),
         checkpoints=None,
         losses=Losses(final=OwnUnit.missing(reason)),
         parity=Parity(max_rel_err=None, tolerance=tolerance, steps=0, reference="none", passed=False, reason=reason),
@@ -166,19 +169,3 @@ def nothing_measured(
         notes={},
         provenance={},
     )
-
-
-def figures(part: Part, path: str = "") -> dict[str, Figure]:
-    """Every figure of a record by its path, `phases_ms.comm_exposed`; those of lists by number."""
-    found: dict[str, Figure] = {}
-    for name in type(part).model_fields:
-        value = getattr(part, name)
-        if isinstance(value, Figure):
-            found[path + name] = value
-        elif isinstance(value, Part):
-            found |= figures(value, f"{path}{name}.")
-        elif isinstance(value, tuple):
-            for index, each in enumerate(value):
-                if isinstance(each, Part):
-                    found |= figures(each, f"{path}{name}.{index}.")
-    return found

@@ -6,5 +6,5 @@ Read it in this order:
   phase_timer, cuda_timer, in_flight, copies      when each phase of a step began and ended
   set_frequencies, gpu_frequency          the frequency asked for, and whether the GPU kept it
   stop, exit, waiting                     warning signals; all ranks end with one exit code
-  summary, timing_warnings, stage_sizes   what every summary.json says; what a reader must know first
+  summary, timing_warnings, disturbance, stage_sizes   what every summary.json says; what a reader must know first
 """

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from hpc_accel.measure.statistics import MIN_VALUES, num_warmup, outliers
 from hpc_accel.record.energy import Energy
 from hpc_accel.record.figure import Count
-from hpc_accel.record.parts import Outliers, Steps
+from hpc_accel.record.parts import Disturbance, Outliers, Steps
+from hpc_accel.runtime.disturbance import disturbed
 from hpc_accel.study.run import Run
 
 MAX_POSITIONS = 20
@@ -50,10 +51,16 @@ def environment(device_type: str) -> list[str]:
 
 
 def warnings(
-    run: Run, steps: Steps, energy: Energy, *, device_type: str = "cpu", gpu_clock: str = ""
+    run: Run,
+    steps: Steps,
+    energy: Energy,
+    disturbance: Disturbance,
+    *,
+    device_type: str = "cpu",
+    gpu_clock: str = "",
 ) -> tuple[str, ...]:
     """Sentences for the report, each with what can be done. `gpu_clock` is what GpuFrequency.told said."""
-    found = environment(device_type)
+    found = [*environment(device_type), *disturbed(disturbance)]
     if gpu_clock:
         found.append(gpu_clock)
     counted, detected = steps.num_warmup, steps.num_warmup_detected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -73,14 +74,25 @@ def balanced_split(costs: Sequence[float], num_stages: int, speeds: Sequence[flo
         speed = speeds[stage - 1] if speeds is not None else 1.0
         row: _Row = {}
         for end in range(stage, num_layers - (num_stages - stage) + 1):
-            row[end] = min(
-                (max(largest, cost), squares + cost * cost, start)
-                for start, (largest, squares, _) in best[-1].items()
-                if start < end
-                for cost in ((prefix[end] - prefix[start]) / speed,)
-            )
+            row[end] = _best_end(best[-1], prefix, end, speed)
         best.append(row)
     return _sizes(best, num_layers)
+
+
+def _best_end(before: _Row, prefix: Sequence[float], end: int, speed: float) -> tuple[float, float, int]:
+    """The best last stage that ends at layer `end`, after the stages of `before`.
+
+    The more layers it has, the more it costs, so none is tried that alone costs more than the best found.
+    """
+    found = (math.inf, math.inf, 0)
+    for start in range(end - 1, -1, -1):
+        cost = (prefix[end] - prefix[start]) / speed
+        if cost > found[0]:
+            break
+        if start in before:
+            largest, squares, _ = before[start]
+            found = min(found, (max(largest, cost), squares + cost * cost, start))
+    return found
 
 
 def lightest_split(costs: Sequence[float], memory: Sequence[Memory], num_stages: int) -> tuple[int, ...]:

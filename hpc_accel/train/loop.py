@@ -24,8 +24,9 @@ from hpc_accel.measure.energy.figure import EnergyFigure
 from hpc_accel.measure.energy.meter import EnergyMeter, Window
 from hpc_accel.mpi import timeline
 from hpc_accel.record.figure import Count
-from hpc_accel.record.parts import Checkpoints, Metric
+from hpc_accel.record.parts import Checkpoints, Disturbance, Metric
 from hpc_accel.runtime.device import unused_gpus_here
+from hpc_accel.runtime.disturbance import DisturbanceWatch
 from hpc_accel.runtime.gpu_frequency import GpuFrequency
 from hpc_accel.runtime.phase_timer import PhaseSpan
 from hpc_accel.runtime.precision import arithmetic
@@ -57,6 +58,8 @@ class Observations:
     straggler: dict[str, Any]
     checkpoints: Checkpoints
     metric: Metric | None
+    disturbance: Disturbance | None
+    """On rank 0."""
     gpu_clock_note: str
     """What the GPU's clock was if not the one asked for; "" otherwise."""
     notes: dict[str, str]
@@ -85,6 +88,7 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
         rows = steps.rows.all()
         notes = {"energy.parquet": meter.write_samples(directory / "energy.parquet", timebase)}
         gpu_clock_note = gpu_clock.told(comm)
+        disturbance = steps.disturbance.found(comm)
         traced = list(steps.rows.seen.recent)[-NUM_TRACED_STEPS:]
         spans = [span for _, _, result, _ in traced for span in (result.step, *result.phases)]
         spans += [span for span in steps.saves if span.start_ns >= spans[0].start_ns]
@@ -108,6 +112,7 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
         straggler=straggler,
         checkpoints=steps.told(),
         metric=metric,
+        disturbance=disturbance,
         gpu_clock_note=gpu_clock_note,
         notes={name: why for name, why in notes.items() if why},
     )
@@ -122,6 +127,7 @@ class _Steps:
         self.session = session
         self.meter = meter
         self.gpu_clock = gpu_clock
+        self.disturbance = DisturbanceWatch()
         self.progress = progress
         earlier = session.earlier
         self._instrumented = session.run.backend == "mpi4py"
@@ -149,7 +155,7 @@ class _Steps:
             self._save(stopping=True)
         self._stop.pace(self._step_s())
         while self._done < self._total:
-            with self.meter.window("timed") as window, self.gpu_clock.watched():
+            with self.meter.window("timed") as window, self.gpu_clock.watched(), self.disturbance.watched():
                 stopping = self._advance(self._next_pause(), warmup=False)
                 while not stopping and self._done == self._total and (more := self._missing(window)):
                     self._total += more

@@ -53,7 +53,7 @@ def summarise(
     session: Session, seen: Observations, steps: pl.DataFrame, peaks: list[tuple[int | None, ...]], started_utc: str
 ) -> Summary:
     """The record of what all ranks saw; `peaks` are each rank's bytes: peak, reserved, used on the device."""
-    assert seen.metric is not None  # rank 0 has it
+    assert seen.metric is not None and seen.disturbance is not None  # rank 0 has both
     run = session.run
     timed, losses = steps.filter(~pl.col("warmup")), mean_losses(steps)
     reference = seen.reference or Reference(losses=[], flops_per_step=None)
@@ -88,6 +88,7 @@ def summarise(
             session.num_gpus,
         ),
         straggler=_straggler(seen.straggler),
+        disturbance=seen.disturbance,
         checkpoints=seen.checkpoints,
         losses=_losses(losses, reference.losses, run.measure.parity_steps),
         parity=parity,
@@ -95,7 +96,7 @@ def summarise(
         inference=None,
         outputs=None,
         warnings=timing_warnings.warnings(
-            run, step_facts, energy, device_type=session.device.type, gpu_clock=seen.gpu_clock_note
+            run, step_facts, energy, seen.disturbance, device_type=session.device.type, gpu_clock=seen.gpu_clock_note
         ),
         notes=seen.notes,
         provenance=provenance.collect(),

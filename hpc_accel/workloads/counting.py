@@ -61,6 +61,7 @@ class Counting:
         self._model = model
         self._plan = plan
         self._parameters = {storage_of(parameter) for parameter in model.parameters()}
+        self._kept: dict[int, set[tuple[int, int]]] = {}
         self._flops, self._operations = FlopCounterMode(display=False), OperationCounter()
         self._counts = Counts()
         self._taken = Counts()
@@ -87,8 +88,18 @@ class Counting:
         return since
 
     def _keep(self, tensor: torch.Tensor) -> torch.Tensor:
-        if storage_of(tensor) not in self._parameters:
-            self._counts.saved_elements += tensor.numel()
+        """Count `tensor` once, however many operations keep it; of a tensor kept in parts no more than the whole.
+
+        What autograd keeps stays in memory until backward, so no storage takes the place of an earlier one.
+        """
+        storage = storage_of(tensor)
+        parts = self._kept.setdefault(storage, set())
+        part = (int(tensor.storage_offset()), tensor.numel())
+        if storage not in self._parameters and part not in parts:
+            whole = tensor.untyped_storage().nbytes() // tensor.element_size()
+            room = whole - sum(numel for _, numel in parts)
+            self._counts.saved_elements += max(0, min(tensor.numel(), room))
+            parts.add(part)
         return tensor
 
     def _divided(self, way: str) -> Any:

@@ -35,6 +35,11 @@ def _answer(name):
     return ANSWERS[name]
 
 
+def now_s():
+    """The time that counters follow."""
+    return time.perf_counter()
+
+
 def nvmlInit():
     if FAULT == "init":
         raise NVMLError("Driver Not Loaded")
@@ -93,7 +98,7 @@ def nvmlDeviceGetTotalEnergyConsumption(handle):
         time.sleep(3600)
     if FAULT == "zero":
         return 0
-    return round(time.perf_counter() * POWER_W * 1000)
+    return round(now_s() * POWER_W * 1000)
 
 
 def nvmlDeviceGetPowerUsage(handle):

@@ -5,6 +5,11 @@ from __future__ import annotations
 import time
 
 
+def now_s() -> float:
+    """The time that counters follow."""
+    return time.perf_counter()
+
+
 class Gpu:
     """One AMD GPU as zeus shows it."""
 
@@ -18,7 +23,7 @@ class Gpu:
     def get_total_energy_consumption(self) -> int:
         if not self._has_counter:
             raise RuntimeError("energy counter is not accurate")
-        return round(time.perf_counter() * self._power_w * 1000)
+        return round(now_s() * self._power_w * 1000)
 
     def get_average_power_usage(self) -> int:
         raise RuntimeError("N/A")

@@ -8,6 +8,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.measure.energy.virtual_time import VirtualClock
 
 WIDTH = 24
 """Values are written in place at one width, so that no reader sees half of one."""
@@ -24,9 +28,13 @@ def power_meter(root: Path, power_w: float) -> Path:
 
 
 class Rising:
-    """Files that follow the clock: `with Rising() as tree: tree.add(path, lambda seconds: text)`."""
+    """Files that follow the clock: `with Rising() as tree: tree.add(path, lambda seconds: text)`.
 
-    def __init__(self, period_s: float = 0.01) -> None:
+    With a virtual clock they are exact at each of its moments, without a thread.
+    """
+
+    def __init__(self, clock: VirtualClock | None = None, period_s: float = 0.01) -> None:
+        self._clock = clock
         self._files: list[tuple[int, Callable[[float], str]]] = []
         self._period_s = period_s
         self._stop = threading.Event()
@@ -52,16 +60,25 @@ class Rising:
         with contextlib.suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
         while not self._stop.wait(self._period_s):
-            for descriptor, text in self._files:
-                os.pwrite(descriptor, text(time.perf_counter() - self._start).ljust(WIDTH).encode(), 0)
+            self._write(time.perf_counter() - self._start)
+
+    def _write(self, seconds: float) -> None:
+        for descriptor, text in self._files:
+            os.pwrite(descriptor, text(seconds).ljust(WIDTH).encode(), 0)
 
     def __enter__(self) -> Rising:
-        self._thread.start()
+        if self._clock is not None:
+            self._clock.on_change.append(self._write)
+        else:
+            self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        if self._clock is not None:
+            self._clock.on_change.remove(self._write)
+        else:
+            self._thread.join()
         for descriptor, _text in self._files:
             os.close(descriptor)
 

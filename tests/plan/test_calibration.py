@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.plan.calibration import Calibration, Linear, MeasuredPass, layer_digest, load_calibration
+from hpc_accel.plan.calibration import (
+    Calibration,
+    CalibrationFile,
+    Linear,
+    MeasuredPass,
+    layer_digest,
+    load_calibrations,
+)
 from hpc_accel.plan.cost import StepModel
+from hpc_accel.plan.planner import make_plan
 from hpc_accel.plan.software import torch_amp
 from tests.plan.examples import LAYER, machine, model, run
+from tests.plan.test_planner import study
 
 FACTS, MACHINE = model(), machine()
 
@@ -29,7 +39,7 @@ def measured(tp: int = 1, micro: int = 8, forward_s: float = 0.1, **more) -> Mea
 
 
 def calibration(*passes: MeasuredPass, **more) -> Calibration:
-    return Calibration(hardware_sha256="x", created_utc="now", passes=passes, **more)
+    return Calibration(passes=passes, **more)
 
 
 def step_s(calibrated: Calibration | None, **layout) -> dict[str, float]:
@@ -84,12 +94,26 @@ def test_a_disturbed_calibration_predicts_nothing():
     assert "disturbed" in (steps.unpredictable(one.layout, one.resources, "cuda") or "")
 
 
-def test_the_file_is_checked(tmp_path):
-    path = tmp_path / "calibration.json"
-    path.write_text(calibration(measured()).model_dump_json())
-    assert load_calibration(path).passes[0].forward_s == 0.1
+def test_the_file_holds_for_the_hardware_beside_it_alone(tmp_path):
+    path, hardware = tmp_path / "calibration.json", b"{}"
+    assert load_calibrations(path, hardware) == {}
+    digest = hashlib.sha256(hardware).hexdigest()
+    whole = CalibrationFile(hardware_sha256=digest, created_utc="now", workloads={"lm": calibration(measured())})
+    path.write_text(whole.model_dump_json())
+    assert load_calibrations(path, hardware)["lm"].passes[0].forward_s == 0.1
+    assert load_calibrations(path, b"other") == {}
     path.write_text(json.dumps({"format": 1, "nonsense": 2}))
     with pytest.raises(ConfigError):
-        load_calibration(path)
-    with pytest.raises(ConfigError):
-        load_calibration(tmp_path / "none.json")
+        load_calibrations(path, hardware)
+
+
+def test_a_plan_is_made_with_what_its_workload_took():
+    plain, measured_first = (
+        make_plan(study(), machine(), {"lm": FACTS}, calibrations=known)
+        for known in (None, {"lm": calibration(measured(tp=1, micro=4, forward_s=1.0))})
+    )
+    times = [
+        max(each.prediction.step_time_ms for each in plan.candidates if each.prediction)
+        for plan in (plain, measured_first)
+    ]
+    assert times[1] > 10 * times[0]

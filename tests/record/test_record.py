@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 from pydantic import ValidationError
 
 from hpc_accel import record
 from hpc_accel.jobs.failure import Failure, summary_of_failure
+from hpc_accel.measure.energy.figure import EnergyFigure
 from hpc_accel.record import Broken, Figure, Summary
 from hpc_accel.record.energy import Energy
 from hpc_accel.record.figure import NOT_FINITE, Bytes, Milliseconds
+from hpc_accel.record.measured import NO_SENSOR, energy_of
 from hpc_accel.record.parts import Parity
-from hpc_accel.record.summary import figures
 from tests.record.make_golden import RUNS, golden
+from tests.records import figures
 
 FACTS = {"launched_unix_s": 0.0, "ended_unix_s": 5.0, "attempt": 2, "job_id": "7"}
 
@@ -134,3 +138,16 @@ def test_a_file_that_may_not_be_read_says_so(tmp_path):
     path = written(tmp_path)
     path.chmod(0)
     assert "cannot be read" in record.read(path).reason
+
+
+def test_reading_records_needs_no_torch():
+    code = "import sys, hpc_accel.record, hpc_accel.record.measured; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_energy_without_a_word_still_leaves_a_record():
+    silent = EnergyFigure(energy_j=None, window_s=2.0, scope=None, method="none")
+    found = energy_of(silent, golden("train").steps)
+    assert (found.energy_j, found.window_s, found.reason) == (None, 2.0, NO_SENSOR)
+    assert {figure.value for figure in figures(found).values()} == {None}

@@ -52,6 +52,11 @@ def no_energy(reason: str) -> Callable[[dict[str, Any]], Any]:
     return lambda s: s.update(energy=Energy.missing(reason).model_dump(mode="json"))
 
 
+def is_fixed(key: str, value: Any) -> bool:
+    """Whether a record that holds anything else there is none, and is not read at all."""
+    return value == "" or key in ("run_id", "status", "unit", "mode") or (key == "method" and value == "none")
+
+
 def edit_all(study_dir: Path, change: Callable[[dict[str, Any]], Any], workload: str = "") -> None:
     """Change every summary there is, or those of one workload."""
     for path in study_dir.glob(f"runs/{workload}*/summary.json"):

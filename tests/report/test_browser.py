@@ -13,7 +13,7 @@ from hpc_accel.report.load.study_records import load
 from hpc_accel.report.show import figures
 from hpc_accel.report.write import write
 from tests.report.browser import chromium, dump_dom, screenshot
-from tests.report.editing import edit, edit_all, run_of
+from tests.report.editing import edit, edit_all, is_fixed, run_of
 from tests.report.test_page import poison
 
 pytestmark = [
@@ -68,7 +68,7 @@ def hostile(study) -> None:
 
     def everywhere(value):
         if isinstance(value, dict):
-            return {key: item if key in ("run_id", "status") else everywhere(item) for key, item in value.items()}
+            return {key: item if is_fixed(key, item) else everywhere(item) for key, item in value.items()}
         if isinstance(value, list):
             return [everywhere(item) for item in value]
         return PAYLOAD + value if isinstance(value, str) else value

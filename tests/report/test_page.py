@@ -15,9 +15,10 @@ import pytest
 
 from hpc_accel.errors import InputOutputError
 from hpc_accel.files import write_atomically
+from hpc_accel.report.load.study_records import load
 from hpc_accel.report.show import page
 from hpc_accel.report.write import write
-from tests.report.editing import edit, edit_all, edit_summary, run_of, set_time
+from tests.report.editing import edit, edit_all, edit_summary, is_fixed, run_of, set_time
 from tests.report.make_study import candidate, make_run, summary, true_step_ms, write_json, write_run
 
 EVIL = [
@@ -66,13 +67,18 @@ def poison(study_dir) -> None:
         if isinstance(value, str) and depth:
             return value + " " + " ".join(EVIL)
         if isinstance(value, dict):
-            keep = ("run_id", "status", "layout", "format", "chosen")
-            return {key: item if key in keep else everywhere(item, depth + 1) for key, item in value.items()}
+            keep = ("layout", "format", "chosen")
+            return {
+                key: item if key in keep or is_fixed(key, item) else everywhere(item, depth + 1)
+                for key, item in value.items()
+            }
         return [everywhere(item, depth + 1) for item in value] if isinstance(value, list) else value
 
     edit_all(study_dir, lambda s: s.update(everywhere(s)))
     for name in ("plan.json", "hardware.json"):
         edit(study_dir / name, lambda content: content.update(everywhere(content)))
+    runs = load(study_dir).runs
+    assert sum(run.has_record for run in runs) == len(runs) - 1, "the records are read, payload and all"
 
 
 def test_one_file_with_everything_in_it(study):

@@ -114,7 +114,10 @@ def test_a_run_id_cannot_lead_out_of_the_study(study):
 
 
 def test_everything_at_once_of_the_wrong_kind_is_survived(study):
-    edit_all(study, lambda s: [s.update({key: [None, {"x": 1}]}) for key in list(s) if key not in ("run_id", "status")])
+    edit_all(
+        study,
+        lambda s: [s.update({key: [None, {"x": 1}]}) for key in list(s) if key not in ("format", "run_id", "status")],
+    )
     answer = write(study)
     assert answer.num_ranked == 0
     assert "no run counts" in answer.lines[0]

@@ -14,7 +14,6 @@ from hpc_accel.record.energy import Energy
 from hpc_accel.record.figure import Count, Seconds
 from hpc_accel.record.measured import with_shares
 from hpc_accel.record.parts import Outliers, Steps
-from hpc_accel.record.summary import figures
 from hpc_accel.runtime import timing_warnings
 from hpc_accel.runtime.in_flight import StepInFlight, StepResult
 from hpc_accel.runtime.phase_timer import PhaseSpan
@@ -24,6 +23,7 @@ from hpc_accel.study.run import Measure, Resources, Run, WorkloadSpec
 from hpc_accel.train import efficiency, utilisation
 from hpc_accel.train.step_log import StepLog
 from hpc_accel.train.step_table import StepTable
+from tests.records import figures
 
 
 def make_run(ranks: int = 2, precision: str = "fp32", **measure) -> Run:

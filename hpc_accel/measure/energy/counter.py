@@ -45,18 +45,19 @@ class EnergyCounter:
     def __init__(self, info: SensorInfo) -> None:
         self.info = info
         self._total_j = 0.0
-        self._first: Reading | None = None
         self._last: Reading | None = None
+        self._first_ns = self._last_ns = 0
         self._num_faults = 0
         self._fault = ""
 
-    def add(self, reading: Reading) -> None:
-        """Take one reading in."""
+    def add(self, reading: Reading, time_ns: int) -> None:
+        """Take one reading of `time_ns` in."""
         last, self._last = self._last, reading
+        last_ns, self._last_ns = self._last_ns, time_ns
         if last is None:
-            self._first = reading
+            self._first_ns = time_ns
             return
-        duration_s = (reading.time_ns - last.time_ns) * NS
+        duration_s = (time_ns - last_ns) * NS
         if duration_s < 0:
             self._break("the clock went back")
         elif reading.energy_j is not None and last.energy_j is not None:
@@ -90,8 +91,8 @@ class EnergyCounter:
         power_w = self.info.max_power_w
         if power_w * duration_s < wrap_j:
             return False
-        if self._first is not None and self._last is not None and self._total_j > 0:
-            seen_s = max((self._last.time_ns - self._first.time_ns) * NS - duration_s, 1e-3)
+        if self._total_j > 0:
+            seen_s = max((self._last_ns - self._first_ns) * NS - duration_s, 1e-3)
             power_w = min(power_w, 4 * self._total_j / seen_s)
         return power_w * duration_s >= wrap_j
 
@@ -113,7 +114,7 @@ class EnergyCounter:
             return None
         return Mark(
             total_j=self._total_j,
-            time_ns=self._last.time_ns,
+            time_ns=self._last_ns,
             sensor_time_ns=self._last.sensor_time_ns,
             freshness=self._last.freshness,
             num_faults=self._num_faults,

@@ -1,7 +1,8 @@
 """EnergyFigure: the energy of one window as one value, from the aggregate on to the record.
 
 A figure is never changed. Each later step returns a new one: the idle baseline (idle.py), the joules by phase
-(attribution.py), several windows as one (combine_windows.py). `as_dict` and `from_dict` are the border to JSON.
+(attribution.py), several windows as one (combine_windows.py). A checkpoint keeps figures by `as_dict` and `from_dict`;
+the record has a form of its own (record/measured.py).
 """
 
 from __future__ import annotations
@@ -142,23 +143,20 @@ class EnergyFigure:
         return {name: getattr(self, name) for name in BRIEF}
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: all fields, those of `phases` among them."""
-        flat = asdict(self)
-        flat |= flat.pop("phases") or {}
-        flat["coverage"]["notes"] = list(self.coverage.notes)
-        return flat | {name: list(flat[name]) for name in ("sensors", "by_device") if name in flat}
+        """All fields as plain values."""
+        return asdict(self)
 
     @classmethod
-    def from_dict(cls, flat: Mapping[str, Any]) -> EnergyFigure:
+    def from_dict(cls, plain: Mapping[str, Any]) -> EnergyFigure:
         """What `as_dict` gave, perhaps in another version: keys without a field are left out."""
         phases = None
-        if "by_phase_j" in flat:
-            devices = tuple(_made(DevicePhases, row) for row in flat.get("by_device", ()))
-            phases = replace(_made(Phases, flat), by_device=devices)
-        sensors = tuple(_made(SensorRow, row) for row in flat.get("sensors", ()))
-        coverage = _made(Coverage, flat.get("coverage", {}))
+        if plain.get("phases"):
+            devices = tuple(_made(DevicePhases, row) for row in plain["phases"]["by_device"])
+            phases = replace(_made(Phases, plain["phases"]), by_device=devices)
+        sensors = tuple(_made(SensorRow, row) for row in plain.get("sensors", ()))
+        coverage = _made(Coverage, plain.get("coverage", {}))
         coverage = replace(coverage, notes=tuple(coverage.notes))
-        return replace(_made(cls, flat), sensors=sensors, coverage=coverage, phases=phases)
+        return replace(_made(cls, plain), sensors=sensors, coverage=coverage, phases=phases)
 
 
 def _made(kind: type[Made], row: Mapping[str, Any]) -> Made:

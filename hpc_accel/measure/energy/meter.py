@@ -31,6 +31,7 @@ from hpc_accel.measure.energy.nodes import Nodes, assign
 from hpc_accel.measure.energy.reader import DISCOVER_TIMEOUT_S, Reader
 from hpc_accel.measure.energy.sensors.sensor import SensorInfo
 from hpc_accel.measure.energy.sensors.sources import SOURCES
+from hpc_accel.measure.energy.wall_clock import Clock, WallClock
 from hpc_accel.measure.events import Span
 
 IDLE = "idle"
@@ -59,7 +60,7 @@ class Window:
 
     def elapsed_s(self) -> float:
         """Since it opened."""
-        return (time.perf_counter_ns() - self._start_ns) * 1e-9
+        return (self._meter.clock.now_ns() - self._start_ns) * 1e-9
 
     def __enter__(self) -> Window:
         self._start_ns, self._start = self._meter.edge()
@@ -82,9 +83,10 @@ class EnergyMeter:
     no rank names are then no part of the total. None where nobody can say yet: all GPUs that are seen count.
     """
 
-    def __init__(self, comm: Any, sample_hz: float = 0.0, gpu: str | None = None) -> None:
+    def __init__(self, comm: Any, sample_hz: float = 0.0, gpu: str | None = None, clock: Clock | None = None) -> None:
+        self.clock = clock or WallClock()
         self._nodes = Nodes(comm)
-        self._readers = [Reader(name, scope, find, sample_hz) for name, scope, find in SOURCES]
+        self._readers = [Reader(name, scope, find, sample_hz, self.clock) for name, scope, find in SOURCES]
         deadline_s = time.monotonic() + DISCOVER_TIMEOUT_S
         found = [info for reader in self._readers for info in reader.wait_ready(deadline_s)]
         gathered = self._nodes.within_node(found)
@@ -141,7 +143,7 @@ class EnergyMeter:
         if not duration_s:
             return None
         with self.window(IDLE) as window:
-            time.sleep(duration_s)
+            self.clock.sleep(duration_s)
         self._idle = window.result
         return window.result
 
@@ -188,7 +190,7 @@ class EnergyMeter:
         """One end of a window: all ranks arrive, then owners read."""
         synchronise_device()
         self._nodes.barrier()
-        now_ns = time.perf_counter_ns()
+        now_ns = self.clock.now_ns()
         marks: dict[str, Mark | str] = {}
         for reader in self._readers:
             marks.update(reader.marks())

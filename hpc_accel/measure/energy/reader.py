@@ -23,13 +23,14 @@ from typing import Any
 from hpc_accel.measure.energy.counter import EnergyCounter, Mark
 from hpc_accel.measure.energy.power_samples import Series
 from hpc_accel.measure.energy.sensors.sensor import Absent, Sensor, SensorError, SensorInfo, absent
+from hpc_accel.measure.energy.wall_clock import Clock
 
 READ_TIMEOUT_S = 2.0
 DISCOVER_TIMEOUT_S = 10.0
 LONGEST_PERIOD_S = 30.0
 SHORTEST_PERIOD_S = 0.05
 """Twenty reads a second: more would disturb the figure and the run."""
-TOGETHER_S = SHORTEST_PERIOD_S / 5
+TOGETHER_NS = round(SHORTEST_PERIOD_S / 5 * 1e9)
 """Sensors due this soon are read with the one that is due: waking up costs more than reading."""
 
 
@@ -48,18 +49,21 @@ def period_s(info: SensorInfo, sample_hz: float) -> float | None:
 class Reader:
     """A source's thread. Construct, then `wait_ready`, then `own`; `marks` at both ends of a window; `stop`."""
 
-    def __init__(self, source: str, scope: str, discover: Callable[[], list[Sensor]], sample_hz: float) -> None:
+    def __init__(
+        self, source: str, scope: str, discover: Callable[[], list[Sensor]], sample_hz: float, clock: Clock
+    ) -> None:
         self.source = source
         self._scope = scope
         self._discover = discover
         self._sample_hz = sample_hz
+        self._clock = clock
         self._requests: queue.SimpleQueue[tuple[Callable[[], Any], queue.SimpleQueue[Any]] | None] = queue.SimpleQueue()
         self._ready = threading.Event()
         self._sensors: dict[str, Sensor] = {}
         self._owned: dict[str, EnergyCounter] = {}
         self._series: dict[str, Series] = {}
-        self._period_s: dict[str, float] = {}
-        self._due: dict[str, float] = {}
+        self._period_ns: dict[str, int] = {}
+        self._due_ns: dict[str, int] = {}
         self._wanted: list[str] = []
         self._blocked = ""
         self._thread = threading.Thread(target=self._run, name=f"energy-{source}", daemon=True)
@@ -121,10 +125,8 @@ class Reader:
         self._sensors = {sensor.info.key: sensor for sensor in found}
         self._ready.set()
         while True:
-            due = min(self._due.values(), default=None)
             try:
-                timeout_s = None if due is None else max(0.0, due - time.monotonic())
-                request = self._requests.get(timeout=timeout_s)
+                request = self._clock.get(self._requests, min(self._due_ns.values(), default=None))
             except queue.Empty:
                 self._tick()
                 continue
@@ -142,19 +144,19 @@ class Reader:
             self._series[key] = Series()
             every_s = period_s(sensor.info, self._sample_hz)
             if every_s is not None:
-                self._period_s[key] = every_s
-                self._due[key] = time.monotonic()
+                self._period_ns[key] = round(every_s * 1e9)
+                self._due_ns[key] = self._clock.now_ns()
         return True
 
     def _tick(self) -> None:
         """Read what is due. Late is late: no catching up with reads nobody needs any more."""
-        soon = time.monotonic() + TOGETHER_S
-        for key, due in self._due.items():
-            if due <= soon:
+        soon_ns = self._clock.now_ns() + TOGETHER_NS
+        for key, due_ns in self._due_ns.items():
+            if due_ns <= soon_ns:
                 self._read(key)
                 self._sample(key)
-                every_s = self._period_s[key]
-                self._due[key] = max(due + every_s, time.monotonic() + every_s / 2)
+                every_ns = self._period_ns[key]
+                self._due_ns[key] = max(due_ns + every_ns, self._clock.now_ns() + every_ns // 2)
 
     def _read(self, key: str) -> str:
         """One reading into the counter; the reason where there is none."""
@@ -164,7 +166,7 @@ class Reader:
             return error.reason
         except BaseException as error:
             return f"{self._sensors[key].info.name}: {type(error).__name__}: {error}"
-        self._owned[key].add(reading)
+        self._owned[key].add(reading, self._clock.now_ns())
         return ""
 
     def _sample(self, key: str) -> None:

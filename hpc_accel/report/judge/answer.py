@@ -143,7 +143,18 @@ def _time(records: StudyRecords, workload: str, runs: list[RunRecord]) -> str:
     step = ranking.step_time_ms(best.run) if best else None
     if best is None or step is None:
         return f"no run counts ({_why_none(runs)})"
-    return f"{best.run.label}, {wording.short(step.value)} ms/step{tie_words(best)}"
+    return f"{best.run.label}, {wording.short(step.value)} ms/step{tie_words(best)}{_disturbed_words(runs)}"
+
+
+def _disturbed_words(runs: list[RunRecord]) -> str:
+    """How many of the runs that are compared were disturbed: whose turn was quiet may have decided their order."""
+    counted = [run for run in runs if run.counts]
+    num_disturbed = sum(map(plausibility.is_disturbed, counted))
+    if not num_disturbed:
+        return ""
+    return (
+        f" [{num_disturbed} of {wording.counted(len(counted), 'run')} disturbed by other processes: see the warnings]"
+    )
 
 
 def _energy(records: StudyRecords, workload: str, runs: list[RunRecord]) -> str:

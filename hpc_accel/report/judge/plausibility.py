@@ -35,6 +35,11 @@ def exceeds_ranks(run: RunRecord, serial: Baselines) -> bool:
     return gain is not None and run.kind != "serial" and gain.low > run.num_ranks
 
 
+def is_disturbed(run: RunRecord) -> bool:
+    """Whether something else used the run's machine while its steps were timed."""
+    return any(text.startswith("disturbed:") for text in run.summary.warnings)
+
+
 def warnings(run: RunRecord, serial: Baselines) -> list[str]:
     """What the run itself warned of, and what in its figures is too good."""
     return [*run.summary.warnings, *implausible_figures(run, serial)]

@@ -17,16 +17,20 @@ def info(**more) -> SensorInfo:
     )
 
 
-def window(counter: EnergyCounter, readings: list[Reading]):
-    counter.add(readings[0])
+def window(counter: EnergyCounter, readings: list[tuple[Reading, int]]):
+    counter.add(*readings[0])
     start = counter.mark()
     for reading in readings[1:]:
-        counter.add(reading)
+        counter.add(*reading)
     return interval(counter.info, start, counter.mark())
 
 
-def counted(seconds: float, energy_j: float, **more) -> Reading:
-    return Reading(time_ns=round(seconds * SECOND), energy_j=energy_j, **more)
+def counted(seconds: float, energy_j: float, **more) -> tuple[Reading, int]:
+    return Reading(energy_j=energy_j, **more), round(seconds * SECOND)
+
+
+def drawn(seconds: float, power_w: float) -> tuple[Reading, int]:
+    return Reading(power_w=power_w), round(seconds * SECOND)
 
 
 def test_a_counter_that_wraps_every_seven_seconds_is_exact():
@@ -74,30 +78,26 @@ def test_what_cannot_be_trusted_is_unknown_with_a_reason(readings, words):
 
 def test_a_fault_before_the_window_does_not_spoil_it():
     counter = EnergyCounter(info())
-    counter.add(counted(0, 900))
-    counter.add(counted(1, 10))
+    counter.add(*counted(0, 900))
+    counter.add(*counted(1, 10))
     assert window(counter, [counted(2, 110), counted(12, 1110)]).energy_j == pytest.approx(1000.0)
 
 
 def test_power_is_integrated_between_the_marks_only():
     counter = EnergyCounter(info(kind="power"))
-    counter.add(Reading(time_ns=0, power_w=1000.0))
-    readings = [Reading(time_ns=t * SECOND // 10, power_w=100.0 + t) for t in range(10, 111)]
+    counter.add(*drawn(0, 1000.0))
+    readings = [drawn(t / 10, 100.0 + t) for t in range(10, 111)]
     assert window(counter, readings).energy_j == pytest.approx(1600.0)
 
 
 @pytest.mark.parametrize("power_w", [-1.0, 1e6])
 def test_impossible_power_has_no_figure(power_w):
-    found = window(
-        EnergyCounter(info(kind="power")), [Reading(time_ns=0, power_w=5.0), Reading(time_ns=SECOND, power_w=power_w)]
-    )
+    found = window(EnergyCounter(info(kind="power")), [drawn(0, 5.0), drawn(1, power_w)])
     assert found.energy_j is None
 
 
 def test_a_silent_power_meter_has_no_figure():
-    found = window(
-        EnergyCounter(info(kind="power")), [Reading(time_ns=0, power_w=5.0), Reading(time_ns=9 * SECOND, power_w=5.0)]
-    )
+    found = window(EnergyCounter(info(kind="power")), [drawn(0, 5.0), drawn(9, 5.0)])
     assert "no reading for 9.0 s" in found.reason
 
 

@@ -7,7 +7,6 @@ is which. A meter without such a label is the ACPI one: the whole node as its ma
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +33,7 @@ class PowerMeter:
     def read(self) -> Reading:
         """The power now."""
         value_uw = self.file.number()
-        return Reading(time_ns=time.perf_counter_ns(), power_w=value_uw * 1e-6)
+        return Reading(power_w=value_uw * 1e-6)
 
 
 def scope_of(label: str) -> str:

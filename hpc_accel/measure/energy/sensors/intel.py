@@ -7,7 +7,6 @@ cards' counters stand at 0 (B580): a counter that does not move gives no figure.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +29,7 @@ class IntelCounter:
     def read(self) -> Reading:
         """The counter now."""
         value_uj = self.file.number()
-        return Reading(time_ns=time.perf_counter_ns(), energy_j=value_uj * 1e-6)
+        return Reading(energy_j=value_uj * 1e-6)
 
 
 def _scope(driver: str) -> str | None:

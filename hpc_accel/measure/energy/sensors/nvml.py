@@ -7,7 +7,6 @@ Which GPUs are ours, see visible_gpus.py.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,9 +32,9 @@ class NvmlGpu:
         try:
             if self.info.kind == "counter":
                 energy_mj = self.nvml.nvmlDeviceGetTotalEnergyConsumption(self.handle)
-                return Reading(time_ns=time.perf_counter_ns(), energy_j=float(energy_mj) * 1e-3)
+                return Reading(energy_j=float(energy_mj) * 1e-3)
             power_mw = self.nvml.nvmlDeviceGetPowerUsage(self.handle)
-            return Reading(time_ns=time.perf_counter_ns(), power_w=float(power_mw) * 1e-3)
+            return Reading(power_w=float(power_mw) * 1e-3)
         except Exception as error:
             raise SensorError(f"{self.info.name}: {said(error)}") from error
 

@@ -7,7 +7,6 @@ in `generation` and `startup`, which must stay. The node contains its parts.
 from __future__ import annotations
 
 import re
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,11 +34,9 @@ class PmCounter:
             before = sysfs.read_text(directory / "freshness")
             words = sysfs.read_text(self.path).split()
             epoch = "/".join(sysfs.optional_text(directory / name) or "" for name in ("generation", "startup"))
-            now_ns = time.perf_counter_ns()
             if sysfs.read_text(directory / "freshness") == before:
                 energy_j, sensor_time_ns = _parse(words, self.path)
                 return Reading(
-                    time_ns=now_ns,
                     energy_j=energy_j,
                     sensor_time_ns=sensor_time_ns,
                     freshness=before,

@@ -56,11 +56,10 @@ class SensorInfo:
 class Reading(NamedTuple):
     """One look at a sensor: a tuple, because a hundred are made in a second, beside what is measured.
 
-    `time_ns` is this process's clock, `sensor_time_ns` the sensor's own where it has one. `freshness` must
-    change between two looks at a living sensor and `epoch` must not; both empty where a sensor has none.
+    `sensor_time_ns` is the sensor's own clock where it has one. `freshness` must change between two looks at a
+    living sensor and `epoch` must not; both empty where a sensor has none.
     """
 
-    time_ns: int
     energy_j: float | None = None
     power_w: float | None = None
     sensor_time_ns: int | None = None

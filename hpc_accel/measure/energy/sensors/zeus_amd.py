@@ -8,7 +8,6 @@ import costs 0.4 s. NVIDIA GPUs do not come this way (nvml.py).
 from __future__ import annotations
 
 import importlib
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +32,8 @@ class ZeusGpu:
         try:
             if self.info.kind == "counter":
                 energy_mj = self.gpu.get_total_energy_consumption()
-                return Reading(time_ns=time.perf_counter_ns(), energy_j=float(energy_mj) * 1e-3)
-            return Reading(time_ns=time.perf_counter_ns(), power_w=float(_power_mw(self.gpu)) * 1e-3)
+                return Reading(energy_j=float(energy_mj) * 1e-3)
+            return Reading(power_w=float(_power_mw(self.gpu)) * 1e-3)
         except Exception as error:
             raise SensorError(f"{self.info.name}: {type(error).__name__}: {error}") from error
 

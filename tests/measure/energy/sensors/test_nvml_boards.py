@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -47,15 +46,15 @@ def available() -> list[str]:
     return [sensor.info.key for sensor in nvml.discover() if sensor.info.is_available]
 
 
-def test_a_board_given_to_another_job_hides_none_and_is_not_missed(library, monkeypatch):
+def test_a_board_given_to_another_job_hides_none_and_is_not_missed(library, clock, monkeypatch):
     monkeypatch.setattr(library, "FAULT", "handle-one")
     closed, own = sorted((sensor.info for sensor in nvml.discover()), key=lambda info: info.is_available)
     assert own.key == B
     assert "Insufficient Permissions" in closed.reason
     assert closed.is_ours is False
-    with EnergyMeter(None) as meter, meter.window("timed") as window:
-        time.sleep(0.2)
-    assert window.result.power_w == pytest.approx(300.0, rel=0.05)
+    with EnergyMeter(None, clock=clock) as meter, meter.window("timed") as window:
+        clock.sleep(20.0)
+    assert window.result.power_w == pytest.approx(300.0, rel=1e-5)
     assert window.result.is_partial is False
     [row] = [row for row in window.result.sensors if not row.is_counted]
     assert (row.key, row.is_used, row.energy_j) == ("nvml board 0", False, None)
@@ -67,12 +66,12 @@ def test_cuda_does_not_count_a_forbidden_board(library, monkeypatch):
     assert available() == [B]
 
 
-def test_a_broken_board_makes_the_total_partial_and_hides_none(library, monkeypatch):
+def test_a_broken_board_makes_the_total_partial_and_hides_none(library, clock, monkeypatch):
     monkeypatch.setattr(library, "FAULT", "lost-one")
     assert available() == [B]
-    with EnergyMeter(None) as meter, meter.window("timed") as window:
-        time.sleep(0.2)
-    assert window.result.power_w == pytest.approx(300.0, rel=0.05)
+    with EnergyMeter(None, clock=clock) as meter, meter.window("timed") as window:
+        clock.sleep(20.0)
+    assert window.result.power_w == pytest.approx(300.0, rel=1e-5)
     assert window.result.is_partial is True
     assert "GPU is lost" in window.result.reason
 

@@ -248,6 +248,18 @@ def train(path: RunPath) -> None:
 
 
 @app.command()
+def reference(
+    paths: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One run.json or several.")],
+    device: Annotated[str, typer.Option(help="What to compute on: cpu, or cuda:0 and so on.")] = "cpu",
+) -> None:
+    """Compute the serial runs that runs are compared with, if they are not kept already. A run does this by itself."""
+    from hpc_accel.commands import compute_references
+
+    for written in compute_references(paths, device):
+        typer.echo(f"{written}")
+
+
+@app.command()
 def infer(path: RunPath) -> None:
     """Serve one run: latency under open-loop load, throughput under a limit. Started on every rank like `train`."""
     from hpc_accel.commands import infer_run

@@ -138,6 +138,17 @@ def train_run(path: Path) -> Summary | None:
     return _shown(path, run_training, "training", "step")
 
 
+def compute_references(paths: list[Path], device: str) -> list[Path]:
+    """The files of the references of runs, computed where they are missing."""
+    import torch
+
+    from hpc_accel.study.run_file import read_run
+    from hpc_accel.train.parity.store import compute_missing
+
+    where = torch.device(device)
+    return [written for path in paths for written in compute_missing(read_run(path), path.resolve(), where)]
+
+
 def infer_run(path: Path) -> Summary | None:
     """Serve on this rank; rank 0 shows progress as in training."""
     from hpc_accel.infer.main import run_inference

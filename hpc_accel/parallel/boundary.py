@@ -6,7 +6,8 @@ are described once, on the CPU, and run elsewhere; a buffer of the wrong dtype w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +15,18 @@ from torch import nn
 
 Dtypes = Sequence[torch.dtype | None]
 """Of each value that leaves a stage; None for what is no tensor."""
+
+
+@contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """A forward pass inside that only looks at shapes leaves no trace in running statistics and counters."""
+    before = [(each, each.detach().clone()) for each in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.copy_(value)
 
 
 def cast_outputs(module: nn.Module, dtypes: Dtypes) -> None:

@@ -61,6 +61,12 @@ def make_average(place: RankCoordinates, recipe: Recipe, *, later: bool) -> Repl
     return ReplicaAverage(group, bucket_bytes, WIRE.get(recipe.compression))
 
 
+def _wide(module: nn.Module) -> torch.dtype:
+    """What gradients are added up in: fp32, or fp64 where parameters are."""
+    is_double = any(each.dtype == torch.float64 for each in module.parameters())
+    return torch.float64 if is_double else torch.float32
+
+
 def shard(module: nn.Module, place: RankCoordinates, recipe: Recipe, autocast_dtype: torch.dtype | None) -> nn.Module:
     """Parameters, gradients and optimizer state divided over the data-parallel ranks by FSDP2, block by block."""
     from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
@@ -70,7 +76,7 @@ def shard(module: nn.Module, place: RankCoordinates, recipe: Recipe, autocast_dt
     options: dict[str, Any] = {
         "mesh": place.submesh("dp"),
         "mp_policy": MixedPrecisionPolicy(
-            param_dtype=autocast_dtype, reduce_dtype=WIRE.get(recipe.compression, torch.float32)
+            param_dtype=autocast_dtype, reduce_dtype=WIRE.get(recipe.compression, _wide(module))
         ),
         "offload_policy": CPUOffloadPolicy() if recipe.offload == "parameters" else OffloadPolicy(),
     }

@@ -30,7 +30,7 @@ from torch.distributed.pipelining import (
 from torch.distributed.pipelining.schedules import PipelineScheduleMulti, PipelineScheduleSingle
 from torch.utils.data import default_collate
 
-from hpc_accel.parallel.boundary import Dtypes
+from hpc_accel.parallel.boundary import Dtypes, buffers_kept
 from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.parallel.tensor import SEQUENCE
 from hpc_accel.parallel.traced import TracedStages, trace
@@ -88,7 +88,8 @@ def cut(
     if not is_sequence(model):
         return trace(workload, split, place, autocast_dtype)
     micro_batch = as_inputs(default_collate([workload.dataset[0][0]] * place.micro_batch_size))
-    boundaries = boundary_tensors(model, split, micro_batch, autocast_dtype)
+    with buffers_kept(model):
+        boundaries = boundary_tensors(model, split, micro_batch, autocast_dtype)
     if place.layout.sequence_parallel:
         for index in divided_boundaries(model, split, planned(model, workload.tensor_plan)):
             (whole,) = boundaries[index]

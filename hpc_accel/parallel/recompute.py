@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from hpc_accel.workloads.blocks import blocks_with_parameters
@@ -36,20 +37,56 @@ KEPT = frozenset(
 def recompute_blocks(module: nn.Module, kind: str) -> None:
     """Make every block of `module` with parameters recompute itself in backward, in place. `kind`: selective, full.
 
-    Random numbers are drawn again alike, so a block with dropout stays right.
+    Random numbers are drawn again alike, so a block with dropout stays right. So does one whose buffers change in
+    forward (running statistics, power iteration): it is computed again from the buffers of the first time, which are
+    then left as they were.
     """
     options: dict[str, Any] = {"use_reentrant": False}
     if kind == "selective":
         options["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
     for block in blocks_with_parameters(module):
-        block.forward = _recomputed(block.forward, options)
+        block.forward = _recomputed(block.forward, list(block.buffers()), options)
 
 
-def _recomputed(forward: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+def _recomputed(
+    forward: Callable[..., Any], buffers: list[torch.Tensor], options: dict[str, Any]
+) -> Callable[..., Any]:
     def wrapper(*inputs: Any) -> Any:
-        return checkpoint(forward, *inputs, **options) if torch.is_grad_enabled() else forward(*inputs)
+        if not torch.is_grad_enabled():
+            return forward(*inputs)
+        again = _with_first_buffers(forward, buffers) if buffers else forward
+        return checkpoint(again, *inputs, **options)
 
     return wrapper
+
+
+def _with_first_buffers(forward: Callable[..., Any], buffers: list[torch.Tensor]) -> Callable[..., Any]:
+    """`forward` for one micro-batch, which is called once, and again in backward."""
+    first: list[torch.Tensor] = []
+
+    def call(*inputs: Any) -> Any:
+        if not first:
+            first.extend(_copies(buffers))
+            return forward(*inputs)
+        now = _copies(buffers)
+        _put(buffers, first)
+        try:
+            return forward(*inputs)
+        finally:
+            _put(buffers, now)
+
+    return call
+
+
+def _copies(buffers: list[torch.Tensor]) -> list[torch.Tensor]:
+    with _disable_current_modes():  # `selective` would count these operations to the block's own
+        return [each.detach().clone() for each in buffers]
+
+
+def _put(buffers: list[torch.Tensor], values: list[torch.Tensor]) -> None:
+    with _disable_current_modes():
+        for buffer, value in zip(buffers, values, strict=True):
+            buffer.data.copy_(value)  # by `data`, as autograd would take a saved buffer for one that was changed since
 
 
 def _policy(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:

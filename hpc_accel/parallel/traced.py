@@ -16,7 +16,7 @@ from torch.distributed.pipelining.stage import _PipelineStageBase
 from torch.utils.data import default_collate
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.parallel.boundary import Dtypes
+from hpc_accel.parallel.boundary import Dtypes, buffers_kept
 from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.workloads.blocks import blocks_of
 from hpc_accel.workloads.chain import as_inputs
@@ -63,7 +63,7 @@ def trace(
         with warnings.catch_warnings(), autocast:
             warnings.simplefilter("ignore", FutureWarning)  # torch's tracer uses what torch itself deprecates
             pipe = pipeline(workload.model, mb_args=inputs, split_spec=dict(starts))
-            with torch.no_grad():
+            with torch.no_grad(), buffers_kept(pipe):
                 pipe(*inputs)  # some models are cut without complaint into stages that cannot run
     except Exception as error:
         raise ConfigError(

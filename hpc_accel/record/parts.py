@@ -20,6 +20,7 @@ from hpc_accel.record.figure import (
     Seconds,
     Whole,
 )
+from hpc_accel.record.parity import Found
 from hpc_accel.record.text import Text
 
 
@@ -91,6 +92,7 @@ class Startup(Durations):
 
     imports: Milliseconds
     mpi_init: Milliseconds
+    parity: Milliseconds = Milliseconds.missing("the run noted no such time")
     model_build: Milliseconds
     first_step: Milliseconds
 
@@ -213,6 +215,8 @@ class Parity(Part):
     reference: Text
     passed: bool
     reason: Text | None = None
+    found: Found | None = None
+    """Every distance; null where nothing was trained."""
 
     @model_validator(mode="after")
     def _says_why(self) -> Self:

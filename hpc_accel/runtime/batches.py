@@ -10,19 +10,23 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hpc_accel.errors import ConfigError, DataError
+from hpc_accel.parallel import planted
+from hpc_accel.runtime.seeded import Drawn
 from hpc_accel.workloads.chain import as_inputs
 
 
 class ShareSampler(Sampler[list[int]]):
     """Endless sample indices of one data-parallel rank's share, one list a step, from step `first_step` on.
 
-    `start` and `share` say which part of each global batch is this rank's.
+    `start` and `share` say which part of each global batch is this rank's. With `tells_epoch` indices know their epoch.
     """
 
     def __init__(
@@ -35,6 +39,7 @@ class ShareSampler(Sampler[list[int]]):
         seed: int,
         first_step: int = 0,
         keep_last: bool = False,
+        tells_epoch: bool = False,
     ) -> None:
         if global_batch_size > num_samples:
             raise DataError(
@@ -49,6 +54,8 @@ class ShareSampler(Sampler[list[int]]):
         self.seed = seed
         self.first_step = first_step
         self.keep_last = keep_last
+        self.tells_epoch = tells_epoch
+        self._orders: dict[int, torch.Tensor] = {}
 
     @property
     def batches_per_epoch(self) -> int:
@@ -57,18 +64,28 @@ class ShareSampler(Sampler[list[int]]):
         return whole + (1 if rest and self.keep_last else 0)
 
     def __iter__(self) -> Iterator[list[int]]:
-        epoch, first_batch = divmod(self.first_step, self.batches_per_epoch)
-        while True:
+        for step in count(self.first_step):
+            samples = self.samples(step)
+            epoch = step // self.batches_per_epoch
+            yield [Drawn(index, epoch) for index in samples] if self.tells_epoch else samples
+
+    def samples(self, step: int) -> list[int]:
+        """This rank's samples of `step`, of which `valid` count."""
+        epoch, batch = divmod(step, self.batches_per_epoch)
+        samples = self._order(epoch)[batch * self.global_batch_size :][: self.global_batch_size]
+        begin, num_mine = self._mine(len(samples))
+        begin = 0 if planted.is_on("sampler_repeats") else begin
+        mine = samples[begin : begin + num_mine]
+        # What fills up a short share is computed and not counted; any sample will do.
+        padding = samples[:1].expand(self.share - num_mine)
+        return torch.cat([mine, padding]).tolist()
+
+    def _order(self, epoch: int) -> torch.Tensor:
+        if epoch not in self._orders:
+            self._orders = {kept: self._orders[kept] for kept in list(self._orders)[-1:]}  # a loader reads ahead
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            order = torch.randperm(self.num_samples, generator=generator)
-            for batch in range(first_batch, self.batches_per_epoch):
-                samples = order[batch * self.global_batch_size :][: self.global_batch_size]
-                begin, count = self._mine(len(samples))
-                mine = samples[begin : begin + count]
-                # What fills up a short share is computed and not counted; any sample will do.
-                padding = samples[:1].expand(self.share - count)
-                yield torch.cat([mine, padding]).tolist()
-            epoch, first_batch = epoch + 1, 0
+            self._orders[epoch] = torch.randperm(self.num_samples, generator=generator)
+        return self._orders[epoch]
 
     def num_samples_of(self, step: int) -> int:
         """Samples of the global batch of `step`."""
@@ -121,4 +138,7 @@ def share_loader(
             "define its class at the top of a module and keep no lambdas or open files in it, or set data_workers: 0",
         ) from error
     for inputs, targets in loaded:
-        yield as_inputs(inputs), targets
+        if planted.is_on("other_data", dist.get_rank() if dist.is_initialized() else 0):
+            yield as_inputs(inputs), targets.roll(1, 0)
+        else:
+            yield as_inputs(inputs), targets

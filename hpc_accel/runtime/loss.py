@@ -2,51 +2,69 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hpc_accel.parallel import planted
 from hpc_accel.parallel.loss_device import loss_of, move_loss
+from hpc_accel.runtime.weight import MeanOver
 from hpc_accel.workloads.workload import Loss
 
 if TYPE_CHECKING:
     from hpc_accel.runtime.scaler import Scaler
 
+HALVES = (torch.float16, torch.bfloat16)
+
 
 class MicroBatchLoss:
-    """The workload's loss of one micro-batch in fp32, weighted, and scaled for fp16 if asked.
+    """The workload's loss of one micro-batch, weighted, and scaled for fp16 if asked.
 
-    Replicas average their gradients, so a micro-batch of n samples counts n x dp / global batch: 1 / accumulation_steps
-    where all are alike. `begin` says how many samples count in each micro-batch of the step that comes; schedules call
-    the loss in the order of the micro-batches.
+    It is computed in the type of the outputs; only 16 bits are raised to fp32. Replicas average their gradients, so a
+    micro-batch of weight w counts w x dp / (sum of all weights of the global batch); where `mean` is over samples, w is
+    their number. `begin` says the weights of the step that comes; schedules call the loss in the order of the
+    micro-batches.
     """
 
-    def __init__(self, loss: Loss, dp: int, scaler: Scaler | None) -> None:
+    def __init__(self, loss: Loss, dp: int, scaler: Scaler | None, mean: MeanOver | None = None) -> None:
         self.loss = loss
         self.dp = dp
         self.scaler = scaler
+        self.mean = mean or MeanOver()
         self._device: torch.device | None = None
         self._counts: list[int] = []
-        self._total = 1
+        self._weights: list[float] = []
+        self._total: Any = 1
         self._next = 0
 
-    def begin(self, counts: list[int], total: int) -> None:
-        """A step of `total` samples in all, of which this rank's micro-batches hold `counts`."""
+    def begin(self, counts: list[int], total: float, weights: list[float] | None = None) -> None:
+        """A step of weight `total` in all, whose micro-batches here hold `counts` samples and count `weights`."""
         self._counts, self._total, self._next = counts, total, 0
+        self._weights = list(map(float, counts)) if weights is None else weights
 
     def __call__(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The scalar to differentiate, of the next micro-batch."""
-        count = self._counts[self._next]
+        count, weight = self._counts[self._next], self._weights[self._next]
         self._next += 1
         if outputs.device != self._device:  # only now, because one loss object may serve a model on the CPU before
             move_loss(self.loss, outputs.device)
             self._device = outputs.device
-        outputs = outputs.float() if outputs.is_floating_point() else outputs
-        if count == 0:
+        outputs = outputs.float() if outputs.dtype in HALVES else outputs
+        dropped = planted.is_on("micro_batch_dropped") and self._next == len(self._counts)
+        if count == 0 or weight == 0 or dropped:
             loss = outputs.sum() * 0.0  # nothing counts, and still every gradient exists
         else:
-            loss = loss_of(self.loss, outputs[:count], targets[:count]) * (count * self.dp / self._total)
+            loss = self._weighted(outputs[:count], targets[:count], weight)
+        if planted.is_on("loss_divided_twice"):
+            loss = loss / (len(self._counts) * self.dp)
         return self.scaler.scale(loss) if self.scaler is not None else loss
+
+    def _weighted(self, outputs: torch.Tensor, targets: torch.Tensor, weight: float) -> torch.Tensor:
+        if self.mean.takes_total:
+            whole: Any = self.loss
+            return whole(outputs, targets, num_items_in_batch=self._total) * self.dp
+        loss = loss_of(self.loss, outputs, targets)
+        return loss * self.dp if self.mean.over == "sum" else loss * (weight * self.dp / self._total)
 
     @property
     def scale(self) -> torch.Tensor | float:

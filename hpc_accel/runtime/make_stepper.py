@@ -14,13 +14,17 @@ from hpc_accel.runtime.loss import MicroBatchLoss
 from hpc_accel.runtime.optimizer import make_optimizer
 from hpc_accel.runtime.phase_timer import HostTimer, PhaseTimer
 from hpc_accel.runtime.precision import AUTOCAST, make_scaler
+from hpc_accel.runtime.seeded import Seeded
 from hpc_accel.runtime.step import Stepper
+from hpc_accel.runtime.weight import MeanOver, Weigh
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.run import Run
 from hpc_accel.workloads.workload import Workload
 
 
-def make_sampler(run: Run, workload: Workload, place: RankCoordinates, first_step: int = 0) -> ShareSampler:
+def make_sampler(
+    run: Run, workload: Workload, place: RankCoordinates, first_step: int = 0, *, tells_epoch: bool = False
+) -> ShareSampler:
     """Sample order of one data-parallel rank; the same global batches whatever the layout."""
     dataset: Any = workload.dataset
     shares = place.layout.shares
@@ -32,6 +36,7 @@ def make_sampler(run: Run, workload: Workload, place: RankCoordinates, first_ste
         seed=run.seed,
         first_step=first_step,
         keep_last=run.workload.last_batch == "keep",
+        tells_epoch=tells_epoch,
     )
 
 
@@ -44,15 +49,20 @@ def make_stepper(
     recipe: Recipe,
     split: tuple[int, ...] | None,
     first_step: int = 0,
+    mean: MeanOver | None = None,
+    draws_data: bool = False,
 ) -> Stepper:
     """Model, loss, optimizer and data of `run` under `place.layout` and `recipe`. Collective over the layout.
 
-    The first batch is that of `first_step`.
+    The first batch is that of `first_step`. `mean` is what the loss is the mean over, by default samples. With
+    `draws_data` the random numbers of a sample are those of its number and epoch.
     """
-    loss = MicroBatchLoss(workload.loss, place.layout.dp, make_scaler(recipe.precision, device))
+    mean = mean or MeanOver()
+    loss = MicroBatchLoss(workload.loss, place.layout.dp, make_scaler(recipe.precision, device), mean)
     autocast_dtype = AUTOCAST[recipe.precision]
     model = parallelize(workload, split, place, device, loss=loss, recipe=recipe, autocast_dtype=autocast_dtype)
-    sampler = make_sampler(run, workload, place, first_step)
+    sampler = make_sampler(run, workload, place, first_step, tells_epoch=draws_data)
+    dataset = Seeded(workload.dataset, run.seed) if draws_data else workload.dataset
     return Stepper(
         place=place,
         device=device,
@@ -61,8 +71,9 @@ def make_stepper(
         loss=loss,
         optimizer=make_optimizer(run.workload.optimizer, model.parameters, place, fused=recipe.fused_optimizer),
         sampler=sampler,
-        batches=share_loader(workload.dataset, sampler, num_workers=recipe.data_workers, pin_memory=recipe.pin_memory),
+        batches=share_loader(dataset, sampler, num_workers=recipe.data_workers, pin_memory=recipe.pin_memory),
         clock=make_timer(device),
+        weigh=Weigh(mean, workload.weight),
     )
 
 

@@ -8,8 +8,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from hpc_accel.parallel import planted
 from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.study.run import Optimizer
+
+
+def kind_of(spec: Optimizer) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    """The class of torch that `spec` names, and its options."""
+    options: dict[str, Any] = {"lr": spec.learning_rate, "weight_decay": spec.weight_decay}
+    if spec.name == "sgd":
+        return torch.optim.SGD, options | {"momentum": spec.momentum}
+    return torch.optim.AdamW, options
 
 
 def make_optimizer(
@@ -21,10 +30,9 @@ def make_optimizer(
     """
     if not parameters:
         return None
-    options: dict[str, Any] = {"lr": spec.learning_rate, "weight_decay": spec.weight_decay}
-    kind: type[torch.optim.Optimizer] = torch.optim.AdamW
-    if spec.name == "sgd":
-        kind, options["momentum"] = torch.optim.SGD, spec.momentum
+    kind, options = kind_of(spec)
+    if planted.is_on("update_scaled"):
+        options["lr"] *= 1.5
     if fused:
         options["fused"] = True
     if place.layout.shard != "optimizer":

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
+from hpc_accel.parallel import planted
 from hpc_accel.parallel.apply import ParallelModel
 from hpc_accel.parallel.memory_layout import channels_last
 from hpc_accel.parallel.mesh import RankCoordinates
@@ -16,6 +19,8 @@ from hpc_accel.runtime.copies import Copies
 from hpc_accel.runtime.in_flight import StepInFlight, read_later
 from hpc_accel.runtime.loss import MicroBatchLoss, counts_of
 from hpc_accel.runtime.phase_timer import PhaseTimer
+from hpc_accel.runtime.still import Still, held_still
+from hpc_accel.runtime.weight import Weigh
 from hpc_accel.study.recipe import Recipe
 
 CHUNKS = {"forward_one_chunk": "forward", "backward_one_chunk": "backward", "backward_weight_one_chunk": "backward"}
@@ -41,6 +46,7 @@ class Stepper:
         sampler: ShareSampler,
         batches: Iterator[Batch],
         clock: PhaseTimer,
+        weigh: Weigh | None = None,
     ) -> None:
         self.place = place
         self.device = device
@@ -52,31 +58,41 @@ class Stepper:
         self.batches = batches
         self.clock = clock
         self.num_steps = sampler.first_step
+        self.still: Still | None = None
+        """Holds randomness still, in steps that are compared."""
+        self._weigh = weigh
         self._copies = Copies(device, pinned=recipe.pin_memory)
         self._in_flight: deque[StepInFlight] = deque()
         if model.schedule is not None:
-            _time_chunks(model.schedule, clock)
+            self._watch_chunks(model.schedule)
 
     def step(self) -> StepInFlight:
         """One step on the next global batch, launched. Collective over all ranks of the run."""
         scale = self.loss.scale
-        losses: list[torch.Tensor] = []
         self.clock.begin()
         with self.clock.phase("data"):
             inputs, targets = self.next_batch()
-        if self.model.schedule is not None:
-            self._pipeline(inputs, targets, losses)
-        else:
-            self._accumulate(inputs, targets, losses)
-        self.num_steps += 1
+        losses = self.backward(inputs, targets)
         with self.clock.phase("optimizer"):
-            self._update()
+            self.update()
         timing = self.clock.finish()
         loss = read_later(torch.stack(losses).sum() / scale) if losses else None
         launched = StepInFlight(timing, loss)
         self._in_flight.append(launched)
         self._wait(self.clock.num_ahead)
         return launched
+
+    def backward(self, inputs: tuple[torch.Tensor, ...], targets: torch.Tensor) -> list[torch.Tensor]:
+        """Forward and backward of a batch: gradients are whole afterwards. The losses of its micro-batches here."""
+        losses: list[torch.Tensor] = []
+        with held_still(self.still) if self.still is not None else nullcontext():
+            if self.model.schedule is not None:
+                self._pipeline(inputs, targets, losses)
+            else:
+                self._accumulate(inputs, targets, losses)
+        self._plant()
+        self.num_steps += 1
+        return losses
 
     def _wait(self, num_ahead: int) -> None:
         while len(self._in_flight) > num_ahead:
@@ -97,9 +113,26 @@ class Stepper:
         inputs, targets = next(self.batches)
         layout, step = self.place.layout, self.num_steps
         counts = counts_of(self.sampler.valid(step), layout.accumulation_steps, self.place.micro_batch_size)
-        self.loss.begin(counts, self.sampler.num_samples_of(step))
+        if self._weigh is None or self.loss.mean.over != "items" or not self.place.is_last_stage:
+            self.loss.begin(counts, self.sampler.num_samples_of(step))
+        else:
+            self._begin_weighted(self._weigh, counts, targets)
         *moved, targets = self._copies((*inputs, targets))
         return self._ordered(moved), targets
+
+    def _begin_weighted(self, weigh: Weigh, counts: list[int], targets: torch.Tensor) -> None:
+        """Tell the loss how much each micro-batch counts, and all of all replicas together."""
+        parts = targets.split(self.place.micro_batch_size)
+        weights = [weigh(part[:count]) if count else 0.0 for part, count in zip(parts, counts, strict=True)]
+        total, group = sum(weights), self.place.group("dp")
+        if group is not None and planted.is_on("mean_per_rank"):
+            total *= self.place.layout.dp
+        elif group is not None:
+            on_gpus = dist.get_backend(group) == "nccl"
+            shared = torch.tensor(total, dtype=torch.float64, device=self.device if on_gpus else "cpu")
+            dist.all_reduce(shared, group=group)
+            total = float(shared)
+        self.loss.begin(counts, total or 1.0, weights)
 
     def moved(self, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         """Inputs on the device, stored as the recipe wants them."""
@@ -112,7 +145,11 @@ class Stepper:
         size, last = self.place.micro_batch_size, self.place.layout.accumulation_steps - 1
         parts = zip(*(each.split(size) for each in inputs), targets.split(size), strict=True)
         for index, (*micro_inputs, micro_targets) in enumerate(parts):
-            self.model.synchronise_gradients(index == last)
+            self.model.synchronise_gradients(index == last and not planted.is_on("replica_not_averaged"))
+            self._hold(index)
+            if planted.is_on("statistics_twice"):
+                with torch.no_grad():
+                    self.model.module(*micro_inputs)
             with self.clock.phase("forward"):
                 loss = self.loss(self.model.module(*micro_inputs), micro_targets)
             with self.clock.phase("backward"):
@@ -133,9 +170,28 @@ class Stepper:
             with self.clock.phase("backward"):
                 self.model.finish_gradients(averages=self.recipe.average_every == 1)
 
-    def _update(self) -> None:
+    def _hold(self, micro_batch: int) -> None:
+        """Say which samples are computed next, to what holds randomness still."""
+        if self.still is not None:
+            step = self.num_steps
+            size, samples = self.place.micro_batch_size, self.sampler.samples(step)
+            self.still.batch(step, samples[micro_batch * size :][:size])
+
+    def _plant(self) -> None:
+        with torch.no_grad():
+            if planted.is_on("gradient_doubled"):
+                for each in self.model.parameters:
+                    if each.grad is not None:
+                        each.grad.mul_(2.0)
+            if planted.is_on("one_parameter_lost") and self.model.parameters:
+                self.model.parameters[0].grad = torch.zeros_like(self.model.parameters[0])
+
+    def update(self) -> None:
+        """One step of the optimizer, and no gradients left."""
         scaler = self.loss.scaler
-        if scaler is not None:
+        if planted.is_on("stale_stage", dist.get_rank() if dist.is_initialized() else 0):
+            pass
+        elif scaler is not None:
             scaler.step_together(self.optimizer)
         elif self.optimizer is not None:
             self.optimizer.step()
@@ -150,17 +206,17 @@ class Stepper:
         if self.recipe.average_every > 1 and self.model.average is not None and self.model.parameters:
             self.model.average(self.model.parameters)
 
+    def _watch_chunks(self, schedule: Any) -> None:
+        """Time the forward and backward of every micro-batch where the schedule calls them."""
 
-def _time_chunks(schedule: Any, clock: PhaseTimer) -> None:
-    """Time the forward and backward of every micro-batch where the schedule calls them."""
+        def watched(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+            def wrapper(micro_batch: int, *args: Any, **kwargs: Any) -> Any:
+                self._hold(micro_batch)
+                with self.clock.phase(name):
+                    return call(micro_batch, *args, **kwargs)
 
-    def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            with clock.phase(name):
-                return call(*args, **kwargs)
+            return wrapper
 
-        return wrapper
-
-    for stage in getattr(schedule, "_stages", None) or [schedule._stage]:
-        for method, name in CHUNKS.items():
-            setattr(stage, method, timed(name, getattr(stage, method)))
+        for stage in getattr(schedule, "_stages", None) or [schedule._stage]:
+            for method, name in CHUNKS.items():
+                setattr(stage, method, watched(name, getattr(stage, method)))

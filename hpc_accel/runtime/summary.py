@@ -65,7 +65,8 @@ def throughput(run: Run, step_time_ms: Estimate) -> PerSecond:
 def startup(startup_ms: dict[str, float], first_step_ms: float) -> Startup:
     """What came before the timed steps; the session notes all but the first step."""
     known = {**startup_ms, "first_step": first_step_ms}
-    return Startup(**{name: Milliseconds.of(value) for name, value in known.items()})
+    parity = Milliseconds.of(known.pop("parity", None), "inference takes no steps to compare")
+    return Startup(parity=parity, **{name: Milliseconds.of(value) for name, value in known.items()})
 
 
 def memory_figures(

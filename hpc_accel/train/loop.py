@@ -1,4 +1,4 @@
-"""Warm-up, timed steps inside energy windows, then parity: what one rank sees of its run. Collective throughout.
+"""Warm-up and timed steps inside energy windows: what one rank sees of its run. Collective throughout.
 
 Between checkpoints the timed steps are one window; saving happens between windows, so neither time nor energy of the
 steps contains it. The last window goes on until it is long enough for the energy sensors, if the study allows. A
@@ -30,12 +30,12 @@ from hpc_accel.runtime.disturbance import DisturbanceWatch
 from hpc_accel.runtime.gpu_frequency import GpuFrequency
 from hpc_accel.runtime.phase_timer import PhaseSpan
 from hpc_accel.runtime.precision import arithmetic
+from hpc_accel.runtime.randomness import digest_of_states, told_of_draws
 from hpc_accel.runtime.set_frequencies import applied
 from hpc_accel.runtime.stop import StopRequest
 from hpc_accel.runtime.waiting import SAMPLE_HZ, quiet_barrier
 from hpc_accel.train import faults
 from hpc_accel.train.evaluate import evaluate
-from hpc_accel.train.parity import Reference, make_room, serial_reference
 from hpc_accel.train.setup import Session
 from hpc_accel.train.state import tensors_of, values_of
 from hpc_accel.train.step_table import StepTable, busy_ms
@@ -50,7 +50,8 @@ class Observations:
 
     rows: list[dict[str, Any]]
     energy: EnergyFigure
-    reference: Reference | None
+    draws: str
+    """What is wrong with the random numbers that ranks drew in the first step; "" if nothing is."""
     peak_memory_bytes: int | None
     reserved_bytes: int | None
     device_used_bytes: int | None
@@ -98,13 +99,11 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
     straggler = stragglers.slowest(comm, float(np.median([busy_ms(row) for row in rows])))
     with arithmetic(recipe.precision):
         metric = evaluate(session.stepper, session.workload, comm, session.run.measure.metric_samples)
-    make_room(session.stepper, session.workload, session.device)
-    reference = serial_reference(session.run, session.device) if session.rank == 0 else None
     quiet_barrier(comm)
     return Observations(
         rows=rows,
         energy=combine(steps.windows),
-        reference=reference,
+        draws=steps.draws,
         peak_memory_bytes=peak_memory_bytes,
         reserved_bytes=reserved_bytes,
         device_used_bytes=device_used_bytes,
@@ -142,6 +141,7 @@ class _Steps:
         self._earlier_peak_bytes: int | None = earlier["peak_memory_bytes"]
         self._notes = list(earlier["notes"])
         self._done = session.first_step
+        self.draws = ""
 
     def run(self) -> None:
         """All steps that are left."""
@@ -174,7 +174,10 @@ class _Steps:
         session = self.session
         while self._done < until:
             faults.reach("step", session.rank, self._done)
+            before = digest_of_states() if self._done == session.first_step else None
             self.rows.add(self._done, warmup, session.stepper.step())
+            if before is not None:
+                self._compare_draws(before)
             self._done += 1
             self.progress(self._done, self._total)
             if self._stop.agreed() and self._done < self._total:
@@ -182,6 +185,13 @@ class _Steps:
                 return True
         session.stepper.settle()
         return False
+
+    def _compare_draws(self, before: dict[str, str]) -> None:
+        place, comm = self.session.place, self.session.comm
+        mine = (place.dp_rank, place.pp_rank, place.tp_rank), before, digest_of_states()
+        gathered = comm.gather(mine, root=0)
+        if gathered is not None:
+            self.draws = told_of_draws(*zip(*gathered, strict=True))
 
     def _next_pause(self) -> int:
         every = self.session.run.checkpoint.every_steps

@@ -22,7 +22,7 @@ from hpc_accel.study.layout import Layout
 from hpc_accel.study.run import Run
 from hpc_accel.train import efficiency
 from hpc_accel.train.loop import Observations
-from hpc_accel.train.parity import Reference, compare
+from hpc_accel.train.parity.check import Checked
 from hpc_accel.train.setup import Session
 from hpc_accel.train.utilisation import flops_facts
 
@@ -56,8 +56,8 @@ def summarise(
     assert seen.metric is not None and seen.disturbance is not None  # rank 0 has both
     run = session.run
     timed, losses = steps.filter(~pl.col("warmup")), mean_losses(steps)
-    reference = seen.reference or Reference(losses=[], flops_per_step=None)
-    parity = compare(run, losses, reference.losses, reference.losses_reason)
+    reference = session.checked.reference
+    parity = parity_of(session.checked, seen.draws)
     peak, reserved, device_used = (list(each) for each in zip(*peaks, strict=True))
     step_time_ms = step_time(run, slowest(timed), STEP_METHOD)
     step_facts = _steps(session, steps, list(slowest(timed)), list(slowest(timed).values()))
@@ -82,21 +82,29 @@ def summarise(
             run,
             session.directory,
             session.device.type,
-            reference.flops_per_step,
-            reference.flops_reason,
+            reference.flops_per_step if reference else None,
+            reference.flops_reason if reference else session.checked.parity.reason or "",
             step_time_ms.value,
             session.num_gpus,
         ),
         straggler=_straggler(seen.straggler),
         disturbance=seen.disturbance,
         checkpoints=seen.checkpoints,
-        losses=_losses(losses, reference.losses, run.measure.parity_steps),
+        losses=_losses(losses, reference.losses if reference else (), run.measure.parity_steps),
         parity=parity,
         metric=seen.metric,
         inference=None,
         outputs=None,
-        warnings=timing_warnings.warnings(
-            run, step_facts, energy, seen.disturbance, device_type=session.device.type, gpu_clock=seen.gpu_clock_note
+        warnings=(
+            *timing_warnings.warnings(
+                run,
+                step_facts,
+                energy,
+                seen.disturbance,
+                device_type=session.device.type,
+                gpu_clock=seen.gpu_clock_note,
+            ),
+            *(f"parity: {each}" for each in session.checked.found.told),
         ),
         notes=seen.notes,
         provenance=provenance.collect(),
@@ -176,6 +184,14 @@ def _bubble(layout: Layout, timed: pl.DataFrame, phases: Phases) -> tuple[Fracti
     return Fraction.of(waited / total), ideal
 
 
+def parity_of(checked: Checked, draws: str) -> Parity:
+    """The parity of the record; `draws` is what is wrong with the random numbers of the timed steps."""
+    parity = checked.parity
+    if not draws:
+        return parity
+    return parity.model_copy(update={"passed": False, "steps": max(1, parity.steps), "reason": draws})
+
+
 def _straggler(found: dict[str, Any]) -> Straggler:
     alone = "one rank has nobody to compare with"
     return Straggler(
@@ -208,8 +224,7 @@ def _error(parity: Parity, losses: Sequence[float]) -> Error | None:
         remedy = "lower the learning rate, or use precision bf16 or fp32"
         return Error(kind="non-finite loss", message=f"loss of step {first}", remedy=remedy)
     if status == "wrong":
-        remedy = "compare losses.first with losses.reference in summary.json; layers that normalise over the batch "
-        remedy += "or drop at random cannot agree between layouts"
+        remedy = "read parity.found in summary.json, which has every distance; docs/parity.md tells what a cause means"
         return Error(kind="parity", message=parity.reason or "", remedy=remedy)
     return None
 

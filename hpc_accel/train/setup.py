@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hpc_accel.measure.energy.figure import EnergyFigure
 from hpc_accel.parallel.mesh import RankCoordinates, rank_coordinates
 from hpc_accel.runtime.device import mesh_device
 from hpc_accel.runtime.make_stepper import make_stepper
+from hpc_accel.runtime.randomness import seed_rank
 from hpc_accel.runtime.stage_sizes import stage_sizes
 from hpc_accel.runtime.start_ranks import RankSetup, start_ranks
 from hpc_accel.runtime.step import Stepper
 from hpc_accel.study.run import Run
 from hpc_accel.train.checkpoint import Checkpoint, Checkpoints
+from hpc_accel.train.parity.check import Checked, check_parity
 from hpc_accel.train.state import restore
 from hpc_accel.workloads import entry
 from hpc_accel.workloads.workload import Workload
@@ -36,6 +40,7 @@ class Session(RankSetup):
     first_step: int
     attempt: int
     earlier: dict[str, Any]
+    checked: Checked
     samples_dropped_per_epoch: int
     startup_ms: dict[str, float]
 
@@ -46,18 +51,28 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
     Raises ConfigError when the launch does not fit, DataError when there are checkpoints and all are broken.
     """
     launch = start_ranks(run, directory)
-    began, device, comm = time.perf_counter(), launch.device, launch.comm
-    workload = entry.build(run.workload, run.seed)
+    device, comm = launch.device, launch.comm
     place = rank_coordinates(run.layout, launch.rank, mesh_device(run, device))
     checkpoints = Checkpoints(run, directory, comm, place)
     found = checkpoints.load()
-    split: tuple[int, ...] | None
-    if found and run.layout.split == "measured":
-        split = tuple(found.values["split"])  # measured again it might be another, and its weights lie elsewhere
-    else:
-        split = stage_sizes(run, workload, device, comm)
+    split = _split(run, found, device, comm)
+    compared = time.perf_counter()
+    checked = check_parity(run, directory / "run.json", comm, place, device, split)
+    began = time.perf_counter()
     first_step = found.step if found else 0
-    stepper = make_stepper(run, workload, place, device, recipe=run.recipe, split=split, first_step=first_step)
+    workload = entry.build(run.workload, run.seed)
+    stepper = make_stepper(
+        run,
+        workload,
+        place,
+        device,
+        recipe=run.recipe,
+        split=split,
+        first_step=first_step,
+        mean=checked.mean,
+        draws_data=checked.draws_data,
+    )
+    seed_rank(run.seed, place)
     if found:
         restore(stepper, found.tensors, found.values)
     built = time.perf_counter()
@@ -71,13 +86,21 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
         first_step=first_step,
         attempt=found.values["attempt"] + 1 if found else 1,
         earlier=_earlier(found),
+        checked=checked,
         samples_dropped_per_epoch=stepper.sampler.samples_dropped_per_epoch,
         startup_ms={
             "imports": import_ms,
             "mpi_init": launch.mpi_init_ms,
+            "parity": (began - compared) * 1e3,
             "model_build": (built - began) * 1e3,
         },
     )
+
+
+def _split(run: Run, found: Checkpoint | None, device: torch.device, comm: Any) -> tuple[int, ...] | None:
+    if found and run.layout.split == "measured":
+        return tuple(found.values["split"])  # measured again it might be another, and its weights lie elsewhere
+    return stage_sizes(run, entry.build(run.workload, run.seed), device, comm)
 
 
 def _earlier(found: Checkpoint | None) -> dict[str, Any]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import random
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from hpc_accel.errors import ConfigError
@@ -22,7 +24,7 @@ from hpc_accel.workloads.workload import Metric, Workload
 
 
 def build(spec: WorkloadSpec, seed: int) -> Workload:
-    """The workload of a run. `seed` fixes its initial weights: the same on every rank and in every layout.
+    """The workload of a run. `seed` fixes what it draws from torch, NumPy and `random`: alike on every rank.
 
     Raises ConfigError (value, rule, remedy) for anything the user's module gets wrong.
     """
@@ -30,6 +32,8 @@ def build(spec: WorkloadSpec, seed: int) -> Workload:
     _check_arguments(spec, function)
     directory = Path.cwd()
     torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
     try:
         built = function(**spec.args)
     except ConfigError:

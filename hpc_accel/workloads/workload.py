@@ -59,14 +59,16 @@ class Workload:
     """A model to train, on what, and against which loss.
 
     model: in fp32 on the CPU; a `torch.nn.Sequential` can be cut into pipeline stages between its children.
-    loss: (outputs, targets) -> scalar, the mean over the samples, so that the mean over equal shares is the mean
-        over the batch.
+    loss: (outputs, targets) -> scalar: the mean over samples, or over the items that count (tokens that are not
+        ignored, class weights), which is measured before training.
     dataset: map-style; `dataset[i]` is (input, target), of the same shapes for every i. The input is one tensor, or a
         tuple of tensors for a model called as `model(*inputs)` (a `Chain` can be cut into stages); the target is any
         tensor.
     tensor_plan: which layers tensor parallelism cuts, by module name; `*` matches any part of it. The cuts are those
         of `tensor_plan.py`; "transformer" finds the layers of blocks with common names.
     metric: what the trained model is judged by; None where nothing can be learnt.
+    weight: (targets) -> how much they count, for a loss that is no mean over samples and whose weights cannot be found
+        by measurement: the global batch's loss is sum(weight L) / sum(weight) over its parts.
     """
 
     model: torch.nn.Module
@@ -74,3 +76,4 @@ class Workload:
     dataset: Dataset[Any]
     tensor_plan: Plan = field(default_factory=dict)
     metric: Metric | None = None
+    weight: Callable[[torch.Tensor], torch.Tensor | float] | None = None

@@ -139,6 +139,7 @@ def summary(run: Run, step_ms: float, rng: random.Random, energy: str | None = N
         startup_ms=Startup(
             imports=Milliseconds.of(2100.0),
             mpi_init=Milliseconds.of(210.0),
+            parity=Milliseconds.of(400.0),
             model_build=Milliseconds.of(30.0),
             first_step=Milliseconds.of(85.0),
         ),

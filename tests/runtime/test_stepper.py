@@ -14,7 +14,7 @@ from hpc_accel.parallel.mesh import rank_coordinates
 from hpc_accel.runtime.make_stepper import make_stepper
 from hpc_accel.study.run import Run
 from hpc_accel.train import state
-from hpc_accel.train.parity import make_room
+from hpc_accel.train.parity.room import make_room
 from hpc_accel.workloads.workload import Workload
 from tests.train.test_layouts import write_runs
 

@@ -40,7 +40,7 @@ def made(tmp_path):
 
 def test_fewer_held_out_samples_than_a_batch_count_once(made):
     told = evaluate(*made, Alone(), 1024)
-    assert (told["value"], told["num_samples"], told["reason"]) == (3, 3, "")
+    assert (told.value, told.num_samples, told.reason) == (3, 3, "")
 
 
 @pytest.mark.parametrize(("most", "wanted"), [(2, [0.0, 1.0]), (1, [0.0]), (3, [0.0, 1.0, 2.0])])
@@ -50,28 +50,28 @@ def test_at_most_so_many_samples_are_looked_at_evenly_spread(made, most, wanted)
     held_out = TensorDataset(torch.ones(3, 2), torch.arange(3.0)[:, None])
     metric = replace(workload.metric, dataset=held_out, compute=lambda _, targets: seen.extend(targets[:, 0]) or 0.5)
     told = evaluate(stepper, replace(workload, metric=metric), Alone(), most)
-    assert (told["num_samples"], [float(each) for each in seen]) == (most, wanted)
+    assert (told.num_samples, [float(each) for each in seen]) == (most, wanted)
 
 
 def test_none_are_looked_at_where_the_study_wants_no_metric(made):
     told = evaluate(*made, Alone(), 0)
-    assert (told["value"], told["num_samples"], told["reason"]) == (None, 0, "the study sets metric_samples: 0")
+    assert (told.value, told.num_samples, told.reason) == (None, 0, "the study sets metric_samples: 0")
 
 
 def test_a_metric_that_raises_is_a_reason(made):
     stepper, workload = made
     metric = replace(workload.metric, also={"auc": lambda outputs, targets: 1 / 0})
     told = evaluate(stepper, replace(workload, metric=metric), Alone(), 1024)
-    assert (told["value"], told["also"]) == (3, {"auc": None})
-    assert told["reason"] == "auc raised ZeroDivisionError: division by zero"
+    assert (told.value, told.also) == (3, {"auc": None})
+    assert told.reason == "auc raised ZeroDivisionError: division by zero"
 
 
 def test_traced_stages_with_dropout_have_no_metric(made):
     stepper, workload = made
     stepper.model = SimpleNamespace(schedule=object(), boundaries=[])
     told = evaluate(stepper, workload, Alone(), 1024)
-    assert told["value"] is None
-    assert "Dropout" in told["reason"]
+    assert told.value is None
+    assert "Dropout" in told.reason
 
 
 def test_a_loader_leaves_the_random_state_as_it_is(made):

@@ -12,6 +12,10 @@ NO_ROOM_REMEDY = (
 )
 UNCHECKED_REMEDY = "a run counts when its losses were compared with the serial run: set measure.parity_steps to 5"
 
+REPAIR_REMEDY = (
+    "a run counts when it was compared with the serial run: remove the cause named beside it (docs/parity.md)"
+)
+
 
 def status_of(study: str, found: Summary | Broken) -> tuple[str, str | None]:
     """The status the report works with, and what to do about it: the record's, or `missing`, or `unchecked`."""
@@ -31,6 +35,8 @@ def compared(parity: Parity) -> tuple[str, str | None]:
     """Whether a completed run computed the right thing, as far as that was looked at."""
     if not parity.steps:
         # Why it was not compared stands in the record: the study left it out, or the reference had no room.
-        no_room = "memory" in (parity.reason or "")
-        return "unchecked", NO_ROOM_REMEDY if no_room else UNCHECKED_REMEDY
+        reason = parity.reason or ""
+        if "memory" in reason:
+            return "unchecked", NO_ROOM_REMEDY
+        return "unchecked", REPAIR_REMEDY if reason.startswith(("the serial run", "build()")) else UNCHECKED_REMEDY
     return ("completed", None) if parity.passed else ("wrong", WRONG_REMEDY)

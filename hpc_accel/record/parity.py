@@ -1,0 +1,50 @@
+"""What parity found, as it stands in the record: which steps were compared with what, how far apart, and why."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from hpc_accel.record.figure import Number, Part
+from hpc_accel.record.text import Text
+
+
+class Phase(Part):
+    """Steps in one arithmetic. `layout` proves the layout in fp32, or fp64; `recipe` has the run's own arithmetic."""
+
+    name: Literal["layout", "recipe"]
+    arithmetic: Text
+    compared_with: Text
+    gradient_distances: tuple[Number | None, ...]
+    """Of each step ||g - r|| / ||r|| over the whole gradient; null where it is not finite."""
+    gradient_tolerances: tuple[Number, ...]
+    gradient_factors: tuple[Number | None, ...]
+    """<g, r> / <r, r>."""
+    losses: tuple[Number | None, ...]
+    reference_losses: tuple[Number | None, ...]
+    update_distance: Number | None
+    optimizer_distance: Number | None
+    passed: bool
+    cause: Text = ""
+    """What differs first, by how much, and what such a pattern means; "" where nothing does."""
+
+    @property
+    def worst(self) -> tuple[Number | None, Number | None]:
+        """The distance nearest to its tolerance, or farthest beyond, and that tolerance."""
+        pairs = list(zip(self.gradient_distances, self.gradient_tolerances, strict=True))
+        if not pairs or any(distance is None for distance, _ in pairs):
+            return None, max((tolerance for _, tolerance in pairs), default=None)
+        return max(pairs, key=lambda pair: (pair[0] or 0.0) / pair[1])
+
+
+class Found(Part):
+    """All that was compared. `told` are properties of the layout that a reader must know although nothing is wrong."""
+
+    mean: Text
+    own_distance: Number | None = None
+    """The largest distance among the reference's own cuttings."""
+    recipe_effect: Number | None = None
+    """How far the recipe's serial run is from the one in fp32: what the recipe changes, whatever the layout."""
+    phases: tuple[Phase, ...] = ()
+    told: tuple[Text, ...] = ()
+    reference_digest: Text = ""
+    cause: Text = ""

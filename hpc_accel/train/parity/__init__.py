@@ -1,0 +1,16 @@
+"""Does a layout compute what the serial run computes? Gradients, losses, samples and weights are compared.
+
+Read it in this order (docs/parity.md tells the same in prose):
+  sketch        a tensor in 64 numbers, which can be added up over ranks and tell distances
+  mean          what a loss is the mean over, measured
+  pieces        how the serial run cuts a batch
+  engine        steps of the serial run
+  facts         what is measured before any of them
+  reference     what is kept of them, and the process that computes it
+  store         found by its digest, or computed by whoever comes first
+  steps         the same steps taken by the run's own ranks
+  compare       distances and tolerances
+  verdict       what a difference means, in words
+  judge         one phase of steps judged
+  check         all of it, before the timed steps
+"""

@@ -1,0 +1,219 @@
+"""References kept by the digest of what they were computed from, and computed once by whoever comes first.
+
+A reference is computed by `hpc-accel reference RUN.json`, a process with a world of one: what the user's loss says to
+other ranks it says to itself. The digest covers the code and data as they show in the first weights and samples, the
+user's modules, the seed, the batch, and how the batch is grouped or which arithmetic is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from hpc_accel.errors import ConfigError
+from hpc_accel.files import write_atomically
+from hpc_accel.parallel import planted
+from hpc_accel.runtime.precision import AUTOCAST
+from hpc_accel.runtime.seeded import Drawn, Seeded, digest_of_sample
+from hpc_accel.study.run import Run
+from hpc_accel.study.sources import sources
+from hpc_accel.train.parity.engine import HALF, build_still
+from hpc_accel.train.parity.facts import digest_of_weights
+from hpc_accel.train.parity.pieces import sampler_of
+from hpc_accel.train.parity.reference import Kind, Reference, compute_variant, compute_whole
+from hpc_accel.workloads.workload import Workload
+
+FORMAT = 1
+NUM_LOOKED_AT = 4
+_COMMAND = "from hpc_accel.cli import main; main()"
+LAUNCHERS = ("OMPI_", "PMI_", "PMIX_", "PRTE_", "PRTERUN", "MPI_", "HYDRA_", "SLURM_")
+"""What a launcher tells its ranks: a process with a world of one must not take it for its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class References:
+    """What one run is compared with. `variants` are those that it needs beside `whole`."""
+
+    whole: Reference
+    variants: dict[Kind, Reference]
+
+
+def directory_of(run_directory: Path) -> Path:
+    """Where the references of a run's study lie."""
+    parent = run_directory.resolve().parent
+    return (parent.parent if parent.name == "runs" else parent) / "references"
+
+
+def content_of(run: Run, workload: Workload) -> dict[str, Any]:
+    """What the serial run is computed from: the study's words, and weights, samples and modules as they are."""
+    dataset = Seeded(workload.dataset, run.seed)
+    sampler = sampler_of(run, len(dataset))
+    looked_at = [*sampler.samples(0)[:NUM_LOOKED_AT], 0, len(dataset) - 1]
+    return {
+        "format": FORMAT,
+        "torch": torch.__version__,
+        "workload": run.workload.model_dump(mode="json", exclude={"optimizer", "name", "sources"}),
+        "seed": run.seed,
+        "steps": run.measure.parity_steps,
+        "weights": digest_of_weights(workload.model),
+        "samples": [digest_of_sample(dataset[Drawn(index, 0)]) for index in looked_at],
+        "num_samples": len(dataset),
+        "sources": sources(run.workload.entry, run.workload.args),
+    }
+
+
+def digest_of(run: Run, content: dict[str, Any], device_type: str, kind: Kind) -> str:
+    """The name of a reference."""
+    extra: dict[str, Any] = {"kind": kind, "device": device_type}
+    if "grouped" in kind:
+        layout = run.layout
+        extra["groups"] = [layout.dp, layout.micro_batch_size, layout.accumulation_steps, layout.shares]
+    if "recipe" in kind:
+        extra["recipe"] = [run.recipe.precision, run.recipe.compression, run.layout.shard == "full"]
+    return hashlib.sha256(json.dumps(content | extra, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def kinds_of(run: Run, whole: Reference, *, halves: bool) -> list[Kind]:
+    """The references that a run needs beside the whole one."""
+    if whole.reason:
+        return []
+    cuts = run.layout.dp * run.layout.accumulation_steps > 1 and whole.dependence.is_any
+    kinds: list[Kind] = ["grouped"] if cuts else []
+    if changes_numbers(run, halves=halves):
+        kinds.append("grouped recipe" if cuts else "recipe")
+    return kinds
+
+
+def has_halves(workload: Workload) -> bool:
+    """Whether any weight has 16 bits."""
+    return any(each.dtype in HALF for each in workload.model.parameters())
+
+
+def changes_numbers(run: Run, *, halves: bool) -> bool:
+    """Whether the run computes in another arithmetic than the one its layout is proven in; `halves`: 16-bit weights."""
+    recipe = run.recipe
+    return (
+        halves
+        or AUTOCAST[recipe.precision] is not None
+        or recipe.precision == "tf32"
+        or recipe.compression
+        in (
+            "bf16",
+            "fp16",
+        )
+    )
+
+
+def read(path: Path) -> Reference | None:
+    """A kept reference; None where there is none that can be read."""
+    try:
+        return Reference.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def obtain(
+    run: Run, path: Path, workload: Workload, device: torch.device, *, halves: bool
+) -> tuple[References | None, str]:
+    """The references of the run at `path`, or why there are none. `workload` is that of this rank, before
+    any step, in fp32 where its own weights are `halves`."""
+    directory, content = directory_of(path.parent), content_of(run, workload)
+    found = _found(run, directory, content, device, halves=halves)
+    if found is None:
+        problem = _computed_elsewhere(run, path, device)
+        if problem:
+            return None, problem
+        found = _found(run, directory, content, device, halves=halves)
+    if found is None:
+        return None, (
+            "build() made other weights or other data in another process, from the same seed: draw from torch, NumPy "
+            "or random, which are seeded, and sort what comes from sets or directories"
+        )
+    return found, ""
+
+
+def _found(
+    run: Run, directory: Path, content: dict[str, Any], device: torch.device, *, halves: bool
+) -> References | None:
+    whole = read(directory / f"{digest_of(run, content, device.type, 'whole')}.json")
+    if whole is None:
+        return None
+    variants: dict[Kind, Reference] = {}
+    for kind in kinds_of(run, whole, halves=halves):
+        kept = read(directory / f"{digest_of(run, content, device.type, kind)}.json")
+        if kept is None:
+            return None
+        variants[kind] = kept
+    return References(whole=whole, variants=variants)
+
+
+def _computed_elsewhere(run: Run, path: Path, device: torch.device) -> str:
+    """Compute what is missing in a process of its own; why that failed, or ""."""
+    command = [sys.executable, "-c", _COMMAND, "reference", str(path), "--device", str(device)]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(LAUNCHERS)}
+    if not planted.is_on("out_of_memory"):
+        environment.pop(planted.VARIABLE, None)  # a fault of the run is none of the reference
+    limit_s = run.resources.time_limit_min * 60 / 2
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit_s, check=False)
+    except subprocess.TimeoutExpired:
+        return f"the serial run took more than half of the time limit ({limit_s:.0f} s)"
+    if done.returncode < 0:
+        return f"the serial run was killed by signal {-done.returncode}, most likely for want of memory"
+    lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
+    return (
+        f"the serial run failed: {lines[-1][:400] if lines else f'exit {done.returncode}'}" if done.returncode else ""
+    )
+
+
+def compute_missing(run: Run, path: Path, device: torch.device) -> list[Path]:
+    """Compute and keep what is missing of the run's references, in this process; their paths.
+
+    Raises ConfigError for what the user's module gets wrong.
+    """
+    _world_of_one(device)
+    workload = build_still(run, raised=True)
+    content, directory = content_of(run, workload), directory_of(path.parent)
+    directory.mkdir(parents=True, exist_ok=True)
+    own = build_still(run, raised=False)
+    refuse_same_model(workload, own)
+    digest = digest_of(run, content, device.type, "whole")
+    written = [directory / f"{digest}.json"]
+    whole = read(written[0])
+    if whole is None:
+        whole = compute_whole(run, device, digest)
+        write_atomically(written[0], whole.model_dump_json())
+    for kind in kinds_of(run, whole, halves=has_halves(own)):
+        digest = digest_of(run, content, device.type, kind)
+        written.append(directory / f"{digest}.json")
+        if read(written[-1]) is None:
+            needed = compute_variant(run, device, digest, kind, whole)
+            write_atomically(written[-1], needed.model_dump_json())
+    return written
+
+
+def refuse_same_model(first: Workload, second: Workload) -> None:
+    """Raise ConfigError where build() returns one model again: it would go on from weights that were trained."""
+    if first.model is second.model:
+        raise ConfigError(
+            "build() returned the same model object twice",
+            "each call builds a model with its first weights: one for the steps that are compared, one for the run",
+            "construct the model inside build()",
+        )
+
+
+def _world_of_one(device: torch.device) -> None:
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)

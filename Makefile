@@ -27,8 +27,8 @@ extras: env
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 
 demo: env
-	@set -o pipefail; export PATH="$(CURDIR)/$(BIN):$$PATH"; \
-	snakemake --cores all --quiet rules --config study=$(STUDY) 2>&1 | grep --line-buffered -v '^Assuming' || exit 1; \
+	@export PATH="$(CURDIR)/$(BIN):$$PATH"; \
+	snakemake --cores all --quiet rules --config study=$(STUDY) || exit 1; \
 	results=results/$$(basename $(STUDY) .yaml); \
 	echo; cat $$results/answer.txt; echo; echo "report: $(CURDIR)/$$results/report.html"
 
@@ -37,6 +37,7 @@ demo: env
 catalogue: env
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakemake --cores 1 --quiet rules --until plan \
 		--config study=studies/catalogue.yaml
+	$(BIN)/hpc-accel script results/catalogue/plan.json
 	$(BIN)/python -m tests.train.grouped results/catalogue
 	HPC_ACCEL_CATALOGUE=results/catalogue $(BIN)/python -m pytest -m catalogue tests
 

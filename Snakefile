@@ -1,103 +1,119 @@
 # From a study file to its report: probe, plan, script, run, report. Thin on purpose: every rule calls `hpc-accel`,
-# and what there is to run is read from plan.json.
+# what there is to run is read from plan.json, and what a job asks of Slurm from the request.json beside its script.
 #
 #   snakemake --cores all --config study=studies/quickstart.yaml
 #   snakemake --profile slurm --config study=studies/mine.yaml
+#
+# profiles/default/config.yaml is read with both: one measurement at a time on this machine, and a second try.
+import hashlib
 import json
 from functools import cache
 from pathlib import Path
 
-import yaml
-from snakemake.utils import min_version
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from snakemake.utils import min_version, validate
 
 min_version("9.10")
 
-STUDY = config.get("study", "studies/quickstart.yaml")
+validate(config, "workflow/schemas/config.schema.yaml")
+
+STUDY = config["study"]
 RESULTS = f"results/{Path(STUDY).stem}"
-PLAN = Path(RESULTS) / "plan.json"
-# Tried again once by the workflow itself, never inside a job, where a second Snakemake counts for itself.
-RETRIES = 1 if workflow.is_main_process else 0
-# More than any machine has, so Snakemake scales it down to all: measurements never run side by side on one machine.
-ALL_CORES = 4096
+PLAN = f"{RESULTS}/plan.json"
 
 
 def nodes_differ():
     """Whether the study names node kinds, whose jobs are heterogeneous. What is wrong with it, `probe_script` says."""
     try:
-        return "node_kinds" in yaml.safe_load(Path(STUDY).read_text())["resources"]
-    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
+        return (
+            "node_kinds" in YAML(typ="safe", pure=True).load(Path(STUDY))["resources"]
+        )
+    except (OSError, ValueError, LookupError, TypeError, YAMLError):
         return False
 
 
-# The Slurm plugin sends jobs of one component only: then rules run here, and each sends its script itself and waits.
-LOCAL = nodes_differ()
-
-
-# A resource, because a result does not depend on it and is not to be made again for it.
-def start(_wildcards):
-    """How a script is started: in the job Snakemake has sent for it, on this machine, or by sending it."""
-    return "hpc-accel submit" if LOCAL and workflow.non_local_exec else "bash"
-
-
-def cores(_wildcards):
-    return 1 if LOCAL and workflow.non_local_exec else ALL_CORES
+# The Slurm plugin sends jobs of one component only: then rules run here, and `run-script` sends each script itself.
+SENT_FROM_HERE = nodes_differ()
 
 
 @cache
-def read_plan(_mtime_ns):
-    plan = json.loads(PLAN.read_text())
-    runs = {
-        each["run_id"]: each["request"] for each in plan["candidates"] if each["chosen"]
+def read_version(path, _mtime_ns):
+    return json.loads(Path(path).read_text())
+
+
+def read_json(path):
+    return read_version(path, Path(path).stat().st_mtime_ns)
+
+
+def runs_of(plan):
+    """The runs that the plan chose, by id."""
+    return {
+        each["run_id"]: each["run"] for each in plan["candidates"] if each["chosen"]
     }
-    pack = plan.get("pack")
-    return runs, {pack["run_id"]: pack["request"]} if pack else {}
 
 
-def requests():
-    """What each chosen run asks of Slurm, by run id; and what a pack of all of them asks, by the pack's name."""
-    return read_plan(PLAN.stat().st_mtime_ns)
+def planned(_wildcards):
+    """The ids of the chosen runs, and the name of the pack in which they take turns, if they do."""
+    plan = read_json(checkpoints.plan.get().output[0])
+    return list(runs_of(plan)), plan["pack"] and plan["pack"]["run_id"]
 
 
-def chosen():
-    checkpoints.plan.get()  # not before the plan is up to date
-    return requests()
+def scripts(wildcards):
+    return [f"{RESULTS}/runs/{run_id}/job.sbatch" for run_id in planned(wildcards)[0]]
 
 
-def scripts(_wildcards):
-    return [f"{RESULTS}/runs/{run_id}/job.sbatch" for run_id in chosen()[0]]
-
-
-def measured(_wildcards):
-    """Every run's summary; with `same_allocation: true` the pack that stands for them all."""
-    runs, packs = chosen()
-    summaries = [f"{RESULTS}/runs/{run}/summary.json" for run in runs]
-    if packs and not all(Path(path).exists() for path in summaries):
+def measured(wildcards):
+    """Every run's summary; of runs that take turns, what says that all of them had theirs."""
+    run_ids, pack = planned(wildcards)
+    summaries = [f"{RESULTS}/runs/{run_id}/summary.json" for run_id in run_ids]
+    if pack is None:
+        return summaries
+    done = Path(f"{RESULTS}/packs/{pack}.json")
+    if not all(Path(path).exists() for path in summaries):
         # One was deleted: that all are there, as a finished pack says, is not true any more.
-        for name in packs:
-            Path(f"{RESULTS}/packs/{name}.json").unlink(missing_ok=True)
-    return [f"{RESULTS}/packs/{name}.json" for name in packs] or summaries
+        done.unlink(missing_ok=True)
+    return str(done)
+
+
+# A script is written again when its own run has changed, not whenever the plan is newer.
+def digest_of_run(wildcards):
+    return digest(runs_of(read_json(PLAN))[wildcards.run_id])
+
+
+def digest_of_pack(_wildcards):
+    return digest(runs_of(read_json(PLAN)))
+
+
+def digest(content):
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def asked(key):
-    """A resource of rule run: what the plan asks for this run."""
-
-    # Inside a job of its own a run sees no checkpoint, so the file itself is read.
-    def value(wildcards):
-        runs, packs = requests() if PLAN.exists() else ({}, {})
-        return (runs | packs).get(wildcards.run_id, {}).get(key)
-
-    return value
+    """What the job's request.json says, as a resource; nothing where it says nothing."""
+    return lambda _wildcards, input: read_json(input.request).get(key)
 
 
-def asked_by_script(key):
-    """A resource of rule probe: what the script's line `# request {...}` asks."""
-
-    def value(_wildcards, input):
-        lines = Path(input.script).read_text().splitlines()
-        request = next(line for line in lines if line.startswith("# request "))
-        return json.loads(request.removeprefix("# request ")).get(key)
-
-    return value
+ASKED = {
+    key: asked(key)
+    for key in (
+        "measuring",
+        "mpi",
+        "nodes",
+        "tasks",
+        "tasks_per_gpu",
+        "gres",
+        "slurm_extra",
+        "cpus_per_task",
+        "mem_mb",
+        "runtime",
+        "slurm_partition",
+        "slurm_account",
+        "qos",
+        "constraint",
+    )
+}
+ASKED["attempt"] = lambda _wildcards, attempt: attempt
 
 
 wildcard_constraints:
@@ -108,17 +124,18 @@ localrules:
     all,
     probe_script,
     plan,
-    run_json,
     script,
+    pack_script,
     report,
+
+
+report: "workflow/report/workflow.rst"
 
 
 # A job that was killed without a word leaves no record: the others are reported all the same.
 onerror:
-    if workflow.is_main_process and PLAN.exists():
-        shell(
-            f"mkdir -p logs/{RESULTS} && hpc-accel report {RESULTS} > logs/{RESULTS}/report.log 2>&1 || true"
-        )
+    if Path(PLAN).exists():
+        shell("hpc-accel report {RESULTS:q} > logs/{RESULTS}/report.log 2>&1")
 
 
 rule all:
@@ -132,53 +149,42 @@ rule probe_script:
     input:
         study=ancient(STUDY),
     output:
-        f"{RESULTS}/probe.sbatch",
+        script=f"{RESULTS}/probe.sbatch",
+        request=f"{RESULTS}/probe.request.json",
     log:
         f"logs/{RESULTS}/probe_script.log",
     conda:
         "envs/conda.yaml"
     shell:
-        "hpc-accel script --probe {input.study:q} --out {output:q} > {log:q} 2>&1"
+        "hpc-accel script --probe {input.study:q} --out {output.script:q} > {log:q} 2>&1"
 
 
 rule probe:
     input:
-        script=ancient(rules.probe_script.output[0]),
+        script=ancient(rules.probe_script.output.script),
+        request=ancient(rules.probe_script.output.request),
     output:
         f"{RESULTS}/hardware.json",
     log:
-        f"{RESULTS}/probe.txt",
-    retries: RETRIES
-    localrule: LOCAL
+        f"logs/{RESULTS}/probe.log",
+    localrule: SENT_FROM_HERE
     conda:
         "envs/conda.yaml"
-    threads: cores
     resources:
-        start=start,
-        mpi=asked_by_script("mpi"),
-        nodes=asked_by_script("nodes"),
-        tasks=asked_by_script("tasks"),
-        tasks_per_gpu=0,
-        gres=asked_by_script("gres"),
-        slurm_extra=asked_by_script("slurm_extra"),
-        cpus_per_task=asked_by_script("cpus_per_task"),
-        mem_mb=asked_by_script("mem_mb"),
-        runtime=asked_by_script("runtime"),
-        slurm_partition=asked_by_script("slurm_partition"),
-        slurm_account=asked_by_script("slurm_account"),
-        qos=asked_by_script("qos"),
-        constraint=asked_by_script("constraint"),
+        **ASKED,
+    params:
+        log=f"{RESULTS}/probe.txt",
     shell:
-        "{resources.start} {input.script:q} >> {log:q} 2>&1"
+        "hpc-accel run-script {input.script:q} --request {input.request:q} --log {params.log:q}"
+        " --result {output:q} --attempt {resources.attempt} > {log:q} 2>&1"
 
 
-# Also writes runs/<run id>/run.json, each only when its content changed.
 checkpoint plan:
     input:
         study=STUDY,
         hardware=ancient(rules.probe.output[0]),
     output:
-        str(PLAN),
+        PLAN,
     log:
         f"logs/{RESULTS}/plan.log",
     conda:
@@ -187,87 +193,69 @@ checkpoint plan:
         "hpc-accel plan {input.study:q} --hardware {input.hardware:q} --out {output:q} > {log:q} 2>&1"
 
 
-# The checkpoint has written run.json already; this is for one that was deleted since.
-rule run_json:
+rule script:
     input:
-        study=ancient(STUDY),
-        hardware=ancient(rules.probe.output[0]),
+        plan=ancient(PLAN),
     output:
-        f"{RESULTS}/runs/{{run_id}}/run.json",
+        run=f"{RESULTS}/runs/{{run_id}}/run.json",
+        script=f"{RESULTS}/runs/{{run_id}}/job.sbatch",
+        request=f"{RESULTS}/runs/{{run_id}}/request.json",
     log:
-        f"logs/{RESULTS}/run_json/{{run_id}}.log",
+        f"logs/{RESULTS}/script/{{run_id}}.log",
+    # All scripts before the first measurement, so that none is written beside one.
+    priority: 1
     conda:
         "envs/conda.yaml"
     params:
-        plan=rules.plan.output[0],
+        run=digest_of_run,
     shell:
-        "hpc-accel plan {input.study:q} --hardware {input.hardware:q} --out {params.plan:q} > {log:q} 2>&1"
+        "hpc-accel script {input.plan:q} --run {wildcards.run_id:q} > {log:q} 2>&1"
 
 
-rule script:
-    input:
-        run=rules.run_json.output[0],
-    output:
-        f"{RESULTS}/runs/{{run_id}}/job.sbatch",
-    log:
-        f"logs/{RESULTS}/script/{{run_id}}.log",
-    conda:
-        "envs/conda.yaml"
-    shell:
-        "hpc-accel script {input.run:q} --out {output:q} > {log:q} 2>&1"
-
-
-# A run that fails is tried once more; then, or at once when its configuration is wrong (78), its record of the
-# failure is the result, so that the others and the report go on. One that was stopped (143) has no result.
-# Snakemake empties a rule's log at every attempt; log.txt keeps them all.
+# A run that failed twice, or whose configuration is wrong, has its record of the failure as its result, so that the
+# others and the report go on. Snakemake empties a rule's log at every attempt; log.txt keeps them all.
 rule run:
     input:
-        script=ancient(rules.script.output[0]),
+        script=ancient(rules.script.output.script),
+        request=ancient(rules.script.output.request),
     output:
         f"{RESULTS}/runs/{{run_id}}/summary.json",
     log:
         f"logs/{RESULTS}/run/{{run_id}}.log",
-    retries: RETRIES
-    localrule: LOCAL
+    localrule: SENT_FROM_HERE
     conda:
         "envs/conda.yaml"
-    threads: cores
     resources:
-        attempt=lambda wildcards, attempt: attempt,
-        start=start,
-        mpi=asked("mpi"),
-        nodes=asked("nodes"),
-        tasks=asked("tasks"),
-        tasks_per_gpu=asked("tasks_per_gpu"),
-        gres=asked("gres"),
-        slurm_extra=asked("slurm_extra"),
-        cpus_per_task=asked("cpus_per_task"),
-        mem_mb=asked("mem_mb"),
-        runtime=asked("runtime"),
-        slurm_partition=asked("slurm_partition"),
-        slurm_account=asked("slurm_account"),
-        qos=asked("qos"),
-        constraint=asked("constraint"),
+        **ASKED,
     params:
         log=f"{RESULTS}/runs/{{run_id}}/log.txt",
     shell:
-        "echo attempt {resources.attempt}: see {params.log:q} > {log:q};"
-        " {resources.start} {input.script:q} >> {params.log:q} 2>&1 || {{ code=$?;"
-        " [[ $code -eq 78 || ($code -ne 143 && {resources.attempt} -gt 1) ]] || rm -f {output:q};"
-        " [[ -s {output:q} ]]; }}"
+        "hpc-accel run-script {input.script:q} --request {input.request:q} --log {params.log:q}"
+        " --result {output:q} --attempt {resources.attempt} > {log:q} 2>&1"
+
+
+use rule script as pack_script with:
+    output:
+        script=f"{RESULTS}/packs/{{run_id}}.sbatch",
+        request=f"{RESULTS}/packs/{{run_id}}.request.json",
+    log:
+        f"logs/{RESULTS}/script/{{run_id}}.log",
+    params:
+        run=digest_of_pack,
 
 
 # All runs in turn in one allocation, each by its own script. What has a summary.json is not measured again.
 use rule run as pack with:
     input:
-        script=f"{RESULTS}/packs/{{run_id}}.sbatch",
-        runs=lambda _wildcards: [
-            ancient(f"{RESULTS}/runs/{run_id}/job.sbatch") for run_id in requests()[0]
-        ],
+        script=ancient(rules.pack_script.output.script),
+        request=ancient(rules.pack_script.output.request),
+        runs=lambda wildcards: [ancient(path) for path in scripts(wildcards)],
     output:
         f"{RESULTS}/packs/{{run_id}}.json",
     log:
         f"logs/{RESULTS}/pack/{{run_id}}.log",
+    wildcard_constraints:
+        run_id="[^.]+",
     params:
         log=f"{RESULTS}/packs/{{run_id}}.txt",
 
@@ -277,12 +265,24 @@ rule report:
         measured,
         # A rewritten script measures nothing again, which would hide from Snakemake that the report is out of date.
         scripts,
-        plan=rules.plan.output[0],
+        plan=PLAN,
     output:
-        f"{RESULTS}/report.html",
-        f"{RESULTS}/summary.csv",
+        report(
+            f"{RESULTS}/report.html",
+            caption="workflow/report/page.rst",
+            category="Report",
+        ),
+        report(
+            f"{RESULTS}/summary.csv",
+            caption="workflow/report/summary.rst",
+            category="Tables",
+        ),
         f"{RESULTS}/summary.parquet",
-        f"{RESULTS}/answer.txt",
+        report(
+            f"{RESULTS}/answer.txt",
+            caption="workflow/report/answer.rst",
+            category="Report",
+        ),
     log:
         f"logs/{RESULTS}/report.log",
     conda:

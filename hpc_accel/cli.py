@@ -112,10 +112,10 @@ app.add_typer(planning, name="plan")
 def plan(
     study: StudyPath,
     hardware: Annotated[Path, typer.Option(help="The hardware.json that `hpc-accel probe` wrote.")],
-    out: Annotated[Path, typer.Option(help="Where to write plan.json; run.json files go to runs/ beside it.")],
+    out: Annotated[Path, typer.Option(help="Where to write plan.json.")],
     as_json: AsJson = False,
 ) -> None:
-    """Enumerate layouts and recipes, predict each, and write a run.json for those to be measured."""
+    """Enumerate layouts and recipes, predict each, and choose the runs to be measured."""
     from hpc_accel.commands import plan_study
 
     content = plan_study(study, hardware, out)
@@ -153,16 +153,78 @@ def plan_evaluate(
 @app.command()
 def script(
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="A run.json, or a directory of runs; with --probe a study file.")
+        Path,
+        typer.Argument(
+            metavar="PATH", help="A plan.json, a run.json, or a directory of runs; with --probe a study file."
+        ),
     ],
+    run: Annotated[str | None, typer.Option(help="Of a plan only this run, by its run_id.")] = None,
     probe: Annotated[bool, typer.Option("--probe", help="Write the script that measures the machine.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Where to write; beside run.json by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="With --probe: where to write the script.")] = None,
 ) -> None:
-    """Write the job script of a run: the same file runs under sbatch, snakemake and bash."""
-    from hpc_accel.commands import write_probe_script, write_run_scripts
+    """Write the job script of a run, beside its run.json: the same file runs under sbatch, snakemake and bash."""
+    from hpc_accel.commands import write_probe_script, write_scripts
 
-    written = [write_probe_script(path, out)] if probe else write_run_scripts(path, out)
+    written = [write_probe_script(path, out)] if probe else write_scripts(path, run)
     typer.echo(f"wrote {written[0]}" if len(written) == 1 else f"wrote {len(written)} scripts below {path}")
+
+
+@app.command()
+def supervise(
+    directory: Annotated[Path, typer.Argument(metavar="DIRECTORY", help="Where the records go: the run's directory.")],
+    launch: Annotated[list[str], typer.Argument(metavar="-- LAUNCHER...", help="What starts the ranks.")],
+    allocation: Annotated[
+        list[str] | None, typer.Option(help="<nodes>x<ranks per node> of the Slurm job; once for each component.")
+    ] = None,
+    warn_before_end_s: Annotated[int, typer.Option(help="Seconds to save a checkpoint in.")] = 120,
+    max_restarts: Annotated[int, typer.Option(help="How often the job may put itself back into the queue.")] = 0,
+    stage: Annotated[
+        str | None, typer.Option(metavar="FROM:TO", help="Copy this environment to this directory of every node.")
+    ] = None,
+    result: Annotated[str, typer.Option(help="Not a run, but a program that leaves this file.")] = "",
+) -> None:
+    """Start a run's ranks, pass on signals, watch the clock, and record how it ended: the last line of a job script."""
+    from hpc_accel.jobs.allocation import Component
+    from hpc_accel.jobs.supervise import Settings
+    from hpc_accel.jobs.supervise import supervise as attempt
+
+    source, _, target = stage.partition(":") if stage else ("", "", "")
+    settings = Settings(
+        wanted=tuple(map(Component.parse, allocation or ())),
+        warn_before_end_s=warn_before_end_s,
+        max_restarts=max_restarts,
+        stage=(Path(source), Path(target)) if stage else None,
+        result=result,
+    )
+    raise typer.Exit(attempt(directory, launch, settings))
+
+
+@app.command()
+def pack(
+    done: Annotated[Path, typer.Argument(metavar="DONE", help="Written when every run has a summary.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Directories of the runs, in their order.")],
+) -> None:
+    """Let runs take turns in this allocation: the last line of the script that packs them."""
+    from hpc_accel.jobs.pack import take_turns
+
+    raise typer.Exit(take_turns(done, runs))
+
+
+@app.command(hidden=True)
+def run_script(
+    path: Annotated[Path, typer.Argument(metavar="SCRIPT", help="A job.sbatch, probe.sbatch or a pack's.")],
+    request: Annotated[Path, typer.Option(help="The request.json written with it.")],
+    log: Annotated[Path, typer.Option(help="Gets all that the script says, appended.")],
+    result: Annotated[Path, typer.Option(help="The file that the script leaves.")],
+    attempt: Annotated[int, typer.Option(help="1 for the first.")] = 1,
+) -> None:
+    """Start a job script as the workflow does, and remove what is no result: 0 when there is one."""
+    from hpc_accel.jobs.run_script import keep_result
+    from hpc_accel.jobs.run_script import run_script as start
+
+    code = start(path, request, log, lambda job_id: typer.echo(f"job {job_id}"))
+    typer.echo(f"attempt {attempt}: exit code {code}; all that was said is in {log}")
+    raise typer.Exit(keep_result(result, code, attempt))
 
 
 @app.command()

@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ MIN_PROGRESS_S = 5.0
 
 
 def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, Any]:
-    """Plan a study, write plan.json and the run.json of every chosen run; the content of plan.json."""
+    """Plan a study, write plan.json with every chosen run in it, and give its content."""
     from hpc_accel.jobs.request import plugin_resources
     from hpc_accel.jobs.site import load_site
     from hpc_accel.plan.calibration import load_calibrations
@@ -76,15 +75,14 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
     for candidate in content["candidates"]:
         if candidate["chosen"]:
             run = runs[candidate["run_id"]]
-            candidate["request"] = plugin_resources(run, site)
+            plugin_resources(run, site)  # what cannot be asked for is refused now
+            candidate["run"] = run.model_dump(mode="json")
             if not alike:
                 for key in ("price_per_node_hour", "power_w_per_node"):
                     candidate[key] = site.mean_per_node(key, run.resources.nodes_by_partition)
-    write_if_changed(owner, f"{study_path.resolve()}\n")
-    for run_id, run in runs.items():
-        write_if_changed(out.parent / "runs" / run_id / "run.json", run.model_dump_json(indent=1) + "\n")
-    content["pack"] = _write_pack(list(runs.values()), site, out.parent) if study.same_allocation and runs else None
-    write_if_changed(out, json.dumps(content, indent=1) + "\n", touch=True)
+    content["pack"] = _pack(list(runs.values()), site) if study.same_allocation and runs else None
+    write_atomically(owner, f"{study_path.resolve()}\n")
+    write_atomically(out, json.dumps(content, indent=1) + "\n")
     return content
 
 
@@ -101,54 +99,36 @@ def _owner(directory: Path, study_path: Path) -> Path:
     return owner
 
 
-def _write_pack(runs: list[Run], site: Site, directory: Path) -> dict[str, Any]:
-    """The script that takes all runs in turn, and what plan.json says of it."""
+def _pack(runs: list[Run], site: Site) -> dict[str, Any]:
+    """The one job in which all runs take turns, by its name. Raises ConfigError for runs that cannot."""
+    from hpc_accel.jobs import frequency_options
     from hpc_accel.jobs.request import pack_resources, plugin_request
-    from hpc_accel.jobs.script import pack_name, render_pack
+    from hpc_accel.jobs.script import pack_name
 
-    name, paths = pack_name(runs), {"root": Path.cwd(), "environment": Path(sys.prefix)}
-    text = render_pack(runs, site, name=name, study_dir=directory.resolve(), **paths)
-    write_if_changed(directory / "packs" / f"{name}.sbatch", text)
-    return {"run_id": name, "request": plugin_request(pack_resources(runs, site), site, runs[0].recipe)}
+    plugin_request(pack_resources(runs, site), site, frequency_options.common(runs))
+    return {"run_id": pack_name(runs), "runs": [run.run_id for run in runs]}
 
 
-def write_run_scripts(path: Path, out: Path | None) -> list[Path]:
-    """job.sbatch of a run, beside its run.json unless `out` says otherwise; of every run below a directory."""
-    from hpc_accel.jobs.script import render
-    from hpc_accel.jobs.site import load_site
+def write_scripts(path: Path, run_id: str | None) -> list[Path]:
+    """job.sbatch of one run.json, of all below a directory, or of what a plan.json chose; there also run.json."""
+    from hpc_accel.jobs import write
     from hpc_accel.study.run_file import read_run
 
-    run_paths = sorted(path.glob("**/run.json")) if path.is_dir() else [path]
-    if not run_paths:
-        raise ConfigError(f"no run.json below {path}", "a script is written for a run", "make them: hpc-accel plan")
-    if path.is_dir() and out is not None:
-        raise UsageError(f"--out {out} for a directory of runs", "each script goes beside its run.json", "drop --out")
-    site_of, root, environment = cache(load_site), Path.cwd(), Path(sys.prefix)
-    written = []
-    for run_path in run_paths:
-        run, directory = read_run(run_path), run_path.resolve().parent
-        text = render(run, site_of(run.site), root=root, run_dir=directory, environment=environment)
-        written.append(_write_script(out or directory / "job.sbatch", text))
-    return written
+    if path.name == "plan.json":
+        return write.write_planned(path, run_id)
+    if run_id is not None:
+        raise UsageError(f"--run {run_id} for {path}", "--run names one of a plan's runs", "give a plan.json")
+    if path.is_dir():
+        return write.write_runs_below(path)
+    return [write.write_run(read_run(path), path.parent)]
 
 
 def write_probe_script(study_path: Path, out: Path | None) -> Path:
     """probe.sbatch of a study, in its results directory unless `out` says otherwise."""
-    from hpc_accel.jobs.script import render_probe
-    from hpc_accel.jobs.site import load_site
+    from hpc_accel.jobs.write import write_probe
     from hpc_accel.study.study_file import load_study
 
-    study, root = load_study(study_path), Path.cwd()
-    directory = root / "results" / study.name
-    text = render_probe(
-        study,
-        load_site(study.site),
-        root=root,
-        study_path=study_path.resolve(),
-        out_dir=directory,
-        environment=Path(sys.prefix),
-    )
-    return _write_script(out or directory / "probe.sbatch", text)
+    return write_probe(load_study(study_path), study_path, out)
 
 
 def train_run(path: Path) -> Summary | None:
@@ -223,18 +203,3 @@ class PlainProgress:
             self.last_s = now
             sys.stderr.write(f"{self.unit} {done} of {total}\n")
             sys.stderr.flush()
-
-
-def write_if_changed(path: Path, text: str, *, touch: bool = False) -> None:
-    """Write atomically, and only when the content differs, so that nothing downstream looks out of date."""
-    if path.exists() and path.read_text() == text:
-        if touch:
-            path.touch()
-        return
-    write_atomically(path, text)
-
-
-def _write_script(path: Path, text: str) -> Path:
-    write_if_changed(path, text, touch=True)
-    path.chmod(0o755)
-    return path

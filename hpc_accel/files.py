@@ -64,3 +64,14 @@ def read_object(path: Path) -> dict[str, Any] | str:
     except (ValueError, RecursionError) as error:
         return f"{path.name} is not valid JSON ({error})"
     return content if isinstance(content, dict) else f"{path.name} holds no JSON object"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty when the file is missing, broken, or holds something else."""
+    content = read_object(path)
+    return {} if isinstance(content, str) else content
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Replace `path` by `data`. Raises what `write_atomically` raises."""
+    write_atomically(path, json.dumps(data, indent=2) + "\n")

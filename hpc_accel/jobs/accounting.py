@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from hpc_accel import record
-from hpc_accel.jobs.after import read_json, write_json
+from hpc_accel.files import read_json, write_json
+from hpc_accel.jobs.diagnosis import MORE_MEMORY, MORE_TIME
 from hpc_accel.jobs.energy_accounting import job_energy
-from hpc_accel.jobs.failure import MORE_MEMORY, MORE_TIME
 from hpc_accel.record.parts import Error
 
 FIELDS = "JobIDRaw,State,ExitCode,Submit,Start,End,ElapsedRaw,NNodes,NodeList,Partition,ConsumedEnergyRaw,JobID"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpc_accel.errors import CannotCreateError, ConfigError, UsageError
+from hpc_accel.jobs.allocation import minutes
 from hpc_accel.jobs.site import SITES_DIR, Partition, Site
 from hpc_accel.study.base import NAME
 
@@ -104,19 +105,6 @@ def _smaller(one: Found, other: Found) -> Found:
         max_time_min=one.max_time_min,
         features=one.features | other.features,
     )
-
-
-def minutes(text: str) -> int | None:
-    """Slurm's [days-]hours:minutes:seconds in minutes; None for "infinite"."""
-    if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", text):
-        return None
-    days, _, clock = text.rpartition("-")
-    parts = [int(part) for part in clock.split(":")]
-    if days:  # days-hours[:minutes[:seconds]]
-        hours, mins = (*parts, 0, 0)[:2]
-        return int(days) * 1440 + hours * 60 + mins
-    hours, mins, _ = [0] * (3 - len(parts)) + parts if len(parts) > 1 else [0, parts[0], 0]
-    return hours * 60 + mins
 
 
 def compare_site(site: Site) -> list[Misfit]:

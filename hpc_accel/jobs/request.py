@@ -139,6 +139,17 @@ def switches(site: Site) -> list[str]:
     return [*(["exclusive"] if site.exclusive else []), "requeue" if site.max_restarts else "no-requeue"]
 
 
+def request_file(resources: Resources, site: Site, recipe: Recipe | None = None) -> dict[str, Any]:
+    """The content of request.json: what a job asks of Slurm, in the words of Snakemake's Slurm plugin.
+
+    `measuring` is 1 where the script runs on the machine of the workflow, which then runs one at a time.
+    """
+    if site.scheduler == "none":
+        request = plugin_request(resources, site, recipe)
+        return {key: value for key, value in request.items() if key != "hetjob"} | {"measuring": 1}
+    return plugin_request(resources, site, recipe) | {"measuring": 0}
+
+
 def plugin_resources(run: Run, site: Site) -> dict[str, Any]:
     """The run's request in the words of Snakemake's Slurm plugin."""
     return plugin_request(run.resources, site, run.recipe)

@@ -1,13 +1,12 @@
 """The job script as a pure function of run and site: data in, text out, every value quoted once.
 
-One text serves `sbatch`, `bash` and `snakemake`, because it finds out at run time where it is.
-The template beside this file holds all of its shell.
+A script is the #SBATCH header, the site's environment, and one line that becomes `hpc-accel supervise`, in which the
+launcher stands in full. One text serves `sbatch`, `bash` and `snakemake`: the supervisor finds out where it is.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shlex
 from collections.abc import Sequence
@@ -19,15 +18,15 @@ import jinja2
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.jobs import frequency_options
-from hpc_accel.jobs.components import check_launch, launches
-from hpc_accel.jobs.request import checked_path, header, pack_resources, plugin_request, probe_resources, switches
+from hpc_accel.jobs.launch_line import check_launch, launch_line, wanted
+from hpc_accel.jobs.request import checked_path, header, pack_resources, probe_resources, switches
 from hpc_accel.jobs.site import Site
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.run import Resources, Run
 from hpc_accel.study.study_file import Study
 
-SRUN_BIND = {"none": "none", "core": "cores", "socket": "sockets", "numa": "ldoms"}
-"""What a rank is bound to, in srun's words."""
+DEFAULT_WARNING_S = 120
+"""What `hpc-accel supervise` assumes when the script does not say."""
 
 
 def render(run: Run, site: Site, *, root: Path, run_dir: Path, environment: Path) -> str:
@@ -36,18 +35,18 @@ def render(run: Run, site: Site, *, root: Path, run_dir: Path, environment: Path
     `root` is where the study was started (a user's own model is imported from there), `run_dir` holds
     run.json and gets all records, `environment` is the Python environment when the site names none.
     """
+    records = checked_path(run_dir)
     return _render(
         site,
         run.resources,
-        title=run.run_id,
+        about=run.run_id,
         job_name=run.run_id,
-        kind="run",
         root=root,
         records=run_dir,
+        log="log.txt",
         environment=environment,
-        study_path=None,
+        program=["hpc-accel", "infer" if run.infer else "train", f"{records}/run.json"],
         recipe=run.recipe,
-        command="infer" if run.infer else "train",
     )
 
 
@@ -56,13 +55,14 @@ def render_probe(study: Study, site: Site, *, study_path: Path, root: Path, out_
     return _render(
         site,
         probe_resources(study),
-        title=f"probe of {study.name}",
+        about=f"probe of {study.name}",
         job_name=f"probe-{study.name}",
-        kind="probe",
         root=root,
         records=out_dir,
+        log="probe.txt",
         environment=environment,
-        study_path=study_path,
+        program=["hpc-accel", "probe", checked_path(study_path), "--out", f"{checked_path(out_dir)}/hardware.json"],
+        result="hardware.json",
     )
 
 
@@ -73,21 +73,20 @@ def render_pack(runs: Sequence[Run], site: Site, *, name: str, root: Path, study
     job.sbatch, so it records, fails and is measured as it would alone.
     """
     packed = pack_resources(runs, site)
-    recipe = frequency_options.common(runs)
-    options = header(packed, site, job_name=name, log=study_dir / "packs" / f"{name}.txt", recipe=recipe)
-    return (
-        _environment()
-        .get_template("pack.sbatch.j2")
-        .render(
-            name=name,
-            site=site,
-            resources=packed,
-            request=json.dumps(plugin_request(packed, site, recipe)),
-            sbatch=_sbatch(options, site),
-            root=checked_path(root),
-            run_dirs=[checked_path(study_dir / "runs" / run.run_id) for run in runs],
-            done=checked_path(study_dir / "packs" / f"{name}.json"),
-        )
+    options = header(
+        packed, site, job_name=name, log=study_dir / "packs" / f"{name}.txt", recipe=frequency_options.common(runs)
+    )
+    return _text(
+        site,
+        about=f"{name}: {len(runs)} run(s) in turn in one allocation of {packed.num_nodes} node(s), site {site.name}",
+        sbatch=_sbatch(options, site),
+        root=root,
+        environment=environment,
+        threads=None,
+        command=[
+            ["hpc-accel", "pack", checked_path(study_dir / "packs" / f"{name}.json")],
+            *([checked_path(study_dir / "runs" / run.run_id)] for run in runs),
+        ],
     )
 
 
@@ -100,49 +99,86 @@ def _render(
     site: Site,
     resources: Resources,
     *,
-    title: str,
+    about: str,
     job_name: str,
-    kind: str,
     root: Path,
     records: Path,
+    log: str,
     environment: Path,
-    study_path: Path | None,
+    program: list[str],
     recipe: Recipe | None = None,
-    command: str = "probe",
+    result: str = "",
 ) -> str:
-    environment = Path(site.environment) if site.environment else environment
-    _check_staging(site, environment)
-    log = records / ("log.txt" if kind == "run" else "probe.txt")
-    bind = recipe.cpu_bind if recipe and recipe.cpu_bind else site.cpu_bind
-    if len(resources.each_kind) > 1:
-        check_launch(resources, site, bind)
+    bind = _bind(site, recipe)
     threads = recipe.threads_per_rank if recipe else None
+    plain = len(resources.each_kind) == 1
+    if not plain:
+        check_launch(resources, site, bind)
     directives: list[str] = []
     for number in range(len(resources.each_kind)):
-        options = header(resources, site, job_name=job_name, log=log, recipe=recipe, number=number)
+        asked = header(resources, site, job_name=job_name, log=records / log, recipe=recipe, number=number)
         # A line "#SBATCH hetjob" ends one component and begins the next.
-        directives += [*(["hetjob"] if number else []), *_sbatch(options, site)]
+        directives += [*(["hetjob"] if number else []), *_sbatch(asked, site)]
+    supervisor = ["hpc-accel", "supervise", checked_path(records)]
+    options = _settings(site, resources, environment, result)
+    return _text(
+        site,
+        about=f"{about}: {resources.num_ranks} rank(s) on {resources.num_nodes} node(s), site {site.name}",
+        sbatch=directives,
+        root=root,
+        environment=environment,
+        # Ranks of different components have different numbers of threads: theirs stand in the launch line.
+        threads=(threads or resources.cpus_per_rank) if plain else None,
+        command=[
+            *([supervisor, [*options, "--"]] if options else [[*supervisor, "--"]]),
+            *launch_line(resources, site, program, bind=bind, threads=threads),
+        ],
+    )
+
+
+def _bind(site: Site, recipe: Recipe | None) -> str:
+    """What ranks are bound to: as the recipe says, else the site."""
+    return recipe.cpu_bind if recipe and recipe.cpu_bind else site.cpu_bind
+
+
+def _settings(site: Site, resources: Resources, environment: Path, result: str) -> list[str]:
+    """Options of `hpc-accel supervise`: what it cannot find out by itself."""
+    options = ["--result", result] if result else []
+    if site.scheduler == "none":
+        return options
+    for part in wanted(resources, site):
+        size = f"{part.num_nodes}x{part.ranks_per_node}"
+        options += ["--allocation", " ".join([size, *part.step_options])]
+    if site.warn_before_end_s != DEFAULT_WARNING_S:
+        options += ["--warn-before-end-s", str(site.warn_before_end_s)]
+    if site.max_restarts:
+        options += ["--max-restarts", str(site.max_restarts)]
+    if site.stage_environment:
+        options += ["--stage", ":".join(_staged(site, environment))]
+    return options
+
+
+def _text(
+    site: Site,
+    *,
+    about: str,
+    sbatch: list[str],
+    root: Path,
+    environment: Path,
+    threads: int | None,
+    command: list[list[str]],
+) -> str:
     return (
-        _environment()
+        _templates()
         .get_template("job.sbatch.j2")
         .render(
-            title=title,
-            kind=kind,
-            command=command,
+            about=about,
+            sbatch=sbatch,
             site=site,
-            resources=resources,
-            request=json.dumps(plugin_request(resources, site, recipe), ensure_ascii=True),
-            sbatch=directives,
-            bind=bind,
-            # On one machine ranks float, unless somebody says otherwise of this machine or this run.
-            bind_here=(recipe.cpu_bind if recipe else None) or (site.cpu_bind if site.scheduler == "none" else "none"),
-            srun_bind=SRUN_BIND[bind],
-            threads=threads,
-            launches=launches(resources, site, threads),
             root=checked_path(root),
-            records=checked_path(records),
-            environment=_search_path(environment),
-            study_path=checked_path(study_path) if study_path else None,
+            threads=threads,
+            environment=_search_path(Path(site.environment) if site.environment else environment),
+            command=command,
         )
     )
 
@@ -156,15 +192,20 @@ def sbatch_word(value: str) -> str:
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _check_staging(site: Site, environment: Path) -> None:
-    """Programs name their interpreter in a first line that holds no spaces, and the script rewrites it."""
-    for path in (str(environment), site.node_local_dir):
-        if site.stage_environment and not re.fullmatch(r"[A-Za-z0-9_./+-]+", path):
+def _staged(site: Site, environment: Path) -> tuple[str, str]:
+    """The environment and where its copies go.
+
+    Programs name their interpreter in a first line that holds no spaces, and it is rewritten in the copy.
+    """
+    paths = (site.environment or str(environment), site.node_local_dir)
+    for path in paths:
+        if not re.fullmatch(r"[A-Za-z0-9_./+-]+", path):
             raise ConfigError(
                 f"stage_environment with the directory {path!r}",
                 "an environment is copied from and to paths of letters, digits and _ . / + -",
                 "move it, or set stage_environment: false",
             )
+    return paths
 
 
 def _search_path(environment: Path) -> str:
@@ -179,7 +220,7 @@ def _sbatch(options: dict[str, str], site: Site) -> list[str]:
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def _templates() -> jinja2.Environment:
     # A script is shell, not HTML: shell quoting (the filter q) is what protects it.
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hpc_accel.jobs", "."),
@@ -194,4 +235,10 @@ def _environment() -> jinja2.Environment:
 
 
 def _quoted(value: Any) -> str:
-    return shlex.quote(str(value))
+    # `=` is quoted by shlex, which in the middle of a word nobody needs.
+    text = str(value)
+    return (
+        text
+        if re.fullmatch(r"[A-Za-z0-9_@%+:,./-][A-Za-z0-9_@%+=:,./-]*", text) and text.isascii()
+        else shlex.quote(text)
+    )

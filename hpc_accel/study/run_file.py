@@ -1,4 +1,4 @@
-"""run.json read back: the run that `hpc-accel plan` resolved, or why the file is not one."""
+"""run.json read back: the run that a plan resolved and `hpc-accel script` wrote out, or why the file is not one."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ def read_run(path: Path) -> Run:
         return Run.model_validate_json(path.read_bytes())
     except OSError as error:
         raise ConfigError(
-            f"{path}: {error.strerror}", "a run is described by its run.json", "run `hpc-accel plan` first"
+            f"{path}: {error.strerror}",
+            "a run is described by its run.json",
+            "make it: hpc-accel plan, then hpc-accel script on its plan.json",
         ) from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise ConfigError(
             f"{path}: {where}: {first['msg']}",
-            "run.json is written by `hpc-accel plan`; its run_id is a digest of its content",
+            "run.json is what `hpc-accel plan` resolved; its run_id is a digest of its content",
             "change the study and plan again",
         ) from None

@@ -65,20 +65,32 @@ def test_plan_refuses_with_value_rule_and_remedy(tmp_path, study, model, expecte
     assert not (tmp_path / "results").exists()
 
 
-def test_plan_of_a_users_model_writes_its_runs(tmp_path):
+def scripts(directory) -> list[Path]:
+    """run.json of every run that the plan chose."""
+    done = call(directory, "script", "results/s/plan.json")
+    assert done.returncode == 0, done.stderr
+    return sorted(directory.glob("results/s/runs/*/run.json"))
+
+
+def test_plan_of_a_users_model_holds_its_runs(tmp_path):
     done = plan(tmp_path, GOOD + "layouts: [{}, {dp: 2}]\n")
     assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "results/s/runs").exists(), "a plan is one file"
     content = json.loads((tmp_path / "results/s/plan.json").read_text())
     chosen = [candidate for candidate in content["candidates"] if candidate["chosen"]]
+    assert len(scripts(tmp_path)) == 2
     assert [candidate["layout"]["dp"] for candidate in chosen] == [1, 2]
     for candidate in chosen:
         run = json.loads((tmp_path / "results/s/runs" / candidate["run_id"] / "run.json").read_text())
         assert run["layout"]["dp"] == candidate["layout"]["dp"]
         assert candidate["prediction"]["step_time_ms"] > 0
-        assert candidate["request"]["tasks"] == run["layout"]["dp"]
-    first = {path: path.stat().st_mtime_ns for path in tmp_path.glob("results/s/runs/*/run.json")}
+        request = json.loads((tmp_path / "results/s/runs" / candidate["run_id"] / "request.json").read_text())
+        assert (request["tasks"], request["measuring"]) == (run["layout"]["dp"], 1)
+    first = [path.read_bytes() for path in scripts(tmp_path)]
     assert plan(tmp_path, GOOD + "layouts: [{}, {dp: 2}]\n").returncode == 0
-    assert first == {path: path.stat().st_mtime_ns for path in tmp_path.glob("results/s/runs/*/run.json")}
+    assert [path.read_bytes() for path in scripts(tmp_path)] == first
+    other = call(tmp_path, "script", "results/s/plan.json", "--run", "digits-dp9")
+    assert other.returncode == 78 and "chose 2 run(s), not this one" in other.stderr
 
 
 def test_planner_proposes_layouts(tmp_path):
@@ -92,7 +104,7 @@ def test_planner_proposes_layouts(tmp_path):
 
 def test_train_refuses_an_edited_run(tmp_path):
     assert plan(tmp_path, GOOD + "layouts: [{}]\n").returncode == 0
-    [path] = tmp_path.glob("results/s/runs/*/run.json")
+    [path] = scripts(tmp_path)
     path.write_text(path.read_text().replace('"seed":0', '"seed":1').replace('"seed": 0', '"seed": 1'))
     done = call(tmp_path, "train", str(path))
     assert done.returncode == 78
@@ -102,7 +114,7 @@ def test_train_refuses_an_edited_run(tmp_path):
 def test_train_and_infer_take_their_own_runs_only(tmp_path):
     both = GOOD + "layouts: [{}]\ninfer: {arrival_rates_per_s: [9]}\n"
     assert plan(tmp_path, both).returncode == 0
-    paths = sorted(tmp_path.glob("results/s/runs/*/run.json"))
+    paths = scripts(tmp_path)
     [serves] = [path for path in paths if "-b1-" in str(path)]
     [trains] = [path for path in paths if path != serves]
     for command, path, other in (("train", serves, "infer"), ("infer", trains, "train")):
@@ -124,7 +136,7 @@ def test_init_writes_a_study_and_never_overwrites(tmp_path):
 
 def test_help_of_every_command():
     listing = call(".", "--help").stdout
-    for command in ("doctor", "init", "probe", "plan", "script", "train", "infer", "report"):
+    for command in ("doctor", "init", "probe", "plan", "script", "supervise", "pack", "train", "infer", "report"):
         assert command in listing
         done = call(".", command, "--help")
         assert done.returncode == 0

@@ -7,11 +7,13 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from .conftest import make_run, script
 
+HPC_ACCEL = Path(sys.executable).with_name("hpc-accel")
 IN_SLURM = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1", "SLURM_JOB_NUM_NODES": "1", "SLURM_NTASKS": "2"}
 OPEN_MPI = 'echo "mpirun (Open MPI) 5.0.11"'
 MPICH = 'echo "HYDRA build details:"'
@@ -35,6 +37,13 @@ class Bench:
         path.parent.mkdir(parents=True, exist_ok=True)
         arguments = shlex.quote(f"{self.directory}/{name}.args")
         path.write_text(f'#!/bin/bash\nprintf "%s\\n" "$@" > {arguments}\n{body}\n')
+        path.chmod(0o755)
+
+    def hpc_accel(self) -> None:
+        """The real command in the environment's place."""
+        path = self.directory / "env" / "bin" / "hpc-accel"
+        path.parent.mkdir(parents=True)
+        path.write_text(f'#!/bin/bash\nexec "{HPC_ACCEL}" "$@"\n')
         path.chmod(0o755)
 
     def mpirun(self, body: str, version: str = OPEN_MPI) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,10 +60,7 @@ def bench(tmp_path: Path) -> Bench:
     from .bench import COMPLETED, Bench
 
     result = Bench(tmp_path)
-    python = tmp_path / "env" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/bash\nexec "{sys.executable}" "$@"\n')
-    python.chmod(0o755)
+    result.hpc_accel()
     result.program("squeue", "exit 1")
     result.program("scontrol", "")
     result.mpirun(COMPLETED)

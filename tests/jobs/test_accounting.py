@@ -9,7 +9,8 @@ import pytest
 
 from hpc_accel import record
 from hpc_accel.jobs import accounting
-from hpc_accel.jobs.failure import diagnose, summary_of_failure
+from hpc_accel.jobs.diagnosis import diagnose
+from hpc_accel.jobs.failure import summary_of_failure
 from tests.record.make_golden import RUNS, golden
 from tests.records import summary_in
 

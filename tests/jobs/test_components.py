@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.jobs import accounting, after
-from hpc_accel.jobs.components import check_launch
+from hpc_accel.jobs import accounting, allocation
+from hpc_accel.jobs.launch_line import check_launch
 from hpc_accel.jobs.request import check_fits, header, pack_resources, plugin_resources, probe_resources
 from hpc_accel.jobs.site import Site, load_site
 from hpc_accel.study.study_file import Study
@@ -236,7 +236,7 @@ def test_books_of_all_components_are_one_jobs():
 def test_all_components_must_have_their_nodes_to_themselves(monkeypatch, answers, alone):
     lines = "\n".join(f"JobId=7 OverSubscribe={word} X=1" for word in answers.split())
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, lines))
-    assert after.had_nodes_to_itself("7") is alone
+    assert allocation.had_nodes_to_itself("7") is alone
 
 
 HPC_ACCEL = Path(sys.executable).with_name("hpc-accel")

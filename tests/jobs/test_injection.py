@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -35,7 +34,7 @@ def test_values_arrive_as_data(bench: Bench, text: str):
     bench.mpirun(f'printenv NASTY > "{bench.directory}/seen"; printenv LOADED >> "{bench.directory}/seen"; {COMPLETED}')
     site = {"variables": {"NASTY": text}, "modules": (text,), "account": text, "job_prefix": text, "constraint": text}
     run = make_run()
-    body = bench.text(run, **site).replace("set -euo", 'module() { export LOADED="$2"; }\nset -euo', 1)
+    body = bench.text(run, **site).replace("bash\n", 'bash\nmodule() { export LOADED="$2"; }\n', 1)
     code, output = bench.run(run=run, text=body, slurm=IN_SLURM)
     assert code == 0, output
     assert (bench.directory / "seen").read_text() == f"{text}\n{text}\n"
@@ -51,7 +50,7 @@ def test_odd_directories_work(tmp_path: Path, name: str):
     directory = tmp_path / name
     directory.mkdir()
     bench = Bench(directory)
-    bench.program("python", f'exec "{sys.executable}" "$@"')
+    bench.hpc_accel()
     bench.mpirun(COMPLETED)
     text = script(make_run(), run_dir=bench.run_dir, environment=directory / "env", scheduler="none")
     code, output = bench.run(text=text.replace("cd /data", "cd /", 1), scheduler="none")
@@ -87,7 +86,7 @@ def test_colon_in_the_environment_is_refused():
 
 
 def test_staging_refuses_paths_that_a_first_line_cannot_hold():
-    assert "sbcast" in script(make_run(), stage_environment=True)
+    assert "--stage /opt/env:/tmp" in script(make_run(), stage_environment=True)
     for site in ({"node_local_dir": "/a b"}, {"environment": "/a|b"}):
         with pytest.raises(ConfigError, match="stage_environment"):
             script(make_run(), stage_environment=True, **site)

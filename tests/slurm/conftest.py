@@ -158,7 +158,10 @@ def read(run_dir: Path, name: str = "summary.json") -> dict[str, Any]:
 
 
 def tiny_environment(directory: Path, program: str) -> tuple[Path, Path]:
-    """An environment of one program, `hpc-accel`, to be staged; and a directory to stage it to."""
+    """An environment of one program, `hpc-accel`, to be staged; and a directory to stage it to.
+
+    It supervises as the real one does; what it does beside is `program`.
+    """
     environment, local = directory / "tiny", directory / "disk"
     (environment / "bin").mkdir(parents=True)
     local.mkdir()
@@ -166,7 +169,8 @@ def tiny_environment(directory: Path, program: str) -> tuple[Path, Path]:
     interpreter.write_text(f'#!/bin/bash\nexec "{sys.executable}" "$@"\n')
     interpreter.chmod(0o755)
     stand_in = environment / "bin/hpc-accel"
-    stand_in.write_text(f"#!{environment}/bin/interpreter -B\n{program}")
+    supervises = "import sys\nif sys.argv[1] == 'supervise':\n    from hpc_accel.cli import main\n    main()\n"
+    stand_in.write_text(f"#!{environment}/bin/interpreter -B\n{supervises}{program}")
     stand_in.chmod(0o755)
     return environment, local
 

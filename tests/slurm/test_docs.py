@@ -29,7 +29,7 @@ def test_ten_steps(cluster: Cluster):
     here.mkdir()
     # Steps 1 and 2 get and install it: the tests run in what they give.
     assert "git clone" in commands(STEPS[0]) and "make env" in commands(STEPS[1])
-    for name in ("slurm", "studies", "envs"):
+    for name in ("slurm", "studies", "envs", "workflow", "profiles"):
         shutil.copytree(ROOT / name, here / name)
     shutil.copy(ROOT / "Snakefile", here)
     (here / ".venv").symlink_to(BIN.parent)

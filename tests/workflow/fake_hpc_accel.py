@@ -9,9 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-from hpc_accel.jobs.request import pack_resources, plugin_request, plugin_resources
-from hpc_accel.jobs.script import pack_name, render, render_pack, render_probe
-from hpc_accel.jobs.site import load_site
+from hpc_accel.cli import main as real_main
+from hpc_accel.jobs import write
+from hpc_accel.jobs.script import pack_name
 from hpc_accel.study.expand import listed_runs
 from hpc_accel.study.model_facts import ModelFacts
 from hpc_accel.study.run import Run
@@ -19,12 +19,6 @@ from hpc_accel.study.study_file import load_study
 
 FACTS = ModelFacts(layers=(), num_samples=1797, sample_bytes=256, sequential=True, tp_units=None)
 HERE = Path.cwd()
-
-
-def write(path: Path, text: str) -> None:
-    if not path.exists() or path.read_text() != text:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
 
 
 def option(name: str) -> str:
@@ -38,19 +32,9 @@ def note(text: str) -> None:
 
 def plan(path: Path, out: Path) -> None:
     study = load_study(path)
-    site = load_site(study.site)
-    candidates, runs = [], []
-    for choice in study.workloads:
-        for run in listed_runs(study, choice, FACTS):
-            write(out.parent / "runs" / run.run_id / "run.json", run.model_dump_json(indent=1))
-            runs.append(run)
-            candidates.append({"run_id": run.run_id, "chosen": True, "request": plugin_resources(run, site)})
-    pack = None
-    if study.same_allocation:
-        name = pack_name(runs)
-        pack = {"run_id": name, "request": plugin_request(pack_resources(runs, site), site)}
-        paths = {"root": HERE, "study_dir": out.resolve().parent, "environment": HERE / "env"}
-        write(out.parent / "packs" / f"{name}.sbatch", render_pack(runs, site, name=name, **paths))
+    runs = [run for choice in study.workloads for run in listed_runs(study, choice, FACTS)]
+    candidates = [{"run_id": run.run_id, "chosen": True, "run": run.model_dump(mode="json")} for run in runs]
+    pack = {"run_id": pack_name(runs)} if study.same_allocation else None
     out.write_text(json.dumps({"candidates": candidates, "pack": pack}))
 
 
@@ -72,27 +56,16 @@ def train(path: Path) -> int:
 
 
 def main() -> int:
-    command, path = sys.argv[1], Path(sys.argv[2])
-    environment = Path(os.environ["FAKE_ENVIRONMENT"])
+    command = sys.argv[1]
+    if command in {"supervise", "pack", "run-script"}:  # what the workflow's jobs are made of
+        real_main()
+    path = Path(sys.argv[2])
+    places = write.Places(root=HERE, environment=Path(os.environ["FAKE_ENVIRONMENT"]))
     if command == "script" and "--probe" in sys.argv:
         path = Path(sys.argv[3])
-        study = load_study(path)
-        out = Path(option("--out"))
-        write(
-            out,
-            render_probe(
-                study,
-                load_site(study.site),
-                study_path=path.resolve(),
-                root=HERE,
-                out_dir=out.resolve().parent,
-                environment=environment,
-            ),
-        )
+        write.write_probe(load_study(path), path, Path(option("--out")), places)
     elif command == "script":
-        run = Run.model_validate_json(path.read_text())
-        text = render(run, load_site(run.site), root=HERE, run_dir=path.resolve().parent, environment=environment)
-        Path(option("--out")).write_text(text)
+        write.write_planned(path, option("--run"), places)
     elif command == "probe":
         note("probe")
         Path(option("--out")).write_text("{}\n")

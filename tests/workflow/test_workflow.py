@@ -51,7 +51,8 @@ def test_deleted_measurement_is_measured_again(workflow: Workflow):
     for file in gone.iterdir():
         file.unlink()
     workflow.snakemake("--cores", "2")
-    assert workflow.calls() == ["plan", "train dp2", "report"], "run.json comes back too"
+    assert workflow.calls() == ["train dp2", "report"], "the plan has the run: it is not made again"
+    assert (gone / "run.json").exists() and (gone / "request.json").exists()
     assert "Nothing to be done" in workflow.snakemake("--cores", "2")
 
 

@@ -1,0 +1,111 @@
+"""The launcher as a child process: signals passed on to it, its end awaited, whatever it leaves behind killed."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, MutableMapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from hpc_accel.errors import ConfigError
+
+PR_SET_CHILD_SUBREAPER = 36
+GRACE_S = 2.0
+"""Between asking what is left to end and ending it."""
+GIVE_UP_S = 10.0
+"""A process that outlives SIGKILL so long waits for a device or a file system; nothing more can be done here."""
+
+
+class Child:
+    """Runs one command after another, and passes on the signals that this process gets meanwhile.
+
+    USR1 is a warning (time is nearly up), TERM and INT mean stop. `on_warning` decides whether a warning is passed on.
+    """
+
+    def __init__(
+        self, on_warning: Callable[[], bool] = lambda: True, *, warn_as: signal.Signals = signal.SIGUSR1
+    ) -> None:
+        self.asked_to_stop = ""
+        """The last signal's name without SIG, empty when there was none."""
+        self.started_unix_s = time.time()
+        """When the last command was started."""
+        self._on_warning = on_warning
+        self._warn_as = warn_as
+        self._process: subprocess.Popen[bytes] | None = None
+        # Processes whose parent dies become this one's children instead of init's, so that they are found below.
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        for number in (signal.SIGUSR1, signal.SIGALRM):
+            signal.signal(number, self._warn)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+
+    def run(self, command: Sequence[str], environ: MutableMapping[str, str], **options: Any) -> int:
+        """The command's exit code, 128 + n when signal n ended it. Raises ConfigError when there is no such program.
+
+        In a process group of its own: Ctrl-C in a terminal reaches this process, which passes it on.
+        """
+        self.started_unix_s = time.time()
+        try:
+            self._process = subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, process_group=0, **options)
+        except OSError as error:
+            raise ConfigError(
+                f"{command[0]}: {error.strerror}",
+                "a script starts its ranks by a launcher on PATH",
+                "write the site's modules or environment into its site file",
+            ) from error
+        if self.asked_to_stop in {"TERM", "INT"}:  # it came before there was somebody to tell
+            self._pass_on(signal.SIGTERM)
+        code = self._process.wait()
+        self._process = None
+        signal.alarm(0)
+        end_what_is_left()
+        return code if code >= 0 else 128 - code
+
+    def warn_in(self, seconds: float) -> None:
+        """Warn as if USR1 had come, `seconds` from now."""
+        signal.alarm(max(1, int(seconds)))
+
+    def _warn(self, _number: int, _frame: FrameType | None) -> None:
+        self.asked_to_stop = self._warn_as.name.removeprefix("SIG")
+        if self._on_warning():
+            self._pass_on(self._warn_as)
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        self.asked_to_stop = "TERM"
+        self._pass_on(signal.SIGTERM)
+
+    def _pass_on(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+
+
+def end_what_is_left() -> None:
+    """End the ranks of a launcher that died: first asked, then killed. They are children of this process by now."""
+    began_s = time.monotonic()
+    while _reap() and (waited_s := time.monotonic() - began_s) < GIVE_UP_S:
+        number = signal.SIGTERM if waited_s < GRACE_S else signal.SIGKILL
+        for pid in children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        time.sleep(0.05)
+
+
+def children() -> list[int]:
+    """Process ids of this process's children."""
+    return [int(word) for path in Path("/proc/self/task").glob("*/children") for word in path.read_text().split()]
+
+
+def _reap() -> bool:
+    """Take leave of children that have ended; whether there are others."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return False
+    return True

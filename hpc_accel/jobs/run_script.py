@@ -1,0 +1,41 @@
+"""How the workflow starts a job script, and which of its ends are results.
+
+A run that failed is tried once more; its second failure, or at once a wrong configuration (78), is its result, so that
+the others and the report go on. A run that was cancelled, or warned and stopped, has no result: the next start of the
+workflow goes on with it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from hpc_accel.files import read_json
+from hpc_accel.jobs import allocation
+from hpc_accel.jobs.child import Child
+from hpc_accel.jobs.pack import BAD_CONFIGURATION, NUM_TRIES
+from hpc_accel.jobs.submit import submit_and_wait
+
+UNFINISHED = frozenset({"cancelled", "preempted"})
+"""Status of a run that ended before it had a result, and can go on."""
+
+
+def run_script(script: Path, request: Path, log: Path, tell: Callable[[str], None]) -> int:
+    """Start `script`, append what it says to `log`, and give its exit code. `request` is its request.json.
+
+    It runs here: in the job that Snakemake sent for it, or on this machine. A script of several components, for which
+    Snakemake's plugin can send no job, is submitted; `tell` gets the job's id.
+    """
+    if read_json(request).get("hetjob") and not allocation.is_inside(os.environ):
+        return submit_and_wait(script, tell)
+    with log.open("ab") as file:
+        return Child().run(["bash", str(script)], os.environ, stdout=file, stderr=file)
+
+
+def keep_result(result: Path, exit_code: int, attempt: int) -> int:
+    """Remove what is no result of the attempt (1, 2, ...); 0 when a result stands, else the script's exit code."""
+    stands = exit_code in {0, BAD_CONFIGURATION} or attempt >= NUM_TRIES
+    if read_json(result).get("status") in UNFINISHED or not stands:
+        result.unlink(missing_ok=True)
+    return 0 if exit_code == 0 or (result.is_file() and result.stat().st_size) else exit_code

@@ -1,0 +1,183 @@
+"""One attempt at a run, from the launcher's start to the exit code: what a job script ends in.
+
+    hpc-accel supervise RUN_DIR --allocation 2x4 -- mpirun -n 8 ... hpc-accel train RUN_DIR/run.json
+
+It looks where it is (allocation), makes the launch line fit what is here (placement, daemons, staging), starts it and
+passes signals on (child), and says how it ended (attempt, diagnosis, restart). It takes the place of the script's shell
+by `exec`, so Slurm's warning reaches it. It is imported before every run: nothing here imports pydantic or torch.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpc_accel.files import read_json, write_json
+from hpc_accel.jobs import allocation, attempt, daemons, placement
+from hpc_accel.jobs.allocation import Component
+from hpc_accel.jobs.child import Child
+from hpc_accel.jobs.diagnosis import diagnose
+from hpc_accel.jobs.restart import decide_restart
+from hpc_accel.jobs.staging import StagedEnvironment
+
+IN_PACK = "HPC_ACCEL_PACK"
+"""Set for runs that take turns in one allocation, of which each may use a part."""
+LATE_SIGNAL_S = 0.5
+"""Slurm signals a cancelled job's steps first: their launcher can be dead before this process is told why."""
+STOPPED = 128 + signal.SIGTERM
+REHEARSAL = "outside-slurm"
+"""Directory of the records of a cluster's script that is started where there is no Slurm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a script tells its supervisor beside the launch line."""
+
+    wanted: tuple[Component, ...] = ()
+    """The allocation that the script was written for; empty for a script of one machine without Slurm."""
+    warn_before_end_s: int = 120
+    max_restarts: int = 0
+    stage: tuple[Path, Path] | None = None
+    """An environment and the directory on every node that gets a copy of it."""
+    result: str = ""
+    """A file that the launched program must leave in the directory; empty for a run, which leaves a summary."""
+
+
+def supervise(directory: Path, command: Sequence[str], settings: Settings) -> int:
+    """Launch `command`, whose records go to `directory`, and give the script's exit code.
+
+    Raises UsageError for an allocation of the wrong size, CannotCreateError where no records can be written.
+    """
+    environ = os.environ
+    in_slurm = allocation.is_inside(environ)
+    if os.geteuid() == 0:  # containers, test clusters
+        environ |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    if in_slurm:
+        allocation.restore_variables(environ)
+        if settings.wanted and not environ.get(IN_PACK):
+            allocation.check_size(list(settings.wanted), environ)
+    else:
+        # One host: shared memory is all there is to find, and looking for fabrics costs a second of start-up.
+        environ.setdefault("OMPI_MCA_btl", "self,sm")
+        if settings.wanted:
+            command, directory = rehearse(directory, command)
+    if settings.result:
+        return _supervise_program(directory, command, settings)
+    return _supervise_run(directory, command, settings)
+
+
+def rehearse(directory: Path, command: Sequence[str]) -> tuple[list[str], Path]:
+    """The same command with its records apart: outside Slurm it must never pass for a measurement of the site."""
+    apart = directory / REHEARSAL
+    apart.mkdir(parents=True, exist_ok=True)
+    if (directory / "run.json").is_file():
+        shutil.copyfile(directory / "run.json", apart / "run.json")
+    _tell(f"not in a Slurm job: records go to {apart}")
+    prefix = f"{directory}/"
+    return [f"{apart}/{word.removeprefix(prefix)}" if word.startswith(prefix) else word for word in command], apart
+
+
+def _supervise_program(directory: Path, command: Sequence[str], settings: Settings) -> int:
+    """A program that leaves one file, like the probe. There is nothing to save, so a warning stops it."""
+    result = directory / settings.result
+    directory.mkdir(parents=True, exist_ok=True)
+    result.unlink(missing_ok=True)  # an older one must not pass for this attempt's
+    child = Child(warn_as=signal.SIGTERM)
+    with ExitStack() as stack:
+        code = _launch(child, command, directory, settings, stack)
+    if code == 0 and not (result.is_file() and result.stat().st_size):
+        _tell(f"the launcher ended with 0 but there is no {result}")
+        return 70
+    return code
+
+
+def _supervise_run(run_dir: Path, command: Sequence[str], settings: Settings) -> int:
+    """A run: it saves a checkpoint when it is warned, and its record says how it ended."""
+    environ = os.environ
+    attempt.begin(run_dir, environ.get("SLURM_JOB_ID"))
+    child = Child(lambda: attempt.keep_warning(run_dir))
+    with ExitStack() as stack:
+        exit_code = _launch(child, command, run_dir, settings, stack)
+    if not attempt.has_succeeded(run_dir):
+        if allocation.is_inside(environ) and not child.asked_to_stop:
+            time.sleep(LATE_SIGNAL_S)
+        if child.asked_to_stop == "TERM":
+            exit_code = exit_code or STOPPED  # mpirun can end with 0 when its daemons were stopped with it
+    job = attempt.facts(environ, launched_unix_s=child.started_unix_s, exit_code=exit_code)
+    failure = diagnose(exit_code, child.asked_to_stop, job["job_id"]) if exit_code else None
+    if failure and failure.status == "cancelled" and job["job_id"] is None:
+        # Ctrl-C on one's own machine is no result: without a record, the next start measures this run again.
+        (run_dir / "summary.json").unlink(missing_ok=True)
+        return failure.exit_code
+    code = attempt.complete_record(run_dir, failure, job)
+    progress = attempt.newest_checkpoint(run_dir)
+    restart = decide_restart(
+        code,
+        restarts=job["attempt"] - 1,
+        max_restarts=settings.max_restarts,
+        own_batch_shell=allocation.is_batch_shell(environ),
+        progress=progress,
+        earlier=read_json(run_dir / "job.json"),
+    )
+    job |= {"format": 1, "progress": progress, "num_without_progress": restart.num_without_progress}
+    write_json(run_dir / "job.json", job)
+    if restart.message:
+        _tell(restart.message)
+    if restart.requeue:
+        subprocess.run(["scontrol", "requeue", job["job_id"]], check=True)
+    return restart.exit_code
+
+
+def _launch(child: Child, command: Sequence[str], directory: Path, settings: Settings, stack: ExitStack) -> int:
+    """Start the launch line and wait for its end; what `stack` gets is undone when the attempt is over."""
+    environ = dict(os.environ)
+    in_slurm = allocation.is_inside(environ)
+    if settings.stage and in_slurm:
+        copy = stack.enter_context(StagedEnvironment(*settings.stage, settings.wanted, environ))
+        environ["PATH"] = f"{copy}/bin:{environ['PATH']}"
+    words = _placed(command, directory, settings, environ, stack)
+    if words != list(command):
+        _tell(f"launching {shlex.join(words)}")
+    if in_slurm and not allocation.is_batch_shell(environ):
+        # Slurm warns its batch shell only, which under Snakemake is another process: watch the clock instead.
+        end_unix_s = allocation.end_unix_s(environ["SLURM_JOB_ID"])
+        if end_unix_s is not None:
+            child.warn_in(end_unix_s - time.time() - settings.warn_before_end_s)
+    return child.run(words, environ)
+
+
+def _placed(
+    command: Sequence[str], directory: Path, settings: Settings, environ: dict[str, str], stack: ExitStack
+) -> list[str]:
+    """The launch line for what is here: this MPI, these nodes or this machine."""
+    words = list(command)
+    in_slurm = allocation.is_inside(environ)
+    if not in_slurm:
+        if settings.wanted:
+            recipe = read_json(directory / "run.json").get("recipe") or {}
+            words = placement.on_one_machine(words, settings.wanted, recipe.get("cpu_bind") or "none", environ)
+        else:
+            words = placement.with_visible_gpus(words, environ)
+    if words[0] != "mpirun":
+        return words
+    hydra = placement.is_hydra(environ)
+    if in_slurm and len(settings.wanted) > 1:
+        # Launchers cut paths at spaces, so the directory is not below the user's own.
+        start = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hpc_accel-", dir="/tmp")))
+        return daemons.over_all_nodes(words, settings.wanted, start, environ, hydra=hydra)
+    return placement.in_hydra_words(words) if hydra else words
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()

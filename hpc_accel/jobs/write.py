@@ -1,0 +1,120 @@
+"""Scripts on disk, each with its request: of all runs of a plan or of one, of the probe, of a pack."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hpc_accel.errors import ConfigError
+from hpc_accel.files import read_json, write_atomically
+from hpc_accel.jobs import frequency_options, script
+from hpc_accel.jobs.request import pack_resources, probe_resources, request_file
+from hpc_accel.jobs.site import Site, load_site
+from hpc_accel.study.run import Run
+from hpc_accel.study.run_file import read_run
+from hpc_accel.study.study_file import Study
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where scripts start, and the environment they use when their site names none."""
+
+    root: Path = field(default_factory=Path.cwd)
+    environment: Path = Path(sys.prefix)
+
+
+def write_run(run: Run, run_dir: Path, places: Places | None = None, site: Site | None = None) -> Path:
+    """job.sbatch and request.json of one run in its directory; the script's path."""
+    places, site, run_dir = places or Places(), site or load_site(run.site), run_dir.resolve()
+    text = script.render(run, site, root=places.root, run_dir=run_dir, environment=places.environment)
+    _write_request(run_dir / "request.json", request_file(run.resources, site, run.recipe))
+    return _write_script(run_dir / "job.sbatch", text)
+
+
+def write_runs_below(directory: Path) -> list[Path]:
+    """The scripts of every run.json below `directory`. Raises ConfigError when there is none."""
+    paths = sorted(directory.glob("**/run.json"))
+    if not paths:
+        raise ConfigError(
+            f"no run.json below {directory}", "a script is written for a run", "give a plan.json: hpc-accel plan"
+        )
+    site_of, places = cache(load_site), Places()
+    written = []
+    for path in paths:
+        run = read_run(path)
+        written.append(write_run(run, path.parent, places, site_of(run.site)))
+    return written
+
+
+def write_planned(plan: Path, run_id: str | None = None, places: Places | None = None) -> list[Path]:
+    """run.json, job.sbatch and request.json of the runs that a plan chose, or of `run_id`; and the script of its pack.
+
+    Raises ConfigError when there is no such plan or run.
+    """
+    content, results = read_json(plan), plan.resolve().parent
+    runs = chosen_runs(content, plan)
+    pack = content.get("pack")
+    if run_id is not None and pack and run_id == pack["run_id"]:
+        return [write_pack(list(runs.values()), results, run_id, places)]
+    if run_id is not None and run_id not in runs:
+        raise ConfigError(
+            f"run {run_id!r}", f"{plan} chose {len(runs)} run(s), not this one", "look for `run_id` in it"
+        )
+    site_of = cache(load_site)
+    written = []
+    for run in runs.values() if run_id is None else [runs[run_id]]:
+        run_dir = results / "runs" / run.run_id
+        write_atomically(run_dir / "run.json", run.model_dump_json(indent=1) + "\n")
+        written.append(write_run(run, run_dir, places, site_of(run.site)))
+    if run_id is None and pack:
+        written.append(write_pack(list(runs.values()), results, pack["run_id"], places))
+    return written
+
+
+def chosen_runs(content: dict[str, Any], plan: Path) -> dict[str, Run]:
+    """The runs that a plan chose, by id. Raises ConfigError when it holds none."""
+    chosen = [each["run"] for each in content.get("candidates", []) if each.get("run")]
+    if not chosen:
+        raise ConfigError(f"{plan}", "a plan holds the runs that it chose", "make it anew: hpc-accel plan")
+    return {each["run_id"]: Run.model_validate(each) for each in chosen}
+
+
+def write_pack(runs: Sequence[Run], results: Path, name: str, places: Places | None = None) -> Path:
+    """The script in which all runs of a study take turns, and its request; the script's path."""
+    places, site, results = places or Places(), load_site(runs[0].site), results.resolve()
+    paths = {"root": places.root, "environment": places.environment}
+    text = script.render_pack(runs, site, name=name, study_dir=results, **paths)
+    request = request_file(pack_resources(runs, site), site, frequency_options.common(runs))
+    _write_request(results / "packs" / f"{name}.request.json", request)
+    return _write_script(results / "packs" / f"{name}.sbatch", text)
+
+
+def write_probe(study: Study, study_path: Path, out: Path | None, places: Places | None = None) -> Path:
+    """probe.sbatch in the study's results directory, or `out`, and probe.request.json beside it; the script's path."""
+    places, site = places or Places(), load_site(study.site)
+    path = (out or places.root / "results" / study.name / "probe.sbatch").resolve()
+    text = script.render_probe(
+        study,
+        site,
+        root=places.root,
+        study_path=study_path.resolve(),
+        out_dir=path.parent,
+        environment=places.environment,
+    )
+    _write_request(path.with_suffix(".request.json"), request_file(probe_resources(study), site))
+    return _write_script(path, text)
+
+
+def _write_request(path: Path, request: dict[str, Any]) -> None:
+    write_atomically(path, json.dumps(request, indent=1) + "\n")
+
+
+def _write_script(path: Path, text: str) -> Path:
+    write_atomically(path, text)
+    path.chmod(0o755)
+    return path

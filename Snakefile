@@ -7,6 +7,7 @@
 # profiles/default/config.yaml is read with both: one measurement at a time on this machine, and a second try.
 import hashlib
 import json
+import subprocess
 from functools import cache
 from pathlib import Path
 
@@ -23,18 +24,38 @@ RESULTS = f"results/{Path(STUDY).stem}"
 PLAN = f"{RESULTS}/plan.json"
 
 
-def nodes_differ():
-    """Whether the study names node kinds, whose jobs are heterogeneous. What is wrong with it, `probe_script` says."""
+def said(*keys):
+    """What the study file says under nested keys, or None. What is wrong with it, `probe_script` says."""
     try:
-        return (
-            "node_kinds" in YAML(typ="safe", pure=True).load(Path(STUDY))["resources"]
-        )
+        value = YAML(typ="safe", pure=True).load(Path(STUDY))
+        for key in keys:
+            value = value[key]
+        return value
     except (OSError, ValueError, LookupError, TypeError, YAMLError):
-        return False
+        return None
+
+
+def site():
+    """The site's name and a digest of its file: what it says decides what is asked for and what is measured."""
+    name = str(said("site") or "local")
+    path = Path(
+        name if name.endswith((".yaml", ".yml")) else f"slurm/sites/{name}.yaml"
+    )
+    content = path.read_bytes() if path.is_file() else b""
+    return f"{name} {hashlib.sha256(content).hexdigest()[:16]}"
+
+
+@cache
+def sources():
+    """Digest of the user's modules and data: an edit of one makes another plan, whose runs are measured anew."""
+    done = subprocess.run(
+        ["hpc-accel", "sources", STUDY], capture_output=True, text=True
+    )
+    return digest(done.stdout)
 
 
 # The Slurm plugin sends jobs of one component only: then rules run here, and `run-script` sends each script itself.
-SENT_FROM_HERE = nodes_differ()
+SENT_FROM_HERE = said("resources", "node_kinds") is not None
 
 
 @cache
@@ -155,6 +176,8 @@ rule probe_script:
         f"logs/{RESULTS}/probe_script.log",
     conda:
         "envs/conda.yaml"
+    params:
+        site=site(),
     shell:
         "hpc-accel script --probe {input.study:q} --out {output.script:q} > {log:q} 2>&1"
 
@@ -174,6 +197,7 @@ rule probe:
         **ASKED,
     params:
         log=f"{RESULTS}/probe.txt",
+        site=site(),
     shell:
         "hpc-accel run-script {input.script:q} --request {input.request:q} --log {params.log:q}"
         " --result {output:q} --attempt {resources.attempt} > {log:q} 2>&1"
@@ -189,8 +213,11 @@ checkpoint plan:
         f"logs/{RESULTS}/plan.log",
     conda:
         "envs/conda.yaml"
+    params:
+        site=site(),
+        sources=lambda _wildcards: sources(),
     shell:
-        "hpc-accel plan {input.study:q} --hardware {input.hardware:q} --out {output:q} > {log:q} 2>&1"
+        "hpc-accel plan {input.study:q} --no-runs --hardware {input.hardware:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule script:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from hpc_accel.bench.cli import bench
 from hpc_accel.errors import HpcAccelError
 
 app = typer.Typer(
@@ -18,7 +19,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-bench = typer.Typer(help="Compare what this package brings with what torch has.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file, for example studies/quickstart.yaml.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run.json that `hpc-accel plan` wrote.")]
@@ -75,23 +75,9 @@ def probe(
     out: Annotated[Path, typer.Option(help="Where to write hardware.json.")],
 ) -> None:
     """Measure this machine: matrix products, memory, MPI latency and bandwidth, sensors. Run it under mpirun."""
-    from hpc_accel.probe.probe import run as run_probe
-    from hpc_accel.study.node_kinds import node_kinds_of
-    from hpc_accel.study.study_file import load_study
+    from hpc_accel.commands import probe_machine
 
-    loaded = load_study(study)
-    limits = loaded.resources
-    node_kinds = node_kinds_of(limits) if limits.node_kinds is not None else None
-    hardware = run_probe(
-        out,
-        site=loaded.site,
-        cpus_per_rank=limits.cpus_per_rank,
-        node_kinds=node_kinds,
-        device=loaded.device,
-        gpus_per_node=limits.gpus_per_node,
-        backend=loaded.backend,
-    )
-    if hardware:
+    if probe_machine(study, out):
         typer.echo(f"wrote {out}")
 
 
@@ -112,13 +98,16 @@ app.add_typer(planning, name="plan")
 def plan(
     study: StudyPath,
     hardware: Annotated[Path, typer.Option(help="The hardware.json that `hpc-accel probe` wrote.")],
-    out: Annotated[Path, typer.Option(help="Where to write plan.json.")],
+    out: Annotated[Path, typer.Option(help="Where to write plan.json; run.json files go to runs/ beside it.")],
+    runs: Annotated[bool, typer.Option(help="Also write the run.json of every chosen run.")] = True,
     as_json: AsJson = False,
 ) -> None:
     """Enumerate layouts and recipes, predict each, and choose the runs to be measured."""
-    from hpc_accel.commands import plan_study
+    from hpc_accel.commands import plan_study, write_runs
 
     content = plan_study(study, hardware, out)
+    if runs:
+        write_runs(content, out.parent)
     if as_json:
         typer.echo(json.dumps(content))
         return
@@ -131,6 +120,16 @@ def plan(
     if len(refused) > MAX_REFUSED_SHOWN:
         typer.echo(f"left out: {len(refused) - MAX_REFUSED_SHOWN} more; {out} has all")
     typer.echo(f"{len(content['candidates'])} candidates, {len(refused)} refused, {len(chosen)} to measure: {out}")
+
+
+@app.command()
+def sources(study: StudyPath) -> None:
+    """Print the user's files that the study's workloads depend on, with their digests, as JSON."""
+    from hpc_accel.study.expand import resolve_workload
+    from hpc_accel.study.study_file import load_study
+
+    workloads = [resolve_workload(choice) for choice in load_study(study).workloads]
+    typer.echo(json.dumps({name: digest for each in workloads for name, digest in each.sources.items()}))
 
 
 @planning.command("evaluate")
@@ -289,32 +288,6 @@ def report(
     typer.echo(answer.text)
     for command in answer.submit:
         typer.echo(f"run it: {command}")
-
-
-@bench.command()
-def backend(
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
-    only: Annotated[str, typer.Option(help="Comma-separated rows, for example all_reduce,ddp_mlp.")] = "",
-    ranks: Annotated[int, typer.Option(min=1, help="Ranks to start here; under a launcher, its own count.")] = 2,
-    quick: Annotated[bool, typer.Option("--quick", help="See that it works; the figures mean nothing.")] = False,
-) -> None:
-    """The mpi4py backend beside gloo: all-reduce, DDP, pipeline and FSDP2 steps, interleaved, as ratios."""
-    from hpc_accel.bench.backend import bench_backend
-
-    raise typer.Exit(bench_backend(only, json_path, ranks, quick))
-
-
-@bench.command()
-def gpu(
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
-    trace: Annotated[Path | None, typer.Option(help="Write a trace of some steps here, for Perfetto.")] = None,
-    ranks: Annotated[int, typer.Option(min=1, help="Ranks to start here; under a launcher, its own count.")] = 2,
-    quick: Annotated[bool, typer.Option("--quick", help="See that it works; the figures mean nothing.")] = False,
-) -> None:
-    """The mpi4py backend on device tensors: staging beside copies, DDP steps beside nccl's and none, what is hidden."""
-    from hpc_accel.bench.gpu import bench_gpu
-
-    raise typer.Exit(bench_gpu(json_path, trace, ranks, quick))
 
 
 def main() -> None:

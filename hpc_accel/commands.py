@@ -16,9 +16,30 @@ if TYPE_CHECKING:
     from hpc_accel.jobs.site import Site
     from hpc_accel.record import Summary
     from hpc_accel.study.run import Resources, Run
+    from hpc_accel.study.study_file import Study
 
 MIN_PROGRESS_S = 5.0
 """Without a terminal, one plain line of progress at most this often."""
+
+
+def probe_machine(study_path: Path, out: Path) -> bool:
+    """Measure what a study may use and write hardware.json; whether this rank wrote it."""
+    from hpc_accel.probe.probe import run as run_probe
+    from hpc_accel.study.node_kinds import node_kinds_of
+    from hpc_accel.study.study_file import load_study
+
+    study = load_study(study_path)
+    limits = study.resources
+    hardware = run_probe(
+        out,
+        site=study.site,
+        cpus_per_rank=limits.cpus_per_rank,
+        node_kinds=node_kinds_of(limits) if limits.node_kinds is not None else None,
+        device=study.device,
+        gpus_per_node=limits.gpus_per_node,
+        backend=study.backend,
+    )
+    return bool(hardware)
 
 
 def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, Any]:
@@ -62,16 +83,8 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
     runs = {run.run_id: run for run in plan.chosen_runs()}
     priced = any(prices(run.resources) for run in runs.values())
     content = {**plan.to_json(), "cost_unit": site.currency if priced else None}
-    whole = site.partition_of(study.resources.partition)
     alike = study.resources.node_kinds is None  # else which nodes a run takes differs from run to run
-    content["factors"] = {
-        "currency": site.currency,
-        "price_per_node_hour": whole.price_per_node_hour if alike else None,
-        "carbon_g_per_kwh": site.carbon_g_per_kwh,
-        "electricity_price_per_kwh": site.electricity_price_per_kwh,
-        "power_w_per_node": whole.power_w_per_node if alike else None,
-        "estimate": study.energy.estimate,
-    }
+    content["factors"] = _factors(study, site, alike)
     for candidate in content["candidates"]:
         if candidate["chosen"]:
             run = runs[candidate["run_id"]]
@@ -84,6 +97,29 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
     write_atomically(owner, f"{study_path.resolve()}\n")
     write_atomically(out, json.dumps(content, indent=1) + "\n")
     return content
+
+
+def write_runs(plan: dict[str, Any], directory: Path) -> None:
+    """run.json of every chosen run of a plan; the workflow writes each beside its script instead."""
+    for candidate in plan["candidates"]:
+        if candidate["chosen"]:
+            path = directory / "runs" / candidate["run_id"] / "run.json"
+            text = json.dumps(candidate["run"], indent=1) + "\n"
+            if not path.is_file() or path.read_text() != text:
+                write_atomically(path, text)
+
+
+def _factors(study: Study, site: Site, alike: bool) -> dict[str, Any]:
+    """What the report multiplies with: the site's prices, and what a node draws where all are `alike`."""
+    whole = site.partition_of(study.resources.partition)
+    return {
+        "currency": site.currency,
+        "price_per_node_hour": whole.price_per_node_hour if alike else None,
+        "carbon_g_per_kwh": site.carbon_g_per_kwh,
+        "electricity_price_per_kwh": site.electricity_price_per_kwh,
+        "power_w_per_node": whole.power_w_per_node if alike else None,
+        "estimate": study.energy.estimate,
+    }
 
 
 def _owner(directory: Path, study_path: Path) -> Path:

@@ -6,6 +6,8 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "hpc_accel"
 PACKAGES = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
@@ -29,6 +31,19 @@ def test_contributing_draws_the_contract():
     text = (ROOT / "CONTRIBUTING.md").read_text()
     drawing = text.partition("### The way of the imports\n")[2].partition("\nEach package")[0]
     assert [line.split() for line in drawing.splitlines() if line.strip()] == layers()
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_package_is_a_map_of_its_files(name):
+    folder = PACKAGE / name
+    text = (folder / "__init__.py").read_text().partition('"""')[2].partition('"""')[0]
+    named = re.findall(r"[\w*]+", text)
+    wild = [word[:-1] for word in named if word.endswith("_*")]
+    for path in folder.iterdir():
+        is_module = path.suffix == ".py" and not path.stem.startswith("__")
+        if not is_module and not (path / "__init__.py").exists():
+            continue
+        assert path.stem in named or path.stem.startswith(tuple(wild)), f"{name}/__init__.py does not name {path.name}"
 
 
 def test_paths_in_the_guides_exist():

@@ -3,7 +3,8 @@
 Read it in this order:
   interleaved        the one way to time: all ways take turns, the slowest rank counts, medians
   steps              what is timed on CPUs: all-reduces, and steps of DDP, FSDP2 and a pipeline
-  backend, gpu       the two commands: what stands beside what, the table they print
+  cli                the commands
+  backend, gpu       the two comparisons: what stands beside what, the table they print
   start_ranks        ranks on this host, where no launcher has started any
   result_file        the JSON file: figures, versions, when and under what load
 """

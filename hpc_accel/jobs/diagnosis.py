@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpc_accel.files import read_json
 from hpc_accel.jobs import allocation
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ class Failure:
     message: str
     remedy: str
     exit_code: int
+    rank: int | None = None
+    """The rank whose error came first, where one told its error."""
 
     @classmethod
     def without_record(cls) -> Failure:
@@ -52,6 +56,27 @@ def diagnose(exit_code: int, asked_to_stop: str, job_id: str | None) -> Failure:
         return Failure(status="failed", kind="killed", message=message, remedy=SEE_LOG, exit_code=128 + number)
     message = f"the launcher ended with exit code {exit_code}"
     return Failure(status="failed", kind="exit code", message=message, remedy=SEE_LOG, exit_code=exit_code)
+
+
+def told_by_ranks(failure: Failure, run_dir: Path, since_unix_s: float) -> Failure:
+    """`failure` with the first error that a rank of this attempt left in error.rank<k>.json: the others follow from it.
+
+    How the job was stopped from outside explains itself, and stays.
+    """
+    told = [read_json(path) for path in run_dir.glob("error.rank*.json") if path.stat().st_mtime >= since_unix_s]
+    known = [each for each in told if isinstance(each.get("time_ns"), int) and each.get("message") is not None]
+    if failure.kind not in ("exit code", "no record") or not known:
+        return failure
+    first = min(known, key=lambda each: each["time_ns"])
+    lines = str(first["message"]).splitlines() or [""]
+    where = f" ({first['where']})" if first.get("where") else ""
+    return replace(
+        failure,
+        kind=str(first.get("kind")),
+        message=f"rank {first.get('rank')}: {first.get('kind')}: {lines[0]}{where}",
+        remedy=str(first.get("remedy") or SEE_LOG),
+        rank=first["rank"] if isinstance(first.get("rank"), int) else None,
+    )
 
 
 def _stopped(exit_code: int, asked_to_stop: str, job_id: str | None) -> Failure:

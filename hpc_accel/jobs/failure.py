@@ -16,7 +16,7 @@ def summary_of_failure(run: Run, failure: Failure, facts: dict[str, Any]) -> Sum
     return without_result(
         run,
         status=failure.status,
-        error=Error(kind=failure.kind, message=failure.message, remedy=failure.remedy),
+        error=Error(rank=failure.rank, kind=failure.kind, message=failure.message, remedy=failure.remedy),
         started_utc=_utc(facts["launched_unix_s"]),
         ended_utc=_utc(facts["ended_unix_s"]),
         attempt=facts["attempt"],

@@ -26,7 +26,7 @@ from hpc_accel.files import read_json, write_json
 from hpc_accel.jobs import allocation, attempt, daemons, placement
 from hpc_accel.jobs.allocation import Component
 from hpc_accel.jobs.child import Child
-from hpc_accel.jobs.diagnosis import diagnose
+from hpc_accel.jobs.diagnosis import diagnose, told_by_ranks
 from hpc_accel.jobs.restart import decide_restart
 from hpc_accel.jobs.staging import StagedEnvironment
 
@@ -115,6 +115,7 @@ def _supervise_run(run_dir: Path, command: Sequence[str], settings: Settings) ->
             exit_code = exit_code or STOPPED  # mpirun can end with 0 when its daemons were stopped with it
     job = attempt.facts(environ, launched_unix_s=child.started_unix_s, exit_code=exit_code)
     failure = diagnose(exit_code, child.asked_to_stop, job["job_id"]) if exit_code else None
+    failure = failure and told_by_ranks(failure, run_dir, child.started_unix_s)
     if failure and failure.status == "cancelled" and job["job_id"] is None:
         # Ctrl-C on one's own machine is no result: without a record, the next start measures this run again.
         (run_dir / "summary.json").unlink(missing_ok=True)

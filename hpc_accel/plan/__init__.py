@@ -1,6 +1,6 @@
 """What each layout would cost on a machine, and which layouts are worth measuring. Read in this order:
 
-software, compute, kernels, network     bytes and operations of a program; time of a layer; time of messages
+software, compute, kernels, network, links   bytes and operations of a program; times of layers and messages
 transformer, shipped, calibration       facts from a model's sizes; published hardware; measured passes
 layer_cost, stage_cost, pipeline_cost   a layer's passes; layers added up; all stages of a layout
 schedules, pipeline_simulation          the order of passes of each schedule, and how long it takes

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.recipe import Precision
@@ -92,7 +92,8 @@ class NodeKind(Facts):
     """
 
     name: str
-    number: Annotated[int, Field(ge=0)] | None = None
+    # Machines that were probed earlier say `component`.
+    number: Annotated[int, Field(ge=0)] | None = Field(None, validation_alias=AliasChoices("number", "component"))
     """Which of the study's node kinds these nodes were; None where it names none."""
     num_nodes: Count = 1
     device: Literal["cpu", "cuda"]

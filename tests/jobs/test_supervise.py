@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from hpc_accel.errors import ConfigError, UsageError
 from hpc_accel.files import read_json, write_json
 from hpc_accel.jobs import allocation, attempt, placement
 from hpc_accel.jobs.allocation import Component
-from hpc_accel.jobs.diagnosis import Failure
+from hpc_accel.jobs.diagnosis import Failure, diagnose, told_by_ranks
 from hpc_accel.jobs.restart import decide_restart
 from hpc_accel.jobs.run_script import keep_result
 
@@ -173,3 +174,21 @@ def test_which_ends_are_results_of_the_workflow(tmp_path, status, exit_code, att
     write_json(result, {"status": status})
     assert keep_result(result, exit_code, attempt_number) == ends_with
     assert read_json(result) == ({"status": status} if kept else {})
+
+
+def test_the_first_error_that_a_rank_told_is_the_cause(tmp_path):
+    """Rank 1 fails, rank 0 is aborted for it; what an earlier attempt left says nothing of this one."""
+    errors = [
+        {"rank": 0, "time_ns": 20, "kind": "RuntimeError", "message": "peer lost", "where": None, "remedy": None},
+        {"rank": 1, "time_ns": 10, "kind": "ValueError", "message": "bad record 7\nmore", "where": "m.py:3 in f"},
+    ]
+    for error in errors:
+        (tmp_path / f"error.rank{error['rank']}.json").write_text(json.dumps(error))
+    plain = diagnose(1, "", None)
+    found = told_by_ranks(plain, tmp_path, since_unix_s=0.0)
+    assert (found.kind, found.rank, found.exit_code) == ("ValueError", 1, 1)
+    assert found.message == "rank 1: ValueError: bad record 7 (m.py:3 in f)"
+    assert found.remedy
+    assert told_by_ranks(plain, tmp_path, since_unix_s=time.time() + 60) == plain
+    stopped = diagnose(143, "TERM", None)
+    assert told_by_ranks(stopped, tmp_path, since_unix_s=0.0) == stopped

@@ -17,9 +17,12 @@ from snakemake.utils import min_version, validate
 
 min_version("9.10")
 
-validate(config, "workflow/schemas/config.schema.yaml")
+# This file also works alone, copied beside a study.
+SCHEMA = Path(workflow.basedir) / "workflow/schemas/config.schema.yaml"
+if SCHEMA.exists():
+    validate(config, str(SCHEMA))
 
-STUDY = config["study"]
+STUDY = config.get("study", "studies/quickstart.yaml")
 RESULTS = f"results/{Path(STUDY).stem}"
 PLAN = f"{RESULTS}/plan.json"
 
@@ -135,6 +138,7 @@ ASKED = {
     )
 }
 ASKED["attempt"] = lambda _wildcards, attempt: attempt
+ASKED["start"] = "--submit" if SENT_FROM_HERE else "--no-submit"
 
 
 wildcard_constraints:
@@ -200,7 +204,7 @@ rule probe:
         site=site(),
     shell:
         "hpc-accel run-script {input.script:q} --request {input.request:q} --log {params.log:q}"
-        " --result {output:q} --attempt {resources.attempt} > {log:q} 2>&1"
+        " --result {output:q} --attempt {resources.attempt} {resources.start} > {log:q} 2>&1"
 
 
 checkpoint plan:
@@ -258,7 +262,7 @@ rule run:
         log=f"{RESULTS}/runs/{{run_id}}/log.txt",
     shell:
         "hpc-accel run-script {input.script:q} --request {input.request:q} --log {params.log:q}"
-        " --result {output:q} --attempt {resources.attempt} > {log:q} 2>&1"
+        " --result {output:q} --attempt {resources.attempt} {resources.start} > {log:q} 2>&1"
 
 
 use rule script as pack_script with:

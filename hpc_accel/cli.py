@@ -216,12 +216,13 @@ def run_script(
     log: Annotated[Path, typer.Option(help="Gets all that the script says, appended.")],
     result: Annotated[Path, typer.Option(help="The file that the script leaves.")],
     attempt: Annotated[int, typer.Option(help="1 for the first.")] = 1,
+    submit: Annotated[bool, typer.Option(help="Submit it where the site has a Slurm.")] = False,
 ) -> None:
     """Start a job script as the workflow does, and remove what is no result: 0 when there is one."""
     from hpc_accel.jobs.run_script import keep_result
     from hpc_accel.jobs.run_script import run_script as start
 
-    code = start(path, request, log, lambda job_id: typer.echo(f"job {job_id}"))
+    code = start(path, request, log, lambda job_id: typer.echo(f"job {job_id}"), submit=submit)
     typer.echo(f"attempt {attempt}: exit code {code}; all that was said is in {log}")
     raise typer.Exit(keep_result(result, code, attempt))
 

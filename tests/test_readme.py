@@ -48,7 +48,7 @@ def test_links_and_the_tree_are_true():
 @pytest.mark.timeout(420)
 def test_the_rest_runs_in_this_order(tmp_path):
     """As a newcomer types them, in a copy of the checkout: init, then the whole workflow on the model it wrote."""
-    for name in ("Snakefile", "slurm", "studies", "envs"):
+    for name in ("Snakefile", "workflow", "profiles", "slurm", "studies", "envs"):
         source = ROOT / name
         if source.is_dir():
             shutil.copytree(source, tmp_path / name, symlinks=False)

@@ -21,13 +21,16 @@ UNFINISHED = frozenset({"cancelled", "preempted"})
 """Status of a run that ended before it had a result, and can go on."""
 
 
-def run_script(script: Path, request: Path, log: Path, tell: Callable[[str], None]) -> int:
+def run_script(script: Path, request: Path, log: Path, tell: Callable[[str], None], *, submit: bool = False) -> int:
     """Start `script`, append what it says to `log`, and give its exit code. `request` is its request.json.
 
-    It runs here: in the job that Snakemake sent for it, or on this machine. A script of several components, for which
-    Snakemake's plugin can send no job, is submitted; `tell` gets the job's id.
+    It runs here: in the job that Snakemake sent for it, or on this machine. With `submit` the workflow sends no jobs
+    itself, because its plugin can send none of several components: then the script is submitted where the site has a
+    Slurm, and `tell` gets the job's id.
     """
-    if read_json(request).get("hetjob") and not allocation.is_inside(os.environ):
+    asked = read_json(request)
+    runs_here = allocation.is_inside(os.environ) or asked.get("measuring")
+    if not runs_here and (submit or asked.get("hetjob")):
         return submit_and_wait(script, tell)
     with log.open("ab") as file:
         return Child().run(["bash", str(script)], os.environ, stdout=file, stderr=file)

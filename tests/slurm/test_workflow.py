@@ -69,4 +69,4 @@ def test_study_on_two_nodes_with_a_failing_run(cluster: Cluster):
     cluster.wait(by_hand)
     assert sent(cluster, by_hand) == by_plugin
     losses = json.loads(Path(runs["digits-dp2"] / "summary.json").read_text())["losses"]
-    assert losses["final"] > 0
+    assert losses["final"]["value"] > 0

@@ -13,7 +13,7 @@ from hpc_accel.mpi.timeline import CommEvent
 from hpc_accel.record.energy import Energy
 from hpc_accel.record.figure import Count, Seconds
 from hpc_accel.record.measured import with_shares
-from hpc_accel.record.parts import Outliers, Steps
+from hpc_accel.record.parts import Disturbance, Outliers, Steps
 from hpc_accel.runtime import timing_warnings
 from hpc_accel.runtime.in_flight import StepInFlight, StepResult
 from hpc_accel.runtime.phase_timer import PhaseSpan
@@ -24,6 +24,9 @@ from hpc_accel.train import efficiency, utilisation
 from hpc_accel.train.step_log import StepLog
 from hpc_accel.train.step_table import StepTable
 from tests.records import figures
+
+
+QUIET = Disturbance.missing("nobody looked")
 
 
 def make_run(ranks: int = 2, precision: str = "fp32", **measure) -> Run:
@@ -63,9 +66,9 @@ def test_warm_up_is_found_beyond_what_was_counted():
     detected = timing_warnings.detected_warmup(times, is_continued=False)
     assert (detected.value, detected.reason) == (4, "")
     facts = steps(num_warmup=2, num_warmup_detected=detected)
-    [said] = timing_warnings.warnings(make_run(), facts, Energy.missing("no sensor"))
+    [said] = timing_warnings.warnings(make_run(), facts, Energy.missing("no sensor"), QUIET)
     assert "set measure.warmup_steps to 4" in said
-    assert timing_warnings.warnings(make_run(), facts.changed(num_warmup=4), Energy.missing("no sensor")) == ()
+    assert timing_warnings.warnings(make_run(), facts.changed(num_warmup=4), Energy.missing("no sensor"), QUIET) == ()
 
 
 @pytest.mark.parametrize(
@@ -93,7 +96,7 @@ def test_outliers_are_counted_and_located():
 )
 def test_a_short_window_says_what_to_do(measure, words):
     energy = measured(5.0, 0.5).changed(resolution_s=Seconds.of(0.1), resolution_warning=True)
-    [said] = timing_warnings.warnings(make_run(**measure), steps(), energy)
+    [said] = timing_warnings.warnings(make_run(**measure), steps(), energy, QUIET)
     assert "want 10 s" in said
     assert words in said
 

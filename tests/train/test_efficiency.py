@@ -25,7 +25,6 @@ from hpc_accel.train.step_log import StepLog
 from hpc_accel.train.step_table import StepTable
 from tests.records import figures
 
-
 QUIET = Disturbance.missing("nobody looked")
 
 

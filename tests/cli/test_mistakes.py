@@ -75,7 +75,7 @@ def scripts(directory) -> list[Path]:
 def test_plan_of_a_users_model_holds_its_runs(tmp_path):
     done = plan(tmp_path, GOOD + "layouts: [{}, {dp: 2}]\n")
     assert done.returncode == 0, done.stderr
-    assert not (tmp_path / "results/s/runs").exists(), "a plan is one file"
+    assert len(list((tmp_path / "results/s/runs").glob("*/run.json"))) == 2
     content = json.loads((tmp_path / "results/s/plan.json").read_text())
     chosen = [candidate for candidate in content["candidates"] if candidate["chosen"]]
     assert len(scripts(tmp_path)) == 2

@@ -178,25 +178,25 @@ def test_parity_is_with_the_model_pruned_alike_and_outputs_with_the_unchanged_on
     plain = serial_answers(run, workload(metric=accuracy()), CPU, pruned=False)
     alike = serial_answers(run, workload(metric=accuracy()), CPU, pruned=True)
     found = compare(run, alike, 0.0, alike, plain, made)
-    assert found["parity"]["passed"]
-    assert found["parity"]["max_rel_err"] == 0.0
-    assert found["outputs"]["max_rel_err"] > 0.01
-    assert 0 < found["outputs"]["top1_agreement"] < 1
-    assert found["outputs"]["metric"]["reference_value"] == plain.metric
-    assert found["outputs"]["metric"]["value"] == alike.metric
+    assert found.parity.passed
+    assert found.parity.max_rel_err == 0.0
+    assert found.outputs.max_rel_err.value > 0.01
+    assert 0 < found.outputs.top1_agreement.value < 1
+    assert found.outputs.metric_of_reference.value == plain.metric
+    assert found.metric.value == alike.metric
 
 
 def test_a_wrong_replica_and_lost_accuracy_fail_parity():
     made = workload()
     run = served_run()
     right = serial_answers(run, workload(), CPU, pruned=False)
-    assert compare(run, right, 0.0, right, right, made)["parity"]["passed"]
-    apart = compare(run, right, 0.5, right, right, made)["parity"]
-    assert not apart["passed"]
-    assert "differ by 0.5" in apart["reason"]
+    assert compare(run, right, 0.0, right, right, made).parity.passed
+    apart = compare(run, right, 0.5, right, right, made).parity
+    assert not apart.passed
+    assert "differ by 0.5" in apart.reason
     broken = Answers(outputs=right.outputs * float("nan"), metric=None, metric_reason="")
-    assert "not finite" in compare(run, broken, 0.0, right, right, made)["parity"]["reason"]
+    assert "not finite" in compare(run, broken, 0.0, right, right, made).parity.reason
     other = Answers(outputs=-right.outputs, metric=None, metric_reason="")
-    lost = compare(run, other, 0.0, other, right, made)["parity"]
-    assert not lost["passed"]
-    assert "infer.min_top1_agreement is 90.0%" in lost["reason"]
+    lost = compare(run, other, 0.0, other, right, made).parity
+    assert not lost.passed
+    assert "infer.min_top1_agreement is 90.0%" in lost.reason

@@ -155,7 +155,8 @@ class _Steps:
             self._save(stopping=True)
         self._stop.pace(self._step_s())
         while self._done < self._total:
-            with self.meter.window("timed") as window, self.gpu_clock.watched(), self.disturbance.watched():
+            # Looking at the machine takes milliseconds, so it stands outside of the window.
+            with self.disturbance.watched(), self.meter.window("timed") as window, self.gpu_clock.watched():
                 stopping = self._advance(self._next_pause(), warmup=False)
                 while not stopping and self._done == self._total and (more := self._missing(window)):
                     self._total += more

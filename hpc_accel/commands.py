@@ -101,12 +101,12 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
 
 def write_runs(plan: dict[str, Any], directory: Path) -> None:
     """run.json of every chosen run of a plan; the workflow writes each beside its script instead."""
+    from hpc_accel.study.run import Run
+    from hpc_accel.study.run_file import write_run_file
+
     for candidate in plan["candidates"]:
         if candidate["chosen"]:
-            path = directory / "runs" / candidate["run_id"] / "run.json"
-            text = json.dumps(candidate["run"], indent=1) + "\n"
-            if not path.is_file() or path.read_text() != text:
-                write_atomically(path, text)
+            write_run_file(Run.model_validate(candidate["run"]), directory / "runs" / candidate["run_id"])
 
 
 def _factors(study: Study, site: Site, alike: bool) -> dict[str, Any]:

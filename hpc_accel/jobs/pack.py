@@ -7,13 +7,12 @@ fails is tried once more; then its record of the failure stands, and the others 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from hpc_accel.files import write_json
 from hpc_accel.jobs.child import Child
-from hpc_accel.jobs.supervise import IN_PACK
+from hpc_accel.jobs.supervise import IN_PACK, tell
 
 NUM_TRIES = 2
 BAD_CONFIGURATION = 78
@@ -39,10 +38,10 @@ def take_turns(done: Path, run_dirs: Sequence[Path]) -> int:
                 return 75
             if code in {0, BAD_CONFIGURATION}:
                 break
-        _tell(f"{run_dir.name}: exit code {code}")
+        tell(f"{run_dir.name}: exit code {code}")
     missing = [str(run_dir) for run_dir in run_dirs if not _has_summary(run_dir)]
     if missing:
-        _tell(f"no record in {', '.join(missing)}")
+        tell(f"no record in {', '.join(missing)}")
         return 70
     write_json(done, {"runs": [run_dir.name for run_dir in run_dirs]})
     return 0
@@ -51,8 +50,3 @@ def take_turns(done: Path, run_dirs: Sequence[Path]) -> int:
 def _has_summary(run_dir: Path) -> bool:
     path = run_dir / "summary.json"
     return path.is_file() and path.stat().st_size > 0
-
-
-def _tell(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()

@@ -82,7 +82,7 @@ def rehearse(directory: Path, command: Sequence[str]) -> tuple[list[str], Path]:
     apart.mkdir(parents=True, exist_ok=True)
     if (directory / "run.json").is_file():
         shutil.copyfile(directory / "run.json", apart / "run.json")
-    _tell(f"not in a Slurm job: records go to {apart}")
+    tell(f"not in a Slurm job: records go to {apart}")
     prefix = f"{directory}/"
     return [f"{apart}/{word.removeprefix(prefix)}" if word.startswith(prefix) else word for word in command], apart
 
@@ -96,7 +96,7 @@ def _supervise_program(directory: Path, command: Sequence[str], settings: Settin
     with ExitStack() as stack:
         code = _launch(child, command, directory, settings, stack)
     if code == 0 and not (result.is_file() and result.stat().st_size):
-        _tell(f"the launcher ended with 0 but there is no {result}")
+        tell(f"the launcher ended with 0 but there is no {result}")
         return 70
     return code
 
@@ -133,7 +133,7 @@ def _supervise_run(run_dir: Path, command: Sequence[str], settings: Settings) ->
     job |= {"format": 1, "progress": progress, "num_without_progress": restart.num_without_progress}
     write_json(run_dir / "job.json", job)
     if restart.message:
-        _tell(restart.message)
+        tell(restart.message)
     if restart.requeue:
         subprocess.run(["scontrol", "requeue", job["job_id"]], check=True)
     return restart.exit_code
@@ -148,7 +148,7 @@ def _launch(child: Child, command: Sequence[str], directory: Path, settings: Set
         environ["PATH"] = f"{copy}/bin:{environ['PATH']}"
     words = _placed(command, directory, settings, environ, stack)
     if words != list(command):
-        _tell(f"launching {shlex.join(words)}")
+        tell(f"launching {shlex.join(words)}")
     if in_slurm and not allocation.is_batch_shell(environ):
         # Slurm warns its batch shell only, which under Snakemake is another process: watch the clock instead.
         end_unix_s = allocation.end_unix_s(environ["SLURM_JOB_ID"])
@@ -179,6 +179,7 @@ def _placed(
     return placement.in_hydra_words(words) if hydra else words
 
 
-def _tell(text: str) -> None:
+def tell(text: str) -> None:
+    """A line for the log."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()

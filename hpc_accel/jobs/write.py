@@ -16,7 +16,7 @@ from hpc_accel.jobs import frequency_options, script
 from hpc_accel.jobs.request import pack_resources, probe_resources, request_file
 from hpc_accel.jobs.site import Site, load_site
 from hpc_accel.study.run import Run
-from hpc_accel.study.run_file import read_run
+from hpc_accel.study.run_file import read_run, write_run_file
 from hpc_accel.study.study_file import Study
 
 
@@ -69,7 +69,7 @@ def write_planned(plan: Path, run_id: str | None = None, places: Places | None =
     written = []
     for run in runs.values() if run_id is None else [runs[run_id]]:
         run_dir = results / "runs" / run.run_id
-        write_atomically(run_dir / "run.json", run.model_dump_json(indent=1) + "\n")
+        write_run_file(run, run_dir)
         written.append(write_run(run, run_dir, places, site_of(run.site)))
     if run_id is None and pack:
         written.append(write_pack(list(runs.values()), results, pack["run_id"], places))

@@ -1,4 +1,4 @@
-"""run.json read back: the run that a plan resolved and `hpc-accel script` wrote out, or why the file is not one."""
+"""run.json: the run that a plan resolved, written, and read back or told why the file is not one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.files import write_atomically
 from hpc_accel.study.run import Run
 
 
@@ -28,3 +29,8 @@ def read_run(path: Path) -> Run:
             "run.json is what `hpc-accel plan` resolved; its run_id is a digest of its content",
             "change the study and plan again",
         ) from None
+
+
+def write_run_file(run: Run, run_dir: Path) -> None:
+    """run.json in `run_dir`. Raises what `write_atomically` raises."""
+    write_atomically(run_dir / "run.json", run.model_dump_json(indent=1) + "\n")

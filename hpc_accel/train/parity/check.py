@@ -65,7 +65,7 @@ def check_parity(
     exact = references.whole
     phases: list[tuple[str, Recipe, str, Measured]] = []
     common: dict[str, Any] = {"split": split, "reference": exact}
-    proof, changes = _proof(run, halves=halves)
+    proof, changes = _proof(run, halves=bool(halves))
     phases.append(("layout", proof, wide, take_steps(run, comm, place, device, recipe=proof, raised=True, **common)))
     if changes:
         own = run.recipe.model_copy(update={"average_every": 1})
@@ -110,10 +110,10 @@ def _obtained(
     return obtained
 
 
-def _proof(run: Run, *, halves: str) -> tuple[Recipe, bool]:
+def _proof(run: Run, *, halves: bool) -> tuple[Recipe, bool]:
     """The recipe that the layout is proven with, and whether the run's own changes numbers."""
     recipe = run.recipe
-    changes = changes_numbers(run, halves=bool(halves))
+    changes = changes_numbers(run, halves=halves)
     plain: dict[str, Any] = {"compression": "none", "average_every": 1}
     if changes:
         plain |= {"precision": "fp32", "compile": False}

@@ -101,16 +101,8 @@ def has_halves(workload: Workload) -> bool:
 def changes_numbers(run: Run, *, halves: bool) -> bool:
     """Whether the run computes in another arithmetic than the one its layout is proven in; `halves`: 16-bit weights."""
     recipe = run.recipe
-    return (
-        halves
-        or AUTOCAST[recipe.precision] is not None
-        or recipe.precision == "tf32"
-        or recipe.compression
-        in (
-            "bf16",
-            "fp16",
-        )
-    )
+    is_rounded = recipe.precision == "tf32" or AUTOCAST[recipe.precision] is not None
+    return halves or is_rounded or recipe.compression in ("bf16", "fp16")
 
 
 def read(path: Path) -> Reference | None:

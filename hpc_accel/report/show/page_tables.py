@@ -224,13 +224,7 @@ def _candidate_name(item: dict[str, Any]) -> str:
 
 def startup(runs: list[RunRecord]) -> str:
     """Median start-up of the runs that count, phase by phase, in words."""
-    names = {
-        "imports": "imports",
-        "mpi_init": "MPI",
-        "parity": "parity",
-        "model_build": "model",
-        "first_step": "first step",
-    }
+    names = {"imports": "imports", "mpi_init": "MPI", "model_build": "model", "first_step": "first step"}
     parts = []
     for key, name in names.items():
         times = [value for run in runs if run.counts and (value := run.summary.startup_ms.of(key).positive)]

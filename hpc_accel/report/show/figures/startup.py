@@ -1,4 +1,4 @@
-"""What a run takes beside its steps, stacked: imports, MPI, parity, model, the first step, and checkpoints."""
+"""What a run takes beside its steps, stacked: imports, MPI, model, the first step, and checkpoints."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from hpc_accel.report.show.figures import style
 PHASES = {
     "imports": ("imports", "phase-data"),
     "mpi_init": ("MPI", "phase-comm-exposed"),
-    "parity": ("parity", "phase-optimizer"),
     "model_build": ("model and layout", "phase-forward"),
     "first_step": ("first step", "phase-backward"),
     "checkpoint": ("checkpoints", "phase-pipeline-wait"),

@@ -188,8 +188,9 @@ rule probe_script:
 
 rule probe:
     input:
-        script=ancient(rules.probe_script.output.script),
-        request=ancient(rules.probe_script.output.request),
+        # Not `ancient`: another site or study has another probe, and a plan follows from what was probed.
+        script=rules.probe_script.output.script,
+        request=rules.probe_script.output.request,
     output:
         f"{RESULTS}/hardware.json",
     log:
@@ -210,7 +211,7 @@ rule probe:
 checkpoint plan:
     input:
         study=STUDY,
-        hardware=ancient(rules.probe.output[0]),
+        hardware=rules.probe.output[0],
     output:
         PLAN,
     log:

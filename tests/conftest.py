@@ -27,7 +27,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     items.sort(key=lambda item: LONGEST.index(item.path.parent.name) if item.path.parent.name in LONGEST else 99)
     for item in items:
-        group = "slurm" if item.get_closest_marker("slurm") else item.path.name
+        uses_cluster = item.path.parent.name == "slurm" or item.get_closest_marker("slurm")
+        group = "slurm" if uses_cluster else item.path.name  # tests/slurm marks its tests only after this
         item.add_marker(pytest.mark.xdist_group(group))
 
 

@@ -199,7 +199,10 @@ class Checkpoints(Part):
 
 
 class Losses(Part):
-    """The first losses, those of the serial reference, and the last one. A loss that is not finite is null."""
+    """The first losses, those of the serial reference, and the last one. A loss that is not finite is null.
+
+    The reference takes plain SGD in the parity steps: its losses belong beside those of `Parity.found.phases`.
+    """
 
     first: tuple[Number | None, ...] = ()
     reference: tuple[Number | None, ...] = ()

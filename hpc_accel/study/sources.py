@@ -2,7 +2,7 @@
 
 Modules are read, not run: imports are found in the syntax tree. A module is the user's where it lies outside Python's
 own library and the installed packages. A file is named where an argument of the entry, or a text in the user's code, is
-the path of a file that is there.
+the path of a file that is there: from the working directory, or from the folder of the module that names it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def sources(entry: str, args: dict[str, Any]) -> dict[str, str]:
     files = set(_named_files(args))
     for path, tree in _modules(module):
         files.add(path)
-        files |= set(_named_files([node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]))
+        texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+        files |= {*_named_files(texts), *_named_files(texts, path.parent)}
     return {_shown(path, here): digest(path) for path in sorted(files)}
 
 
@@ -115,26 +116,25 @@ def _spec(name: str) -> ModuleSpec | None:
     top, *rest = name.split(".")
     try:
         spec = importlib.util.find_spec(top)
-        found = top
         for part in rest:
             if spec is None or spec.submodule_search_locations is None:
                 return None
-            found = f"{found}.{part}"
-            spec = PathFinder.find_spec(found, list(spec.submodule_search_locations))
+            # By its last name alone: a folder without __init__.py would look for its parent among imported modules.
+            spec = PathFinder.find_spec(part, list(spec.submodule_search_locations))
     except (ImportError, ValueError, AttributeError):
         return None
     return spec
 
 
-def _named_files(value: Any) -> Iterator[Path]:
-    """Paths of files that are there, among the texts in nested lists and mappings."""
+def _named_files(value: Any, folder: Path = Path()) -> Iterator[Path]:
+    """Paths of files that are there, from `folder`, among the texts in nested lists and mappings."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list | tuple):
         for each in value:
-            yield from _named_files(each)
+            yield from _named_files(each, folder)
     elif isinstance(value, str) and 0 < len(value) < 1024 and "\n" not in value and "\0" not in value:
-        path = Path(value).expanduser()
+        path = folder / Path(value).expanduser()
         try:
             if path.is_file():
                 yield path.resolve()

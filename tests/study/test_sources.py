@@ -59,6 +59,18 @@ def test_an_edit_of_any_of_them_is_seen_and_makes_another_run(project, name):
     assert changed(workload().sources) == []
 
 
+def test_folders_without_init_and_files_beside_the_module_that_names_them(project):
+    folder = project / "no_init_of_test" / "deeper"
+    folder.mkdir(parents=True)
+    (folder / "model.py").write_text(
+        "from . import other\nfrom no_init_of_test.deeper import third\nD = 'beside.csv'\n"
+    )
+    for name in ("other.py", "third.py", "beside.csv"):
+        (folder / name).write_text("")
+    found = sources("no_init_of_test.deeper.model:build", {})
+    assert {Path(name).name for name in found} == {"model.py", "other.py", "third.py", "beside.csv"}
+
+
 def test_a_file_that_is_gone_is_a_change(project):
     known = sources("sources_of_test:build", {})
     (project / "words.txt").unlink()

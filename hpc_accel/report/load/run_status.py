@@ -5,12 +5,12 @@ from __future__ import annotations
 from hpc_accel.record import Broken, Summary
 from hpc_accel.record.parts import Parity
 
-WRONG_REMEDY = "the losses are not those of the serial run: do not use this layout before they agree"
+WRONG_REMEDY = "the run does not compute what the serial run does: do not use this layout before they agree"
 NO_ROOM_REMEDY = (
-    "a run counts when its losses were compared with the serial run, which the device had no room for: compare a "
+    "a run counts when it was compared with the serial run, which the device had no room for: compare a "
     "smaller model of the same kind, or run it where the device has more memory"
 )
-UNCHECKED_REMEDY = "a run counts when its losses were compared with the serial run: set measure.parity_steps to 5"
+UNCHECKED_REMEDY = "a run counts when it was compared with the serial run: set measure.parity_steps to 5"
 
 REPAIR_REMEDY = (
     "a run counts when it was compared with the serial run: remove the cause named beside it (docs/parity.md)"

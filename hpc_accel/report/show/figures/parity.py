@@ -1,4 +1,4 @@
-"""How far each run's first losses are from the serial fp32 run's, beside what its precision is allowed."""
+"""How far each run is from the serial run in the parity steps, beside what it is allowed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
     wrong = [run for run in compared if run.status == "wrong"]
     shown = [*wrong, *[run for run in style.fastest_first(compared) if run not in wrong]][: style.MAX_BARS]
     if not shown:
-        gap = "Not measured: no run compared its losses with the serial run. What to do: set measure.parity_steps to 5."
+        gap = "Not measured: no run was compared with the serial run. What to do: set measure.parity_steps to 5."
         return [style.Figure(key="parity", title=title, caption="", gap=gap)]
     errors = {run.run_id: run.summary.parity.max_rel_err or 0.0 for run in shown}
     data = []
@@ -61,10 +61,12 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
     spec = {
         "data": data,
         "layout": style.layout(
-            "largest relative difference of a loss", xaxis=axis, yaxis={**style.bar_axis(shown), "showgrid": True}
+            "distance from the serial run",
+            xaxis=axis,
+            yaxis={**style.bar_axis(shown), "showgrid": True},
         ),
     }
-    caption = "Further left is closer to the serial fp32 run of the same seed; right of its tick a run is wrong."
+    caption = "Further left is closer to the serial run of the same seed; right of its tick a run is wrong."
     return [
         style.Figure(key="parity", title=title, caption=caption, spec=spec, height_px=style.bar_height_px(len(shown)))
     ]

@@ -32,6 +32,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(group))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """A pytest that pytest-xdist does not know ignores the groups without a word: two workers would use one cluster."""
+    grouped = getattr(session.config.option, "loadgroup", False)  # in a worker only
+    if grouped and any("@" not in item.nodeid for item in session.items):
+        raise pytest.UsageError("pytest-xdist lost the groups of the tests: install the locked pytest and pytest-xdist")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     pretended = os.environ.get("HPC_ACCEL_PRETEND_GPU") == "1"  # make gpu-check tries itself on a CPU
     if item.get_closest_marker("gpu") and not (_has_gpu() or pretended):

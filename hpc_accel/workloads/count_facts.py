@@ -18,6 +18,7 @@ from hpc_accel.workloads.blocks import blocks_of, parameters_of_blocks, tied_blo
 from hpc_accel.workloads.chain import as_inputs, is_sequence, layers_of
 from hpc_accel.workloads.control_flow import control_flow_of
 from hpc_accel.workloads.counting import Counting, Counts
+from hpc_accel.workloads.linears import units
 from hpc_accel.workloads.tensor_plan import Cut, divided_linears, half_divided, planned
 from hpc_accel.workloads.workload import Workload
 
@@ -170,7 +171,7 @@ def _facts(
 ) -> LayerFacts:
     name, layer, output, counts = piece
     inside = [part for part in cuts if layer is model or any(each.startswith(f"{part}.") for each in parameters)]
-    divided = [part for part in inside if cuts[part] not in ("split", "sequence")]
+    divided = [part for part in inside if cuts[part] not in ("split", "sequence", "partial")]
     return LayerFacts(
         name=f"{name} {type(layer).__name__}",
         num_parameters=sum(p.numel() for p in parameters.values()),
@@ -191,14 +192,12 @@ def _tp_units(model: nn.Module, plan: dict[str, Literal["columns", "rows"]]) -> 
     """Equal shares that all cut dimensions have in common; attention modules count heads, not features."""
     if not plan:
         return None
-    units = []
+    found: list[int] = []
     for name, way in plan.items():
         linear = model.get_submodule(name)
         parent = model.get_submodule(name.rpartition(".")[0])
-        features = linear.out_features if way == "columns" else linear.in_features
-        assert isinstance(features, int)
-        units.append(features // int(getattr(parent, "head_width", 1)))
-    return math.gcd(*units)
+        found += units(linear, way, int(getattr(parent, "head_width", 1)))
+    return math.gcd(*found)
 
 
 def _misfit(value: str, states: Sequence[torch.Tensor], error: Exception) -> ConfigError:

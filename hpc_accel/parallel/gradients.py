@@ -43,7 +43,8 @@ class ReplicaAverage:
 
     def _average(self, tensors: Sequence[torch.Tensor], used: Sequence[bool]) -> list[bool]:
         """The means in place; which tensors any rank `used`."""
-        size, found = dist.get_world_size(self.group), []
+        size = dist.get_world_size(self.group)
+        found: list[bool] = []
         with torch.no_grad():
             for bucket in self._buckets(tensors):
                 flags = torch.tensor(used[len(found) :][: len(bucket)], dtype=bucket[0].dtype).to(bucket[0].device)

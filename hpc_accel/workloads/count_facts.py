@@ -61,7 +61,7 @@ def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
         tied_layers=tuple(tied_blocks(model)) if len(pieces) > 1 else (),
         half_divided=half_divided(model, cuts),
         unused_parameters=flow.unused,
-        looks_at_values=flow.looks_at_values,
+        varies=flow.varies,
         sparse_gradients=sparse,
         complex_parameters=tuple(name for name, each in model.named_parameters() if each.is_complex()),
         has_channels=any(parameter.dim() in (4, 5) for parameter in model.parameters()),

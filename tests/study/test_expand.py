@@ -170,7 +170,7 @@ def test_channels_last_wants_convolutions():
 def test_tied_layers_of_one_stage_and_idle_parameters_are_not_refused():
     content = {"workload": {"name": "digits"}}
     assert refused({**content, "layouts": [{"pp": 2, "split": (2, 2)}]}, facts(tied_layers=((0, 1),))) == []
-    idle = facts(unused_parameters=("spare.weight",), looks_at_values=True)
+    idle = facts(unused_parameters=("spare.weight",), varies=True)
     for kind in ("none", "optimizer", "full"):
         assert refused({**content, "layouts": [{"dp": 2, "shard": kind}]}, idle) == []
 
@@ -178,7 +178,7 @@ def test_tied_layers_of_one_stage_and_idle_parameters_are_not_refused():
 @pytest.mark.parametrize(
     ("model", "recipe", "optimizer", "expected"),
     [
-        ({"looks_at_values": True}, {"static_graph": True}, {}, "static_graph with a model that looks at values"),
+        ({"varies": True}, {"static_graph": True}, {}, "static_graph where the parameters in use vary"),
         ({"complex_parameters": ("w",)}, {"compression": "bf16"}, {}, "complex parameters, first w"),
         ({"sparse_gradients": ("w",)}, {"compression": "bf16"}, {}, "compression bf16 with sparse gradients of w"),
         ({"sparse_gradients": ("w",)}, {}, {"name": "adamw"}, "optimizer adamw with sparse gradients of w"),

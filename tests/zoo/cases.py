@@ -1,0 +1,56 @@
+"""What each model of the zoo is tried in, and where it is known to fall short."""
+
+from tests.zoo.models import tables, text, vision
+
+LAYOUTS = {
+    "serial": {},
+    "accumulation": {"accumulation_steps": 2},
+    "dp": {"dp": 2},
+    "dp, accumulation": {"dp": 2, "accumulation_steps": 2},
+    "ZeRO-1": {"dp": 2, "shard": "optimizer"},
+    "FSDP": {"dp": 2, "shard": "full"},
+    "pp": {"pp": 2, "accumulation_steps": 2},
+    "dp x pp": {"dp": 2, "pp": 2, "accumulation_steps": 2},
+}
+"""Columns of the table, by name; each in fp32 without further options."""
+RECIPES = {"recompute": ({}, {"recompute": "full"}), "bf16": ({"dp": 2}, {"precision": "bf16"})}
+"""Further columns: a layout and a recipe."""
+COLUMNS = [*LAYOUTS, *RECIPES]
+MODELS = {
+    "several heads, a scalar parameter": tables.several_heads,
+    "tabular, embeddings": tables.tabular,
+    "class weights": tables.class_weights,
+    "label smoothing": tables.label_smoothing,
+    "float64": tables.float64,
+    "complex parameters (FFT)": tables.complex_fft,
+    "strided parameters": tables.strided,
+    "sparse gradients": tables.sparse_embedding,
+    "graph network, padded": tables.graph_network,
+    "waves, weight norm": tables.waves,
+    "variational autoencoder": tables.vae,
+    "diffusion step": tables.diffusion,
+    "mixture density": tables.mixture_density,
+    "counters in buffers": tables.counting_layer,
+    "ResNet, BatchNorm": vision.resnet,
+    "U-Net": vision.unet,
+    "siamese": vision.siamese,
+    "GAN discriminator, spectral norm": vision.discriminator,
+    "first layer in place": vision.inplace_first,
+    "detector": vision.detector,
+    "contrastive": vision.contrastive,
+    "GRU on packed sequences": text.packed_gru,
+    "RNN language model": text.rnn_language_model,
+    "tied transformer, ignore_index": text.tied_language_model,
+    "tied Sequential": text.tied_sequential,
+    "sequence to sequence, masks": text.seq2seq,
+    "LoRA": text.lora,
+    "LoRA on bf16": text.lora_on_bf16,
+    "mixture of experts": text.mixture_of_experts,
+    "experts as blocks, an idle head": text.bare_experts,
+    "Hugging Face causal": text.causal,
+    "Hugging Face masked": text.masked,
+    "Hugging Face classification": text.classification,
+    "Hugging Face mixture of experts": text.experts_of_mixtral,
+}
+SHORT: dict[tuple[str, str], str] = {}
+"""(model, column) -> why it falls short: strictly expected to."""

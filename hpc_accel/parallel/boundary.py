@@ -29,6 +29,16 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
                 buffer.copy_(value)
 
 
+def own_inputs(module: nn.Module) -> None:
+    """Give `module` copies of its inputs, in place: what a neighbour sent is a leaf, which must not be overwritten."""
+    forward: Callable[..., Any] = module.forward
+
+    def on_copies(*inputs: Any, **options: Any) -> Any:
+        return forward(*(each.clone() if torch.is_tensor(each) else each for each in inputs), **options)
+
+    module.forward = on_copies
+
+
 def cast_outputs(module: nn.Module, dtypes: Dtypes) -> None:
     """Make `module` return floating-point values of the declared `dtypes`, in place."""
     forward: Callable[..., Any] = module.forward

@@ -30,7 +30,7 @@ from torch.distributed.pipelining import (
 from torch.distributed.pipelining.schedules import PipelineScheduleMulti, PipelineScheduleSingle
 from torch.utils.data import default_collate
 
-from hpc_accel.parallel.boundary import Dtypes, buffers_kept
+from hpc_accel.parallel.boundary import Dtypes, buffers_kept, own_inputs
 from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.parallel.tensor import SEQUENCE
 from hpc_accel.parallel.traced import TracedStages, trace
@@ -88,14 +88,18 @@ def cut(
     if not is_sequence(model):
         return trace(workload, split, place, autocast_dtype)
     micro_batch = as_inputs(default_collate([workload.dataset[0][0]] * place.micro_batch_size))
+    written: set[int] = set()
     with buffers_kept(model):
-        boundaries = boundary_tensors(model, split, micro_batch, autocast_dtype)
+        boundaries = boundary_tensors(model, split, micro_batch, autocast_dtype, written)
     if place.layout.sequence_parallel:
         for index in divided_boundaries(model, split, planned(model, workload.tensor_plan)):
             (whole,) = boundaries[index]
             part = whole.detach().chunk(place.layout.tp, dim=SEQUENCE)[0].contiguous()
             boundaries[index] = (part.requires_grad_(),)
-    return Stages(modules={index: stage_layers(model, split, index) for index in place.stages}, boundaries=boundaries)
+    modules: dict[int, nn.Module] = {index: stage_layers(model, split, index) for index in place.stages}
+    for index in written & modules.keys():
+        own_inputs(modules[index])
+    return Stages(modules=modules, boundaries=boundaries)
 
 
 def stage_layers(model: nn.Sequential, sizes: tuple[int, ...], stage: int) -> nn.Sequential:
@@ -106,9 +110,15 @@ def stage_layers(model: nn.Sequential, sizes: tuple[int, ...], stage: int) -> nn
 
 
 def boundary_tensors(
-    model: nn.Sequential, sizes: tuple[int, ...], inputs: Sequence[torch.Tensor], autocast_dtype: torch.dtype | None
+    model: nn.Sequential,
+    sizes: tuple[int, ...],
+    inputs: Sequence[torch.Tensor],
+    autocast_dtype: torch.dtype | None,
+    written: set[int] | None = None,
 ) -> list[tuple[torch.Tensor, ...]]:
     """What enters each stage and what leaves the last one, for a micro-batch `inputs`: shapes and dtypes, no values.
+
+    Stages that change what enters them in place are added to `written`.
 
     Known beforehand, the schedule need not run the first step twice to find out, which DDP around a stage forbids.
     """
@@ -117,7 +127,11 @@ def boundary_tensors(
         boundaries = [states]
         with torch.autocast("cpu", dtype=autocast_dtype, enabled=autocast_dtype is not None):
             for stage in range(len(sizes)):
-                states = (stage_layers(model, sizes, stage)(*states),)
+                before = [state._version for state in states]
+                left = stage_layers(model, sizes, stage)(*states)
+                if written is not None and before != [state._version for state in states]:
+                    written.add(stage)
+                states = (left,)
                 boundaries.append(states)
     return [
         tuple(

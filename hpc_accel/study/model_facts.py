@@ -97,6 +97,8 @@ class ModelFacts:
     """Trainable parameters that the loss of two samples does not depend on."""
     varies: bool = False
     """Whether samples were seen to use different parameters, as in a mixture of experts."""
+    autocast_problem: str = ""
+    """What torch says where the model mixes 16-bit results of autocast with others; "" where it runs."""
     sparse_gradients: tuple[str, ...] = ()
     """Parameters with sparse gradients; none are known of a model too large to be run."""
     complex_parameters: tuple[str, ...] = ()

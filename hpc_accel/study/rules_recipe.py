@@ -33,6 +33,10 @@ def model_recipe_refusals(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
         value = f"compression {recipe.compression} with complex parameters, first {facts.complex_parameters[0]}"
         rule = "what compresses gradients knows real numbers only"
         yield refusal(run, value, rule, "leave compression out, or hold real and imaginary parts apart")
+    if facts.autocast_problem and recipe.precision in ("bf16", "fp16"):
+        rule = "autocast makes results of matrix products 16 bits wide, and leaves others as they are"
+        remedy = "bring both to one type in the model: result.to(x.dtype), or use fp32"
+        yield refusal(run, f"precision {recipe.precision}: {facts.autocast_problem}", rule, remedy)
     if facts.sparse_gradients:
         yield from _sparse(run, facts.sparse_gradients[0])
 

@@ -19,6 +19,7 @@ from hpc_accel.workloads.chain import as_inputs, is_sequence, layers_of
 from hpc_accel.workloads.control_flow import control_flow_of
 from hpc_accel.workloads.counting import Counting, Counts
 from hpc_accel.workloads.linears import units
+from hpc_accel.workloads.sixteen_bits import autocast_problem
 from hpc_accel.workloads.tensor_plan import Cut, divided_linears, half_divided, planned
 from hpc_accel.workloads.workload import Workload
 
@@ -62,6 +63,7 @@ def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
         half_divided=half_divided(model, cuts),
         unused_parameters=flow.unused,
         varies=flow.varies,
+        autocast_problem=autocast_problem(workload, inputs, targets) if with_values else "",
         sparse_gradients=sparse,
         complex_parameters=tuple(name for name, each in model.named_parameters() if each.is_complex()),
         has_channels=any(parameter.dim() in (4, 5) for parameter in model.parameters()),

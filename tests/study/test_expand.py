@@ -180,6 +180,7 @@ def test_tied_layers_of_one_stage_and_idle_parameters_are_not_refused():
     [
         ({"varies": True}, {"static_graph": True}, {}, "static_graph where the parameters in use vary"),
         ({"complex_parameters": ("w",)}, {"compression": "bf16"}, {}, "complex parameters, first w"),
+        ({"autocast_problem": "types differ"}, {"precision": "bf16"}, {}, "precision bf16: types differ"),
         ({"sparse_gradients": ("w",)}, {"compression": "bf16"}, {}, "compression bf16 with sparse gradients of w"),
         ({"sparse_gradients": ("w",)}, {}, {"name": "adamw"}, "optimizer adamw with sparse gradients of w"),
         ({"sparse_gradients": ("w",)}, {}, {"weight_decay": 0.1}, "weight_decay 0.1 with sparse gradients of w"),

@@ -181,6 +181,7 @@ def supervise(
         str | None, typer.Option(metavar="FROM:TO", help="Copy this environment to this directory of every node.")
     ] = None,
     result: Annotated[str, typer.Option(help="Not a run, but a program that leaves this file.")] = "",
+    record_failure: Annotated[bool, typer.Option("--record-failure", help="Or that says in it why it failed.")] = False,
 ) -> None:
     """Start a run's ranks, pass on signals, watch the clock, and record how it ended: the last line of a job script."""
     from hpc_accel.jobs.allocation import Component
@@ -194,6 +195,7 @@ def supervise(
         max_restarts=max_restarts,
         stage=(Path(source), Path(target)) if stage else None,
         result=result,
+        record_failure=record_failure,
     )
     raise typer.Exit(attempt(directory, launch, settings))
 
@@ -249,13 +251,16 @@ def train(path: RunPath) -> None:
 
 @app.command()
 def reference(
-    paths: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One run.json or several.")],
-    device: Annotated[str, typer.Option(help="What to compute on: cpu, or cuda:0 and so on.")] = "cpu",
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="One run.json or several; or a reference's runs.json.")
+    ],
+    device: Annotated[str, typer.Option(help="What to compute on: cpu, cuda:0 and so on; else as the run says.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Where to write what was computed, or why it could not be.")] = None,
 ) -> None:
     """Compute the serial runs that runs are compared with, if they are not kept already. A run does this by itself."""
     from hpc_accel.commands import compute_references
 
-    for written in compute_references(paths, device):
+    for written in compute_references(paths, device, out):
         typer.echo(f"{written}")
 
 

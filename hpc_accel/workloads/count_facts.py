@@ -17,7 +17,9 @@ from hpc_accel.study.model_facts import LayerFacts, ModelFacts
 from hpc_accel.workloads.batch import Batch, different_shapes, own_loss
 from hpc_accel.workloads.blocks import blocks_of, parameters_of_blocks, tied_blocks
 from hpc_accel.workloads.chain import is_sequence, layers_of
+from hpc_accel.workloads.control_flow import control_flow_of
 from hpc_accel.workloads.counting import Counting, Counts
+from hpc_accel.workloads.linears import units
 from hpc_accel.workloads.nested import num_bytes, shapes_of, tensors_of
 from hpc_accel.workloads.tensor_plan import Cut, divided_linears, half_divided, planned
 from hpc_accel.workloads.workload import Workload
@@ -53,8 +55,8 @@ def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
         else:
             pieces = _in_blocks(model, batch, counting)
     outputs = pieces[-1][2]
-    unused = _try_loss(workload, batch, outputs, with_values=with_values)
-    problem = _no_stages(workload, batch, [output for _, _, output, _ in pieces])
+    sparse = _try_loss(workload, batch, outputs, with_values=with_values)
+    flow = control_flow_of(workload)
     inputs = batch.inputs
     return ModelFacts(
         layers=tuple(
@@ -64,12 +66,15 @@ def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
         num_samples=len(dataset),
         sample_bytes=num_bytes(inputs) // NUM_SAMPLES,
         sequential=is_sequence(model),
-        no_stages=problem,
+        no_stages=_no_stages(workload, batch, [output for _, _, output, _ in pieces]),
         tp_units=_tp_units(model, linears),
         sequence_length=lengths[0] if lengths and "gather" in cuts.values() else None,
         tied_layers=tuple(tied_blocks(model)) if len(pieces) > 1 else (),
         half_divided=half_divided(model, cuts),
-        unused_parameters=unused,
+        unused_parameters=flow.unused,
+        looks_at_values=flow.looks_at_values,
+        sparse_gradients=sparse,
+        complex_parameters=tuple(name for name, each in model.named_parameters() if each.is_complex()),
         has_channels=any(parameter.dim() in (4, 5) for parameter in model.parameters()),
         max_tokens=inputs[0].shape[1] if any(hasattr(layer, "decode") for layer in model.children()) else None,
     )
@@ -173,14 +178,14 @@ def _sequence_lengths(model: nn.Module, cuts: dict[str, Cut]) -> list[int]:
 
 
 def _try_loss(workload: Workload, batch: Batch, outputs: Any, *, with_values: bool) -> tuple[str, ...]:
-    """The parameters that the loss does not depend on, where it can be differentiated."""
-    unused: tuple[str, ...] = ()
+    """The parameters whose gradients are sparse, where it can be differentiated."""
+    sparse: tuple[str, ...] = ()
     try:
         loss = own_loss(outputs) if workload.loss is None else workload.loss(outputs, batch.targets)
         if with_values:
             loss.backward()
-            trained = [(name, each) for name, each in workload.model.named_parameters() if each.requires_grad]
-            unused = tuple(name for name, each in trained if each.grad is None)
+            gradients = [(name, each.grad) for name, each in workload.model.named_parameters()]
+            sparse = tuple(name for name, gradient in gradients if gradient is not None and gradient.is_sparse)
             workload.model.zero_grad(set_to_none=True)
     except ConfigError:
         raise
@@ -188,7 +193,7 @@ def _try_loss(workload: Workload, batch: Batch, outputs: Any, *, with_values: bo
         raise _misfit("the loss refuses outputs and targets", outputs, error) from error
     if loss.numel() != 1:
         raise ConfigError(f"a loss of shape {list(loss.shape)}", "the loss is one number", "take the mean")
-    return unused
+    return sparse
 
 
 def _parameters(model: nn.Module, num_pieces: int) -> list[dict[str, nn.Parameter]]:
@@ -207,7 +212,7 @@ def _facts(
 ) -> LayerFacts:
     name, layer, output, counts = piece
     inside = [part for part in cuts if layer is model or any(each.startswith(f"{part}.") for each in parameters)]
-    divided = [part for part in inside if cuts[part] not in ("split", "sequence")]
+    divided = [part for part in inside if cuts[part] not in ("split", "sequence", "partial")]
     return LayerFacts(
         name=f"{name} {type(layer).__name__}",
         num_parameters=sum(p.numel() for p in parameters.values()),
@@ -228,14 +233,12 @@ def _tp_units(model: nn.Module, plan: dict[str, Literal["columns", "rows"]]) -> 
     """Equal shares that all cut dimensions have in common; attention modules count heads, not features."""
     if not plan:
         return None
-    units = []
+    found: list[int] = []
     for name, way in plan.items():
         linear = model.get_submodule(name)
         parent = model.get_submodule(name.rpartition(".")[0])
-        features = linear.out_features if way == "columns" else linear.in_features
-        assert isinstance(features, int)
-        units.append(features // int(getattr(parent, "head_width", 1)))
-    return math.gcd(*units)
+        found += units(linear, way, int(getattr(parent, "head_width", 1)))
+    return math.gcd(*found)
 
 
 def _misfit(value: str, states: Any, error: Exception) -> ConfigError:

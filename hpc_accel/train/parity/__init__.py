@@ -3,6 +3,7 @@
 Read it in this order (docs/parity.md tells the same in prose):
   sketch        a tensor in 64 numbers, which can be added up over ranks and tell distances
   mean          what a loss is the mean over, measured
+  together      samples computed together beside parts of them
   pieces        how the serial run cuts a batch
   engine        steps of the serial run
   facts         what is measured before any of them

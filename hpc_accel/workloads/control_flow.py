@@ -24,10 +24,9 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.data import default_collate
 
+from hpc_accel.workloads.batch import Batch, own_loss, raised
 from hpc_accel.workloads.blocks import blocks_of
-from hpc_accel.workloads.chain import as_inputs
 from hpc_accel.workloads.workload import Workload
 
 NUM_SAMPLES = 2
@@ -134,7 +133,7 @@ def control_flow_of(workload: Workload) -> ControlFlow:
 
 def _follow(workload: Workload, samples: Iterable[int], *, guess: bool = True) -> _Pass:
     model = workload.model
-    batch, targets = _batch_of(workload, samples)
+    batch = workload.batch_of([index % len(workload.dataset) for index in samples])  # type: ignore[arg-type]
     parameters = dict(model.named_parameters())
     fake = _fake_mode(parameters.values())
     looks, drew = Looks(model, guess), _Drew()
@@ -144,8 +143,8 @@ def _follow(workload: Workload, samples: Iterable[int], *, guess: bool = True) -
         with fake or nullcontext(), looks:
             states = {name: _copy(each, fake) for name, each in parameters.items()}
             buffers = {name: _copy(each, fake) for name, each in model.named_buffers()}
-            outputs = torch.func.functional_call(model, {**states, **buffers}, as_inputs(batch))
-            unused, reentrant = _unused(workload.loss(outputs, targets), states)
+            outputs = torch.func.functional_call(model, {**states, **buffers}, batch.args, batch.kwargs)
+            unused, reentrant = _unused(_loss_of(workload, outputs, batch), states)
     except _LOOKS:
         looks.any = True
     finally:
@@ -165,9 +164,8 @@ def _fake_mode(parameters: Iterable[torch.Tensor]) -> FakeTensorMode | None:
     return FakeTensorMode(allow_non_fake_inputs=True) if large else None
 
 
-def _batch_of(workload: Workload, samples: Iterable[int]) -> Any:
-    data: Any = workload.dataset
-    return default_collate([data[index % len(data)] for index in samples])
+def _loss_of(workload: Workload, outputs: Any, batch: Batch) -> torch.Tensor:
+    return own_loss(outputs) if workload.loss is None else workload.loss(raised(outputs), batch.targets)
 
 
 def _copy(tensor: torch.Tensor, fake: FakeTensorMode | None) -> torch.Tensor:

@@ -9,6 +9,7 @@ from hpc_accel.parallel.boundary import own_inputs
 from hpc_accel.parallel.gradients import ReplicaAverage
 from hpc_accel.parallel.pipeline import boundary_tensors
 from hpc_accel.parallel.shard import left_whole
+from hpc_accel.workloads.batch import Batch
 from hpc_accel.workloads.sixteen_bits import autocast_problem
 from hpc_accel.workloads.workload import Workload
 
@@ -71,7 +72,8 @@ class Mixing(nn.Linear):
 def test_what_autocast_breaks_is_found():
     def tried(model):
         workload = Workload(model=model, loss=nn.functional.mse_loss, dataset=None)
-        return autocast_problem(workload, (torch.ones(2, 4),), torch.ones(2, 2))
+        batch = Batch(args=(torch.ones(2, 4),), kwargs={}, targets=torch.ones(2, 2), count=2)
+        return autocast_problem(workload, batch)
 
     assert "scalar type" in tried(Mixing(4, 2))
     assert tried(nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2))) == ""

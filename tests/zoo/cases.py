@@ -4,13 +4,9 @@ from tests.zoo.models import tables, text, vision
 
 LAYOUTS = {
     "serial": {},
-    "accumulation": {"accumulation_steps": 2},
-    "dp": {"dp": 2},
     "dp, accumulation": {"dp": 2, "accumulation_steps": 2},
-    "ZeRO-1": {"dp": 2, "shard": "optimizer"},
     "FSDP": {"dp": 2, "shard": "full"},
     "pp": {"pp": 2, "accumulation_steps": 2},
-    "dp x pp": {"dp": 2, "pp": 2, "accumulation_steps": 2},
 }
 """Columns of the table, by name; each in fp32 without further options."""
 RECIPES = {"recompute": ({}, {"recompute": "full"}), "bf16": ({"dp": 2}, {"precision": "bf16"})}

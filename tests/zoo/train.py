@@ -80,7 +80,8 @@ def _launch(num_ranks, paths):
             return
         result = mpirun(num_ranks, [SCRIPT, *left], TIMEOUT_S)
         first = next((path for path in left if not _has_ended(path)), None)
-        if first is not None and not list(first.parent.glob("error.rank*.json")):
+        said_why = any(list(path.parent.glob("error.rank*.json")) for path in left)
+        if first is not None and not said_why:
             (first.parent / "error.rank0.json").write_text(
                 json.dumps({"kind": "none", "message": result.stdout[-500:]})
             )

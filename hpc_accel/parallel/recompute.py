@@ -51,57 +51,48 @@ def recompute_blocks(module: nn.Module, kind: str) -> None:
 def _recomputed(
     forward: Callable[..., Any], buffers: list[torch.Tensor], options: dict[str, Any]
 ) -> Callable[..., Any]:
-    writes = [True]  # into its inputs; until a call shows that it does not
+    writes = [True]  # into its inputs: until a call shows that it does not
 
     def wrapper(*inputs: Any, **named: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*inputs, **named)
-        again = _as_at_first(forward, buffers, writes) if buffers or writes[0] else forward
+        # A compiler follows writes itself, and cannot read version counters.
+        again = _on_copies(forward, writes) if writes[0] and not torch.compiler.is_compiling() else forward
+        again = _with_first_buffers(again, buffers) if buffers else again
         return checkpoint(again, *inputs, **options, **named)
 
     return wrapper
 
 
-def _as_at_first(forward: Callable[..., Any], buffers: list[torch.Tensor], writes: list[bool]) -> Callable[..., Any]:
-    """`forward` for one micro-batch, which is called once, and again in backward: on what there was the first time."""
-    first: list[torch.Tensor] = []
-    kept: list[Any] = []
-    called: list[bool] = []
+def _on_copies(forward: Callable[..., Any], writes: list[bool]) -> Callable[..., Any]:
+    """`forward`, which may write into its inputs, on copies: it must find them unchanged when it runs again."""
 
     def call(*inputs: Any, **named: Any) -> Any:
-        if not called:
-            called.append(True)
-            first.extend(_copies(buffers))
-            return _watched(forward, inputs, named, kept, writes)
-        now = _copies(buffers)
-        _put(buffers, first)
-        try:
-            return forward(*(kept or inputs), **named)
-        finally:
-            _put(buffers, now)
+        copies = [each.clone() if torch.is_tensor(each) else each for each in inputs]
+        before = [each._version if torch.is_tensor(each) else 0 for each in copies]
+        results = forward(*copies, **named)
+        writes[0] = before != [each._version if torch.is_tensor(each) else 0 for each in copies]
+        return results
 
     return call
 
 
-def _watched(
-    forward: Callable[..., Any], inputs: tuple[Any, ...], named: dict[str, Any], kept: list[Any], writes: list[bool]
-) -> Any:
-    """The first call: copies of the inputs are `kept` if it writes into them."""
-    copies = [_copy(each) for each in inputs] if writes[0] else []
-    before = [each._version if torch.is_tensor(each) else 0 for each in inputs]
-    results = forward(*inputs, **named)
-    writes[0] = before != [each._version if torch.is_tensor(each) else 0 for each in inputs]
-    if writes[0]:
-        kept.extend(copies)
-    return results
+def _with_first_buffers(forward: Callable[..., Any], buffers: list[torch.Tensor]) -> Callable[..., Any]:
+    """`forward` for one micro-batch, which is called once, and again in backward."""
+    first: list[torch.Tensor] = []
 
+    def call(*inputs: Any, **named: Any) -> Any:
+        if not first:
+            first.extend(_copies(buffers))
+            return forward(*inputs, **named)
+        now = _copies(buffers)
+        _put(buffers, first)
+        try:
+            return forward(*inputs, **named)
+        finally:
+            _put(buffers, now)
 
-def _copy(value: Any) -> Any:
-    if not torch.is_tensor(value):
-        return value
-    with _disable_current_modes():
-        copy = value.detach().clone()
-    return copy.requires_grad_(value.requires_grad)
+    return call
 
 
 def _copies(buffers: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -1,6 +1,6 @@
 """What each model of the zoo is tried in, and where it is known to fall short."""
 
-from tests.zoo.models import tables, text, vision
+from tests.zoo.models import batches, tables, text, vision
 
 LAYOUTS = {
     "serial": {},
@@ -43,6 +43,10 @@ MODELS = {
     "LoRA on bf16": text.lora_on_bf16,
     "mixture of experts": text.mixture_of_experts,
     "experts as blocks, an idle head": text.bare_experts,
+    "dict batches, the model's own loss": batches.hugging_face,
+    "texts of different lengths, collate": batches.collated_text,
+    "detector, targets and outputs as dicts": batches.detector_of_dicts,
+    "tuple of outputs": batches.tuple_of_outputs,
     "Hugging Face causal": text.causal,
     "Hugging Face masked": text.masked,
     "Hugging Face classification": text.classification,

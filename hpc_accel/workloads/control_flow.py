@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpc_accel.workloads.batch import Batch, own_loss
 from hpc_accel.workloads.blocks import blocks_of
+from hpc_accel.workloads.stream import spread_over
 from hpc_accel.workloads.workload import Workload
 
 NUM_SAMPLES = 2
@@ -103,7 +104,7 @@ def control_flow_of(workload: Workload) -> ControlFlow:
     unused: tuple[str, ...] = ()
     reentrant = False
     with _left_alone(model) as drew:
-        batch = workload.batch_of(range(min(NUM_SAMPLES, len(workload.dataset))))  # type: ignore[arg-type]
+        batch = workload.batch_of(spread_over(workload.dataset, NUM_SAMPLES))
         drew.clear()
         try:
             with fake or nullcontext(), looks:

@@ -116,7 +116,7 @@ class Engine:
     def load(self, step: int, samples: Sequence[int], *, digests: bool = False) -> Share:
         """The samples as one micro-batch, as the epoch of `step` draws them; on the host."""
         drawn = [Drawn(index, step // self.sampler.batches_per_epoch) for index in samples]
-        collate = Collate(self.workload.rules, len(drawn), digests=digests)
+        collate = Collate(self.workload.rules, len(drawn), digests=digests, seed=self.run.seed)
         return collate([(index, self.dataset[index]) for index in drawn])
 
     def placed(self, batch: Batch) -> Batch:

@@ -32,11 +32,13 @@ class Dependence(BaseModel):
     state: bool = False
     loss: bool = False
     layers: tuple[str, ...] = ()
+    collate: bool = False
+    """Whether the collate function draws random numbers for the samples it gets together."""
 
     @property
     def is_any(self) -> bool:
         """Whether any part does."""
-        return self.outputs or self.state or self.loss
+        return self.outputs or self.state or self.loss or self.collate
 
 
 def measure_facts(engine: Engine) -> dict[str, Any]:
@@ -51,12 +53,13 @@ def measure_facts(engine: Engine) -> dict[str, Any]:
         state=measured.changes_state,
         loss=mean.over == "neither",
         layers=tuple(sorted(set(layers))),
+        collate=measured.collate_draws,
     )
     return {
         "weights_digest": weights,
         "mean": mean,
         "dependence": dependence,
-        "draws_data": draws_samples(engine.workload.dataset, samples[:4]),
+        "draws_data": measured.collate_draws or draws_samples(engine.workload.dataset, samples[:4]),
     }
 
 

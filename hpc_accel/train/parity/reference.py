@@ -116,9 +116,9 @@ def compute_variant(run: Run, device: torch.device, digest: str, kind: Kind, who
         pieces = 1 if by_layout else least_pieces(engine)
         cutting = grouped(run, dataset, run.layout) if by_layout else in_pieces(sampler, pieces)
         base = engine.trajectory(cutting, run.measure.parity_steps, whole.rates, digests=True)
-        inside = (
-            grouped(run, dataset, run.layout, inside=True) if by_layout else in_pieces(sampler, pieces, inside=True)
-        )
+        inside = in_pieces(sampler, pieces, inside=True)
+        inside = grouped(run, dataset, run.layout, inside=True) if by_layout else inside
+        inside = cutting if whole.dependence.collate else inside
         facts: dict[str, Any] = {
             "mean": whole.mean,
             "dependence": whole.dependence,
@@ -133,6 +133,8 @@ def _on_wire(recipe: Recipe) -> Any:
 
 def _others(sampler: Any, least: int, dependence: Dependence) -> list[Cutting]:
     """Cuttings that change nothing but rounding."""
+    if dependence.collate:
+        return [in_pieces(sampler, 1)]  # in another order others are drawn
     if dependence.is_any:
         return [in_pieces(sampler, 1, inside=True)]
     numbers = [max(least, number) for number in CUTTINGS]

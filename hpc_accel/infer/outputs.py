@@ -24,6 +24,7 @@ from hpc_accel.runtime.precision import arithmetic
 from hpc_accel.study.run import Run
 from hpc_accel.workloads.batch import Batch
 from hpc_accel.workloads.nested import flattened, floats_of, joined, mapped, moved, tensors_of
+from hpc_accel.workloads.stream import spread_over
 from hpc_accel.workloads.workload import NO_METRIC, NOT_ASKED, Workload
 
 MAX_SAMPLES = 256
@@ -58,8 +59,7 @@ class Answers:
 
 def compared_batch(workload: Workload, count: int = MAX_SAMPLES) -> Batch:
     """The first samples of the data set."""
-    dataset: Any = workload.dataset
-    return workload.batch_of(range(min(count, len(dataset))))
+    return workload.batch_of(range(len(spread_over(workload.dataset, count))))
 
 
 def answers(workload: Workload, answer: Answer, batch_size: int, metric_samples: int) -> Answers:

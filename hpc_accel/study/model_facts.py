@@ -81,10 +81,13 @@ class ModelFacts:
     """A workload as the planner sees it."""
 
     layers: tuple[LayerFacts, ...]
-    num_samples: int
+    num_samples: int | None
+    """Of an epoch; None for a stream that does not tell."""
     sample_bytes: int
     sequential: bool
     """Whether stages can be cut between any two layers; if not, a tracer cuts between blocks."""
+    is_stream: bool = False
+    """Whether samples come one after the other, without numbers."""
     no_stages: str = ""
     """What about the workload stages of a pipeline cannot run; "" where nothing is known to stand against them."""
     tp_units: int | None

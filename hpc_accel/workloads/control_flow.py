@@ -8,7 +8,7 @@ is seen, and which parameters it uses is left open. Whether its blocks all run i
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpc_accel.workloads.batch import Batch, own_loss, raised
 from hpc_accel.workloads.blocks import blocks_of
+from hpc_accel.workloads.stream import spread_over
 from hpc_accel.workloads.workload import Workload
 
 NUM_SAMPLES = 2
@@ -116,11 +117,11 @@ class _Pass:
 def control_flow_of(workload: Workload) -> ControlFlow:
     """Follow two samples through model and loss. The model is on the CPU and is left as it was, without gradients."""
     with _left_alone(workload.model):
-        first = _follow(workload, range(NUM_SAMPLES))
+        first = _follow(workload, spread_over(workload.dataset, NUM_SAMPLES))
         passes = [first]
         if first.looks:
-            spread = [index * len(workload.dataset) // NUM_FURTHER for index in range(NUM_FURTHER)]  # type: ignore[arg-type]
             # Each twice: a norm over the batch wants two.
+            spread = spread_over(workload.dataset, NUM_FURTHER)
             passes += [_follow(workload, (index, index), guess=False) for index in spread]
     return ControlFlow(
         unused=first.unused or (),
@@ -131,9 +132,9 @@ def control_flow_of(workload: Workload) -> ControlFlow:
     )
 
 
-def _follow(workload: Workload, samples: Iterable[int], *, guess: bool = True) -> _Pass:
+def _follow(workload: Workload, samples: Sequence[int], *, guess: bool = True) -> _Pass:
     model = workload.model
-    batch = workload.batch_of([index % len(workload.dataset) for index in samples])  # type: ignore[arg-type]
+    batch = workload.batch_of(samples)
     parameters = dict(model.named_parameters())
     fake = _fake_mode(parameters.values())
     looks, drew = Looks(model, guess), _Drew()

@@ -22,6 +22,7 @@ from hpc_accel.workloads.counting import Counting, Counts
 from hpc_accel.workloads.linears import units
 from hpc_accel.workloads.nested import num_bytes, shapes_of, tensors_of
 from hpc_accel.workloads.sixteen_bits import autocast_problem
+from hpc_accel.workloads.stream import Stream, num_samples_of, spread_over
 from hpc_accel.workloads.tensor_plan import Cut, divided_linears, half_divided, planned
 from hpc_accel.workloads.workload import Workload
 
@@ -44,7 +45,8 @@ def describe(workload: Workload) -> ModelFacts:
 
 def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
     dataset: Any = workload.dataset
-    batch, model = workload.batch_of([index % len(dataset) for index in range(NUM_SAMPLES)]), workload.model
+    first = spread_over(dataset, NUM_SAMPLES) * NUM_SAMPLES
+    batch, model = workload.batch_of(first[:NUM_SAMPLES] if len(first) > NUM_SAMPLES else first), workload.model
     if workload.collate is None:
         _refuse_other_shapes(dataset)
     cuts = planned(model, workload.tensor_plan)
@@ -64,7 +66,8 @@ def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
             _facts(model, piece, parameters, cuts, linears)
             for piece, parameters in zip(pieces, _parameters(model, len(pieces)), strict=True)
         ),
-        num_samples=len(dataset),
+        num_samples=num_samples_of(dataset),
+        is_stream=isinstance(dataset, Stream),
         sample_bytes=num_bytes(inputs) // NUM_SAMPLES,
         sequential=is_sequence(model),
         no_stages=_no_stages(workload, batch, [output for _, _, output, _ in pieces]),
@@ -84,10 +87,10 @@ def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
 
 def _refuse_other_shapes(dataset: Any) -> None:
     """Raise ConfigError for samples that torch's default_collate cannot stack, as far as a second shows them."""
-    count, until = min(len(dataset), MOST_LOOKED_AT), time.perf_counter() + MOST_LOOKED_S
+    numbers, until = spread_over(dataset, MOST_LOOKED_AT), time.perf_counter() + MOST_LOOKED_S
     first = shapes_of(dataset[0])
     # Neighbours, which may be sorted by length, and samples from everywhere.
-    for index in dict.fromkeys([*range(count // 2), *(len(dataset) * each // count for each in range(count))]):
+    for index in dict.fromkeys([*range(len(numbers) // 2), *numbers]):
         shapes = shapes_of(dataset[index])
         if shapes != first:
             raise different_shapes(first, shapes, 0, index)
@@ -110,9 +113,7 @@ def _no_stages(workload: Workload, batch: Batch, outputs: list[Any]) -> str:
 
 def _shape_varies(workload: Workload) -> bool:
     """Whether single samples, collated, have other shapes, as those have that are padded to the longest."""
-    dataset: Any = workload.dataset
-    count = min(len(dataset), NUM_COLLATED)
-    numbers = [len(dataset) * each // count for each in range(count)]
+    numbers = spread_over(workload.dataset, NUM_COLLATED)
     found = [shapes_of((each.args, each.targets)) for each in (workload.batch_of([number]) for number in numbers)]
     return any(each != found[0] for each in found)
 

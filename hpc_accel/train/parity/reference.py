@@ -96,7 +96,7 @@ def _whole_steps(run: Run, engine: Engine, common: dict[str, Any]) -> Reference:
     least = least_pieces(engine)
     if least > 1 and common["dependence"].is_any:
         return Reference(**common, reason="the whole batch does not fit into memory, and cut it is another one")
-    sampler = sampler_of(run, len(engine.dataset))
+    sampler = sampler_of(run, engine.workload.dataset)
     base = engine.trajectory(in_pieces(sampler, least), run.measure.parity_steps, digests=True)
     others = _others(sampler, least, common["dependence"])
     shared = tuple(sorted(engine.still.shared_draws))
@@ -110,13 +110,15 @@ def compute_variant(run: Run, device: torch.device, digest: str, kind: Kind, who
     with arithmetic(serial.precision):
         engine = Engine(run, device, serial, raised="recipe" not in kind)
         engine.mean = whole.mean
-        count = len(engine.dataset)
-        sampler = sampler_of(run, count)
+        dataset = engine.workload.dataset
+        sampler = sampler_of(run, dataset)
         by_layout = "grouped" in kind
         pieces = 1 if by_layout else least_pieces(engine)
-        cutting = grouped(run, count, run.layout) if by_layout else in_pieces(sampler, pieces)
+        cutting = grouped(run, dataset, run.layout) if by_layout else in_pieces(sampler, pieces)
         base = engine.trajectory(cutting, run.measure.parity_steps, whole.rates, digests=True)
-        inside = grouped(run, count, run.layout, inside=True) if by_layout else in_pieces(sampler, pieces, inside=True)
+        inside = in_pieces(sampler, pieces, inside=True)
+        inside = grouped(run, dataset, run.layout, inside=True) if by_layout else inside
+        inside = cutting if whole.dependence.collate else inside
         facts: dict[str, Any] = {
             "mean": whole.mean,
             "dependence": whole.dependence,
@@ -131,6 +133,8 @@ def _on_wire(recipe: Recipe) -> Any:
 
 def _others(sampler: Any, least: int, dependence: Dependence) -> list[Cutting]:
     """Cuttings that change nothing but rounding."""
+    if dependence.collate:
+        return [in_pieces(sampler, 1)]  # in another order others are drawn
     if dependence.is_any:
         return [in_pieces(sampler, 1, inside=True)]
     numbers = [max(least, number) for number in CUTTINGS]

@@ -47,6 +47,7 @@ MODELS = {
     "texts of different lengths, collate": batches.collated_text,
     "detector, targets and outputs as dicts": batches.detector_of_dicts,
     "tuple of outputs": batches.tuple_of_outputs,
+    "stream without an end": batches.stream,
     "Hugging Face causal": text.causal,
     "Hugging Face masked": text.masked,
     "Hugging Face classification": text.classification,

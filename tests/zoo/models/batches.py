@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from hpc_accel.workloads.workload import Workload
 
@@ -116,3 +116,17 @@ def tuple_of_outputs():
     generator = torch.Generator().manual_seed(1)
     data = TensorDataset(torch.randn(COUNT, 16, generator=generator), torch.arange(COUNT) % 4)
     return TwoOutputs(), both, data
+
+
+class Simulation(IterableDataset):
+    """Samples as a simulation makes them, without an end that is known."""
+
+    def __iter__(self):
+        while True:
+            x = torch.randn(16)
+            yield x, x.sum()[None]
+
+
+def stream():
+    model = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 1))
+    return model, nn.MSELoss(), Simulation()

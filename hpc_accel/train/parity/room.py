@@ -48,7 +48,8 @@ def free_bytes(run: Run, device: torch.device) -> float:
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    return min(float(lines["MemAvailable"].split()[0]) * 1024, run.resources.memory_mb * 2.0**20)
+    free, asked_mb = float(lines["MemAvailable"].split()[0]) * 1024, run.resources.memory_mb
+    return min(free, asked_mb * 2.0**20) if asked_mb else free
 
 
 def forget(device: torch.device) -> None:

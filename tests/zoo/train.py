@@ -13,7 +13,7 @@ from hpc_accel.study.expand import listed_runs, resolve_workload
 from hpc_accel.study.rules import refusals
 from hpc_accel.study.run_file import read_run
 from hpc_accel.study.study_file import Study
-from hpc_accel.train.parity.store import compute_missing
+from hpc_accel.train.parity.store import compute_missing, directory_of
 from hpc_accel.workloads import entry
 from hpc_accel.workloads.count_facts import describe
 from tests.mpirun import ENVIRONMENT, ROOT, mpirun
@@ -104,12 +104,16 @@ def _outcome(path):
 
 def _references(paths):
     """The serial runs of all, in this process: started for each it would take most of the time."""
+    by_model: dict[str, list[Path]] = {}
     for path in paths:
+        by_model.setdefault(read_run(path).workload.entry, []).append(path)
+    for alike in by_model.values():
         try:
-            compute_missing(read_run(path), path, torch.device("cpu"))
+            compute_missing([read_run(path) for path in alike], directory_of(alike[0].parent), torch.device("cpu"))
         except Exception as error:
             content = {"kind": type(error).__name__, "message": f"the serial run failed: {error}"}
-            (path.parent / "error.rank0.json").write_text(json.dumps(content))
+            for path in alike:
+                (path.parent / "error.rank0.json").write_text(json.dumps(content))
 
 
 if __name__ == "__main__":

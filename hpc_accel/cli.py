@@ -11,7 +11,8 @@ import typer
 from typer.core import TyperGroup
 
 from hpc_accel.bench.cli import bench
-from hpc_accel.errors import HpcAccelError
+from hpc_accel.check.cli import check, sources
+from hpc_accel.errors import HpcAccelError, UsageError
 
 app = typer.Typer(
     help="Find by measurement how a PyTorch model trains fastest, cheapest and with least energy on this cluster.",
@@ -20,6 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench, name="bench")
+app.command()(check)
+app.command()(sources)
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file, for example studies/quickstart.yaml.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run.json that `hpc-accel plan` wrote.")]
 MAX_REFUSED_SHOWN = 10
@@ -120,16 +123,6 @@ def plan(
     if len(refused) > MAX_REFUSED_SHOWN:
         typer.echo(f"left out: {len(refused) - MAX_REFUSED_SHOWN} more; {out} has all")
     typer.echo(f"{len(content['candidates'])} candidates, {len(refused)} refused, {len(chosen)} to measure: {out}")
-
-
-@app.command()
-def sources(study: StudyPath) -> None:
-    """Print the user's files that the study's workloads depend on, with their digests, as JSON."""
-    from hpc_accel.study.expand import resolve_workload
-    from hpc_accel.study.study_file import load_study
-
-    workloads = [resolve_workload(choice) for choice in load_study(study).workloads]
-    typer.echo(json.dumps({name: digest for each in workloads for name, digest in each.sources.items()}))
 
 
 @planning.command("evaluate")
@@ -293,8 +286,13 @@ def report(
 
 def main() -> None:
     """Entry point: errors for people become value, rule, remedy on standard error and their exit code."""
+    usage_error: Any = typer.BadParameter.__base__  # typer keeps the click that it uses to itself
+    usage_error.exit_code = UsageError.exit_code
     try:
         app()
     except HpcAccelError as error:
+        from hpc_accel.runtime.exit import users_frame
+
+        error.where = error.where or users_frame(error)
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)

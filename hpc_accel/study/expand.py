@@ -64,6 +64,17 @@ def resolve_workload(choice: WorkloadChoice) -> WorkloadSpec:
     )
 
 
+def resolve_workloads(study: Study) -> list[WorkloadSpec]:
+    """The workloads of a study, each resolved. Raises ConfigError, also where two have one name."""
+    workloads = [resolve_workload(choice) for choice in study.workloads]
+    names = [workload.name for workload in workloads]
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            f"workload names {', '.join(names)}", "every workload has a name of its own", "add `name:` to one of them"
+        )
+    return workloads
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dropped:
     """One combination of a study's lists that makes no run: its global batch cannot be divided."""

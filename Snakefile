@@ -8,6 +8,7 @@
 import hashlib
 import json
 import subprocess
+import time
 from functools import cache
 from pathlib import Path
 
@@ -25,6 +26,9 @@ if SCHEMA.exists():
 STUDY = config.get("study", "studies/quickstart.yaml")
 RESULTS = f"results/{Path(STUDY).stem}"
 PLAN = f"{RESULTS}/plan.json"
+CONDA = Path(workflow.basedir) / "envs/conda.yaml"
+ENVIRONMENT = str(CONDA) if CONDA.exists() else None
+STARTED = time.time()
 
 
 def said(*keys):
@@ -147,6 +151,7 @@ wildcard_constraints:
 
 localrules:
     all,
+    check,
     probe_script,
     plan,
     script,
@@ -157,10 +162,20 @@ localrules:
 report: "workflow/report/workflow.rst"
 
 
+# Why rules and runs failed, below what Snakemake says. A run that failed is a result, so also of a workflow without an
+# error.
+FAILURES = "hpc-accel failures {RESULTS:q} --logs logs/{RESULTS:q} --since {STARTED}"
+
+
 # A job that was killed without a word leaves no record: the others are reported all the same.
 onerror:
     if Path(PLAN).exists():
         shell("hpc-accel report {RESULTS:q} > logs/{RESULTS}/report.log 2>&1")
+    shell(FAILURES)
+
+
+onsuccess:
+    shell(FAILURES)
 
 
 rule all:
@@ -170,8 +185,30 @@ rule all:
         f"{RESULTS}/report.html",
 
 
+# First of all, and again after an edit of the study, the site or the user's files. It forces nothing to be measured
+# again: it is `ancient` to those that follow, a check that fails leaves the old result (`update`), and as a checkpoint
+# it lets what follows be looked at anew; Snakemake takes what is behind a job that runs for settled by that job alone.
+checkpoint check:
+    input:
+        study=STUDY,
+    output:
+        update(f"{RESULTS}/check.json"),
+    log:
+        f"logs/{RESULTS}/check.log",
+    retries: 0
+    conda:
+        ENVIRONMENT
+    params:
+        site=site(),
+        sources=lambda _wildcards: sources(),
+        limit_s=config.get("check_limit_s", 300),
+    shell:
+        "hpc-accel check {input.study:q} --limit-s {params.limit_s} --out {output:q} > {log:q} 2>&1"
+
+
 rule probe_script:
     input:
+        check=ancient(rules.check.output[0]),
         study=ancient(STUDY),
     output:
         script=f"{RESULTS}/probe.sbatch",
@@ -179,7 +216,7 @@ rule probe_script:
     log:
         f"logs/{RESULTS}/probe_script.log",
     conda:
-        "envs/conda.yaml"
+        ENVIRONMENT
     params:
         site=site(),
     shell:
@@ -197,7 +234,7 @@ rule probe:
         f"logs/{RESULTS}/probe.log",
     localrule: SENT_FROM_HERE
     conda:
-        "envs/conda.yaml"
+        ENVIRONMENT
     resources:
         **ASKED,
     params:
@@ -210,6 +247,7 @@ rule probe:
 
 checkpoint plan:
     input:
+        check=ancient(rules.check.output[0]),
         study=STUDY,
         hardware=rules.probe.output[0],
     output:
@@ -217,7 +255,7 @@ checkpoint plan:
     log:
         f"logs/{RESULTS}/plan.log",
     conda:
-        "envs/conda.yaml"
+        ENVIRONMENT
     params:
         site=site(),
         sources=lambda _wildcards: sources(),
@@ -237,7 +275,7 @@ rule script:
     # All scripts before the first measurement, so that none is written beside one.
     priority: 1
     conda:
-        "envs/conda.yaml"
+        ENVIRONMENT
     params:
         run=digest_of_run,
     shell:
@@ -256,7 +294,7 @@ rule run:
         f"logs/{RESULTS}/run/{{run_id}}.log",
     localrule: SENT_FROM_HERE
     conda:
-        "envs/conda.yaml"
+        ENVIRONMENT
     resources:
         **ASKED,
     params:
@@ -318,7 +356,7 @@ rule report:
     log:
         f"logs/{RESULTS}/report.log",
     conda:
-        "envs/conda.yaml"
+        ENVIRONMENT
     params:
         results=lambda wildcards, output: Path(output[0]).parent,
     shell:

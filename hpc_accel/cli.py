@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from hpc_accel.bench.cli import bench
 from hpc_accel.check.cli import check, sources
 from hpc_accel.errors import HpcAccelError, UsageError
+from hpc_accel.jobs.cli import failures, run_script
 
 app = typer.Typer(
     help="Find by measurement how a PyTorch model trains fastest, cheapest and with least energy on this cluster.",
@@ -23,6 +24,8 @@ app = typer.Typer(
 app.add_typer(bench, name="bench")
 app.command()(check)
 app.command()(sources)
+app.command(hidden=True)(run_script)
+app.command(hidden=True)(failures)
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file, for example studies/quickstart.yaml.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run.json that `hpc-accel plan` wrote.")]
 MAX_REFUSED_SHOWN = 10
@@ -200,24 +203,6 @@ def pack(
     from hpc_accel.jobs.pack import take_turns
 
     raise typer.Exit(take_turns(done, runs))
-
-
-@app.command(hidden=True)
-def run_script(
-    path: Annotated[Path, typer.Argument(metavar="SCRIPT", help="A job.sbatch, probe.sbatch or a pack's.")],
-    request: Annotated[Path, typer.Option(help="The request.json written with it.")],
-    log: Annotated[Path, typer.Option(help="Gets all that the script says, appended.")],
-    result: Annotated[Path, typer.Option(help="The file that the script leaves.")],
-    attempt: Annotated[int, typer.Option(help="1 for the first.")] = 1,
-    submit: Annotated[bool, typer.Option(help="Submit it where the site has a Slurm.")] = False,
-) -> None:
-    """Start a job script as the workflow does, and remove what is no result: 0 when there is one."""
-    from hpc_accel.jobs.run_script import keep_result
-    from hpc_accel.jobs.run_script import run_script as start
-
-    code = start(path, request, log, lambda job_id: typer.echo(f"job {job_id}"), submit=submit)
-    typer.echo(f"attempt {attempt}: exit code {code}; all that was said is in {log}")
-    raise typer.Exit(keep_result(result, code, attempt))
 
 
 @app.command()

@@ -1,8 +1,8 @@
 """The user's code in a process of its own, under a time limit: whatever it does there, here it becomes a message.
 
 The process writes one file for each workload it is through with, and what it is doing to another file. Where it ends
-without a word (`os._exit`, a crash, a signal) or does not end, that is told with the user's line, and a new process goes
-on with the next workload.
+without a word (`os._exit`, a crash, a signal) or does not end, that is told with the user's line, and a new process
+goes on with the next workload.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class _Process:
         for file in (DOING, STACKS, EXITS):
             (directory / file).unlink(missing_ok=True)
         # -P: a user's `queue.py` in the working directory must not stand in for Python's own.
-        command = [sys.executable, "-P", "-m", "hpc_accel.check.child", study, str(first), directory, str(limit_s)]
+        arguments = [str(study), str(first), str(directory), str(limit_s)]
+        command = [sys.executable, "-P", "-m", "hpc_accel.check.child", *arguments]
         self.process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
         )

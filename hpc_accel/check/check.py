@@ -56,12 +56,14 @@ def check_study(study_path: Path, *, limit_s: float, results: Path | None = None
     names = [workload.name for workload in resolve_workloads(study)]
     if results is not None:
         owner_file(results, study_path)
-    found, errors = [], []
+    found: list[dict[str, Any]] = []
+    errors: list[HpcAccelError] = []
     for name, result in zip(names, try_apart(study_path, names, limit_s), strict=True):
         if isinstance(result, HpcAccelError):
             errors.append(result)
-            result = {"error": to_json(result)}
-        found.append({"name": name, **result})
+            found.append({"name": name, "error": to_json(result)})
+        else:
+            found.append({"name": name, **result})
     if not errors and (nothing := _nothing_left(found)):
         errors.append(nothing)
     return Answer(

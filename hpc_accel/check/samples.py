@@ -38,7 +38,7 @@ class Seen:
 
 
 def look_at(workload: Workload, entry: str, say: Any) -> Seen:
-    """Read a spread of samples. Raises DataError for one that cannot be read, or that forms no batch with the others."""
+    """Read a spread of samples. Raises DataError for one that cannot be read or forms no batch with the others."""
     total = len(workload.dataset)  # type: ignore[arg-type]
     count = min(total, MOST_LOOKED_AT)
     samples: dict[int, Any] = {}

@@ -181,7 +181,7 @@ class Trial:
         first = next(iter(str(error).splitlines()), "")
         return ConfigError(
             f"entry {self.entry!r}: {what} forward and backward: {type(error).__name__}: {first}",
-            "the model takes a batch of dataset inputs, the loss its outputs and the batch of targets, whatever its size",
+            "the model takes a batch of dataset inputs, the loss its outputs and a batch of targets, of any size",
             "correct the line that is named; normalisation over the batch needs micro-batches of two samples or more",
         )
 

@@ -54,7 +54,7 @@ def _called(spec: WorkloadSpec, seed: int) -> Any:
 
 @contextmanager
 def users_code(entry: str) -> Iterator[None]:
-    """Around all that calls the user's code: it stays in the directory it was started in, where the study's paths begin.
+    """Around all that calls the user's code: it ends in the directory it was started in, where a study's paths begin.
 
     What the code raises, `sys.exit` among it, becomes ConfigError; errors in our own words stay.
     """

@@ -85,7 +85,7 @@ def facts_of_built(workload: Workload, spec: WorkloadSpec, seed: int) -> ModelFa
 
 @contextmanager
 def _parameters_up_to(limit_bytes: int) -> Iterator[None]:
-    """Raises _TooLargeError as soon as parameters registered inside hold more than `limit_bytes`, or memory is refused."""
+    """Raises _TooLargeError when parameters registered inside hold more than `limit_bytes`, or memory is refused."""
     seen: set[int] = set()
     total = 0
 

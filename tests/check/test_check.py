@@ -41,10 +41,21 @@ def build():
 def model():
     return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
 """
-MISTAKES = (
-    "import", "syntax", "raises", "sys.exit", "os._exit", "abort", "shapes", "no sample", "last sample", "lengths",
-    "nan", "loss exits", "empty",
-)  # fmt: skip
+MISTAKES = [
+    "import",
+    "syntax",
+    "raises",
+    "exit",
+    "os_exit",
+    "abort",
+    "shapes",
+    "no_sample",
+    "last_sample",
+    "lengths",
+    "nan",
+    "loss_exits",
+    "empty",
+]
 HANGS = """\
 def build():
     while True:
@@ -150,25 +161,29 @@ def test_what_the_mean_is_over(tmp_path, loss, target, over, said):
     assert said in check(tmp_path, model=model).stdout
 
 
+def in_build(text):
+    return MODEL.replace("return model(), ", f"{text}; return model(), ")
+
+
 @pytest.mark.parametrize(
     ("model", "code", "value", "at"),
     [
         (MODEL.replace("import os", "import no_such_module, os"), 78, "no_such_module", "import no_such_module"),
         (MODEL + "def oops(:\n", 78, "invalid syntax", None),
-        (MODEL.replace("return model(), ", "raise ValueError('boom'); return model(), "), 78, "boom", "raise Value"),
-        (MODEL.replace("return model(), ", "sys.exit(0); return model(), "), 78, "SystemExit", "sys.exit"),
-        (MODEL.replace("return model(), ", "os._exit(0); return model(), "), 78, "exit code 0 while building", "os._exit"),
-        (MODEL.replace("return model(), ", "os.abort(); return model(), "), 78, "SIGABRT", "os.abort"),
+        (in_build("raise ValueError('boom')"), 78, "boom", "raise Value"),
+        (in_build("sys.exit(0)"), 78, "SystemExit", "sys.exit"),
+        (in_build("os._exit(0)"), 78, "exit code 0 while building", "os._exit"),
+        (in_build("os.abort()"), 78, "SIGABRT", "os.abort"),
         (MODEL.replace("8, 2", "9, 2"), 78, "cannot be multiplied", None),
         (with_sample("return [][index], 0"), 78, "list index out of range", "[][index]"),
-        (with_sample("return torch.ones(4) / (63 - index) if index < 63 else [][0], torch.ones(2)"), 65, "dataset[63]", "[][0]"),
+        (with_sample("return torch.ones(4) if index < 63 else [][0], torch.ones(2)"), 65, "dataset[63]", "[][0]"),
         (with_sample("return torch.randn(4 + index // 60), torch.randn(2)"), 65, "dataset[63] is input [5]", None),
         (with_sample("return torch.full((4,), float('nan')), torch.ones(2)"), 70, "is nan", None),
         (MODEL.replace("mse_loss, Data", "lambda o, t: sys.exit(3), Data"), 78, "SystemExit", "sys.exit(3)"),
         (MODEL.replace("return 64", "return 0"), 78, "empty", None),
     ],
     ids=MISTAKES,
-)  # fmt: skip
+)
 def test_what_the_users_code_does_wrong(tmp_path, model, code, value, at):
     done = check(tmp_path, model=model)
     assert done.returncode == code, done.stdout + done.stderr
@@ -220,7 +235,8 @@ def test_it_stays_where_it_was_started_and_swallows_what_is_printed(tmp_path):
 
 
 def test_a_model_larger_than_memory_is_described_only(tmp_path):
-    model = MODEL.replace("nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)", "nn.Linear(4, 10**6), nn.Linear(10**6, 10**6), nn.Linear(10**6, 2)")  # fmt: skip
+    layers = "nn.Linear(4, 10**6), nn.Linear(10**6, 10**6), nn.Linear(10**6, 2)"
+    model = MODEL.replace("nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)", layers)
     done = check(tmp_path, model=model)
     assert done.returncode == 0, done.stderr
     assert "1,000,008,000,002 parameters" in done.stdout and "too large for this machine" in done.stdout

@@ -14,18 +14,45 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
-from snakemake.utils import min_version, validate
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import min_version
 
 min_version("9.10")
 
-# This file also works alone, copied beside a study.
-SCHEMA = Path(workflow.basedir) / "workflow/schemas/config.schema.yaml"
-if SCHEMA.exists():
-    validate(config, str(SCHEMA))
+# What `--config` may say.
+CONFIG = {"study": "studies/quickstart.yaml", "check_limit_s": 300}
 
-STUDY = config.get("study", "studies/quickstart.yaml")
+
+def said_wrong():
+    """Value, rule and remedy of the first mistake in `--config`; None without one."""
+    for key in config:
+        if key not in CONFIG:
+            return key, f"--config knows {', '.join(CONFIG)}", "correct the spelling"
+    study, limit_s = (config.get(key, usual) for key, usual in CONFIG.items())
+    if not Path(str(study or "")).is_file() or not str(study).endswith(
+        (".yaml", ".yml")
+    ):
+        known = [str(path) for path in sorted(Path("studies").glob("*.yaml"))]
+        return (
+            f"study={study or ''}",
+            "the study is a .yaml file that is there",
+            f"here are {', '.join(known)}" if known else "hpc-accel init writes one",
+        )
+    if not isinstance(limit_s, int | float) or limit_s < 1:
+        return (
+            f"check_limit_s={limit_s}",
+            "seconds, at least 1",
+            "for example check_limit_s=900",
+        )
+
+
+if mistake := said_wrong():
+    raise WorkflowError("{}\n  rule:   {}\n  remedy: {}".format(*mistake))
+
+STUDY = config.get("study", CONFIG["study"])
 RESULTS = f"results/{Path(STUDY).stem}"
 PLAN = f"{RESULTS}/plan.json"
+# This file also works alone, copied beside a study.
 CONDA = Path(workflow.basedir) / "envs/conda.yaml"
 ENVIRONMENT = str(CONDA) if CONDA.exists() else None
 STARTED = time.time()
@@ -185,9 +212,9 @@ rule all:
         f"{RESULTS}/report.html",
 
 
-# First of all, and again after an edit of the study, the site or the user's files. It forces nothing to be measured
-# again: it is `ancient` to those that follow, a check that fails leaves the old result (`update`), and as a checkpoint
-# it lets what follows be looked at anew; Snakemake takes what is behind a job that runs for settled by that job alone.
+# First of all, and again after an edit of the study, the site or the user's files. It makes a new plan, and forces
+# nothing to be measured again: it is `ancient` to the probe, and a check that fails leaves the old result (`update`).
+# As a checkpoint it lets Snakemake look at the probe anew, which it takes for settled while a job before it runs.
 checkpoint check:
     input:
         study=STUDY,
@@ -201,7 +228,7 @@ checkpoint check:
     params:
         site=site(),
         sources=lambda _wildcards: sources(),
-        limit_s=config.get("check_limit_s", 300),
+        limit_s=config.get("check_limit_s", CONFIG["check_limit_s"]),
     shell:
         "hpc-accel check {input.study:q} --limit-s {params.limit_s} --out {output:q} > {log:q} 2>&1"
 
@@ -247,7 +274,7 @@ rule probe:
 
 checkpoint plan:
     input:
-        check=ancient(rules.check.output[0]),
+        check=rules.check.output[0],
         study=STUDY,
         hardware=rules.probe.output[0],
     output:

@@ -28,6 +28,8 @@ DOING, STACKS, EXITS = "doing.txt", "stacks.txt", "exits.txt"
 """Files of the process: what it is doing now; its stacks when it hung or crashed; where somebody called os._exit."""
 GRACE_S = 5.0
 """After its time limit the process itself writes its stacks; one that cannot even do that is ended."""
+START_S = 120.0
+"""For Python to import torch, which on a busy file system takes its time."""
 TAIL_LINES = 10
 """Kept of what the user's code prints: a million lines take no memory and no disk."""
 MAX_LINE = 500
@@ -74,8 +76,10 @@ class _Process:
 
     def wait(self) -> None:
         """Until the process ends, or one workload takes too long."""
-        number, since_s = self.first, time.monotonic()
+        number, since_s = self.first, time.monotonic() + START_S
         while self.process.poll() is None:
+            if since_s > time.monotonic() and (self.directory / DOING).exists():
+                since_s = time.monotonic()
             if (self.directory / f"{number}.json").exists():
                 number, since_s = number + 1, time.monotonic()
             late_s = time.monotonic() - since_s - self.limit_s

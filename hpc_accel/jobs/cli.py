@@ -39,4 +39,4 @@ def failures(
     from hpc_accel.jobs.failures import failures as find
 
     for text in find(results, logs, since):
-        typer.echo(f"\n{text}")
+        typer.echo(f"\n{text}", err=True)  # where Snakemake writes too

@@ -55,7 +55,7 @@ def test_a_failed_check_is_told_and_costs_no_measurement(workflow: Workflow):
     assert set(workflow.calls()) == {"check", "report"}
     broken.unlink()
     workflow.snakemake("--cores", "2")
-    assert workflow.calls() == ["check"], "what was measured before the edit is measured still"
+    assert workflow.calls() == ["check", "plan", "report"], "what was measured before the edit is measured still"
     assert "Nothing to be done" in workflow.snakemake("--cores", "2")
 
 
@@ -75,7 +75,7 @@ def test_an_edit_of_the_site_or_the_users_files_is_checked(workflow: Workflow):
     assert "Nothing to be done" in workflow.snakemake("--cores", "2")
     site.write_text("scheduler: none\nabout: another\n")
     workflow.snakemake("--cores", "2")
-    assert workflow.calls()[0] == "check"
+    assert workflow.calls()[:3] == ["check", "probe", "plan"]
     assert "Nothing to be done" in workflow.snakemake("--cores", "2")
 
 
@@ -200,6 +200,24 @@ def test_a_thousand_runs_are_planned_in_20_s_of_one_core(workflow: Workflow):
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 20
     assert "run " in output and str(num_runs) in output
+
+
+@pytest.mark.parametrize("mistake", ["study=", "studdy=s.yaml", "study=t.yaml", "check_limit_s=soon"])
+def test_mistakes_on_the_command_line(workflow: Workflow, mistake: str):
+    command = [sys.executable, "-m", "snakemake", "-n", "-s", str(ROOT / "Snakefile"), "--config", "study=s.yaml"]
+    done = subprocess.run(
+        [*command, mistake],
+        cwd=workflow.directory,
+        env=workflow.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"{mistake.partition('=')[0]}" in done.stderr
+    assert "  rule:   " in done.stderr and "  remedy: " in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_lint_and_format():

@@ -20,6 +20,7 @@ from hpc_accel.check.samples import look_at
 from hpc_accel.check.trial import Trial, largest_with_values_bytes
 from hpc_accel.errors import ConfigError, HpcAccelError, to_json
 from hpc_accel.files import write_json
+from hpc_accel.jobs.memory_option import with_memory_of
 from hpc_accel.jobs.site import Site, load_site
 from hpc_accel.runtime.exit import users_frame
 from hpc_accel.study.expand import resolve_workload
@@ -43,6 +44,7 @@ def main(study_path: Path, first: int, directory: Path, limit_s: float) -> NoRet
 
     study = load_study(study_path)
     site = load_site(study.site)
+    study = with_memory_of(study, site)
     with (directory / STACKS).open("w") as stacks:
         faulthandler.enable(stacks)
         for number in range(first, len(study.workloads)):

@@ -54,7 +54,7 @@ RESULTS = f"results/{Path(STUDY).stem}"
 PLAN = f"{RESULTS}/plan.json"
 CHECK = f"{RESULTS}/check.json"
 # This file also works alone, copied beside a study.
-CONDA = Path(workflow.basedir) / ENVIRONMENT
+CONDA = Path(workflow.basedir) / "envs/conda.yaml"
 ENVIRONMENT = str(CONDA) if CONDA.exists() else None
 STARTED = time.time()
 

@@ -1,4 +1,4 @@
-# From a study file to its report: probe, plan, script, run, report. Thin on purpose: every rule calls `hpc-accel`,
+# From a study file to its report: check, probe, plan, script, run, report. Thin on purpose: every rule calls `hpc-accel`,
 # what there is to run is read from plan.json, and what a job asks of Slurm from the request.json beside its script.
 #
 #   snakemake --cores all --config study=studies/quickstart.yaml

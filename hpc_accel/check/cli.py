@@ -32,7 +32,7 @@ def check(
     if answer.errors:
         raise typer.Exit(answer.errors[0].exit_code)
     if out is not None:
-        write_json(out, answer.to_json())
+        write_json(out, answer.lasting())
 
 
 def sources(study: StudyPath) -> None:

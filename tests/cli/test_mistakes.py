@@ -57,7 +57,7 @@ GOOD = 'workload: {entry: "my_model:build", global_batch_size: 16}\nresources: {
         (GOOD + "seed: 123456789012345678901\n", MODEL, "s.yaml:3: seed is 123456789012345678901"),
         (GOOD + "layouts: [{pp: 1000000000}]\n", MODEL, "1000000000 ranks"),
         ("workload: [{entr: my_model}]\n", MODEL, "s.yaml:1: unknown key 'workload.0.entr'"),
-        (GOOD, MODEL.replace("return", "raise KeyError('gone')"), "my_model.py:6 in build"),
+        (GOOD, MODEL.replace("return", "raise KeyError('gone');"), "my_model.py:6 in build"),
     ],
 )
 def test_plan_refuses_with_value_rule_and_remedy(tmp_path, study, model, expected):

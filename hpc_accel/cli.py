@@ -240,11 +240,13 @@ def submit(path: Annotated[Path, typer.Argument(metavar="SCRIPT", help="A job.sb
 def train(path: RunPath) -> None:
     """Train one run and write its record beside run.json. Started on every rank by the job script's mpirun."""
     from hpc_accel.commands import train_run
+    from hpc_accel.runtime.exit import leave
 
     summary = train_run(path)
     if summary is not None:
         median = summary.step_time_ms.value
         typer.echo(f"{summary.run_id}: {summary.status}, median step {median:.3f} ms")
+    leave(0)
 
 
 @app.command()

@@ -7,6 +7,7 @@ otherwise wait for it for ever.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 import traceback
@@ -15,8 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from hpc_accel.errors import CannotCreateError, HpcAccelError, RetryableError
+from hpc_accel.errors import CannotCreateError, HpcAccelError, NonFiniteError, RetryableError
 from hpc_accel.study.sources import is_users
+
+FIRST_IN_TIME_S = 0.5
 
 
 @contextmanager
@@ -72,6 +75,7 @@ def _fail(directory: Path, error: BaseException) -> None:
         "where": users_frame(error),
         "remedy": getattr(error, "remedy", None),
         "exit_code": code,
+        "step": getattr(error, "step", None),
         "traceback": traceback.format_exc(),
     }
     try:
@@ -83,9 +87,22 @@ def _fail(directory: Path, error: BaseException) -> None:
     sys.stderr.write(f"rank {rank}: {text}\n" if not alone else f"{text}\n")
     sys.stderr.flush()
     if not alone:
+        if isinstance(error, NonFiniteError):
+            time.sleep(FIRST_IN_TIME_S)  # a NaN spreads with gradients: the rank it began on may be about to tell it
         # The others may be waiting for this rank, and would for ever.
         MPI.COMM_WORLD.Abort(code)
     raise SystemExit(code)
+
+
+def leave(code: int) -> NoReturn:
+    """End this rank at once: its record is written, so no thread and no library that crashes at exit may spoil it."""
+    from mpi4py import MPI
+
+    if MPI.Is_initialized() and not MPI.Is_finalized():
+        MPI.Finalize()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def users_frame(error: BaseException) -> str | None:

@@ -22,6 +22,7 @@ def run_training(path: Path, progress: Callable[[int, int], None] = lambda done,
     if run.infer is not None:
         raise ConfigError(f"{path}: an inference run", "what serves is not trained", f"hpc-accel infer {path}")
     with exit_together(directory):
+        from hpc_accel.runtime import hang
         from hpc_accel.train.loop import train
         from hpc_accel.train.record import write_record
         from hpc_accel.train.setup import open_session
@@ -33,8 +34,10 @@ def run_training(path: Path, progress: Callable[[int, int], None] = lambda done,
             seen = train(session, progress)
         except RetryableError as error:
             exit_cleanly(session.rank, error)
+        session.hang.enter(hang.END)
         summary = write_record(session, seen, started_utc)
         session.checkpoints.discard()
+        session.hang.close()
     if summary is not None and summary.error and summary.error.kind == "non-finite loss":
         raise NonFiniteError(summary.error.message, "losses are finite", summary.error.remedy)
     return summary

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from hpc_accel.bench.cli import bench
-from hpc_accel.errors import HpcAccelError
+from hpc_accel.leave import run_and_leave
 
 app = typer.Typer(
     help="Find by measurement how a PyTorch model trains fastest, cheapest and with least energy on this cluster.",
@@ -240,13 +239,11 @@ def submit(path: Annotated[Path, typer.Argument(metavar="SCRIPT", help="A job.sb
 def train(path: RunPath) -> None:
     """Train one run and write its record beside run.json. Started on every rank by the job script's mpirun."""
     from hpc_accel.commands import train_run
-    from hpc_accel.runtime.exit import leave
 
     summary = train_run(path)
     if summary is not None:
         median = summary.step_time_ms.value
         typer.echo(f"{summary.run_id}: {summary.status}, median step {median:.3f} ms")
-    leave(0)
 
 
 @app.command()
@@ -295,8 +292,4 @@ def report(
 
 def main() -> None:
     """Entry point: errors for people become value, rule, remedy on standard error and their exit code."""
-    try:
-        app()
-    except HpcAccelError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+    run_and_leave(app)

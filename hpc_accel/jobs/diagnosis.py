@@ -115,16 +115,16 @@ def _fresh(run_dir: Path, pattern: str, since_unix_s: float) -> list[dict[str, A
 def _innermost(path: Path) -> str:
     """`file:line in function` of a file of stacks: the user's innermost frame, else the innermost one; "" without any.
 
-    A crash begins with the thread that crashed; of a hang the main thread, which comes last, is meant.
+    Of a crash the current thread is meant, of a hang the main thread, which comes last.
     """
     from hpc_accel.study.sources import is_users
 
     text = path.read_text(errors="replace") if path.is_file() else ""
-    threads = re.split(r"^(?:Current t|T)hread 0x.*$", text, flags=re.MULTILINE)[1:]
+    threads = re.split(r"^(Current t|T)hread 0x.*$", text, flags=re.MULTILINE)[1:]
     if not threads:
         return ""
-    crashed = text.startswith("Fatal Python error")
-    frames = re.findall(r'File "(.+?)", line (\d+) in (.+)', threads[0 if crashed else -1])
+    crashed = text.startswith("Fatal Python error") and "Current t" in threads
+    frames = re.findall(r'File "(.+?)", line (\d+) in (.+)', threads[threads.index("Current t") + 1 if crashed else -1])
     own = [frame for frame in frames if is_users(Path(frame[0]))]
     return "{}:{} in {}".format(*(own or frames)[0]) if frames else ""
 

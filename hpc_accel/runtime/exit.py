@@ -7,7 +7,6 @@ otherwise wait for it for ever.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 import traceback
@@ -92,17 +91,6 @@ def _fail(directory: Path, error: BaseException) -> None:
         # The others may be waiting for this rank, and would for ever.
         MPI.COMM_WORLD.Abort(code)
     raise SystemExit(code)
-
-
-def leave(code: int) -> NoReturn:
-    """End this rank at once: its record is written, so no thread and no library that crashes at exit may spoil it."""
-    from mpi4py import MPI
-
-    if MPI.Is_initialized() and not MPI.Is_finalized():
-        MPI.Finalize()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def users_frame(error: BaseException) -> str | None:

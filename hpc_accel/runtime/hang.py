@@ -35,7 +35,7 @@ OTHERS_S = 2.0
 
 
 class HangWatch:
-    """Watches one rank from its creation to `close`. `hang_after_s` replaces all limits.
+    """Watches one rank from its creation to `close`. `hang_after_s` replaces all limits but the start's.
 
     The start may take `start_up_s`: it can contain the serial run that this one is compared with.
     """
@@ -70,13 +70,15 @@ class HangWatch:
     @property
     def limit_s(self) -> float:
         """How long the present phase may last."""
+        if self._phase == START_UP:
+            return max(LIMIT_S[START_UP], self._start_up_s)
         if self._fixed_s is not None:
             return self._fixed_s
         if self._phase == STEP:
             if self._learnt_s is None and len(self._steps_s) == LEARNT_FROM:
                 self._learnt_s = max(LIMIT_S[STEP], TIMES_MEDIAN * statistics.median(self._steps_s))
             return LIMIT_S[FIRST_STEPS] if self._learnt_s is None else self._learnt_s
-        return max(LIMIT_S[self._phase], self._start_up_s if self._phase == START_UP else 0.0)
+        return LIMIT_S[self._phase]
 
     def close(self) -> None:
         """The rank is done; an empty file of stacks is removed."""

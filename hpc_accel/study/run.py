@@ -147,7 +147,7 @@ class Measure(StrictModel):
     from the precision when the study does not set it. The workload's metric is computed on at most `metric_samples`
     held-out samples, evenly spread; 0 leaves it out. Up to `max_steps` are timed where `steps` take less than 100
     updates of the energy sensors. `idle_s` None measures idle power where a sensor can be read, 0 never. A rank that
-    takes longer than `hang_after_s` for a step, a checkpoint or its start hangs; None: see runtime/hang.py.
+    takes longer than `hang_after_s` for a step or a checkpoint hangs; None: see runtime/hang.py.
     """
 
     warmup_steps: Count = 5

@@ -34,8 +34,17 @@ OTHERS_S = 2.0
 """For the other ranks to write what they see, before this one aborts all."""
 
 
+_watching: list[HangWatch] = []
+
+
+def end_watching() -> None:
+    """A run is over on this rank, however it ended; a process may start another."""
+    while _watching:
+        _watching.pop().close()
+
+
 class HangWatch:
-    """Watches one rank from its creation to `close`. `hang_after_s` replaces all limits but the start's.
+    """Watches one rank from its creation to `end_watching`. `hang_after_s` replaces all limits but the start's.
 
     The start may take `start_up_s`: it can contain the serial run that this one is compared with.
     """
@@ -57,6 +66,7 @@ class HangWatch:
         faulthandler.enable(self._stacks)
         self._arm()
         threading.Thread(target=self._watch, name="hpc_accel:hang", daemon=True).start()
+        _watching.append(self)
 
     def enter(self, phase: str, step: int = 0) -> None:
         """The rank begins something else; called for each step, so it costs a microsecond."""

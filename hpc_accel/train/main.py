@@ -27,17 +27,19 @@ def run_training(path: Path, progress: Callable[[int, int], None] = lambda done,
         from hpc_accel.train.record import write_record
         from hpc_accel.train.setup import open_session
 
-        session = open_session(run, directory, (time.perf_counter() - began) * 1e3)
-        if session.rank == 0:
-            stop.announce(directory)
         try:
-            seen = train(session, progress)
-        except RetryableError as error:
-            exit_cleanly(session.rank, error)
-        session.hang.enter(hang.END)
-        summary = write_record(session, seen, started_utc)
-        session.checkpoints.discard()
-        session.hang.close()
+            session = open_session(run, directory, (time.perf_counter() - began) * 1e3)
+            if session.rank == 0:
+                stop.announce(directory)
+            try:
+                seen = train(session, progress)
+            except RetryableError as error:
+                exit_cleanly(session.rank, error)
+            session.hang.enter(hang.END)
+            summary = write_record(session, seen, started_utc)
+            session.checkpoints.discard()
+        finally:
+            hang.end_watching()
     if summary is not None and summary.error and summary.error.kind == "non-finite loss":
         raise NonFiniteError(summary.error.message, "losses are finite", summary.error.remedy)
     return summary

@@ -158,4 +158,5 @@ def _free_bytes(engine: Engine) -> float:
     if engine.device.type == "cuda":
         return float(torch.cuda.mem_get_info(engine.device)[0])
     lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    return min(float(lines["MemAvailable"].split()[0]) * 1024, engine.run.resources.memory_mb * 2.0**20)
+    free, asked_mb = float(lines["MemAvailable"].split()[0]) * 1024, engine.run.resources.memory_mb
+    return min(free, asked_mb * 2.0**20) if asked_mb else free

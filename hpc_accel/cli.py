@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +13,7 @@ from hpc_accel.bench.cli import bench
 from hpc_accel.check.cli import check, sources
 from hpc_accel.errors import HpcAccelError, UsageError
 from hpc_accel.jobs.cli import failures, run_script
+from hpc_accel.leave import run_and_leave
 
 app = typer.Typer(
     help="Find by measurement how a PyTorch model trains fastest, cheapest and with least energy on this cluster.",
@@ -269,11 +269,15 @@ def main() -> None:
     """Entry point: errors for people become value, rule, remedy on standard error and their exit code."""
     usage_error: Any = typer.BadParameter.__base__  # typer keeps the click that it uses to itself
     usage_error.exit_code = UsageError.exit_code
+    run_and_leave(_command)
+
+
+def _command() -> None:
+    """The command of this process; its error says at which line of the user's it happened."""
     try:
         app()
     except HpcAccelError as error:
         from hpc_accel.runtime.exit import users_frame
 
         error.where = error.where or users_frame(error)
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+        raise

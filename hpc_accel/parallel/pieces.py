@@ -43,6 +43,11 @@ def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(each.shape) for name, each in model.named_parameters() if each.requires_grad}
 
 
+def shapes_by_name(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The same by every name: tied parameters have several."""
+    return {name: tuple(each.shape) for name, each in model.named_parameters(remove_duplicate=False)}
+
+
 def pieces_of(model: ParallelModel, place: RankCoordinates, plan: Mapping[str, Cut], shapes: Shapes) -> Iterator[Piece]:
     """Every trainable parameter that this rank holds a part of. `shapes` are those of the whole model.
 
@@ -59,6 +64,16 @@ def pieces_of(model: ParallelModel, place: RankCoordinates, plan: Mapping[str, C
                 start = tuple(a + b for a, b in zip(start, _shard_start(parameter), strict=True))
             copies = (is_cut or place.tp_rank == 0) and (divided or place.dp_rank == 0)
             yield Piece(name=name, parameter=parameter, start=start, shape=shapes[name], counts=copies, is_cut=is_cut)
+
+
+def named_parameters(model: ParallelModel) -> list[tuple[str, nn.Parameter]]:
+    """This rank's trainable parameters, in the order of `model.parameters`, under the whole model's names."""
+    return [
+        (plain(name), each)
+        for module in model.modules.values()
+        for name, each in module.named_parameters()
+        if each.requires_grad
+    ]
 
 
 def plain(name: str) -> str:

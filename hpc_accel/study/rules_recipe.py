@@ -97,9 +97,6 @@ def _data_parallel(run: Run) -> Iterator[ConfigError]:
     if layout.shard == "full" and recipe.channels_last:
         rule = "torch's FSDP2 divides contiguous parameters only"
         yield refusal(run, "channels_last with shard full", rule, "set shard: none or optimizer, or leave it out")
-    if layout.shard == "full" and recipe.fused_optimizer and run.workload.optimizer.name == "sgd":
-        rule = "torch has no fused SGD for the divided parameters of FSDP2"
-        yield refusal(run, "fused_optimizer of sgd with shard full", rule, "leave it out, or use adamw")
     if recipe.recompute == "selective" and layout.splits_backward:
         yield refusal(
             run,

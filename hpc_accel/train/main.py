@@ -35,6 +35,6 @@ def run_training(path: Path, progress: Callable[[int, int], None] = lambda done,
             exit_cleanly(session.rank, error)
         summary = write_record(session, seen, started_utc)
         session.checkpoints.discard()
-    if summary is not None and summary.error and summary.error.kind == "non-finite loss":
-        raise NonFiniteError(summary.error.message, "losses are finite", summary.error.remedy)
+    if summary is not None and summary.error and summary.error.kind.startswith("non-finite"):
+        raise NonFiniteError(summary.error.message, "losses and gradients are finite", summary.error.remedy)
     return summary

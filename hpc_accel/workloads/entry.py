@@ -28,7 +28,7 @@ def build(spec: WorkloadSpec, seed: int) -> Workload:
 
     Raises ConfigError (value, rule, remedy) for anything the user's module gets wrong.
     """
-    function = _function(spec.entry)
+    function = function_of(spec.entry)
     _check_arguments(spec, function)
     directory = Path.cwd()
     torch.manual_seed(seed)
@@ -100,7 +100,8 @@ def _shapes(sample: Any) -> list[list[int]]:
     return [list(part.shape) if hasattr(part, "shape") else [] for part in parts]
 
 
-def _function(entry: str) -> Callable[..., Any]:
+def function_of(entry: str) -> Callable[..., Any]:
+    """What "package.module:function" names. Raises ConfigError where there is no such thing."""
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)

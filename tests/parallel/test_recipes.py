@@ -14,8 +14,8 @@ from hpc_accel.runtime.batches import ShareSampler, share_loader
 from hpc_accel.runtime.optimizer import make_optimizer
 from hpc_accel.runtime.precision import AUTOCAST, arithmetic
 from hpc_accel.study.layout import Layout
+from hpc_accel.study.optimizer import Optimizer
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.run import Optimizer
 from hpc_accel.workloads.workload import Workload
 
 ALONE = rank_coordinates(Layout(micro_batch_size=4, accumulation_steps=1), 0, "cpu")

@@ -31,7 +31,15 @@ def _divides(place: RankCoordinates) -> bool:
 
 
 def _whole(_place: RankCoordinates, more: dict[str, Any], part: Part, groups: Groups) -> list[torch.optim.Optimizer]:
-    return [construct(part, groups, **more)]
+    """As torch has it; FSDP's divided parameters and those that it leaves whole apart, as torch's loops over many
+    tensors at once take no mixture.
+    """
+    kinds = {hasattr(each, "to_local") for members, _ in groups for _, each in members}
+    apart = [
+        [([each for each in members if hasattr(each[1], "to_local") == kind], options) for members, options in groups]
+        for kind in sorted(kinds)
+    ]
+    return [construct(part, each, **more) for each in apart]
 
 
 def _divided(place: RankCoordinates, more: dict[str, Any], part: Part, groups: Groups) -> list[torch.optim.Optimizer]:

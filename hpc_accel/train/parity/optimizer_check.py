@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hpc_accel.parallel.pieces import Piece
+from hpc_accel.parallel.pieces import Piece, named_parameters
 from hpc_accel.runtime.loss import HALVES
 from hpc_accel.runtime.step import Stepper
 from hpc_accel.study.optimizer import ELEMENTWISE, Optimizer
@@ -43,7 +43,6 @@ class OptimizerCheck:
     def __init__(self, comm: Any, stepper: Stepper, pieces: list[Piece], grouping: Grouping, spec: Optimizer) -> None:
         self.comm, self.stepper, self.pieces = comm, stepper, pieces
         self.grouping, self.spec = grouping, spec
-        self.names = [grouping.parts[grouping.where[piece.name][0]].name for piece in pieces]
         self.stage = comm.Split(stepper.place.pp_rank, comm.Get_rank())
         """Ranks that hold parts of the same parameters, or copies."""
 
@@ -81,55 +80,67 @@ class OptimizerCheck:
         return max(seen, key=lambda each: abs(each - norm) if math.isfinite(each) else math.inf), norm
 
     def _plain_update(self, gradients: list[torch.Tensor], norm: float) -> list[torch.Tensor]:
+        """What plain torch makes of each piece's `_seen`."""
         factor = 1.0
         if self.spec.clip_grad_norm is not None:
             factor = min(1.0, self.spec.clip_grad_norm / (norm + 1e-6))
-        copies = []
-        for number, (piece, gradient) in enumerate(zip(self.pieces, gradients, strict=True)):
-            held = self._held(piece)
-            copy = nn.Parameter(self._whole(number, held).detach().clone())
-            copy.grad = (self._whole(number, gradient) * factor).to(copy.dtype)
-            if self.names[number] == "sparseadam":
-                copy.grad = copy.grad.to_sparse(1)
-            copies.append(copy)
-        optimizer = build_optimizer(self.grouping, zip((each.name for each in self.pieces), copies, strict=True))
+        copies: list[tuple[str, nn.Parameter]] = []
+        places: dict[int, tuple[int, tuple[slice, ...]]] = {}
+        for name, parameter in named_parameters(self.stepper.model):
+            mine = [number for number, piece in enumerate(self.pieces) if piece.name == name]
+            if self._kind(name) in ELEMENTWISE:
+                for number in mine:
+                    places[number] = len(copies), (slice(None),)
+                    weights = self._seen(number, self._held(self.pieces[number]))
+                    copies.append((name, self._copy(name, weights, self._seen(number, gradients[number]) * factor)))
+                continue
+            for number in mine:
+                shape = gradients[number].shape
+                box = zip(self.pieces[number].start, shape, strict=True)
+                places[number] = len(copies), tuple(slice(first, first + size) for first, size in box)
+            weights = self._whole(name, parameter, [self._held(piece) for piece in self.pieces])
+            copies.append((name, self._copy(name, weights, self._whole(name, parameter, gradients) * factor)))
+        optimizer = build_optimizer(self.grouping, copies)
         build_schedule(self.spec.schedule, optimizer)
         if optimizer is not None:
             optimizer.step()
-        return [self._part(number, copy.detach()) for number, copy in enumerate(copies)]
+        return [copies[at][1].detach()[box] for at, box in (places[number] for number in range(len(self.pieces)))]
+
+    def _copy(self, name: str, weights: torch.Tensor, gradient: torch.Tensor) -> nn.Parameter:
+        copy = nn.Parameter(weights.clone())
+        gradient = gradient.to(weights.dtype)
+        copy.grad = gradient.to_sparse(1) if self._kind(name) == "sparseadam" else gradient
+        return copy
+
+    def _kind(self, name: str) -> str:
+        return self.grouping.parts[self.grouping.where[name][0]].name
 
     def _held(self, piece: Piece) -> torch.Tensor:
         return piece.local(piece.parameter).detach()
 
-    def _samples(self, number: int) -> bool:
-        return self.names[number] in ELEMENTWISE
-
     def _seen(self, number: int, held: torch.Tensor) -> torch.Tensor:
-        """What of this rank's part is compared, as it is now."""
-        return (held.reshape(-1)[:SAMPLED] if self._samples(number) else held).clone()
+        """What of this rank's piece is compared, as it is now."""
+        return (held.reshape(-1)[:SAMPLED] if self._kind(self.pieces[number].name) in ELEMENTWISE else held).clone()
 
-    def _whole(self, number: int, held: torch.Tensor) -> torch.Tensor:
-        """What the plain optimizer gets: the sample, or the whole parameter."""
-        piece = self.pieces[number]
-        if self._samples(number):
-            return held.reshape(-1)[:SAMPLED]
-        if not piece.is_cut and not hasattr(piece.parameter, "to_local"):
-            return held
-        whole = torch.empty(piece.shape, dtype=held.dtype, device=held.device)
-        sent = held.float() if held.dtype in HALVES else held
-        for start, values in self.stage.allgather((piece.start, sent.cpu().numpy())):
+    def _whole(self, name: str, parameter: nn.Parameter, held: list[torch.Tensor]) -> torch.Tensor:
+        """A whole parameter, or its gradient, put together from what each rank holds of every piece. Collective."""
+        mine = [(piece, each) for piece, each in zip(self.pieces, held, strict=True) if piece.name == name]
+        if not hasattr(parameter, "to_local") and self.stepper.place.layout.tp == 1:
+            return mine[0][1]
+        sent = [(piece.shape, piece.start, _sendable(each)) for piece, each in mine]
+        local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
+        whole: torch.Tensor | None = None
+        for shape, start, values in (each for part in self.stage.allgather(sent) for each in part):
+            if whole is None:
+                whole = torch.empty(shape, dtype=local.dtype, device=local.device)
             box = tuple(slice(first, first + size) for first, size in zip(start, values.shape, strict=True))
             whole[box] = torch.from_numpy(values).to(whole)
+        assert whole is not None
         return whole
 
-    def _part(self, number: int, updated: torch.Tensor) -> torch.Tensor:
-        """What `_seen` is of the updated parameter."""
-        piece = self.pieces[number]
-        held = self._held(piece)
-        if self._samples(number) or updated.shape == held.shape:
-            return updated
-        box = tuple(slice(first, first + size) for first, size in zip(piece.start, held.shape, strict=True))
-        return updated[box]
+
+def _sendable(tensor: torch.Tensor) -> np.ndarray:
+    return (tensor.float() if tensor.dtype in HALVES else tensor).cpu().numpy()
 
 
 def _wide(tensor: torch.Tensor) -> torch.Tensor:

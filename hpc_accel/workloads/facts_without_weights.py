@@ -39,7 +39,7 @@ def facts_of(spec: WorkloadSpec, seed: int) -> ModelFacts:
     `optimizer_facts` do.
     """
     workload, facts = _described(spec, seed)
-    return replace(facts, optimizer=optimizer_facts(spec.optimizer, workload.model))
+    return replace(facts, optimizer=optimizer_facts(spec.optimizer, workload.model, facts.sparse_gradients))
 
 
 def _described(spec: WorkloadSpec, seed: int) -> tuple[Workload, ModelFacts]:

@@ -8,6 +8,7 @@ rank starts, and what the optimizer keeps and computes is measured and not looke
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -26,14 +27,18 @@ SIDE = 8
 """Stand-ins have at most so many elements along a dimension."""
 
 
-def optimizer_facts(spec: Optimizer, model: nn.Module) -> OptimizerFacts:
-    """What the optimizer costs on `model`. Raises ConfigError for a class, an argument or a group that is wrong."""
+def optimizer_facts(spec: Optimizer, model: nn.Module, sparse_gradients: Collection[str] = ()) -> OptimizerFacts:
+    """What the optimizer costs on `model`, of which the parameters of those names have sparse gradients.
+
+    Raises ConfigError for a class, an argument or a group that is wrong.
+    """
     grouping = group_parameters(spec, model)
     named = [(name, each) for name, each in model.named_parameters() if each.requires_grad]
     embeddings = [each for each in model.modules() if isinstance(each, nn.Embedding | nn.EmbeddingBag)]
     sparse = {id(each.weight) for each in embeddings if each.sparse}
     if not any(isinstance(each, FakeTensor) for _, each in named):
         build_optimizer(grouping, named)
+    sparse |= {id(each) for name, each in named if name in sparse_gradients}
     stand_ins = [(name, _stand_in(each), each.numel(), id(each) in sparse) for name, each in named]
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of schedulers and of complex numbers; they come again when it runs

@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from tests.mpirun import check, mpirun
+from tests.mpirun import ROOT, check, mpirun
 from tests.records import summary_in
 from tests.train.test_layouts import LM, SCRIPT, write_runs
 
@@ -18,6 +18,7 @@ CLIPPED = {
     "clip_grad_norm": 0.7,
     "schedule": {"name": "cosine", "warmup_steps": 2, "min_factor": 0.1},
 }
+QUICK = {"measure": {**SHORT["measure"], "steps": 1, "parity_steps": 1}}
 SERIAL = [{}, {"accumulation_steps": 4}]
 TWO = [
     {"dp": 2},
@@ -53,14 +54,15 @@ def steps_of(path, *columns):
 def clipped(tmp_path_factory):
     """Runs of one workload on 1, 2 and 4 ranks."""
     directory = tmp_path_factory.mktemp("clipped")
-    workload = {**LM, "args": {**LM["args"], "layers": 4}, "optimizer": CLIPPED}
+    workload = {**LM, "optimizer": CLIPPED}
     paths = {n: write_runs(directory, workload, layouts, **SHORT) for n, layouts in ((1, SERIAL), (2, TWO), (4, FOUR))}
     for n, each in paths.items():
-        check(mpirun(n, [SCRIPT, *each], 280))
+        check(mpirun(n, [SCRIPT, *each], 190))
     return paths
 
 
 @pytest.mark.mpi
+@pytest.mark.timeout(600)
 def test_the_norm_is_that_of_the_whole_gradient_in_every_layout(clipped):
     [serial, *others] = [path for paths in clipped.values() for path in paths]
     wanted, rates, losses = steps_of(serial, "grad_norm", "learning_rate", "loss")
@@ -106,15 +108,33 @@ def test_every_optimizer_is_plain_torch_s_in_every_layout(tmp_path):
     paths = []
     for number, (optimizer, layouts) in enumerate(CASES):
         wanted = [LAYOUTS[name] for name in layouts.split()]
-        paths += write_runs(tmp_path / str(number), {**LM, "optimizer": optimizer}, wanted, **SHORT)
-    wrong = write_runs(tmp_path, {**LM, "optimizer": {"name": f"{OWN}:Layerwise"}}, [LAYOUTS["tp"]], **SHORT)
-    check(mpirun(2, [SCRIPT, *paths, *wrong], 400))
+        paths += write_runs(tmp_path / str(number), {**LM, "optimizer": optimizer}, wanted, **QUICK)
+    wrong = write_runs(tmp_path, {**LM, "optimizer": {"name": f"{OWN}:Layerwise"}}, [LAYOUTS["tp"]], **QUICK)
+    check(mpirun(2, [SCRIPT, *paths, *wrong], 280))
     for path in paths:
         parity = summary_in(path.parent).parity
         assert parity.passed, (path, parity.reason)
         assert parity.found.phases[0].optimizer_distance is not None
     told = summary_in(wrong[0].parent).parity.reason
     assert "the optimizer's update differs by" in told, "a part of a matrix has another norm than the whole"
+
+
+@pytest.mark.mpi
+def test_schedules_and_several_optimizers_go_on_bit_for_bit(tmp_path):
+    long = {"measure": {**SHORT["measure"], "warmup_steps": 2, "steps": 12, "parity_steps": 1}}
+    cycle = {"name": "OneCycleLR", "args": {"max_lr": 0.01, "total_steps": 20}}
+    several = {**MUON, "clip_grad_norm": 1.0, "schedule": {"name": "ExponentialLR", "args": {"gamma": 0.9}}}
+    paths = write_runs(tmp_path, {**LM, "optimizer": {"name": "nadam", "schedule": cycle}}, [LAYOUTS["full"]], **long)
+    paths += write_runs(tmp_path, {**LM, "optimizer": several}, [LAYOUTS["optimizer"]], **long)
+    half = {**LM, "optimizer": {**CLIPPED, "name": f"{OWN}:Sign", "momentum": None}}
+    paths += write_runs(tmp_path, half, [LAYOUTS["pp"]], ("fp16",), **long)
+    check(mpirun(2, [ROOT / "tests/train/resume.py", *paths], 200, HPC_ACCEL_TESTING="1"))
+    columns = ["step", "rank", "loss", "learning_rate", "grad_norm"]
+    for path in paths:
+        broken = path.parent.with_name(path.parent.name + "-broken")
+        whole, again = (pl.read_parquet(at / "steps.parquet").select(columns) for at in (path.parent, broken))
+        assert whole.sort("step", "rank").equals(again.sort("step", "rank")), path
+        assert summary_in(broken).attempt == 2
 
 
 @pytest.mark.mpi

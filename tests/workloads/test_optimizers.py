@@ -134,6 +134,9 @@ def test_sparse_gradients_have_an_optimizer_of_their_own():
     model = nn.Sequential(nn.Embedding(10, 16, sparse=True), nn.Linear(16, 4))
     spec = Optimizer(name="adam", groups=[{"match": "embedding", "name": "SparseAdam"}])
     assert optimizer_facts(spec, model).state_bytes_per_parameter == 8
+    for dense in ({"name": "adamw"}, {"weight_decay": 0.1}):
+        with pytest.raises(ConfigError, match="sparse gradients"):
+            optimizer_facts(Optimizer(**dense), model)
 
 
 @pytest.mark.parametrize(

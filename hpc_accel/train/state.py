@@ -19,8 +19,6 @@ from hpc_accel.train.checkpoint_files import CheckpointFile
 from hpc_accel.workloads.optimizers import parts_of
 
 Tensors = dict[str, torch.Tensor]
-CHANGING = ("lr", "initial_lr", "momentum", "base_momentum", "max_momentum", "betas", "weight_decay")
-"""Options of a group that a schedule may change; the others the study says."""
 
 
 def tensors_of(stepper: Stepper, part: CheckpointFile) -> Tensors:
@@ -74,10 +72,12 @@ def restore(stepper: Stepper, tensors: Tensors, values: dict[str, Any]) -> None:
         _load(module, mine)
     if stepper.course is not None:
         stepper.course.go_to(values["scheduled_steps"])
-    for number, (part, plain) in enumerate(zip(_parts(stepper), values["optimizer"], strict=True)):
+    for number, (whole, plain) in enumerate(zip(parts_of(stepper.optimizer), values["optimizer"], strict=True)):
         prefix = f"optimizer.{number}."
         own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-        _load_optimizer(part, own, plain)
+        _load_optimizer(held_here(whole), own, plain)
+        for group, known in zip(whole.param_groups, plain["groups"], strict=True):
+            group.update({key: tuple(value) if isinstance(value, list) else value for key, value in known.items()})
     if stepper.loss.scaler is not None:
         stepper.loss.scaler.load_state_dict(values["scaler"])
     _restore_random(stepper.device, values["random"])
@@ -129,12 +129,22 @@ def _plain_values(part: torch.optim.Optimizer) -> dict[str, Any]:
             "divided": [key for key, value in tensors.items() if hasattr(value, "to_local")],
             "on_host": [key for key, value in tensors.items() if value.device != _local(parameters[index]).device],
         }
-    groups = [{key: value for key, value in group.items() if key in CHANGING} for group in found["param_groups"]]
+    groups = [
+        {key: value for key, value in group.items() if key not in ("params", "param_names") and _is_plain(value)}
+        for group in part.param_groups
+    ]
     return {"state": state, "groups": groups}
 
 
+def _is_plain(value: Any) -> bool:
+    """Whether JSON holds an option of a group, which a schedule or the optimizer may have changed."""
+    if isinstance(value, list | tuple):
+        return all(isinstance(each, int | float) for each in value)
+    return value is None or isinstance(value, int | float | str)
+
+
 def _load_optimizer(part: torch.optim.Optimizer, tensors: Tensors, plain: dict[str, Any]) -> None:
-    """Put both into `part` as they were: torch's load_state_dict would round state that is wider than its parameter."""
+    """Put both into its state as they were: torch's load_state_dict would round what is wider than its parameter."""
     parameters = [parameter for group in part.param_groups for parameter in group["params"]]
     counts_on_device = any(group.get("capturable") or group.get("fused") for group in part.param_groups)
     for name, value in tensors.items():
@@ -149,5 +159,3 @@ def _load_optimizer(part: torch.optim.Optimizer, tensors: Tensors, plain: dict[s
             part.state[parameter][key] = value if stays else value.to(_local(parameter).device)
     for index, known in plain["state"].items():
         part.state[parameters[int(index)]].update(known["plain"])
-    for group, known in zip(part.param_groups, plain["groups"], strict=True):
-        group.update({key: tuple(value) if isinstance(value, list) else value for key, value in known.items()})

@@ -32,7 +32,7 @@ def optimizer_facts(spec: Optimizer, model: nn.Module, sparse_gradients: Collect
 
     Raises ConfigError for a class, an argument or a group that is wrong.
     """
-    grouping = group_parameters(spec, model)
+    grouping = group_parameters(spec, model, all_match=True)
     named = [(name, each) for name, each in model.named_parameters() if each.requires_grad]
     embeddings = [each for each in model.modules() if isinstance(each, nn.Embedding | nn.EmbeddingBag)]
     sparse = {id(each.weight) for each in embeddings if each.sparse}

@@ -37,10 +37,11 @@ class Grouping:
     where: Mapping[str, tuple[int, int]]
 
 
-def group_parameters(spec: Optimizer, model: nn.Module) -> Grouping:
+def group_parameters(spec: Optimizer, model: nn.Module, *, all_match: bool = False) -> Grouping:
     """The groups of `model`, the one that no `match` found first.
 
-    Raises ConfigError for a group that matches no parameter: it would be a typing mistake that nobody sees.
+    With `all_match` a group that matches no parameter is a ConfigError: a typing mistake that nobody would see. A part
+    or a twin of the model may do without.
     """
     kinds, keys = kinds_of(model), {}
     for name, parameter in model.named_parameters():
@@ -48,7 +49,7 @@ def group_parameters(spec: Optimizer, model: nn.Module) -> Grouping:
             found = next((at for at, group in enumerate(spec.groups) if _matches(group, name, kinds[name])), -1)
             keys[id(parameter)] = found, bool(kinds[name] & set(spec.no_decay))
     for index, group in enumerate(spec.groups):
-        if all(found != index for found, _ in keys.values()):
+        if all_match and all(found != index for found, _ in keys.values()):
             raise _unmatched(group, model, spec)
     groups: dict[int, list[dict[str, Any]]] = {}
     places: dict[tuple[int, bool], tuple[int, int]] = {}

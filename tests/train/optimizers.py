@@ -68,7 +68,7 @@ def build_two_types() -> Workload:
 
     class Narrow(nn.Linear):
         def forward(self, states: torch.Tensor) -> torch.Tensor:
-            return super().forward(states.bfloat16()).float()
+            return super().forward(states.to(self.weight.dtype)).float()
 
     model = nn.Sequential(nn.Linear(6, 16), nn.LayerNorm(16), Narrow(16, 16).bfloat16(), nn.Tanh(), nn.Linear(16, 1))
     data = torch.randn(64, 6)

@@ -68,11 +68,11 @@ def _divided(place: RankCoordinates, more: dict[str, Any], part: Part, groups: G
 
         local_class: Any = local  # it is only called
         tensors = [{"params": [each for _, each in members], **options} for members, options in mine]
-        found.append(
-            ZeroRedundancyOptimizer(
-                tensors, local_class, process_group=place.group("dp"), parameters_as_bucket_view=True, **part.keywords
-            )
+        made = ZeroRedundancyOptimizer(
+            tensors, local_class, process_group=place.group("dp"), parameters_as_bucket_view=True, **part.keywords
         )
+        made.defaults = dict(made.optim.defaults)  # by which schedulers know whether there is momentum
+        found.append(made)
     return found
 
 

@@ -33,7 +33,9 @@ class Together(torch.optim.Optimizer):
     """Several optimizers that step as one, of other parameters each. Their groups are its groups."""
 
     def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
-        super().__init__([each for part in parts for group in part.param_groups for each in group["params"]], {})
+        super().__init__(
+            [each for part in parts for group in part.param_groups for each in group["params"]], dict(parts[0].defaults)
+        )
         self.parts = tuple(parts)
         self.param_groups = [group for part in parts for group in part.param_groups]
 

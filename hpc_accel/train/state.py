@@ -54,7 +54,7 @@ def values_of(stepper: Stepper) -> dict[str, Any]:
         states["cuda"] = torch.cuda.get_rng_state(stepper.device)
     return {
         "scheduled_steps": stepper.course.num_steps if stepper.course is not None else 0,
-        "optimizer": [_plain_values(part) for part in _parts(stepper)],
+        "optimizer": [_plain_values(whole) for whole in parts_of(stepper.optimizer)],
         "scaler": dict(stepper.loss.scaler.state_dict()) if stepper.loss.scaler is not None else {},
         "random": {
             "torch": {key: base64.b64encode(value.numpy().tobytes()).decode() for key, value in states.items()},
@@ -115,10 +115,12 @@ def _parts(stepper: Stepper) -> list[torch.optim.Optimizer]:
     return [held_here(part) for part in parts_of(stepper.optimizer)]
 
 
-def _plain_values(part: torch.optim.Optimizer) -> dict[str, Any]:
+def _plain_values(whole: torch.optim.Optimizer) -> dict[str, Any]:
     """Of each parameter and group what is no tensor; and which tensors are divided as their parameter is, or lie on
-    the host although it does not.
+    the host although it does not. Options are those of the whole optimizer: a divided one passes on what a schedule
+    changed with its next step.
     """
+    part = held_here(whole)
     parameters = [parameter for group in part.param_groups for parameter in group["params"]]
     found = part.state_dict()
     state: dict[str, Any] = {}
@@ -131,7 +133,7 @@ def _plain_values(part: torch.optim.Optimizer) -> dict[str, Any]:
         }
     groups = [
         {key: value for key, value in group.items() if key not in ("params", "param_names") and _is_plain(value)}
-        for group in part.param_groups
+        for group in whole.param_groups
     ]
     return {"state": state, "groups": groups}
 

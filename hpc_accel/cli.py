@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from hpc_accel.bench.cli import bench
-from hpc_accel.errors import HpcAccelError
+from hpc_accel.leave import run_and_leave
 
 app = typer.Typer(
     help="Find by measurement how a PyTorch model trains fastest, cheapest and with least energy on this cluster.",
@@ -289,8 +288,4 @@ def report(
 
 def main() -> None:
     """Entry point: errors for people become value, rule, remedy on standard error and their exit code."""
-    try:
-        app()
-    except HpcAccelError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+    run_and_leave(app)

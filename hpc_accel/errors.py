@@ -35,9 +35,13 @@ class DataError(HpcAccelError):
 
 
 class NonFiniteError(HpcAccelError):
-    """Training produced NaN or infinity beyond the allowed number of skips."""
+    """Training produced NaN or infinity beyond the allowed number of skips. `step` is where it was seen first."""
 
     exit_code = 70
+
+    def __init__(self, value: str, rule: str, remedy: str, step: int = 0) -> None:
+        super().__init__(value, rule, remedy)
+        self.step = step
 
 
 class CannotCreateError(HpcAccelError):

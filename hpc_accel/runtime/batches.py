@@ -8,8 +8,10 @@ its contiguous share of each global batch.
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Iterator
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -19,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hpc_accel.errors import ConfigError, DataError
 from hpc_accel.parallel import planted
+from hpc_accel.runtime.data_worker import end_with
 from hpc_accel.runtime.seeded import Drawn
 from hpc_accel.workloads.chain import as_inputs
 
@@ -128,6 +131,7 @@ def share_loader(
     options: dict[str, Any] = {"num_workers": num_workers, "pin_memory": pin_memory, "generator": generator}
     if num_workers:
         options |= {"multiprocessing_context": "forkserver", "persistent_workers": True}
+        options["worker_init_fn"] = partial(end_with, os.getpid())
     loader: DataLoader[Any] = DataLoader(dataset, batch_sampler=sampler, **options)
     try:
         loaded = iter(loader)

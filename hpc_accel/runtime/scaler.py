@@ -28,7 +28,7 @@ class Scaler(ShardedGradScaler):
         return self._scale.clone()
 
     def step_together(
-        self, optimizer: torch.optim.Optimizer | None, clip: Callable[[], None], *, asks: bool = False
+        self, optimizer: torch.optim.Optimizer | None, clip: Callable[[], None] | None = None, *, asks: bool = False
     ) -> bool:
         """Step with scaled gradients, or skip the step, and set the next scale. Collective.
 
@@ -42,7 +42,8 @@ class Scaler(ShardedGradScaler):
             self._nothing.grad = torch.zeros_like(self._nothing)
             optimizer = torch.optim.SGD([self._nothing], lr=0.0)
         self.unscale_(optimizer)
-        clip()
+        if clip is not None:
+            clip()
         found = self._per_optimizer_states[id(optimizer)]["found_inf_per_device"]
         stepped = not asks or not any(float(each) for each in found.values())
         self.step(optimizer)

@@ -189,7 +189,7 @@ OWN_GROUPS = OptimizerFacts(state_bytes_per_parameter=8.0, operations_per_tensor
         ({"sparse_gradients": ("w",)}, {"compression": "bf16"}, {}, "compression bf16 with sparse gradients of w"),
         ({"sparse_gradients": ("w",)}, {"fused_optimizer": True}, {}, "fused_optimizer with sparse gradients of w"),
         ({}, {"fused_optimizer": True}, {"name": "rmsprop"}, "fused_optimizer with optimizer rmsprop"),
-        ({"optimizer": OWN_GROUPS}, {}, {"name": "m:f"}, "optimizer m:f with shard optimizer"),
+        ({"optimizer": OWN_GROUPS}, {}, {"name": "tests.train.optimizers:by_name"}, "by_name with shard optimizer"),
     ],
 )
 def test_what_a_model_rules_out_is_refused(model, recipe, optimizer, expected):

@@ -262,6 +262,7 @@ rule script:
         "envs/conda.yaml"
     params:
         run=digest_of_run,
+        site=site(),
     shell:
         "hpc-accel script {input.plan:q} --run {wildcards.run_id:q} > {log:q} 2>&1"
 
@@ -320,6 +321,7 @@ use rule script as pack_script with:
         f"logs/{RESULTS}/script/{{run_id}}.log",
     params:
         run=digest_of_pack,
+        site=site(),
 
 
 # All runs in turn in one allocation, each by its own script. What has a summary.json is not measured again.

@@ -53,6 +53,7 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
     from hpc_accel.probe.hardware import load_hardware
     from hpc_accel.study.expand import resolve_workload
     from hpc_accel.study.references import planned_references
+    from hpc_accel.study.sources import digest
     from hpc_accel.study.study_file import load_study
 
     study = load_study(study_path)
@@ -98,7 +99,7 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
                     candidate[key] = site.mean_per_node(key, run.resources.nodes_by_partition)
     content["references"] = planned_references(runs.values())
     content["pack"] = _pack(list(runs.values()), site) if study.same_allocation and runs else None
-    write_atomically(owner, f"{study_path.resolve()}\n")
+    write_atomically(owner, f"{study_path.resolve()}\n{digest(study_path)}\n")
     write_atomically(out, json.dumps(content, indent=1) + "\n")
     return content
 
@@ -129,7 +130,7 @@ def _factors(study: Study, site: Site, alike: bool) -> dict[str, Any]:
 def _owner(directory: Path, study_path: Path) -> Path:
     """The file that notes whose results these are. Raises ConfigError where they are another study's of this name."""
     owner, path = directory / ".study", study_path.resolve()
-    other = Path(owner.read_text().strip()) if owner.is_file() else path
+    other = Path(owner.read_text().partition("\n")[0]) if owner.is_file() else path
     if other != path and other.is_file():
         raise ConfigError(
             f"{directory} holds the results of {other}",

@@ -57,7 +57,7 @@ def test_boards_and_hosts(study):
 
 def test_what_a_run_does_not_know_is_not_called_different(study):
     edit_summary(study, *ODD, lambda s: s["provenance"].update(torch=None))
-    edit_summary(study, *ODD, lambda s: s["provenance"].pop("numpy"))
+    edit_summary(study, *ODD, lambda s: s["provenance"].pop("python", None))
     assert told(study) == []
 
 

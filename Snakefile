@@ -297,6 +297,7 @@ use rule script as reference_script with:
         request=f"{RESULTS}/references/{{run_id}}/request.json",
     params:
         run=digest_of_reference,
+        site=site(),
 
 
 # The serial run that all runs of one model, seed and batch are compared with, once: a job of its own with one rank. Its

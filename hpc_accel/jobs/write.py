@@ -109,7 +109,7 @@ def write_reference(runs: Sequence[Run], results: Path, name: str, places: Place
     text = script.render_reference(runs, site, name=name, directory=directory, **paths)
     different = [run.model_dump(mode="json") for run in one_of_each(runs)]
     write_atomically(directory / RUNS, json.dumps({"runs": different}, indent=1) + "\n")
-    _write_request(directory / "request.json", request_file(reference_resources(runs), site))
+    _write_request(directory / "request.json", request_file(reference_resources(runs), site), runs[0].site)
     return _write_script(directory / "job.sbatch", text)
 
 

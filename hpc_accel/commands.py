@@ -54,6 +54,7 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
     from hpc_accel.study.expand import resolve_workloads
     from hpc_accel.study.references import planned_references
     from hpc_accel.study.results import owner_file
+    from hpc_accel.study.sources import digest
     from hpc_accel.study.study_file import load_study
 
     study = load_study(study_path)
@@ -94,7 +95,7 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
                     candidate[key] = site.mean_per_node(key, run.resources.nodes_by_partition)
     content["references"] = planned_references(runs.values())
     content["pack"] = _pack(list(runs.values()), site) if study.same_allocation and runs else None
-    write_atomically(owner, f"{study_path.resolve()}\n")
+    write_atomically(owner, f"{study_path.resolve()}\n{digest(study_path)}\n")
     write_atomically(out, json.dumps(content, indent=1) + "\n")
     return content
 

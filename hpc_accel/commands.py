@@ -62,7 +62,8 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
     study = with_memory_of(study, site)
     workloads = resolve_workloads(study)
     hardware = load_hardware(hardware_path)
-    if hardware.site != study.site:
+    elsewhere = hardware.site != study.site
+    if elsewhere and hardware_path.resolve().parent == out.resolve().parent:
         raise ConfigError(
             f"{hardware_path} of site {hardware.site!r} for a study at site {study.site!r}",
             "a plan is made with what the probe measured at the study's own site",
@@ -93,6 +94,9 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
             if not alike:
                 for key in ("price_per_node_hour", "power_w_per_node"):
                     candidate[key] = site.mean_per_node(key, run.resources.nodes_by_partition)
+    if elsewhere:
+        note = f"{hardware_path} is of site {hardware.site!r}: times and memory are predicted for that machine"
+        content["notes"] = [note, *content["notes"]]
     content["references"] = planned_references(runs.values())
     content["pack"] = _pack(list(runs.values()), site) if study.same_allocation and runs else None
     write_atomically(owner, f"{study_path.resolve()}\n{digest(study_path)}\n")

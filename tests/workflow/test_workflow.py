@@ -215,15 +215,16 @@ def test_mistakes_on_the_command_line(workflow: Workflow, mistake: str):
         [*command, mistake],
         cwd=workflow.directory,
         env=workflow.environment(),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         timeout=60,
         check=False,
     )
     assert done.returncode == 1
-    assert f"{mistake.partition('=')[0]}" in done.stderr
-    assert "  rule:   " in done.stderr and "  remedy: " in done.stderr
-    assert "Traceback" not in done.stderr
+    assert f"{mistake.partition('=')[0]}" in done.stdout
+    assert "  rule:   " in done.stdout and "  remedy: " in done.stdout
+    assert "Traceback" not in done.stdout
 
 
 def test_lint_and_format():

@@ -235,7 +235,7 @@ checkpoint check:
     input:
         study=STUDY,
     output:
-        update(CHECK),
+        CHECK,
     log:
         f"logs/{RESULTS}/check.log",
     retries: 0

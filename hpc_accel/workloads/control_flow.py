@@ -30,6 +30,7 @@ from hpc_accel.workloads.stream import spread_over
 from hpc_accel.workloads.workload import Workload
 
 NUM_SAMPLES = 2
+HALVES = (torch.bfloat16, torch.float16)
 LARGEST_WITH_VALUES_BYTES = 100 * 10**6
 """Parameters up to which samples are computed; larger models are followed on tensors without values."""
 _PLAIN = (int, float, str, type(None))
@@ -105,6 +106,9 @@ def control_flow_of(workload: Workload) -> ControlFlow:
     reentrant = False
     with _left_alone(model) as drew:
         batch = workload.batch_of(spread_over(workload.dataset, NUM_SAMPLES))
+        if not any(each.dtype in HALVES for each in parameters.values()):
+            # Weights were raised for a proof in fp32, or autocast is to come: samples of 16 bits would not fit.
+            batch = batch.mapped(lambda each: each.float() if each.dtype in HALVES else each)
         drew.clear()
         try:
             with fake or nullcontext(), looks:

@@ -43,12 +43,13 @@ def sent(cluster: Cluster, job_id: str) -> str:
     ).strip()
 
 
+@pytest.mark.timeout(600)
 def test_study_on_two_nodes_with_a_failing_run(cluster: Cluster):
     (cluster.directory / "s.yaml").write_text(STUDY)
     (cluster.directory / "broken_model.py").write_text(BROKEN)
     snakemake = ["snakemake", "-s", ROOT / "Snakefile", "--profile", "slurm", "--config", "study=s.yaml"]
     soon = ["--slurm-init-seconds-before-status-checks", "5"]
-    output = cluster.run(*snakemake, *soon, timeout_s=280)
+    output = cluster.run(*snakemake, *soon, timeout_s=560)
     results = cluster.directory / "results/s"
     runs = {path.name.rsplit("-", 3)[0]: path for path in (results / "runs").iterdir()}
     assert {name: read(path)["status"] for name, path in runs.items()} == {

@@ -6,6 +6,8 @@ import csv
 import json
 from pathlib import Path
 
+import pytest
+
 from .conftest import ROOT, Cluster, read
 
 STUDY = """\

@@ -14,7 +14,12 @@ import subprocess
 import sys
 import threading
 
-RANK_ENDED = re.compile(rb"(?:Errorcode|Exit code|EXIT CODE):\s+(\d+)")
+RANK_ENDED = re.compile(
+    rb"MPI_ABORT was invoked on rank|BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES"
+    rb"|prterun\s+(?:has exited due to|noticed|detected that one or more processes)"
+)
+"""Sentences of the launchers' own: what ranks print comes by the same way, and may speak of exit codes, too."""
+CODE = re.compile(rb"(?:Errorcode|Exit code|EXIT CODE):\s+(\d+)")
 LINGERS_S = 20.0
 """After a rank's end was told, for the launcher to end the others and itself."""
 INSISTS_S = 2.0
@@ -50,11 +55,12 @@ class LauncherWords:
                 sys.stderr.buffer.write(chunk)
                 sys.stderr.flush()
             self._recent = (self._recent + chunk)[-KEPT_BYTES:]
-            if self._timer is None and (found := RANK_ENDED.search(self._recent)):
-                self.code = int(found.group(1)) or 1
+            if self._timer is None and RANK_ENDED.search(self._recent):
                 self._timer = threading.Timer(LINGERS_S, self._end)
                 self._timer.daemon = True
                 self._timer.start()
+            if self._timer is not None and (found := CODE.search(self._recent)):
+                self.code = int(found.group(1)) or 1
 
     def _end(self) -> None:
         for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
@@ -62,7 +68,5 @@ class LauncherWords:
                 return
             self._was_ended = True
             self._process.send_signal(number)
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(INSISTS_S)
-            except subprocess.TimeoutExpired:
-                continue

@@ -74,12 +74,13 @@ def test_a_rehearsal_of_node_kinds_shares_out_the_gpus_here():
     assert first[-3:] == second[-3:] == PROGRAM and second[:2] == ["-n", "1"]
 
 
-LINGERS = (
-    "trap '' TERM; echo 'MPI_ABORT was invoked' >&2; echo '  Errorcode: 5' >&2; for i in $(seq 100); do sleep 0.1; done"
-)
+ABORTED = "printf 'MPI_ABORT was invoked on rank 3 in communicator MPI_COMM_WORLD\\n  Errorcode: 5\\n' >&2; "
+LINGERS = "trap '' TERM; " + ABORTED + "for i in $(seq 100); do sleep 0.1; done"
+EXITED = "printf 'prterun detected that one or more processes exited\\n   Exit code:    3\\n' >&2"
+SPEAKS = "echo 'a worker ended, Exit code: 7' >&2; sleep 2"
 
 
-@pytest.mark.parametrize(("script", "ended", "code"), [(LINGERS, True, 5), ("echo 'Exit code:    3' >&2", False, 3)])
+@pytest.mark.parametrize(("script", "ended", "code"), [(LINGERS, True, 5), (EXITED, False, 3), (SPEAKS, False, 1)])
 def test_a_launcher_that_told_of_a_ranks_end_and_stays_is_ended(script, ended, code, monkeypatch, capfdbinary):
     monkeypatch.setattr(launcher_words, "LINGERS_S", 0.3)
     monkeypatch.setattr(launcher_words, "INSISTS_S", 0.2)

@@ -26,11 +26,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpc_accel.workloads.batch import Batch, own_loss
 from hpc_accel.workloads.blocks import blocks_of
+from hpc_accel.workloads.nested import HALVES, raised
 from hpc_accel.workloads.stream import spread_over
 from hpc_accel.workloads.workload import Workload
 
 NUM_SAMPLES = 2
-HALVES = (torch.bfloat16, torch.float16)
 LARGEST_WITH_VALUES_BYTES = 100 * 10**6
 """Parameters up to which samples are computed; larger models are followed on tensors without values."""
 _PLAIN = (int, float, str, type(None))
@@ -108,7 +108,7 @@ def control_flow_of(workload: Workload) -> ControlFlow:
         batch = workload.batch_of(spread_over(workload.dataset, NUM_SAMPLES))
         if not any(each.dtype in HALVES for each in parameters.values()):
             # Weights were raised for a proof in fp32, or autocast is to come: samples of 16 bits would not fit.
-            batch = batch.mapped(lambda each: each.float() if each.dtype in HALVES else each)
+            batch = batch.mapped(raised)
         drew.clear()
         try:
             with fake or nullcontext(), looks:

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.workloads.batch import own_loss, raised
-from hpc_accel.workloads.nested import tensors_of
+from hpc_accel.workloads.batch import own_loss
+from hpc_accel.workloads.nested import all_raised, tensors_of
 from hpc_accel.workloads.workload import Loss
 
 ELSEWHERE = ("on the same device", "same device as the indexed tensor", "not on the expected device")
@@ -30,7 +30,7 @@ def loss_of(loss: Loss | None, outputs: Any, targets: Any) -> torch.Tensor:
     if loss is None:
         return own_loss(outputs)
     try:
-        return loss(raised(outputs), targets)
+        return loss(all_raised(outputs), targets)
     except RuntimeError as error:
         if not any(words in str(error) for words in ELSEWHERE):
             raise

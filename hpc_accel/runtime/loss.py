@@ -10,7 +10,7 @@ from hpc_accel.parallel import planted
 from hpc_accel.parallel.loss_device import loss_of, move_loss
 from hpc_accel.runtime.weight import MeanOver
 from hpc_accel.workloads import nested
-from hpc_accel.workloads.batch import own_loss, raised
+from hpc_accel.workloads.batch import own_loss
 from hpc_accel.workloads.workload import Loss
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class MicroBatchLoss:
         if tensors and tensors[0].device != self._device:
             self._device = tensors[0].device
             move_loss(self.loss, self._device)  # only now, because one loss object may serve a model on the CPU before
-        outputs = raised(outputs)
+        outputs = nested.all_raised(outputs)
         dropped = planted.is_on("micro_batch_dropped") and self._next == len(self._counts)
         if count == 0 or weight == 0 or dropped:
             # Nothing counts, and still every gradient exists.

@@ -155,16 +155,6 @@ def _of_tuple(whole: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any], An
     return (tuple(only) if isinstance(only, tuple | list) else (only,)), {}, targets
 
 
-HALVES = (torch.float16, torch.bfloat16)
-
-
-def raised(outputs: Any) -> Any:
-    """Outputs as a loss gets them: what has 16 bits in fp32."""
-    if not any(each.dtype in HALVES for each in nested.tensors_of(outputs)):
-        return outputs
-    return nested.mapped(lambda each: each.float() if each.dtype in HALVES else each, outputs)
-
-
 def own_loss(outputs: Any) -> torch.Tensor:
     """The loss that a model returns: of a dict or of Hugging Face's outputs `loss`, of a tuple the first.
 

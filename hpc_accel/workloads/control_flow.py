@@ -25,8 +25,9 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hpc_accel.workloads.batch import Batch, own_loss, raised
+from hpc_accel.workloads.batch import Batch, own_loss
 from hpc_accel.workloads.blocks import blocks_of
+from hpc_accel.workloads.nested import HALVES, all_raised, raised
 from hpc_accel.workloads.stream import spread_over
 from hpc_accel.workloads.workload import Workload
 
@@ -137,6 +138,9 @@ def _follow(workload: Workload, samples: Sequence[int], *, guess: bool = True) -
     batch = workload.batch_of(samples)
     parameters = dict(model.named_parameters())
     fake = _fake_mode(parameters.values())
+    if not any(each.dtype in HALVES for each in parameters.values()):
+        # Weights were raised for a proof in fp32, or autocast is to come: samples of 16 bits would not fit.
+        batch = batch.mapped(raised)
     looks, drew = Looks(model, guess), _Drew()
     unused: tuple[str, ...] | None = None
     reentrant = False
@@ -166,7 +170,7 @@ def _fake_mode(parameters: Iterable[torch.Tensor]) -> FakeTensorMode | None:
 
 
 def _loss_of(workload: Workload, outputs: Any, batch: Batch) -> torch.Tensor:
-    return own_loss(outputs) if workload.loss is None else workload.loss(raised(outputs), batch.targets)
+    return own_loss(outputs) if workload.loss is None else workload.loss(all_raised(outputs), batch.targets)
 
 
 def _copy(tensor: torch.Tensor, fake: FakeTensorMode | None) -> torch.Tensor:

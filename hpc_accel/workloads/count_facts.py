@@ -14,13 +14,13 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.model_facts import LayerFacts, ModelFacts
-from hpc_accel.workloads.batch import Batch, different_shapes, own_loss, raised
+from hpc_accel.workloads.batch import Batch, different_shapes, own_loss
 from hpc_accel.workloads.blocks import blocks_of, parameters_of_blocks, tied_blocks
 from hpc_accel.workloads.chain import is_sequence, layers_of
 from hpc_accel.workloads.control_flow import control_flow_of
 from hpc_accel.workloads.counting import Counting, Counts
 from hpc_accel.workloads.linears import units
-from hpc_accel.workloads.nested import num_bytes, shapes_of, tensors_of
+from hpc_accel.workloads.nested import all_raised, num_bytes, shapes_of, tensors_of
 from hpc_accel.workloads.sixteen_bits import autocast_problem
 from hpc_accel.workloads.stream import Stream, num_samples_of, spread_over
 from hpc_accel.workloads.tensor_plan import Cut, divided_linears, half_divided, planned
@@ -184,7 +184,7 @@ def _try_loss(workload: Workload, batch: Batch, outputs: Any, *, with_values: bo
     """The parameters whose gradients are sparse, where it can be differentiated."""
     sparse: tuple[str, ...] = ()
     try:
-        loss = own_loss(outputs) if workload.loss is None else workload.loss(raised(outputs), batch.targets)
+        loss = own_loss(outputs) if workload.loss is None else workload.loss(all_raised(outputs), batch.targets)
         if with_values:
             loss.backward()
             gradients = [(name, each.grad) for name, each in workload.model.named_parameters()]

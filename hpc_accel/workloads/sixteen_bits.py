@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from hpc_accel.workloads.batch import Batch, raised
+from hpc_accel.workloads.batch import Batch
+from hpc_accel.workloads.nested import all_raised
 from hpc_accel.workloads.workload import Workload
 
 MISFIT = ("scalar type", "dtype")
@@ -23,7 +24,7 @@ def autocast_problem(workload: Workload, batch: Batch) -> str:
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 outputs = torch.func.functional_call(model, buffers, batch.args, batch.kwargs)
             if workload.loss is not None:
-                workload.loss(raised(outputs), batch.targets)
+                workload.loss(all_raised(outputs), batch.targets)
     except RuntimeError as error:
         first = str(error).splitlines()[0]
         return first if any(word in first for word in MISFIT) else ""

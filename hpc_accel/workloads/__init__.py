@@ -8,6 +8,7 @@ Read it in this order:
   linears, tensor_plan, kv_cache    what a model says of tensor parallelism and of generation
   parameter_groups, optimizers, schedules    what updates the weights, by names of parameters
   twin                        a smaller model of the same kind, with fewer of its alike blocks
-  counting, count_facts, optimizer_facts, sixteen_bits, facts_without_weights    operations, memory and sizes for the planner
+  counting, count_facts, optimizer_facts, facts_without_weights    operations, memory and sizes for the planner
+  sixteen_bits                whether a model runs under autocast
   builtin/                    the built-in models and their data, by the same contract
 """

@@ -21,7 +21,7 @@ from tests.zoo.cases import LAYOUTS, MODELS, RECIPES
 
 SCRIPT = ROOT / "tests/train/many.py"
 MEASURE = {"warmup_steps": 1, "steps": 1, "parity_steps": 2, "metric_samples": 0, "idle_s": 0}
-TIMEOUT_S = 300
+TIMEOUT_S = 900
 MOST_LAUNCHES = 12
 """A run that fails ends its launch; those after it go on in another."""
 

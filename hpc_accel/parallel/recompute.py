@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from hpc_accel.parallel.boundary import may_write, on_copies
 from hpc_accel.workloads.blocks import blocks_with_parameters
 
 _aten = torch.ops.aten
@@ -56,25 +57,11 @@ def _recomputed(
     def wrapper(*inputs: Any, **named: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*inputs, **named)
-        # A compiler follows writes itself, and cannot read version counters.
-        again = _on_copies(forward, writes) if writes[0] and not torch.compiler.is_compiling() else forward
+        again = on_copies(forward, writes) if may_write(writes) else forward
         again = _with_first_buffers(again, buffers) if buffers else again
         return checkpoint(again, *inputs, **options, **named)
 
     return wrapper
-
-
-def _on_copies(forward: Callable[..., Any], writes: list[bool]) -> Callable[..., Any]:
-    """`forward`, which may write into its inputs, on copies: it must find them unchanged when it runs again."""
-
-    def call(*inputs: Any, **named: Any) -> Any:
-        copies = [each.clone() if torch.is_tensor(each) else each for each in inputs]
-        before = [each._version if torch.is_tensor(each) else 0 for each in copies]
-        results = forward(*copies, **named)
-        writes[0] = before != [each._version if torch.is_tensor(each) else 0 for each in copies]
-        return results
-
-    return call
 
 
 def _with_first_buffers(forward: Callable[..., Any], buffers: list[torch.Tensor]) -> Callable[..., Any]:

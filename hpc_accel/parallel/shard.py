@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.parallel.boundary import own_written_inputs
 from hpc_accel.parallel.data import WIRE
 from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.study.recipe import Recipe
@@ -46,6 +47,7 @@ def shard(
     inside = {each for unit in units for each in unit.parameters()}
     whole |= set(left_whole(module, [each for each in module.parameters() if each not in inside]))
     for unit in units:
+        own_written_inputs(unit)  # FSDP2 gives a unit views, which autograd does not let it overwrite
         fully_shard(unit, **options, ignored_params=whole)
     fully_shard(module, **options, ignored_params=whole)
     _exchange_of_idle(module, flow)

@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from hpc_accel.parallel.boundary import own_inputs
+from hpc_accel.parallel.boundary import own_inputs, own_written_inputs
 from hpc_accel.parallel.gradients import ReplicaAverage
 from hpc_accel.parallel.pipeline import boundary_tensors
 from hpc_accel.parallel.shard import left_whole
@@ -46,6 +46,18 @@ def test_a_stage_that_writes_into_its_inputs_gets_copies():
     stage(received).sum().backward()
     assert received.grad is not None
     assert torch.equal(received, torch.ones(2, 4))
+
+
+def test_a_unit_gets_copies_only_where_it_writes():
+    for unit, written in ((nn.SiLU(inplace=True), True), (nn.SiLU(), False)):
+        seen, view = [], torch.ones(4, requires_grad=True).view(2, 2)
+        own_written_inputs(unit)
+        unit.register_forward_hook(lambda _unit, inputs, outputs, seen=seen: seen.append(outputs))
+        for _ in range(2):
+            unit(view)
+        assert torch.equal(view, torch.ones(2, 2))
+        assert torch.equal(seen[0], seen[1])
+        assert not torch.equal(seen[1], view), written
 
 
 def test_a_gradient_that_no_replica_has_stays_away():

@@ -7,6 +7,8 @@ LAYOUTS = {
     "dp, accumulation": {"dp": 2, "accumulation_steps": 2},
     "FSDP": {"dp": 2, "shard": "full"},
     "pp": {"pp": 2, "accumulation_steps": 2},
+    "tp": {"tp": 2},
+    "dp x pp": {"dp": 2, "pp": 2, "accumulation_steps": 2},
 }
 """Columns of the table, by name; each in fp32 without further options."""
 RECIPES = {"recompute": ({}, {"recompute": "full"}), "bf16": ({"dp": 2}, {"precision": "bf16"})}

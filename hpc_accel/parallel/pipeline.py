@@ -35,6 +35,7 @@ from hpc_accel.parallel.tensor import SEQUENCE
 from hpc_accel.parallel.traced import TracedStages, trace
 from hpc_accel.study.layout import SINGLE
 from hpc_accel.workloads.chain import Chain, is_sequence, layers_of
+from hpc_accel.workloads.control_flow import LOOKS
 from hpc_accel.workloads.tensor_plan import Cut, planned
 from hpc_accel.workloads.workload import Loss, Workload
 
@@ -121,17 +122,13 @@ def boundary_tensors(
 
     Known beforehand, the schedule need not run the first step twice to find out, which DDP around a stage forbids.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-        states = tuple(map(mode.from_tensor, inputs))
-        boundaries = [states]
-        with torch.autocast("cpu", dtype=autocast_dtype, enabled=autocast_dtype is not None):
-            for stage in range(len(sizes)):
-                before = [state._version for state in states]
-                left = stage_layers(model, sizes, stage)(*states)
-                if written is not None and before != [state._version for state in states]:
-                    written.add(stage)
-                states = (left,)
-                boundaries.append(states)
+    autocast = torch.autocast("cpu", dtype=autocast_dtype, enabled=autocast_dtype is not None)
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode, autocast:
+            boundaries = _passed_on(model, sizes, tuple(map(mode.from_tensor, inputs)), written)
+    except LOOKS:  # layers inside follow values, as a mixture of experts does
+        with torch.random.fork_rng(devices=[]), autocast:
+            boundaries = _passed_on(model, sizes, tuple(each.clone() for each in inputs), written)
     return [
         tuple(
             torch.empty(
@@ -141,6 +138,21 @@ def boundary_tensors(
         )
         for index, states in enumerate(boundaries)
     ]
+
+
+@torch.no_grad()
+def _passed_on(
+    model: nn.Sequential, sizes: tuple[int, ...], states: tuple[torch.Tensor, ...], written: set[int] | None
+) -> list[tuple[torch.Tensor, ...]]:
+    boundaries = [states]
+    for stage in range(len(sizes)):
+        before = [state._version for state in states]
+        left = stage_layers(model, sizes, stage)(*states)
+        if written is not None and before != [state._version for state in states]:
+            written.add(stage)
+        states = (left,)
+        boundaries.append(states)
+    return boundaries
 
 
 def divided_boundaries(model: nn.Sequential, sizes: tuple[int, ...], plan: Mapping[str, Cut]) -> list[int]:

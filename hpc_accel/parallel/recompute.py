@@ -42,11 +42,23 @@ def recompute_blocks(module: nn.Module, kind: str) -> None:
     forward (running statistics, power iteration): it is computed again from the buffers of the first time, which are
     then left as they were.
     """
+    _keep_no_cache(module)
     options: dict[str, Any] = {"use_reentrant": False}
     if kind == "selective":
         options["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
     for block in blocks_with_parameters(module):
         block.forward = _recomputed(block.forward, list(block.buffers()), options)
+
+
+def _keep_no_cache(module: nn.Module) -> None:
+    """A cache of keys and values serves generation; in training a block that runs again would write into it twice.
+
+    As transformers has it, for its own checkpointing.
+    """
+    for part in module.modules():
+        config = getattr(part, "config", None)
+        if getattr(config, "use_cache", None) is True:
+            config.use_cache = False
 
 
 def _recomputed(

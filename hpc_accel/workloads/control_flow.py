@@ -37,7 +37,8 @@ NUM_FURTHER = 6
 LARGEST_WITH_VALUES_BYTES = 100 * 10**6
 """Parameters up to which samples are computed; larger models are followed on tensors without values."""
 _PLAIN = (int, float, str, type(None))
-_LOOKS = (DataDependentOutputException, DynamicOutputShapeException)
+LOOKS = (DataDependentOutputException, DynamicOutputShapeException)
+"""What tensors without values raise where a model looks at values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +151,7 @@ def _follow(workload: Workload, samples: Sequence[int], *, guess: bool = True) -
             buffers = {name: _copy(each, fake) for name, each in model.named_buffers()}
             outputs = torch.func.functional_call(model, {**states, **buffers}, batch.args, batch.kwargs)
             unused, reentrant = _unused(_loss_of(workload, outputs, batch), states)
-    except _LOOKS:
+    except LOOKS:
         looks.any = True
     finally:
         looks.close()

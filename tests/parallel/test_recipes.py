@@ -259,3 +259,12 @@ def test_a_recomputed_block_that_writes_into_its_input_computes_the_same(kind):
 
     for found, wanted in zip(gradients(kind), gradients("none"), strict=True):
         torch.testing.assert_close(found, wanted)
+
+
+def test_a_recomputed_block_writes_no_cache():
+    """Keys and values would be appended twice, by the pass whose results count and by that in backward."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.AutoConfig.for_model("gpt2", n_layer=2, n_embd=8, n_head=2, vocab_size=9, n_positions=4)
+    module = prepared(transformers.AutoModelForCausalLM.from_config(config), recompute="full")
+    module(input_ids=torch.ones(2, 4, dtype=torch.long)).logits.sum().backward()
+    assert all(each.grad is not None for each in module.parameters())

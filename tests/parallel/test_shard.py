@@ -48,6 +48,20 @@ def test_a_stage_that_writes_into_its_inputs_gets_copies():
     assert torch.equal(received, torch.ones(2, 4))
 
 
+class Routed(nn.Module):
+    def forward(self, states):
+        chosen = torch.where(states[:, 0] > 0)[0]
+        return states.index_add(0, chosen, states[chosen])
+
+
+def test_boundaries_are_known_where_layers_look_at_values():
+    found = boundary_tensors(
+        nn.Sequential(nn.Linear(4, 3), Routed(), nn.Linear(3, 2)), (2, 1), (torch.ones(5, 4),), None
+    )
+    assert [tuple(state.shape) for (state,) in found] == [(5, 4), (5, 3), (5, 2)]
+    assert all(state.is_meta for (state,) in found)
+
+
 def test_a_unit_gets_copies_only_where_it_writes():
     for unit, written in ((nn.SiLU(inplace=True), True), (nn.SiLU(), False)):
         seen, view = [], torch.ones(4, requires_grad=True).view(2, 2)

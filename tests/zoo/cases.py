@@ -1,19 +1,20 @@
-"""What each model of the zoo is tried in, and where it is known to fall short."""
+"""The models of the zoo, and what each is tried in."""
+
+from typing import Any
 
 from tests.zoo.models import batches, tables, text, vision
 
-LAYOUTS = {
-    "serial": {},
-    "dp, accumulation": {"dp": 2, "accumulation_steps": 2},
-    "FSDP": {"dp": 2, "shard": "full"},
-    "pp": {"pp": 2, "accumulation_steps": 2},
-    "tp": {"tp": 2},
-    "dp x pp": {"dp": 2, "pp": 2, "accumulation_steps": 2},
+COLUMNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "serial": ({}, {}),
+    "dp, accumulation": ({"dp": 2, "accumulation_steps": 2}, {}),
+    "FSDP": ({"dp": 2, "shard": "full"}, {}),
+    "pp": ({"pp": 2, "accumulation_steps": 2}, {}),
+    "tp": ({"tp": 2}, {}),
+    "dp x pp": ({"dp": 2, "pp": 2, "accumulation_steps": 2}, {}),
+    "recompute": ({}, {"recompute": "full"}),
+    "bf16": ({"dp": 2}, {"precision": "bf16"}),
 }
-"""Columns of the table, by name; each in fp32 without further options."""
-RECIPES = {"recompute": ({}, {"recompute": "full"}), "bf16": ({"dp": 2}, {"precision": "bf16"})}
-"""Further columns: a layout and a recipe."""
-COLUMNS = [*LAYOUTS, *RECIPES]
+"""Layout and recipe of each column of the table."""
 MODELS = {
     "several heads, a scalar parameter": tables.several_heads,
     "tabular, embeddings": tables.tabular,
@@ -50,10 +51,35 @@ MODELS = {
     "detector, targets and outputs as dicts": batches.detector_of_dicts,
     "tuple of outputs": batches.tuple_of_outputs,
     "stream without an end": batches.stream,
+    "transformer, a plan for tensor parallelism": text.planned_transformer,
     "Hugging Face causal": text.causal,
+    "Hugging Face Llama, a plan for tensor parallelism": text.llama,
     "Hugging Face masked": text.masked,
     "Hugging Face classification": text.classification,
     "Hugging Face mixture of experts": text.experts_of_mixtral,
 }
-SHORT: dict[tuple[str, str], str] = {}
-"""(model, column) -> why it falls short: strictly expected to."""
+WARM_UP = {"name": "cosine", "warmup_steps": 2, "total_steps": 8}
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "sequence to sequence, masks": {"name": "adamw", "learning_rate": 1e-3, "clip_grad_norm": 1.0, "schedule": WARM_UP},
+    "transformer, a plan for tensor parallelism": {
+        "name": "adamw",
+        "learning_rate": 1e-3,
+        "no_decay": ["norm", "bias"],
+    },
+    "U-Net": {"name": "rmsprop", "learning_rate": 1e-3},
+}
+"""All others train with plain SGD."""
+FAST = (
+    "several heads, a scalar parameter",
+    "complex parameters (FFT)",
+    "first layer in place",
+    "LoRA",
+    "experts as blocks, an idle head",
+    "tied transformer, ignore_index",
+    "texts of different lengths, collate",
+    "stream without an end",
+)
+"""Trained with all other tests; together they have most of what can go wrong."""
+COMPARES = "the loss is one of the micro-batch: it compares"
+TOLD = {"detector": COMPARES, "contrastive": COMPARES}
+"""What parity says, and is right to say, of models whose loss is of all samples of a batch together."""

@@ -7,6 +7,8 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.data import Dataset, TensorDataset
 
+from hpc_accel.workloads.workload import Workload
+
 F = nn.functional
 VOCABULARY, LENGTH, COUNT = 24, 8, 48
 
@@ -332,3 +334,24 @@ def experts_of_mixtral():
         max_position_embeddings=LENGTH,
     )
     return Logits(MixtralForCausalLM(config)), token_loss, next_words()
+
+
+def planned_transformer():
+    """The tied transformer, whose perceptrons tensor parallelism divides."""
+    return Workload(model=TiedTransformer(), loss=token_loss, dataset=next_words(), tensor_plan="transformer")
+
+
+def llama():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=LENGTH,
+    )
+    model = Logits(LlamaForCausalLM(config))
+    return Workload(model=model, loss=token_loss, dataset=next_words(), tensor_plan="transformer")

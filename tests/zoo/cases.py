@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.zoo.models import batches, tables, text, vision
+from tests.zoo.models import batches, hugging_face, tables, text, vision
 
 COLUMNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "serial": ({}, {}),
@@ -52,12 +52,13 @@ MODELS = {
     "tuple of outputs": batches.tuple_of_outputs,
     "stream without an end": batches.stream,
     "transformer, a plan for tensor parallelism": text.planned_transformer,
-    "Hugging Face causal": text.causal,
-    "Hugging Face Llama, a plan for tensor parallelism": text.llama,
-    "Hugging Face masked": text.masked,
-    "Hugging Face classification": text.classification,
-    "Hugging Face mixture of experts": text.experts_of_mixtral,
+    "Hugging Face causal": hugging_face.causal,
+    "Hugging Face Llama, a plan for tensor parallelism": hugging_face.llama,
+    "Hugging Face masked": hugging_face.masked,
+    "Hugging Face classification": hugging_face.classification,
+    "Hugging Face mixture of experts": hugging_face.experts_of_mixtral,
 }
+ADAMW = {"name": "adamw", "learning_rate": 1e-3}
 WARM_UP = {"name": "cosine", "warmup_steps": 2, "total_steps": 8}
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sequence to sequence, masks": {"name": "adamw", "learning_rate": 1e-3, "clip_grad_norm": 1.0, "schedule": WARM_UP},

@@ -1,4 +1,4 @@
-"""`python -m tests.zoo.table` trains the whole zoo, notes how it ended in outcomes.json, and writes docs/features.md."""
+"""`python -m tests.zoo.table` trains the zoo, notes how it ended in outcomes.json, and writes docs/features.md."""
 
 import json
 import sys

@@ -8,6 +8,7 @@ import torch
 
 from hpc_accel.parallel.apply import parallelize
 from hpc_accel.parallel.mesh import RankCoordinates
+from hpc_accel.parallel.outputs_together import outputs_together
 from hpc_accel.runtime.batches import ShareSampler, share_loader
 from hpc_accel.runtime.cuda_timer import CudaTimer
 from hpc_accel.runtime.loss import MicroBatchLoss
@@ -58,7 +59,9 @@ def make_stepper(
     `draws_data` the random numbers of a sample are those of its number and epoch.
     """
     mean = mean or MeanOver()
-    loss = MicroBatchLoss(workload.loss, place.layout.dp, make_scaler(recipe.precision, device), mean)
+    together = outputs_together(place) if workload.gather_outputs else None
+    scaler = make_scaler(recipe.precision, device)
+    loss = MicroBatchLoss(workload.loss, place.layout.dp, scaler, mean, together)
     autocast_dtype = AUTOCAST[recipe.precision]
     model = parallelize(workload, split, place, device, loss=loss, recipe=recipe, autocast_dtype=autocast_dtype)
     sampler = make_sampler(run, workload, place, first_step, tells_epoch=draws_data)

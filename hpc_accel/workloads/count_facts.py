@@ -14,6 +14,7 @@ from torch.utils.data import default_collate
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.model_facts import LayerFacts, ModelFacts
+from hpc_accel.workloads.batch_norms import other_batch_norms_of
 from hpc_accel.workloads.blocks import blocks_of, parameters_of_blocks, tied_blocks
 from hpc_accel.workloads.chain import as_inputs, is_sequence, layers_of
 from hpc_accel.workloads.counting import Counting, Counts
@@ -59,6 +60,8 @@ def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
         half_divided=half_divided(model, cuts),
         unused_parameters=unused,
         has_channels=any(parameter.dim() in (4, 5) for parameter in model.parameters()),
+        other_batch_norms=other_batch_norms_of(model),
+        gathers_outputs=workload.gather_outputs,
         max_tokens=inputs[0].shape[1] if any(hasattr(layer, "decode") for layer in model.children()) else None,
     )
 
@@ -177,6 +180,8 @@ def _facts(
         tp_allreduce_elements_per_sample=counts.allreduced_elements // NUM_SAMPLES,
         num_operations=counts.num_operations,
         num_matmuls=counts.num_matmuls,
+        num_batch_norms=counts.num_batch_norms,
+        batch_norm_channels=counts.batch_norm_channels,
         num_parameter_tensors=len(parameters),
         tp_num_allreduces=sum(linears.get(part) == "rows" for part in inside),
     )

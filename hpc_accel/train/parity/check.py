@@ -22,6 +22,7 @@ from hpc_accel.runtime.weight import MeanOver
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.run import Run
 from hpc_accel.train.parity import compare, verdict
+from hpc_accel.train.parity.cut import changed_by_cut, pass_size
 from hpc_accel.train.parity.engine import HALF, build_still
 from hpc_accel.train.parity.facts import each_weight
 from hpc_accel.train.parity.judge import finite, judge
@@ -144,12 +145,8 @@ def _found(
         told += _without_a_twin(recipe, run)
     told += _properties(run, exact, is_alike=is_alike)
     cause = next((phase.cause for phase in found if phase.cause), "")
-    if not cause and is_alike and exact.dependence.loss:
-        cause = (
-            f"the loss is one of the micro-batch: it compares {run.layout.micro_batch_size} samples with each other, "
-            f"the serial run {run.workload.global_batch_size}; the layout computes the same as a serial run grouped "
-            "alike, which is another training than the whole batch's"
-        )
+    if changed_by_cut(run, exact.dependence).loss and (run.recipe.sync_batch_norm or (is_alike and not cause)):
+        cause = _loss_of_micro_batch(run, is_alike=is_alike)
     return Found(
         mean=exact.mean.told,
         own_distance=finite(compare.own_distance(exact)),
@@ -158,6 +155,15 @@ def _found(
         told=tuple(dict.fromkeys(told)),
         reference_digest=exact.digest,
         cause=cause,
+    )
+
+
+def _loss_of_micro_batch(run: Run, *, is_alike: bool) -> str:
+    alike = "; the layout computes the same as a serial run grouped alike, which is another training than the whole's"
+    return (
+        f"the loss is one of the micro-batch: it compares {run.layout.micro_batch_size} samples with each other, the "
+        f"serial run {run.workload.global_batch_size}{alike if is_alike else ''}; with "
+        "Workload(..., gather_outputs=True) the loss is given the outputs of all replicas"
     )
 
 
@@ -174,15 +180,17 @@ def _without_a_twin(recipe: Recipe, run: Run) -> list[str]:
 
 def _properties(run: Run, exact: Reference, *, is_alike: bool) -> list[str]:
     """What is inherently of the micro-batch, and other things that hold although nothing is wrong."""
-    size, total, dependence = run.layout.micro_batch_size, run.workload.global_batch_size, exact.dependence
-    told = []
+    size, total, dependence = pass_size(run), run.workload.global_batch_size, exact.dependence
+    told, replicas = [], f", those of {run.layout.dp} replicas together" if run.recipe.sync_batch_norm else ""
     if is_alike and dependence.outputs:
         who = ", ".join(dependence.layers) or "the model"
         verb = "normalises" if dependence.layers else "computes"
-        told.append(f"{who} {verb} over {size} samples; serial over {total}: compared with a serial run grouped alike")
+        told.append(
+            f"{who} {verb} over {size} samples{replicas}; serial over {total}: compared with a serial run grouped alike"
+        )
     if is_alike and dependence.state:
         told.append("buffers that forward changes act on outputs: compared with a serial run of as many forward passes")
-    if is_alike and run.layout.shard == "full":
+    if is_alike and run.layout.shard == "full" and not run.recipe.sync_batch_norm:
         told.append("FSDP does not broadcast running statistics: each replica has its own")
     if exact.shared_draws:
         told.append(f"{', '.join(exact.shared_draws[:3])} draws random numbers that belong to no sample")

@@ -37,6 +37,8 @@ class Dependence(BaseModel):
     state: bool = False
     loss: bool = False
     layers: tuple[str, ...] = ()
+    gathered: bool = False
+    """Whether the loss is given the outputs of all replicas together."""
 
     @property
     def is_any(self) -> bool:
@@ -59,7 +61,11 @@ def measure_facts(engine: Engine) -> dict[str, Any]:
     depends = not apart <= APART * largest
     layers = [type(each).__name__ for each in engine.workload.model.modules() if isinstance(each, _BatchNorm)]
     dependence = Dependence(
-        outputs=depends, state=state, loss=mean.over == "neither", layers=tuple(sorted(set(layers)))
+        outputs=depends,
+        state=state,
+        loss=mean.over == "neither",
+        layers=tuple(sorted(set(layers))),
+        gathered=engine.workload.gather_outputs,
     )
     return {
         "weights_digest": weights,

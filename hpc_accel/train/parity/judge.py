@@ -49,7 +49,8 @@ def judge(
     still = compare.still_ones(measured, exact)
     if not cause and not moved <= allowed:
         cause = verdict.updates_differ(moved, order, still, measured, setting)
-    is_alike = exact.kind == "grouped" or run.layout.dp * run.layout.accumulation_steps == 1
+    num_passes = run.layout.accumulation_steps * (1 if run.recipe.sync_batch_norm else run.layout.dp)
+    is_alike = exact.kind == "grouped" or num_passes == 1
     if not cause and serial is None and is_alike:
         outside = compare.buffers_outside(measured.buffers, exact.buffers)
         cause = verdict.statistics_differ(outside, measured.buffers, exact.buffers) if outside else ""

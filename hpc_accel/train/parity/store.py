@@ -26,6 +26,7 @@ from hpc_accel.runtime.precision import AUTOCAST
 from hpc_accel.runtime.seeded import Drawn, Seeded, digest_of_sample
 from hpc_accel.study.run import Run
 from hpc_accel.study.sources import sources
+from hpc_accel.train.parity.cut import changed_by_cut
 from hpc_accel.train.parity.engine import HALF, build_still
 from hpc_accel.train.parity.facts import digest_of_weights
 from hpc_accel.train.parity.pieces import sampler_of
@@ -77,6 +78,7 @@ def digest_of(run: Run, content: dict[str, Any], device_type: str, kind: Kind) -
     if "grouped" in kind:
         layout = run.layout
         extra["groups"] = [layout.dp, layout.micro_batch_size, layout.accumulation_steps, layout.shares]
+        extra["together"] = run.recipe.sync_batch_norm
     if "recipe" in kind:
         extra["recipe"] = [run.recipe.precision, run.recipe.compression, run.layout.shard == "full"]
     return hashlib.sha256(json.dumps(content | extra, sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -86,7 +88,9 @@ def kinds_of(run: Run, whole: Reference, *, halves: bool) -> list[Kind]:
     """The references that a run needs beside the whole one."""
     if whole.reason:
         return []
-    cuts = run.layout.dp * run.layout.accumulation_steps > 1 and whole.dependence.is_any
+    changed = changed_by_cut(run, whole.dependence)
+    # BatchNorm over all replicas with a loss over one micro-batch has no serial twin.
+    cuts = changed.is_any and not (changed.loss and run.recipe.sync_batch_norm)
     kinds: list[Kind] = ["grouped"] if cuts else []
     if changes_numbers(run, halves=halves):
         kinds.append("grouped recipe" if cuts else "recipe")

@@ -19,6 +19,8 @@ from hpc_accel.parallel.recompute import recompute_blocks
 
 SHARES = (5, 1, 3)
 STEPS = 3
+KINDS = ((0.0, torch.float32, ""), (1e3, torch.float64, " far"), (0.0, torch.bfloat16, " bf16"))
+"""The mean of the batch, its type, and what is added to the case's name."""
 CASES = {
     "vectors": (nn.BatchNorm1d(6), (6,)),
     "signals": (nn.BatchNorm1d(6), (6, 7)),
@@ -85,7 +87,11 @@ def main() -> None:
     assert group is not None
     found = {}
     for name, (layer, shape) in CASES.items():
-        for offset, dtype, told in ((0.0, torch.float32, ""), (1e3, torch.float64, " far"), (0, torch.bfloat16, " bf16")):
+        for offset, dtype, told in (
+            (0.0, torch.float32, ""),
+            (1e3, torch.float64, " far"),
+            (0, torch.bfloat16, " bf16"),
+        ):
             model = nn.Sequential(copy.deepcopy(layer))
             if dtype == torch.float64:
                 model.double()

@@ -5,6 +5,7 @@ Read it in this order (docs/parity.md tells the same in prose):
   mean          what a loss is the mean over, measured
   pieces        how the serial run cuts a batch
   engine        steps of the serial run
+  double        a workload in fp64
   facts         what is measured before any of them
   reference     what is kept of them, and the process that computes it
   store         found by its digest, or computed by whoever comes first

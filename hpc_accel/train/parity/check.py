@@ -67,6 +67,7 @@ def check_parity(
     phases: list[tuple[str, Recipe, str, Measured]] = []
     common: dict[str, Any] = {"split": split, "reference": exact}
     proof, changes = _proof(run, halves=bool(halves))
+    wide = "fp64" if exact.is_double else wide
     phases.append(("layout", proof, wide, take_steps(run, comm, place, device, recipe=proof, raised=True, **common)))
     if changes:
         own = run.recipe.model_copy(update={"average_every": 1})
@@ -219,7 +220,8 @@ def _parity(run: Run, found: Found) -> Parity:
     distance, tolerance = phase.worst
     own, steps = math.inf if found.own_distance is None else found.own_distance, run.measure.parity_steps
     passed, reason = all(each.passed for each in found.phases) and not found.cause, found.cause or None
-    if own > compare.LARGEST_OWN or not math.isfinite(own):
+    exactly = passed and distance is not None and distance <= compare.WHOLE
+    if (own > compare.LARGEST_OWN or not math.isfinite(own)) and not exactly:
         distance, tolerance, steps, passed = None, None, 0, False
         reason = f"the serial run's own cuttings of a batch differ by {own:.2g}: parity cannot be shown"
     return Parity(

@@ -27,6 +27,7 @@ from hpc_accel.runtime.weight import MeanOver, Weigh
 from hpc_accel.study.layout import Layout, Shard
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.run import Run
+from hpc_accel.train.parity.double import doubled
 from hpc_accel.train.parity.pieces import BatchPiece, Cutting
 from hpc_accel.train.parity.sketch import sketch
 from hpc_accel.workloads import entry
@@ -59,8 +60,8 @@ class Trajectory:
     """Of each step: the weight of the global batch, which losses are divided by."""
 
 
-def build_still(run: Run, *, raised: bool) -> Workload:
-    """The workload with nothing dropped; `raised`: weights of 16 bits in fp32."""
+def build_still(run: Run, *, raised: bool, double: bool = False) -> Workload:
+    """The workload with nothing dropped; `raised`: weights of 16 bits in fp32; `double`: all in fp64."""
     workload = entry.build(run.workload, run.seed)
     drop_nothing(workload.model)
     if raised and any(each.dtype in HALF for each in workload.model.parameters()):
@@ -68,15 +69,15 @@ def build_still(run: Run, *, raised: bool) -> Workload:
     if planted.is_on("other_weights", dist.get_rank() if dist.is_initialized() else 0):
         with torch.no_grad():
             next(workload.model.parameters()).add_(0.01)
-    return workload
+    return doubled(workload) if double else workload
 
 
 class Engine:
     """One model on one rank, which goes back to its first weights for each trajectory."""
 
-    def __init__(self, run: Run, device: torch.device, recipe: Recipe, *, raised: bool) -> None:
+    def __init__(self, run: Run, device: torch.device, recipe: Recipe, *, raised: bool, double: bool = False) -> None:
         self.run, self.device, self.recipe, self.raised = run, device, recipe, raised
-        self.workload = build_still(run, raised=raised)
+        self.workload = build_still(run, raised=raised, double=double)
         self.names = [name for name, each in self.workload.model.named_parameters() if each.requires_grad]
         self.still = Still(run.seed)
         self.still.watch(self.workload.model)
@@ -90,6 +91,7 @@ class Engine:
             self.workload, None, place, device, loss=self.workload.loss, recipe=recipe, autocast_dtype=dtype
         ).module
         self.mean = MeanOver()
+        self.is_double = any(each.dtype == torch.float64 for each in self.workload.model.parameters())
         self._first = {name: value.detach().clone() for name, value in self._state().items()}
 
     def _state(self) -> dict[str, torch.Tensor]:
@@ -100,11 +102,18 @@ class Engine:
         found = {plain(name): each for name, each in self.model.named_parameters()}
         return [found[name] for name in self.names]
 
-    def back(self) -> None:
-        """The weights and buffers of the beginning."""
+    def back(self, *, nudge: int = 0) -> None:
+        """The weights and buffers of the beginning; with a `nudge`, each weight moved by about its last digit.
+
+        Which up and which down follows from the number: it is what another order of sums does everywhere at once.
+        """
+        signs = torch.Generator().manual_seed(nudge)
         with torch.no_grad():
             for name, value in self._state().items():
                 value.copy_(self._first[name])
+                if nudge and plain(name) in self.names:
+                    up = torch.randint(0, 2, value.shape, generator=signs).to(value.device) * 2 - 1
+                    value.mul_(1 + torch.finfo(value.dtype).eps * up.to(value.dtype))
 
     def load(self, step: int, samples: Sequence[int]) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
         """Inputs and targets of samples, as the epoch of `step` draws them; on the host."""
@@ -124,10 +133,16 @@ class Engine:
         return tuple(each.float() if self.raised and each.dtype in HALF else each for each in moved)
 
     def trajectory(
-        self, cutting: Cutting, num_steps: int, rates: Sequence[float] | None = None, *, digests: bool = False
+        self,
+        cutting: Cutting,
+        num_steps: int,
+        rates: Sequence[float] | None = None,
+        *,
+        digests: bool = False,
+        nudge: int = 0,
     ) -> Trajectory:
         """`num_steps` steps from the beginning. Without `rates` they are chosen and told."""
-        self.back()
+        self.back(nudge=nudge)
         found = Trajectory()
         for step in range(num_steps):
             pieces = cutting(step)
@@ -242,3 +257,11 @@ def summaries(model: nn.Module) -> dict[str, list[float]]:
         whole = value.detach().double()
         found[plain(name)] = [float(whole.sum()), float((whole * whole).sum())]
     return found
+
+
+def buffer_distance(measured: Sequence[float], exact: Sequence[float]) -> float:
+    """How far the sums that `summaries` makes of a buffer differ from another's, relative."""
+    total, squares = exact
+    own_total, own_squares = measured
+    scale = max(float(np.sqrt(abs(squares))), 1e-6)
+    return max(abs(own_total - total) / max(abs(total), scale), abs(own_squares - squares) / max(abs(squares), 1e-6))

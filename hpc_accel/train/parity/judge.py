@@ -52,7 +52,7 @@ def judge(
     num_passes = run.layout.accumulation_steps * (1 if run.recipe.sync_batch_norm else run.layout.dp)
     is_alike = exact.kind == "grouped" or num_passes == 1
     if not cause and serial is None and is_alike:
-        outside = compare.buffers_outside(measured.buffers, exact.buffers)
+        outside = compare.buffers_outside(measured.buffers, exact)
         cause = verdict.statistics_differ(outside, measured.buffers, exact.buffers) if outside else ""
     apart = measured.optimizer_apart
     if not cause and apart is not None and not apart <= compare.OPTIMIZER:

@@ -65,7 +65,7 @@ def take_steps(
     raised: bool,
 ) -> Measured:
     """The steps in `recipe`, from weights of the beginning. Collective over all ranks."""
-    workload = build_still(run, raised=raised)
+    workload = build_still(run, raised=raised, double=raised and reference.is_double)
     shapes, plan = (
         shapes_of(workload.model),
         planned(workload.model, workload.tensor_plan) if place.layout.tp > 1 else {},

@@ -33,7 +33,7 @@ from hpc_accel.train.parity.pieces import sampler_of
 from hpc_accel.train.parity.reference import Kind, Reference, compute_variant, compute_whole
 from hpc_accel.workloads.workload import Workload
 
-FORMAT = 1
+FORMAT = 2
 NUM_LOOKED_AT = 4
 _COMMAND = "from hpc_accel.cli import main; main()"
 LAUNCHERS = ("OMPI_", "PMI_", "PMIX_", "PRTE_", "PRTERUN", "MPI_", "HYDRA_", "SLURM_")

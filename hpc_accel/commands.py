@@ -51,6 +51,7 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
     from hpc_accel.plan.prediction import Prices
     from hpc_accel.probe.hardware import load_hardware
     from hpc_accel.study.expand import resolve_workload
+    from hpc_accel.study.references import planned_references
     from hpc_accel.study.study_file import load_study
 
     study = load_study(study_path)
@@ -93,6 +94,7 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
             if not alike:
                 for key in ("price_per_node_hour", "power_w_per_node"):
                     candidate[key] = site.mean_per_node(key, run.resources.nodes_by_partition)
+    content["references"] = planned_references(runs.values())
     content["pack"] = _pack(list(runs.values()), site) if study.same_allocation and runs else None
     write_atomically(owner, f"{study_path.resolve()}\n")
     write_atomically(out, json.dumps(content, indent=1) + "\n")
@@ -174,15 +176,11 @@ def train_run(path: Path) -> Summary | None:
     return _shown(path, run_training, "training", "step")
 
 
-def compute_references(paths: list[Path], device: str) -> list[Path]:
-    """The files of the references of runs, computed where they are missing."""
-    import torch
+def compute_references(paths: list[Path], device: str, out: Path | None) -> list[Path]:
+    """The files of the references of runs, computed where they are missing; `out` says what that took."""
+    from hpc_accel.train.parity.job import compute_all
 
-    from hpc_accel.study.run_file import read_run
-    from hpc_accel.train.parity.store import compute_missing
-
-    where = torch.device(device)
-    return [written for path in paths for written in compute_missing(read_run(path), path.resolve(), where)]
+    return compute_all([path.resolve() for path in paths], device, out)
 
 
 def infer_run(path: Path) -> Summary | None:

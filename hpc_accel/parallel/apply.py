@@ -16,12 +16,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hpc_accel.parallel.boundary import Dtypes, cast_outputs
-from hpc_accel.parallel.data import make_average, replicate, shard
+from hpc_accel.parallel.data import make_average, replicate
 from hpc_accel.parallel.gradients import ReplicaAverage, add_up, gradients_of
 from hpc_accel.parallel.memory_layout import offload_activations, set_channels_last
 from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.workloads.chain import is_sequence
+from hpc_accel.workloads.control_flow import ControlFlow, control_flow_of
 from hpc_accel.workloads.tensor_plan import planned
 from hpc_accel.workloads.workload import Loss, Workload
 
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 class ParallelModel:
     """What one rank runs: its only module directly, or its stages through `schedule`.
 
-    `average` averages gradients after backward, or parameters under local SGD; None where DDP or FSDP do.
+    `average` averages gradients after backward, or parameters under local SGD; None where DDP does. Of a model that
+    FSDP divided, it averages those of the parameters that are whole.
     `partial` are parameters whose gradients the tensor-parallel ranks of `tp_group` must add up.
     """
 
@@ -70,7 +72,7 @@ class ParallelModel:
         if self.partial and self.tp_group is not None:
             add_up(gradients_of(self.partial), self.tp_group)
         if self.average is not None and averages:
-            self.average(gradients_of(self.parameters))
+            self.average.gradients([each for each in self.parameters if not hasattr(each, "to_local")])
 
 
 def parallelize(
@@ -90,10 +92,9 @@ def parallelize(
     `loss` is the loss of one micro-batch, divided by their number.
     """
     tensor_cut = _tensor_cut(workload, place)
-    later = place.layout.averages_later(
-        overlap=recipe.overlap, is_traced=split is not None and not is_sequence(workload.model)
-    )
-    prepare = _Prepare(place, device, recipe, autocast_dtype, tensor_cut, later=later)
+    flow = control_flow_of(workload) if place.layout.dp > 1 else ControlFlow()
+    later = _averages_later(workload, place, recipe, flow)
+    prepare = _Prepare(place, device, recipe, autocast_dtype, tensor_cut, flow, later=later)
     boundaries: list[tuple[torch.Tensor, ...]] = []
     if split is None:
         modules, schedule = {0: prepare(workload.model)}, None
@@ -116,6 +117,18 @@ def parallelize(
     )
 
 
+def _averages_later(workload: Workload, place: RankCoordinates, recipe: Recipe, flow: ControlFlow) -> bool:
+    """Whether replicas average gradients after backward.
+
+    Also where parameters may idle and DistributedDataParallel cannot find them: in a stage it is not given the outputs
+    of all micro-batches, and what a reentrant part uses does not stand in the graph.
+    """
+    is_traced = place.layout.pp > 1 and not is_sequence(workload.model)
+    hidden = flow.may_idle and not recipe.static_graph and (place.layout.pp > 1 or flow.reentrant)
+    later = place.layout.averages_later(overlap=recipe.overlap, is_traced=is_traced)
+    return later or (hidden and place.layout.dp > 1 and place.layout.shard != "full")
+
+
 def _tensor_cut(workload: Workload, place: RankCoordinates) -> TensorCut | None:
     group = place.group("tp")
     if group is None:
@@ -136,6 +149,7 @@ class _Prepare:
         recipe: Recipe,
         autocast_dtype: torch.dtype | None,
         tensor_cut: TensorCut | None,
+        flow: ControlFlow,
         *,
         later: bool,
     ) -> None:
@@ -144,6 +158,7 @@ class _Prepare:
         self.recipe = recipe
         self.autocast_dtype = autocast_dtype
         self.tensor_cut = tensor_cut
+        self.flow = flow
         self.later = later
         self.partial: list[nn.Parameter] = []
 
@@ -187,7 +202,9 @@ class _Prepare:
     def _replicated(self, module: nn.Module) -> nn.Module:
         place, recipe = self.place, self.recipe
         if place.layout.shard == "full":
-            return shard(module, place, recipe, self.autocast_dtype)
+            from hpc_accel.parallel.shard import shard
+
+            return shard(module, place, recipe, self.autocast_dtype, self.flow)
         if place.layout.dp > 1 and not self.later and recipe.average_every == 1:
-            return replicate(module, place, recipe, self.device)
+            return replicate(module, place, recipe, self.device, may_idle=self.flow.may_idle)
         return module

@@ -1,7 +1,7 @@
 """Where what a rank holds of each parameter lies in the whole model: by the parameter's name there, and by index.
 
-A rank holds all of a parameter, a slice along one dimension (tensor parallelism), a shard of rows (FSDP2), or a shard
-of a slice. So figures of a divided model can be added up over ranks without gathering it.
+A rank holds all of a parameter, one or several slices along one dimension (tensor parallelism), a shard of rows
+(FSDP2), or a shard of slices. So figures of a divided model can be added up over ranks without gathering it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from torch import nn
 
 from hpc_accel.parallel.apply import ParallelModel
 from hpc_accel.parallel.mesh import RankCoordinates
-from hpc_accel.workloads.tensor_plan import Cut
+from hpc_accel.workloads.linears import Division, shares
 
 Shapes = Mapping[str, tuple[int, ...]]
-_COLUMNS = ("columns", "gather", "vocabulary")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """What this rank holds of `name`: from index `start` of a tensor of `shape`. One rank `counts` each element."""
+    """What this rank holds of `name`: from index `start` of a tensor of `shape`. One rank `counts` each element.
+
+    A rank has several pieces of a parameter that is divided section by section.
+    """
 
     name: str
     parameter: torch.Tensor
@@ -32,10 +34,13 @@ class Piece:
     counts: bool
     is_cut: bool
     """Whether tensor parallelism divided it."""
+    part: tuple[int, int, int] | None = None
+    """Of what the rank holds, which dimension, from where and how much; None for all."""
 
     def local(self, tensor: torch.Tensor) -> torch.Tensor:
-        """This rank's part of a tensor that is divided as the parameter is."""
-        return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+        """This piece of a tensor that is divided as the parameter is."""
+        own = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+        return own if self.part is None else own.narrow(*self.part)
 
 
 def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -43,22 +48,19 @@ def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(each.shape) for name, each in model.named_parameters() if each.requires_grad}
 
 
-def pieces_of(model: ParallelModel, place: RankCoordinates, plan: Mapping[str, Cut], shapes: Shapes) -> Iterator[Piece]:
-    """Every trainable parameter that this rank holds a part of. `shapes` are those of the whole model.
+def pieces_of(
+    model: ParallelModel, place: RankCoordinates, divided: Mapping[str, Division], shapes: Shapes
+) -> Iterator[Piece]:
+    """Every trainable parameter that this rank holds a part of. `shapes` are those of the whole model, and `divided`
+    tells how tensor parallelism divides its parameters.
 
     Raises KeyError for a parameter that the whole model does not have under its name.
     """
     for module in model.modules.values():
         for long_name, parameter in module.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            name = plain(long_name)
-            start, is_cut = _start(name, shapes[name], place, plan)
-            divided = hasattr(parameter, "to_local")
-            if divided:
-                start = tuple(a + b for a, b in zip(start, _shard_start(parameter), strict=True))
-            copies = (is_cut or place.tp_rank == 0) and (divided or place.dp_rank == 0)
-            yield Piece(name=name, parameter=parameter, start=start, shape=shapes[name], counts=copies, is_cut=is_cut)
+            if parameter.requires_grad:
+                name = plain(long_name)
+                yield from _pieces(name, parameter, shapes[name], place, divided.get(name))
 
 
 def plain(name: str) -> str:
@@ -66,17 +68,26 @@ def plain(name: str) -> str:
     return ".".join(part for part in name.removeprefix("module.").split(".") if part != "_orig_mod")
 
 
-def _start(
-    name: str, shape: tuple[int, ...], place: RankCoordinates, plan: Mapping[str, Cut]
-) -> tuple[tuple[int, ...], bool]:
-    owner, _, kind = name.rpartition(".")
-    way = plan.get(owner)
-    dim = 0 if way in _COLUMNS else 1 if way == "rows" and kind == "weight" else None
-    if place.layout.tp == 1 or dim is None:
-        return (0,) * len(shape), False
-    each, more = divmod(shape[dim], place.layout.tp)  # as torch.tensor_split does
-    first = place.tp_rank * each + min(place.tp_rank, more)
-    return tuple(first if index == dim else 0 for index in range(len(shape))), True
+def _pieces(
+    name: str, parameter: torch.Tensor, shape: tuple[int, ...], place: RankCoordinates, how: Division | None
+) -> Iterator[Piece]:
+    is_cut, is_sharded = how is not None, hasattr(parameter, "to_local")
+    counts = (is_cut or place.tp_rank == 0) and (is_sharded or place.dp_rank == 0)
+    offset = _shard_start(parameter) if is_sharded else (0,) * len(shape)
+    if how is None:
+        yield Piece(name=name, parameter=parameter, start=offset, shape=shape, counts=counts, is_cut=False)
+        return
+    dim, sections = how
+    local: Any = parameter.to_local() if hasattr(parameter, "to_local") else parameter
+    begin, end = offset[dim], offset[dim] + local.shape[dim]
+    seen = 0  # where the section's part begins among what the tensor-parallel rank holds
+    for first, count in shares(sections, place.layout.tp, place.tp_rank):
+        low, high = max(begin, seen), min(end, seen + count)
+        if low < high:
+            start = tuple(first + low - seen if index == dim else each for index, each in enumerate(offset))
+            part = (dim, low - begin, high - low)
+            yield Piece(name=name, parameter=parameter, start=start, shape=shape, counts=counts, is_cut=True, part=part)
+        seen += count
 
 
 def _shard_start(parameter: Any) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ sequence, dimension 1, and the all-reduces become all-gathers and reduce-scatter
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ import torch.distributed as dist
 from torch import nn
 
 from hpc_accel.parallel import exchange
+from hpc_accel.workloads.linears import division, features, product, sections_of, set_features, shares
 from hpc_accel.workloads.tensor_plan import Cut
 
 SEQUENCE = 1
@@ -40,6 +42,7 @@ class TensorCut:
             parent = name.rpartition(".")[0]
             if parent not in entrances:
                 entrances[parent] = _Entrance(self._enter, modules[parent])
+                self._divide_counts(modules[parent])
             self._cut(modules[name], way, entrances[parent])
 
     def done(self) -> None:
@@ -47,15 +50,13 @@ class TensorCut:
         self._shards.clear()
 
     def partial_parameters(self, module: nn.Module) -> list[nn.Parameter]:
-        """Parameters that each rank used on its part of the sequence only: their gradients must be added up."""
-        if not self.sequence_parallel:
-            return []
+        """Parameters that each rank used on its part of the sequence, or on its heads: gradients must be added up."""
         found: dict[int, nn.Parameter] = {}
         for name, part in module.named_modules():
             way = self.plan.get(name)
-            if way == "sequence":
+            if way == "partial" or (way == "sequence" and self.sequence_parallel):
                 found |= {id(each): each for each in part.parameters() if each.requires_grad}
-            elif way == "rows" and getattr(part, "bias", None) is not None:
+            elif way == "rows" and self.sequence_parallel and getattr(part, "bias", None) is not None:
                 found[id(part.bias)] = part.bias
         return list(found.values())
 
@@ -80,31 +81,32 @@ class TensorCut:
         return exchange.total(states, self.group)
 
     def _cut_columns(self, linear: Any, entrance: _Entrance, *, gathers: bool) -> None:
-        self._shard(linear, "weight", 0)
-        self._shard(linear, "bias", 0)
-        linear.out_features = linear.weight.shape[0]
+        self._shard(linear, "columns")
+        count = sum(count for _, count in self._shares(sections_of(linear)))
+        set_features(linear, features(linear)[0], count)
 
         def forward(states: torch.Tensor) -> torch.Tensor:
-            results = nn.functional.linear(entrance(states), linear.weight, linear.bias)
+            results = product(linear, entrance(states), linear.bias)
             return exchange.gather(results, self.group, -1, partial_gradient=False) if gathers else results
 
         linear.forward = forward
 
     def _cut_rows(self, linear: Any) -> None:
-        self._shard(linear, "weight", 1)
-        linear.in_features = linear.weight.shape[1]
+        self._shard(linear, "rows")
+        inputs, outputs = features(linear)
+        ((_, count),) = self._shares((inputs,))
+        set_features(linear, count, outputs)
 
         def forward(states: torch.Tensor) -> torch.Tensor:
-            results = self._leave(nn.functional.linear(states, linear.weight))
+            results = self._leave(product(linear, states, None))
             return results if linear.bias is None else results + linear.bias.to(results.dtype)
 
         linear.forward = forward
 
     def _cut_vocabulary(self, embedding: Any) -> None:
-        whole, rank = embedding.num_embeddings, dist.get_rank(self.group)
-        self._shard(embedding, "weight", 0)
-        count = embedding.weight.shape[0]
-        first = sum(len(each) for each in torch.arange(whole).tensor_split(dist.get_world_size(self.group))[:rank])
+        whole = embedding.num_embeddings
+        self._shard(embedding, "vocabulary")
+        ((first, count),) = self._shares((whole,))
         padding = None if embedding.padding_idx is None else embedding.padding_idx - first
         padding = padding if padding is not None and 0 <= padding < count else None  # another rank's row
 
@@ -116,16 +118,37 @@ class TensorCut:
 
         embedding.forward = forward
 
-    def _shard(self, module: nn.Module, name: str, dim: int) -> None:
-        parameter = getattr(module, name)
-        if parameter is None:
-            return
-        # Tied weights stay tied; the whole one is kept until all are cut, or its id might become another's.
-        key = id(parameter), dim
-        if key not in self._shards:
-            own = parameter.detach().tensor_split(dist.get_world_size(self.group), dim=dim)[dist.get_rank(self.group)]
-            self._shards[key] = parameter, nn.Parameter(own.clone(), requires_grad=parameter.requires_grad)
-        setattr(module, name, self._shards[key][1])
+    def _shard(self, module: nn.Module, way: str) -> None:
+        for name, (dim, sections) in division(module, way).items():
+            parameter = getattr(module, name)
+            if parameter is None:
+                continue
+            # Tied weights stay tied; the whole one is kept until all are cut, or its id might become another's.
+            key = id(parameter), dim
+            if key not in self._shards:
+                own = self._own(parameter.detach(), dim, sections)
+                self._shards[key] = parameter, nn.Parameter(own, requires_grad=parameter.requires_grad)
+            setattr(module, name, self._shards[key][1])
+
+    def _own(self, whole: torch.Tensor, dim: int, sections: tuple[int, ...]) -> torch.Tensor:
+        """A copy of this rank's part of each section, side by side."""
+        parts = [whole.narrow(dim, *part) for part in self._shares(sections)]
+        return torch.cat(parts, dim) if len(parts) > 1 else parts[0].clone()
+
+    def _shares(self, sections: tuple[int, ...]) -> list[tuple[int, int]]:
+        return shares(sections, dist.get_world_size(self.group), dist.get_rank(self.group))
+
+    def _divide_counts(self, parent: Any) -> None:
+        """A block that counts its heads or features by attributes counts its own from now on."""
+        size = dist.get_world_size(self.group)
+        for path in getattr(parent, "divided_counts", ()):
+            *owners, name = path.split(".")
+            holder = parent
+            for owner in owners:  # what is shared, such as a configuration, stays as it is for others
+                own = copy(getattr(holder, owner))
+                setattr(holder, owner, own)
+                holder = own
+            setattr(holder, name, getattr(holder, name) // size)
 
 
 class _Entrance:

@@ -98,7 +98,12 @@ class ModelFacts:
     half_divided: tuple[str, ...] = ()
     """Modules of the tensor plan that share a parameter with one that it does not divide alike."""
     unused_parameters: tuple[str, ...] = ()
-    """Trainable parameters that the loss does not depend on; none are known of a model too large to be run."""
+    """Trainable parameters that the loss of two samples does not depend on."""
+    looks_at_values: bool = False
+    """Whether branches of the model follow from values, so that steps and ranks may use different parameters."""
+    sparse_gradients: tuple[str, ...] = ()
+    """Parameters with sparse gradients; none are known of a model too large to be run."""
+    complex_parameters: tuple[str, ...] = ()
     has_channels: bool = True
     """Whether any parameter has the 4 or 5 dimensions of images' or volumes' weights."""
     other_batch_norms: tuple[str, ...] = ()

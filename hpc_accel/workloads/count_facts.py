@@ -17,7 +17,9 @@ from hpc_accel.study.model_facts import LayerFacts, ModelFacts
 from hpc_accel.workloads.batch_norms import other_batch_norms_of
 from hpc_accel.workloads.blocks import blocks_of, parameters_of_blocks, tied_blocks
 from hpc_accel.workloads.chain import as_inputs, is_sequence, layers_of
+from hpc_accel.workloads.control_flow import control_flow_of
 from hpc_accel.workloads.counting import Counting, Counts
+from hpc_accel.workloads.linears import units
 from hpc_accel.workloads.tensor_plan import Cut, divided_linears, half_divided, planned
 from hpc_accel.workloads.workload import Workload
 
@@ -45,7 +47,8 @@ def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
     with Counting(model, linears) as counting:
         pieces = list(_in_order(model, inputs, counting)) if is_sequence(model) else _in_blocks(model, inputs, counting)
     outputs = pieces[-1][2]
-    unused = _try_loss(workload, outputs, targets, with_values=with_values)
+    sparse = _try_loss(workload, outputs, targets, with_values=with_values)
+    flow = control_flow_of(workload)
     return ModelFacts(
         layers=tuple(
             _facts(model, piece, parameters, cuts, linears)
@@ -58,7 +61,10 @@ def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
         sequence_length=lengths[0] if lengths and "gather" in cuts.values() else None,
         tied_layers=tuple(tied_blocks(model)) if len(pieces) > 1 else (),
         half_divided=half_divided(model, cuts),
-        unused_parameters=unused,
+        unused_parameters=flow.unused,
+        looks_at_values=flow.looks_at_values,
+        sparse_gradients=sparse,
+        complex_parameters=tuple(name for name, each in model.named_parameters() if each.is_complex()),
         has_channels=any(parameter.dim() in (4, 5) for parameter in model.parameters()),
         other_batch_norms=other_batch_norms_of(model),
         gathers_outputs=workload.gather_outputs,
@@ -136,20 +142,20 @@ def _sequence_lengths(model: nn.Module, cuts: dict[str, Cut]) -> list[int]:
 def _try_loss(
     workload: Workload, outputs: torch.Tensor, targets: torch.Tensor, *, with_values: bool
 ) -> tuple[str, ...]:
-    """The parameters that the loss does not depend on, where it can be differentiated."""
-    unused: tuple[str, ...] = ()
+    """The parameters whose gradients are sparse, where it can be differentiated."""
+    sparse: tuple[str, ...] = ()
     try:
         loss = workload.loss(outputs, targets)
         if with_values:
             loss.backward()
-            trained = [(name, each) for name, each in workload.model.named_parameters() if each.requires_grad]
-            unused = tuple(name for name, each in trained if each.grad is None)
+            gradients = [(name, each.grad) for name, each in workload.model.named_parameters()]
+            sparse = tuple(name for name, gradient in gradients if gradient is not None and gradient.is_sparse)
             workload.model.zero_grad(set_to_none=True)
     except Exception as error:
         raise _misfit("the loss refuses outputs and targets", (outputs,), error) from error
     if loss.numel() != 1:
         raise ConfigError(f"a loss of shape {list(loss.shape)}", "the loss is one number", "take the mean")
-    return unused
+    return sparse
 
 
 def _parameters(model: nn.Module, num_pieces: int) -> list[dict[str, nn.Parameter]]:
@@ -168,7 +174,7 @@ def _facts(
 ) -> LayerFacts:
     name, layer, output, counts = piece
     inside = [part for part in cuts if layer is model or any(each.startswith(f"{part}.") for each in parameters)]
-    divided = [part for part in inside if cuts[part] not in ("split", "sequence")]
+    divided = [part for part in inside if cuts[part] not in ("split", "sequence", "partial")]
     return LayerFacts(
         name=f"{name} {type(layer).__name__}",
         num_parameters=sum(p.numel() for p in parameters.values()),
@@ -191,14 +197,12 @@ def _tp_units(model: nn.Module, plan: dict[str, Literal["columns", "rows"]]) -> 
     """Equal shares that all cut dimensions have in common; attention modules count heads, not features."""
     if not plan:
         return None
-    units = []
+    found: list[int] = []
     for name, way in plan.items():
         linear = model.get_submodule(name)
         parent = model.get_submodule(name.rpartition(".")[0])
-        features = linear.out_features if way == "columns" else linear.in_features
-        assert isinstance(features, int)
-        units.append(features // int(getattr(parent, "head_width", 1)))
-    return math.gcd(*units)
+        found += units(linear, way, int(getattr(parent, "head_width", 1)))
+    return math.gcd(*found)
 
 
 def _misfit(value: str, states: Sequence[torch.Tensor], error: Exception) -> ConfigError:

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from hpc_accel.workloads.batch_norms import batch_norms_of
+from hpc_accel.workloads.linears import features
 
 MATMULS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "scaled_dot_product")
 
@@ -113,8 +114,8 @@ class Counting:
         self._counts.batch_norm_channels += int(layer.num_features)  # type: ignore[arg-type]
 
     def _divided(self, way: str) -> Any:
-        def hook(module: nn.Linear, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            self._counts.cut_flops += 2.0 * inputs[0].numel() * module.out_features
+        def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            self._counts.cut_flops += 2.0 * inputs[0].numel() * features(module)[1]
             self._counts.allreduced_elements += output.numel() if way == "rows" else 0
 
         return hook

@@ -6,23 +6,30 @@
     vocabulary    Embedding: divides the rows
     split         where the sequence begins to be divided (the module that embeds it)
     sequence      works on each position alone (a norm), so on a part of the sequence too
+    partial       whole, but each rank uses it on its own heads (a norm of queries): gradients are added up
 
-The last two count under `sequence_parallel` only.
+`split` and `sequence` count under `sequence_parallel` only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.workloads.linears import Division, division, is_linear
 
-Cut = Literal["columns", "rows", "gather", "vocabulary", "split", "sequence"]
+Cut = Literal["columns", "rows", "gather", "vocabulary", "split", "sequence", "partial"]
 Plan = Mapping[str, Cut] | Literal["transformer"]
-KINDS: dict[str, Any] = {"columns": nn.Linear, "rows": nn.Linear, "gather": nn.Linear, "vocabulary": nn.Embedding}
+KINDS: dict[str, Callable[[nn.Module], bool]] = {
+    "columns": is_linear,
+    "rows": is_linear,
+    "gather": is_linear,
+    "vocabulary": lambda module: isinstance(module, nn.Embedding),
+}
 COLUMNS = "q_proj k_proj v_proj query key value wq wk wv q_lin k_lin v_lin up_proj gate_proj up gate fc1 linear1 lin1"
 ROWS = "o_proj out_proj out wo out_lin down_proj down fc2 linear2 lin2"
 """Last parts of the names of linear layers in transformer blocks, by torch and by Hugging Face's models."""
@@ -37,14 +44,14 @@ def planned(model: nn.Module, plan: Plan) -> dict[str, Cut]:
         return transformer_plan(model)
     resolved: dict[str, Cut] = {}
     for pattern, way in plan.items():
-        kind = KINDS.get(way, nn.Module)
-        fitting = [name for name, module in model.named_modules() if name and isinstance(module, kind)]
+        fits = KINDS.get(way, lambda _: True)
+        fitting = [name for name, module in model.named_modules() if name and fits(module)]
         names = [name for name in fitting if fnmatchcase(name, pattern)]
-        if not names or way not in (*KINDS, "split", "sequence"):
+        if not names or way not in (*KINDS, "split", "sequence", "partial"):
             raise ConfigError(
                 f"tensor_plan entry {pattern!r}: {way!r}",
                 "an entry names torch.nn.Linear modules for 'columns', 'rows' or 'gather', torch.nn.Embedding modules "
-                "for 'vocabulary', any for 'split' and 'sequence'",
+                "for 'vocabulary', any for 'split', 'sequence' and 'partial'",
                 f"modules that fit: {', '.join(fitting) or 'none'}",
             )
         resolved.update(dict.fromkeys(names, way))
@@ -58,12 +65,22 @@ def divided_linears(cuts: Mapping[str, Cut]) -> dict[str, Literal["columns", "ro
     return {name: ways[way] for name, way in cuts.items() if way in ways}
 
 
+def divisions(model: nn.Module, cuts: Mapping[str, Cut]) -> dict[str, Division]:
+    """Of the resolved plan, by the parameter's name in the whole `model`, what is divided and how."""
+    return {
+        f"{name}.{parameter}": how
+        for name, way in cuts.items()
+        for parameter, how in division(model.get_submodule(name), way).items()
+    }
+
+
 def half_divided(model: nn.Module, cuts: Mapping[str, Cut]) -> tuple[str, ...]:
     """Modules of the resolved plan that share a parameter with one that is divided otherwise, or not at all."""
     ways: dict[int, set[str]] = {}
     for name, module in model.named_modules():
         for parameter in module.parameters(recurse=False):
             way = cuts.get(name, "whole")
+            way = "whole" if way in ("split", "sequence", "partial") else way
             # The same rows of the same matrix, as an embedding's and as a head's.
             ways.setdefault(id(parameter), set()).add(way if way not in ("vocabulary", "gather") else "columns")
     return tuple(

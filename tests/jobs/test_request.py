@@ -12,11 +12,19 @@ from snakemake_executor_plugin_slurm.utils import set_gres_string
 from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.jobs.request import header, pack_resources, plugin_resources, probe_resources, switches
+from hpc_accel.jobs.request import (
+    header,
+    pack_resources,
+    plugin_request,
+    plugin_resources,
+    probe_resources,
+    reference_resources,
+    switches,
+)
 from hpc_accel.jobs.site import Site, load_site
 from hpc_accel.study.study_file import Study
 
-from .conftest import ROOT, Path, make_run
+from .conftest import ROOT, Path, make_mixed_run, make_run
 
 COMPARED = {"nodes", "ntasks", "ntasks-per-node", "cpus-per-task", "mem", "time", "gres", "qos", "constraint"}
 NEVER = {"gpus", "ntasks-per-gpu", "cpus-per-gpu", "gpus-per-task"}
@@ -120,3 +128,12 @@ def test_a_pack_takes_no_more_time_than_the_partition_gives():
     runs = [make_run(time_limit_min=50)] * 3
     assert pack_resources(runs[:2], site).time_limit_min == 100
     assert pack_resources(runs, site).time_limit_min == 120
+
+
+def test_a_reference_asks_for_one_rank_on_a_node_of_the_first_rank():
+    first = {"num_nodes": 2, "ranks_per_node": 4, "gpus_per_node": 4, "cpus_per_rank": 8, "constraint": "new"}
+    asked = reference_resources([make_mixed_run(first, {"ranks_per_node": 2}), make_run(1, 1, time_limit_min=50)])
+    request = plugin_request(asked, Site(name="here", scheduler="slurm"))
+    expected = {"nodes": 1, "tasks": 1, "cpus_per_task": 32, "gres": "gpu:1", "constraint": "new", "runtime": 50}
+    assert {key: request.get(key) for key in expected} == expected
+    assert request["mpi"] == "", "one rank"

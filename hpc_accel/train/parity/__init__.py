@@ -7,8 +7,9 @@ Read it in this order (docs/parity.md tells the same in prose):
   engine        steps of the serial run
   double        a workload in fp64
   facts         what is measured before any of them
-  reference     what is kept of them, and the process that computes it
-  store         found by its digest, or computed by whoever comes first
+  reference     what is kept of them
+  store         found by its digest, or computed where there is none
+  job           the process that computes them, for all runs of a model
   steps         the same steps taken by the run's own ranks
   compare       distances and tolerances
   verdict       what a difference means, in words

@@ -64,6 +64,8 @@ class Reference(BaseModel):
     own_buffers_distance: float = 0.0
     flops_per_step: int | None = None
     flops_reason: str = ""
+    duration_s: float | None = None
+    """How long it took to compute."""
 
     def gradient(self, step: int) -> np.ndarray:
         """[parameters, WIDTH]."""

@@ -27,7 +27,7 @@ from hpc_accel.train.parity.engine import HALF, NUM_GRADIENTS, build_still, summ
 from hpc_accel.train.parity.reference import Reference
 from hpc_accel.train.parity.room import make_room
 from hpc_accel.train.parity.sketch import WIDTH, sketch
-from hpc_accel.workloads.tensor_plan import planned
+from hpc_accel.workloads.tensor_plan import divisions, planned
 
 SAMPLED = 1024
 """Elements of each parameter on which the optimizer is checked."""
@@ -66,9 +66,9 @@ def take_steps(
 ) -> Measured:
     """The steps in `recipe`, from weights of the beginning. Collective over all ranks."""
     workload = build_still(run, raised=raised, double=raised and reference.is_double)
-    shapes, plan = (
+    shapes, divided = (
         shapes_of(workload.model),
-        planned(workload.model, workload.tensor_plan) if place.layout.tp > 1 else {},
+        divisions(workload.model, planned(workload.model, workload.tensor_plan)) if place.layout.tp > 1 else {},
     )
     still = Still(run.seed)
     if not recipe.compile:  # a compiled graph cannot be watched; its attributes say what is dropped
@@ -78,7 +78,7 @@ def take_steps(
             run, workload, place, device, recipe=recipe, split=split, mean=reference.mean, draws_data=True
         )
         stepper.still = None if recipe.compile else still
-        pieces = list(pieces_of(stepper.model, place, plan, shapes))
+        pieces = list(pieces_of(stepper.model, place, divided, shapes))
         found = _Steps(comm, place, stepper, pieces, reference, run.workload.optimizer, raised=raised).run(
             run.measure.parity_steps
         )
@@ -108,7 +108,9 @@ class _Steps:
     def run(self, num_steps: int) -> Measured:
         found, stepper = Measured(), self.stepper
         own = stepper.optimizer
-        plain = torch.optim.SGD(stepper.model.parameters, lr=0.0) if stepper.model.parameters else None
+        parameters = stepper.model.parameters
+        # One by one: a loop over many tensors at once takes no mixture of divided and whole ones.
+        plain = torch.optim.SGD(parameters, lr=0.0, foreach=False) if parameters else None
         first = [piece.local(piece.parameter).detach().clone() for piece in self.pieces]
         for step in range(num_steps):
             gradients, loss = self._backward(found)
@@ -183,8 +185,8 @@ class _Steps:
         for piece, tensor in zip(self.pieces, tensors, strict=True):
             squared = float((tensor.double() ** 2).sum())
             divided = hasattr(piece.parameter, "to_local")
-            lengths[0, self.rows[piece.name]] = 0.0 if divided else squared
-            lengths[1, self.rows[piece.name]] = 0.0 if piece.is_cut else squared
+            lengths[0, self.rows[piece.name]] += 0.0 if divided else squared
+            lengths[1, self.rows[piece.name]] += 0.0 if piece.is_cut else squared
         for row, comm in zip(lengths, (self.replicas, self.slices), strict=True):
             if comm is not None:
                 most, least = np.zeros_like(row), np.zeros_like(row)

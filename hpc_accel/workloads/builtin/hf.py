@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.workloads.builtin.hf_tensor_plan import mark, plan_of
 from hpc_accel.workloads.builtin.optional_packages import check_installed
 from hpc_accel.workloads.builtin.text import NUM_BYTE_VALUES, next_byte_loss, read_text, windows
-from hpc_accel.workloads.tensor_plan import Plan, has_transformer_blocks
+from hpc_accel.workloads.tensor_plan import Plan
 from hpc_accel.workloads.workload import Workload
 
 
@@ -34,10 +35,9 @@ def build(
     """A model of `architecture` (a model type such as gpt2 or llama) with the defaults of its configuration class.
 
     `config` is a configuration instead: a mapping, or the path of a config.json or of its directory. `weights` is a
-    local directory with configuration and weights. `overrides` replace entries of any of these; dropout is 0 unless
-    they say otherwise, because every layout would draw other numbers. `tensor_plan` is the "transformer" one where the
-    model's layers have the names it knows. Raises ConfigError for what is not on this machine, for unknown entries, and
-    without the extra.
+    local directory with configuration and weights. `overrides` replace entries of any of these; dropout is what they
+    say. `tensor_plan` replaces the plan that the model has, or that is known of it. Raises ConfigError for what is not
+    on this machine, for unknown entries, and without the extra.
     """
     check_installed("hf", "llm", "transformers")
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -52,7 +52,7 @@ def build(
     dataset, metric = windows("hf", read_text("hf", text), sequence, stride, vocabulary)
     model = Logits(_model(resolved, weights))
     if tensor_plan is None:
-        tensor_plan = "transformer" if has_transformer_blocks(model) else {}
+        tensor_plan = plan_of(model.model, "model")
     return Workload(
         model=model,
         loss=next_byte_loss,
@@ -68,10 +68,7 @@ class Logits(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        for module in model.modules():
-            width = getattr(module, "head_dim", None)
-            if isinstance(width, int):
-                module.head_width = width  # tensor parallelism must not cut a head
+        mark(model)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.model(input_ids=tokens, use_cache=False).logits
@@ -104,9 +101,6 @@ def _configuration(
                 f"overrides are entries of {type(resolved).__name__}",
                 f"it has: {', '.join(sorted(known))}",
             )
-    for name, value in known.items():
-        if "drop" in name and isinstance(value, float):
-            setattr(resolved, name, 0.0)
     if "is_decoder" in known:
         resolved.is_decoder = True  # BERT and its kin see the future otherwise
     for name, value in overrides.items():

@@ -31,7 +31,7 @@ def synchronise_batch_norm(module: nn.Module, group: dist.ProcessGroup) -> nn.Mo
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module, group)
         return converted
     for layer in batch_norms_of(module).values():
-        layer.forward = partial(_forward, layer, group)
+        vars(layer)["forward"] = partial(_forward, layer, group)
     return module
 
 
@@ -63,6 +63,7 @@ def _keep(layer: _BatchNorm, mean: torch.Tensor, variance: torch.Tensor, count: 
         layer.num_batches_tracked.add_(1)
     factor: Any = layer.momentum
     if factor is None:  # the average of all batches so far
+        assert layer.num_batches_tracked is not None
         factor = 1.0 / layer.num_batches_tracked.double()
     for running, value in ((layer.running_mean, mean), (layer.running_var, variance * (count / (count - 1)))):
         assert running is not None

@@ -40,7 +40,8 @@ def judge(
         for step, each in enumerate(measured.gradients)
     ]
     moved, order = compare.update_distance(measured, exact)
-    cause = _cause(measured, exact, gradients, setting, proves=serial is None)
+    cause = verdict.inputs_differ(measured, serial or exact)  # `exact` may have looked at the samples in fp64
+    cause = cause or _cause(measured, exact, gradients, setting, proves=serial is None)
     cause = cause or _loss_cause(measured, exact, loss_tolerance)
     own_update = compare.OWN * exact.own_update_distance
     if serial is not None:  # weights of 16 bits round each update
@@ -76,7 +77,7 @@ def judge(
 def _cause(
     measured: Measured, exact: Reference, gradients: list[compare.Gradient], setting: verdict.Setting, *, proves: bool
 ) -> str:
-    cause = verdict.inputs_differ(measured, exact) or verdict.totals_differ(measured, exact, setting.layout)
+    cause = verdict.totals_differ(measured, exact, setting.layout)
     if cause:
         return cause
     if proves and (cause := verdict.copies_differ(measured, setting)):

@@ -150,6 +150,7 @@ ASKED = {
         "slurm_extra",
         "cpus_per_task",
         "mem_mb",
+        "mem_mb_per_cpu",
         "runtime",
         "slurm_partition",
         "slurm_account",

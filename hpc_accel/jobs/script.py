@@ -102,7 +102,7 @@ def render_pack(runs: Sequence[Run], site: Site, *, name: str, root: Path, study
     return _text(
         site,
         about=f"{name}: {len(runs)} run(s) in turn in one allocation of {packed.num_nodes} node(s), site {site.name}",
-        sbatch=_sbatch(options, site),
+        sbatch=_sbatch(options, switches(packed, site)),
         root=root,
         environment=environment,
         threads=None,
@@ -141,7 +141,7 @@ def _render(
     for number in range(len(resources.each_kind)):
         asked = header(resources, site, job_name=job_name, log=records / log, recipe=recipe, number=number)
         # A line "#SBATCH hetjob" ends one component and begins the next.
-        directives += [*(["hetjob"] if number else []), *_sbatch(asked, site)]
+        directives += [*(["hetjob"] if number else []), *_sbatch(asked, switches(resources, site, number))]
     supervisor = ["hpc-accel", "supervise", checked_path(records)]
     options = _settings(site, resources, environment, result)
     return _text(
@@ -238,8 +238,8 @@ def _search_path(environment: Path) -> str:
     return text
 
 
-def _sbatch(options: dict[str, str], site: Site) -> list[str]:
-    return [f"--{key}={sbatch_word(value)}" for key, value in options.items()] + [f"--{key}" for key in switches(site)]
+def _sbatch(options: dict[str, str], flags: list[str]) -> list[str]:
+    return [f"--{key}={sbatch_word(value)}" for key, value in options.items()] + [f"--{key}" for key in flags]
 
 
 @cache

@@ -9,5 +9,6 @@ Read it in this order:
   node_kinds, devices            runs on nodes that differ; what `device` means
   sources                        the user's files that a workload depends on
   builtin_workloads, model_facts, stage_partition    names of models, their sizes, layers into stages
+  sbatch_options, slurm_time     what else Slurm may be asked, and how it writes times
   yaml, base, run_file, starter  reading files; the strict base of all schemas; what `init` writes
 """

@@ -250,7 +250,7 @@ def place(layout: Layout, limits: ResourcesChoice, device: str) -> Resources:
         "ranks_per_node": per_node,
         "gpus_per_node": per_node if use_gpus else 0,
     }
-    return Resources(time_limit_min=limits.time_limit_min, **limits.shape | used)
+    return Resources(**limits.of_each_run, **limits.shape | used)
 
 
 def _measure(outer: MeasureChoice, inner: MeasureChoice, recipe: Recipe, steps_per_epoch: int) -> Measure:

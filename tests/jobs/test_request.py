@@ -47,14 +47,15 @@ class Resources(dict):
     __getattr__ = dict.__getitem__
 
 
-def submitted(resources: dict) -> dict[str, str]:
-    """The options of the plugin's sbatch call."""
+def submitted(resources: dict, *, flags: bool = False) -> dict[str, str]:
+    """The options of the plugin's sbatch call; with `flags` also those without a value."""
     job = SimpleNamespace(resources=Resources(resources), threads=1)
     validate_slurm_extra(job)
     params = {"run_uuid": "u", "slurm_logfile": "l", "comment_str": "c", "account": "", "partition": "", "workdir": "/"}
     call = get_submit_command(job, params) + set_gres_string(job)
-    call = re.sub(r" -t ", " --time=", re.sub(r" -C ", " --constraint=", re.sub(r" --mem ", " --mem=", call)))
-    return dict(word[2:].split("=", 1) for word in shlex.split(call) if word.startswith("--") and "=" in word)
+    call = re.sub(r" -t ", " --time=", re.sub(r" -C ", " --constraint=", re.sub(r" (--mem\S*) ", r" \1=", call)))
+    words = [word[2:].partition("=") for word in shlex.split(call) if word.startswith("--")]
+    return {name: value for name, equals, value in words if flags or equals}
 
 
 @pytest.mark.parametrize("site", SITES.values(), ids=SITES)
@@ -78,7 +79,7 @@ def test_partition_account_and_exclusive_reach_both():
         header(make_run().resources, SITES["full"], job_name="x", log=Path("/l")),
     )
     assert (request["slurm_partition"], request["slurm_account"]) == (options["partition"], options["account"])
-    assert "--exclusive" in request["slurm_extra"] and "exclusive" in switches(SITES["full"])
+    assert "--exclusive" in request["slurm_extra"] and "exclusive" in switches(run.resources, SITES["full"])
     assert {"slurm_partition", "slurm_account", "qos", "constraint"}.isdisjoint(plugin_resources(run, SITES["plain"]))
 
 

@@ -106,6 +106,9 @@ def test_run_id_covers_what_is_measured_and_not_how_it_is_queued():
     assert changed(backend="gloo")
     assert changed(measure={"steps": 31})
     assert not changed(resources={"ranks_per_node": 8, "time_limit_min": 99, "memory_mb": 1, "partition": "p"})
+    queued = {"mail-type": "END", "reservation": "r", "begin": "16:00", "account": "a"}
+    assert not changed(resources={"ranks_per_node": 8, "memory_mb": None, "sbatch_options": queued})
+    assert changed(resources={"ranks_per_node": 8, "sbatch_options": {"hint": "nomultithread"}})
 
 
 def test_run_json_round_trips_and_refuses_edits():

@@ -19,6 +19,7 @@ from hpc_accel.parallel import planted
 from hpc_accel.parallel.apply import parallelize
 from hpc_accel.parallel.mesh import rank_coordinates
 from hpc_accel.parallel.pieces import plain
+from hpc_accel.record.parity import Twin
 from hpc_accel.runtime.loss import MicroBatchLoss
 from hpc_accel.runtime.precision import AUTOCAST
 from hpc_accel.runtime.seeded import Drawn, Seeded, digest_of_sample
@@ -32,6 +33,7 @@ from hpc_accel.train.parity.pieces import BatchPiece, Cutting
 from hpc_accel.train.parity.sketch import sketch
 from hpc_accel.workloads import entry
 from hpc_accel.workloads.chain import as_inputs
+from hpc_accel.workloads.twin import keep_blocks
 from hpc_accel.workloads.workload import Workload
 
 STEP_LENGTH = 0.01
@@ -60,9 +62,11 @@ class Trajectory:
     """Of each step: the weight of the global batch, which losses are divided by."""
 
 
-def build_still(run: Run, *, raised: bool, double: bool = False) -> Workload:
-    """The workload with nothing dropped; `raised`: weights of 16 bits in fp32; `double`: all in fp64."""
+def build_still(run: Run, *, raised: bool, twin: Twin | None = None, double: bool = False) -> Workload:
+    """The workload with nothing dropped, or a twin of it; `raised`: weights of 16 bits in fp32; `double`: in fp64."""
     workload = entry.build(run.workload, run.seed)
+    if twin is not None:
+        keep_blocks(workload, twin.blocks)
     drop_nothing(workload.model)
     if raised and any(each.dtype in HALF for each in workload.model.parameters()):
         workload.model.float()
@@ -75,9 +79,18 @@ def build_still(run: Run, *, raised: bool, double: bool = False) -> Workload:
 class Engine:
     """One model on one rank, which goes back to its first weights for each trajectory."""
 
-    def __init__(self, run: Run, device: torch.device, recipe: Recipe, *, raised: bool, double: bool = False) -> None:
+    def __init__(
+        self,
+        run: Run,
+        device: torch.device,
+        recipe: Recipe,
+        *,
+        raised: bool,
+        twin: Twin | None = None,
+        double: bool = False,
+    ) -> None:
         self.run, self.device, self.recipe, self.raised = run, device, recipe, raised
-        self.workload = build_still(run, raised=raised, double=double)
+        self.workload = build_still(run, raised=raised, twin=twin, double=double)
         self.names = [name for name, each in self.workload.model.named_parameters() if each.requires_grad]
         self.still = Still(run.seed)
         self.still.watch(self.workload.model)

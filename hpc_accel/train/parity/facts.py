@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import zlib
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from hpc_accel.runtime.still import held_still
 from hpc_accel.runtime.weight import MeanOver
 from hpc_accel.train.parity.engine import Engine, summaries_raw
 from hpc_accel.train.parity.mean import measure_mean
+from hpc_accel.train.parity.room import free_bytes
 from hpc_accel.workloads.chain import as_inputs
 
 MOST_MEASURED = 64
@@ -157,11 +157,4 @@ def least_pieces(engine: Engine) -> int:
     total = engine.run.workload.global_batch_size
     weights = sum(each.numel() * each.element_size() for each in engine.model.parameters())
     per_sample = max(0, held - 2 * weights) / size
-    return min(total, max(1, math.ceil(per_sample * total / (SHARE_OF_MEMORY * _free_bytes(engine)))))
-
-
-def _free_bytes(engine: Engine) -> float:
-    if engine.device.type == "cuda":
-        return float(torch.cuda.mem_get_info(engine.device)[0])
-    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    return min(float(lines["MemAvailable"].split()[0]) * 1024, engine.run.resources.memory_mb * 2.0**20)
+    return min(total, max(1, math.ceil(per_sample * total / (SHARE_OF_MEMORY * free_bytes(engine.run, engine.device)))))

@@ -1,4 +1,4 @@
-# From a study file to its report: probe, plan, script, run, report. Thin on purpose: every rule calls `hpc-accel`,
+# From a study file to its report: check, probe, plan, script, run, report. Thin on purpose: every rule calls `hpc-accel`,
 # what there is to run is read from plan.json, and what a job asks of Slurm from the request.json beside its script.
 #
 #   snakemake --cores all --config study=studies/quickstart.yaml
@@ -8,23 +8,48 @@
 import hashlib
 import json
 import subprocess
+import time
 from functools import cache
 from pathlib import Path
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version, validate
 
 min_version("9.10")
 
-# This file also works alone, copied beside a study.
-SCHEMA = Path(workflow.basedir) / "workflow/schemas/config.schema.yaml"
-if SCHEMA.exists():
-    validate(config, str(SCHEMA))
+# This file also works alone, copied beside a study: then the schema, the captions and the environment are not there.
+HERE = Path(workflow.basedir)
 
-STUDY = config.get("study", "studies/quickstart.yaml")
+
+def mistake():
+    """Value, rule and remedy of the first mistake in `--config`; None without one. The schema says what it may hold."""
+    study, unknown = str(config.get("study") or ""), sorted(set(config) - {"study"})
+    if unknown:
+        return unknown[0], "--config knows one key, study", "correct the spelling"
+    if not Path(study).is_file() or not study.endswith((".yaml", ".yml")):
+        known = ", ".join(str(path) for path in sorted(Path("studies").glob("*.yaml")))
+        return (
+            f"study={study}",
+            "the study is a .yaml file that is there",
+            f"here are {known}" if known else "hpc-accel init writes one",
+        )
+    return None
+
+
+config.setdefault("study", "studies/quickstart.yaml")
+if wrong := mistake():
+    raise WorkflowError("{}\n  rule:   {}\n  remedy: {}".format(*wrong))
+if (HERE / "workflow/schemas/config.schema.yaml").exists():
+    validate(config, "workflow/schemas/config.schema.yaml")
+
+STUDY = config["study"]
 RESULTS = f"results/{Path(STUDY).stem}"
 PLAN = f"{RESULTS}/plan.json"
+CHECK = f"{RESULTS}/check.json"
+ENVIRONMENT = "envs/conda.yaml" if (HERE / "envs/conda.yaml").exists() else None
+STARTED = time.time()
 
 
 def said(*keys):
@@ -168,6 +193,7 @@ wildcard_constraints:
 
 localrules:
     all,
+    check,
     probe_script,
     plan,
     script,
@@ -179,10 +205,20 @@ localrules:
 report: "workflow/report/workflow.rst"
 
 
+# Why rules and runs failed, below what Snakemake says. A run that failed is a result, so also of a workflow without an
+# error.
+FAILURES = "hpc-accel failures {RESULTS:q} --logs logs/{RESULTS:q} --since {STARTED}"
+
+
 # A job that was killed without a word leaves no record: the others are reported all the same.
 onerror:
     if Path(PLAN).exists():
         shell("hpc-accel report {RESULTS:q} > logs/{RESULTS}/report.log 2>&1")
+    shell(FAILURES)
+
+
+onsuccess:
+    shell(FAILURES)
 
 
 rule all:
@@ -192,8 +228,29 @@ rule all:
         f"{RESULTS}/report.html",
 
 
+# First of all, and again after an edit of the study, the site or the user's files. It makes a new plan, and forces
+# nothing to be measured again: it is `ancient` to the probe, and a check that fails leaves the old result (`update`).
+# As a checkpoint it lets Snakemake look at the probe anew, which it takes for settled while a job before it runs.
+checkpoint check:
+    input:
+        study=STUDY,
+    output:
+        update(CHECK),
+    log:
+        f"logs/{RESULTS}/check.log",
+    retries: 0
+    conda:
+        ENVIRONMENT
+    params:
+        site=site(),
+        sources=lambda _wildcards: sources(),
+    shell:
+        "hpc-accel check {input.study:q} --limit-s 900 --out {output:q} > {log:q} 2>&1"
+
+
 rule probe_script:
     input:
+        check=ancient(CHECK),
         study=ancient(STUDY),
     output:
         script=f"{RESULTS}/probe.sbatch",
@@ -201,7 +258,7 @@ rule probe_script:
     log:
         f"logs/{RESULTS}/probe_script.log",
     conda:
-        "envs/conda.yaml"
+        ENVIRONMENT
     params:
         site=site(),
     shell:
@@ -219,7 +276,7 @@ rule probe:
         f"logs/{RESULTS}/probe.log",
     localrule: SENT_FROM_HERE
     conda:
-        "envs/conda.yaml"
+        ENVIRONMENT
     resources:
         **ASKED,
     params:
@@ -232,6 +289,7 @@ rule probe:
 
 checkpoint plan:
     input:
+        check=CHECK,
         study=STUDY,
         hardware=rules.probe.output[0],
     output:
@@ -239,7 +297,7 @@ checkpoint plan:
     log:
         f"logs/{RESULTS}/plan.log",
     conda:
-        "envs/conda.yaml"
+        ENVIRONMENT
     params:
         site=site(),
         sources=lambda _wildcards: sources(),
@@ -259,9 +317,10 @@ rule script:
     # All scripts before the first measurement, so that none is written beside one.
     priority: 1
     conda:
-        "envs/conda.yaml"
+        ENVIRONMENT
     params:
         run=digest_of_run,
+        site=site(),
     shell:
         "hpc-accel script {input.plan:q} --run {wildcards.run_id:q} > {log:q} 2>&1"
 
@@ -280,7 +339,7 @@ rule run:
         f"logs/{RESULTS}/run/{{run_id}}.log",
     localrule: SENT_FROM_HERE
     conda:
-        "envs/conda.yaml"
+        ENVIRONMENT
     resources:
         **ASKED,
     params:
@@ -296,6 +355,7 @@ use rule script as reference_script with:
         request=f"{RESULTS}/references/{{run_id}}/request.json",
     params:
         run=digest_of_reference,
+        site=site(),
 
 
 # The serial run that all runs of one model, seed and batch are compared with, once: a job of its own with one rank. Its
@@ -320,6 +380,7 @@ use rule script as pack_script with:
         f"logs/{RESULTS}/script/{{run_id}}.log",
     params:
         run=digest_of_pack,
+        site=site(),
 
 
 # All runs in turn in one allocation, each by its own script. What has a summary.json is not measured again.
@@ -366,7 +427,7 @@ rule report:
     log:
         f"logs/{RESULTS}/report.log",
     conda:
-        "envs/conda.yaml"
+        ENVIRONMENT
     params:
         results=lambda wildcards, output: Path(output[0]).parent,
     shell:

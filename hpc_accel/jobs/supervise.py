@@ -26,9 +26,11 @@ from hpc_accel.files import read_json, write_json
 from hpc_accel.jobs import allocation, attempt, daemons, placement
 from hpc_accel.jobs.allocation import Component
 from hpc_accel.jobs.child import Child
-from hpc_accel.jobs.diagnosis import diagnose, told_by_ranks
+from hpc_accel.jobs.diagnosis import diagnose, told_by_hang, told_by_ranks
+from hpc_accel.jobs.lock import only_attempt
 from hpc_accel.jobs.restart import decide_restart
 from hpc_accel.jobs.staging import StagedEnvironment
+from hpc_accel.study.sources import changed
 
 IN_PACK = "HPC_ACCEL_PACK"
 """Set for runs that take turns in one allocation, of which each may use a part."""
@@ -75,7 +77,28 @@ def supervise(directory: Path, command: Sequence[str], settings: Settings) -> in
             command, directory = rehearse(directory, command)
     if settings.result:
         return _supervise_program(directory, command, settings)
-    return _supervise_run(directory, command, settings)
+    attempt.check_writable(directory)
+    with only_attempt(directory, tell):
+        return _supervise_run(directory, command, settings)
+
+
+def tell_edits(directory: Path, request: Path) -> dict[str, str]:
+    """Say that site or study were edited since the script was written, which runs as it stands; the site's digest then.
+
+    A run's directory lies two below its study's, whose `.study` names the study file and its digest when planned.
+    """
+    written_from = read_json(request).get("written_from") or {}
+    planned, owner = {}, directory.parent.parent / ".study"
+    if owner.is_file():
+        path, _, known = owner.read_text().strip().partition("\n")
+        planned = {path: known} if known else {}
+    edited = changed(written_from | planned)
+    if edited:
+        tell(
+            f"{', '.join(edited)}: edited since this script was written, which runs as it stands; for what they "
+            "say now, plan again (hpc-accel plan) and write the scripts anew (hpc-accel script)"
+        )
+    return dict(written_from)
 
 
 def rehearse(directory: Path, command: Sequence[str]) -> tuple[list[str], Path]:
@@ -112,6 +135,7 @@ def _supervise_run(run_dir: Path, command: Sequence[str], settings: Settings) ->
     """A run: it saves a checkpoint when it is warned, and its record says how it ended."""
     environ = os.environ
     attempt.begin(run_dir, environ.get("SLURM_JOB_ID"))
+    written_from = tell_edits(run_dir, run_dir / "request.json")
     child = Child(lambda: attempt.keep_warning(run_dir))
     with ExitStack() as stack:
         exit_code = _launch(child, command, run_dir, settings, stack)
@@ -122,7 +146,8 @@ def _supervise_run(run_dir: Path, command: Sequence[str], settings: Settings) ->
             exit_code = exit_code or STOPPED  # mpirun can end with 0 when its daemons were stopped with it
     job = attempt.facts(environ, launched_unix_s=child.started_unix_s, exit_code=exit_code)
     failure = diagnose(exit_code, child.asked_to_stop, job["job_id"]) if exit_code else None
-    failure = failure and told_by_ranks(failure, run_dir, child.started_unix_s)
+    for told in (told_by_hang, told_by_ranks):
+        failure = failure and told(failure, run_dir, child.started_unix_s)
     if failure and failure.status == "cancelled" and job["job_id"] is None:
         # Ctrl-C on one's own machine is no result: without a record, the next start measures this run again.
         (run_dir / "summary.json").unlink(missing_ok=True)
@@ -137,7 +162,12 @@ def _supervise_run(run_dir: Path, command: Sequence[str], settings: Settings) ->
         progress=progress,
         earlier=read_json(run_dir / "job.json"),
     )
-    job |= {"format": 1, "progress": progress, "num_without_progress": restart.num_without_progress}
+    job |= {
+        "format": 1,
+        "written_from": written_from,
+        "progress": progress,
+        "num_without_progress": restart.num_without_progress,
+    }
     write_json(run_dir / "job.json", job)
     if restart.message:
         tell(restart.message)
@@ -161,6 +191,10 @@ def _launch(child: Child, command: Sequence[str], directory: Path, settings: Set
         end_unix_s = allocation.end_unix_s(environ["SLURM_JOB_ID"])
         if end_unix_s is not None:
             child.warn_in(end_unix_s - time.time() - settings.warn_before_end_s)
+    limit_min = None if in_slurm else (read_json(directory / "run.json").get("resources") or {}).get("time_limit_min")
+    if limit_min and not settings.result:
+        # Here nobody else ends a run that hangs or takes longer than it was given.
+        child.warn_in(limit_min * 60 - min(settings.warn_before_end_s, limit_min * 30), stop_in_s=limit_min * 60)
     return child.run(words, environ)
 
 

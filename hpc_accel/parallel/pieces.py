@@ -48,6 +48,11 @@ def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(each.shape) for name, each in model.named_parameters() if each.requires_grad}
 
 
+def shapes_by_name(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The same by every name: tied parameters have several."""
+    return {name: tuple(each.shape) for name, each in model.named_parameters(remove_duplicate=False)}
+
+
 def pieces_of(
     model: ParallelModel, place: RankCoordinates, divided: Mapping[str, Division], shapes: Shapes
 ) -> Iterator[Piece]:
@@ -61,6 +66,16 @@ def pieces_of(
             if parameter.requires_grad:
                 name = plain(long_name)
                 yield from _pieces(name, parameter, shapes[name], place, divided.get(name))
+
+
+def named_parameters(model: ParallelModel) -> list[tuple[str, nn.Parameter]]:
+    """This rank's trainable parameters, in the order of `model.parameters`, under the whole model's names."""
+    return [
+        (plain(name), each)
+        for module in model.modules.values()
+        for name, each in module.named_parameters()
+        if each.requires_grad
+    ]
 
 
 def plain(name: str) -> str:

@@ -9,7 +9,17 @@ import torch
 from hpc_accel.parallel.apply import parallelize
 from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.parallel.outputs_together import outputs_together
-from hpc_accel.runtime.batches import ShareSampler, share_loader
+from hpc_accel.parallel.pieces import named_parameters, shapes_by_name
+from hpc_accel.runtime.batches import (
+    Collate,
+    ShareOfStream,
+    ShareSampler,
+    StreamSampler,
+    sampler_for,
+    share_loader,
+    stream_loader,
+)
+from hpc_accel.runtime.clip import GradientClip
 from hpc_accel.runtime.cuda_timer import CudaTimer
 from hpc_accel.runtime.loss import MicroBatchLoss
 from hpc_accel.runtime.optimizer import make_optimizer
@@ -20,6 +30,9 @@ from hpc_accel.runtime.step import Stepper
 from hpc_accel.runtime.weight import MeanOver, Weigh
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.run import Run
+from hpc_accel.workloads.parameter_groups import group_parameters
+from hpc_accel.workloads.schedules import build_schedule
+from hpc_accel.workloads.stream import Stream
 from hpc_accel.workloads.workload import Workload
 
 
@@ -27,12 +40,12 @@ def make_sampler(
     run: Run, workload: Workload, place: RankCoordinates, first_step: int = 0, *, tells_epoch: bool = False
 ) -> ShareSampler:
     """Sample order of one data-parallel rank; the same global batches whatever the layout."""
-    dataset: Any = workload.dataset
     shares = place.layout.shares
-    return ShareSampler(
-        len(dataset),
+    start = sum(shares[: place.dp_rank]) if shares else place.dp_rank * place.share
+    return sampler_for(
+        workload.dataset,
         run.workload.global_batch_size,
-        start=sum(shares[: place.dp_rank]) if shares else place.dp_rank * place.share,
+        start=start,
         share=place.share,
         seed=run.seed,
         first_step=first_step,
@@ -52,29 +65,49 @@ def make_stepper(
     first_step: int = 0,
     mean: MeanOver | None = None,
     draws_data: bool = False,
+    digests: bool = False,
 ) -> Stepper:
     """Model, loss, optimizer and data of `run` under `place.layout` and `recipe`. Collective over the layout.
 
     The first batch is that of `first_step`. `mean` is what the loss is the mean over, by default samples. With
-    `draws_data` the random numbers of a sample are those of its number and epoch.
+    `draws_data` the random numbers of a sample are those of its number and epoch; with `digests` batches have those of
+    their samples.
     """
     mean = mean or MeanOver()
+    staged = place.layout.pp > 1
     together = outputs_together(place) if workload.gather_outputs else None
     scaler = make_scaler(recipe.precision, device)
-    loss = MicroBatchLoss(workload.loss, place.layout.dp, scaler, mean, together)
+    loss = MicroBatchLoss(workload.loss, place.layout.dp, scaler, mean, together=together, is_padded=staged)
     autocast_dtype = AUTOCAST[recipe.precision]
+    # Of the whole model, before it is divided.
+    grouping, shapes = group_parameters(run.workload.optimizer, workload.model), shapes_by_name(workload.model)
     model = parallelize(workload, split, place, device, loss=loss, recipe=recipe, autocast_dtype=autocast_dtype)
+    named, spec = named_parameters(model), run.workload.optimizer
+    optimizer = make_optimizer(grouping, named, place, fused=recipe.fused_optimizer)
+    clip = spec.clip_grad_norm
     sampler = make_sampler(run, workload, place, first_step, tells_epoch=draws_data)
-    dataset = Seeded(workload.dataset, run.seed) if draws_data else workload.dataset
+    size = place.share if staged else place.micro_batch_size
+    collate = Collate(workload.rules, size, digests=digests, seed=run.seed if draws_data else None)
+    options: dict[str, Any] = {"num_workers": recipe.data_workers, "pin_memory": recipe.pin_memory}
+    stream = None
+    if isinstance(workload.dataset, Stream) and isinstance(sampler, StreamSampler):
+        stream = ShareOfStream(workload.dataset, sampler)
+        shares = stream_loader(stream, collate, **options)
+    else:
+        dataset = Seeded(workload.dataset, run.seed) if draws_data else workload.dataset
+        shares = share_loader(dataset, sampler, collate, **options)
     return Stepper(
         place=place,
         device=device,
         model=model,
         recipe=recipe,
         loss=loss,
-        optimizer=make_optimizer(run.workload.optimizer, model.parameters, place, fused=recipe.fused_optimizer),
+        optimizer=optimizer,
+        clip=GradientClip(clip, named, place, shapes, device) if clip is not None else None,
+        course=build_schedule(spec.schedule, optimizer),
         sampler=sampler,
-        batches=share_loader(dataset, sampler, num_workers=recipe.data_workers, pin_memory=recipe.pin_memory),
+        shares=shares,
+        stream=stream,
         clock=make_timer(device),
         weigh=Weigh(mean, workload.weight),
     )

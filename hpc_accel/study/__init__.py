@@ -2,12 +2,12 @@
 
 Read it in this order:
   study_file, choices            what a person writes; lists are compared
-  run, layout, recipe, infer_options    one run, fully resolved: run.json
+  run, layout, recipe, optimizer, infer_options    one run, fully resolved: run.json
   expand, expand_infer, shares   a study into runs
   rules, rules_*, refusal        what cannot work, told as value, rule, remedy before any rank starts
   references                     which runs share a serial reference, and its job
   node_kinds, devices            runs on nodes that differ; what `device` means
-  sources                        the user's files that a workload depends on
+  sources, results               the user's files that a workload depends on; whose results a directory holds
   builtin_workloads, model_facts, stage_partition    names of models, their sizes, layers into stages
   sbatch_options, slurm_time     what else Slurm may be asked, and how it writes times
   yaml, base, run_file, starter  reading files; the strict base of all schemas; what `init` writes

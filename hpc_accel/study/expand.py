@@ -14,8 +14,9 @@ from hpc_accel.study.choices import LayoutChoice, RecipeChoice
 from hpc_accel.study.layout import SINGLE, Layout, micro_batch_rule, plain_order
 from hpc_accel.study.model_facts import ModelFacts
 from hpc_accel.study.node_kinds import Speed, place_on_node_kinds, replica_speeds
+from hpc_accel.study.optimizer import Optimizer
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.run import Measure, Optimizer, Resources, Run, WorkloadSpec
+from hpc_accel.study.run import Measure, Resources, Run, WorkloadSpec
 from hpc_accel.study.shares import ROUNDING, proportional
 from hpc_accel.study.sources import sources
 from hpc_accel.study.study_file import MeasureChoice, ResourcesChoice, Study, WorkloadChoice
@@ -26,6 +27,14 @@ def _optimizer(chosen: Optimizer | None, usual: Optimizer) -> Optimizer:
     if chosen is None or (chosen.name != usual.name and "name" in chosen.model_fields_set):
         return chosen or usual
     return Optimizer(**usual.model_dump() | chosen.model_dump(exclude_unset=True))
+
+
+def _sources(entry: str, args: dict[str, Any], optimizer: Optimizer) -> dict[str, str]:
+    """Of the workload, and of what the optimizer names of the user's."""
+    found = sources(entry, args)
+    for function, own in optimizer.entries.items():
+        found |= sources(function, own)
+    return found
 
 
 def resolve_workload(choice: WorkloadChoice) -> WorkloadSpec:
@@ -44,7 +53,7 @@ def resolve_workload(choice: WorkloadChoice) -> WorkloadSpec:
             args=choice.args,
             global_batch_size=choice.global_batch_size or builtin.global_batch_size,
             optimizer=_optimizer(choice.optimizer, builtin.optimizer),
-            sources=sources(builtin.entry, choice.args),
+            sources=_sources(builtin.entry, choice.args, _optimizer(choice.optimizer, builtin.optimizer)),
             last_batch=choice.last_batch,
         )
     if choice.global_batch_size is None:
@@ -59,9 +68,20 @@ def resolve_workload(choice: WorkloadChoice) -> WorkloadSpec:
         args=choice.args,
         global_batch_size=choice.global_batch_size,
         optimizer=choice.optimizer or Optimizer(),
-        sources=sources(choice.entry, choice.args),
+        sources=_sources(choice.entry, choice.args, choice.optimizer or Optimizer()),
         last_batch=choice.last_batch,
     )
+
+
+def resolve_workloads(study: Study) -> list[WorkloadSpec]:
+    """The workloads of a study, each resolved. Raises ConfigError, also where two have one name."""
+    workloads = [resolve_workload(choice) for choice in study.workloads]
+    names = [workload.name for workload in workloads]
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            f"workload names {', '.join(names)}", "every workload has a name of its own", "add `name:` to one of them"
+        )
+    return workloads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +213,7 @@ def _micro_batches(
     schedule: str | None, pp: int, chunks: int, shares: tuple[int, ...], at_most: int | None = None
 ) -> int:
     """As many as the schedule takes, up to four per stage; 1, which a rule may refuse, if it takes none of them."""
-    most = 4 * pp * chunks if at_most is None else min(4 * pp * chunks, at_most)
+    most = min(4 * pp * chunks, *shares, *(() if at_most is None else (at_most,)))
     fitting = [m for m in range(1, most + 1) if all(share % m == 0 for share in shares)]
     return max((m for m in fitting if not (schedule and micro_batch_rule(schedule, pp, chunks, m))), default=1)
 
@@ -215,8 +235,19 @@ def make_run(
     facts: ModelFacts,
 ) -> Run:
     """A complete run; whether it can work is for `rules.refusals` to say."""
-    whole, rest = divmod(facts.num_samples, workload.global_batch_size)
+    if facts.num_samples is None and (choice.measure.epochs is not None or study.measure.epochs is not None):
+        raise ConfigError(
+            f"{workload.name}: measure.epochs with a stream",
+            "an epoch of a stream without a length has no known number of steps",
+            "set measure.steps, or give the dataset a __len__",
+        )
+    whole, rest = divmod(facts.num_samples or 0, workload.global_batch_size)
     steps_per_epoch = max(1, whole + (rest > 0 and workload.last_batch == "keep"))
+    measure = _measure(study.measure, choice.measure, recipe, steps_per_epoch)
+    if (schedule := workload.optimizer.schedule) is not None:
+        schedule = schedule.ending_after(measure.warmup_steps + measure.steps)
+        optimizer = workload.optimizer.model_copy(update={"schedule": schedule})
+        workload = workload.model_copy(update={"optimizer": optimizer})
     return Run(
         study=study.name,
         site=study.site,
@@ -225,7 +256,7 @@ def make_run(
         layout=layout,
         recipe=recipe,
         resources=place(layout, study.resources, study.device),
-        measure=_measure(study.measure, choice.measure, recipe, steps_per_epoch),
+        measure=measure,
         checkpoint=study.checkpoint,
         backend=study.backend,
         device=study.device,

@@ -81,14 +81,31 @@ class LayerFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OptimizerFacts:
+    """What a step of the workload's optimizer keeps and computes, measured."""
+
+    state_bytes_per_parameter: float
+    """On average over the model."""
+    operations_per_tensor: float
+    """torch operations that one tensor's update dispatches where tensors are updated one by one."""
+    keeps_groups: bool
+    """Whether it has the groups that it was given, and none of its own making."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelFacts:
     """A workload as the planner sees it."""
 
     layers: tuple[LayerFacts, ...]
-    num_samples: int
+    num_samples: int | None
+    """Of an epoch; None for a stream that does not tell."""
     sample_bytes: int
     sequential: bool
     """Whether stages can be cut between any two layers; if not, a tracer cuts between blocks."""
+    is_stream: bool = False
+    """Whether samples come one after the other, without numbers."""
+    no_stages: str = ""
+    """What about the workload stages of a pipeline cannot run; "" where nothing is known to stand against them."""
     tp_units: int | None
     """Largest number of equal shares the tensor plan's dimensions have in common; None without a plan."""
     sequence_length: int | None = None
@@ -110,6 +127,8 @@ class ModelFacts:
     """Layers derived from BatchNorm that compute something of their own."""
     gathers_outputs: bool = False
     """Whether the loss is one of the outputs of all replicas together."""
+    optimizer: OptimizerFacts | None = None
+    """None of a model that is known by its sizes only."""
     max_tokens: int | None = None
     """Longest sequence of a model that generates tokens; None for one that does not."""
 

@@ -11,6 +11,7 @@ from hpc_accel.study.refusal import refusal
 from hpc_accel.study.rules_infer import infer_refusals
 from hpc_accel.study.rules_layout import layout_refusals
 from hpc_accel.study.rules_node_kinds import node_kind_refusals
+from hpc_accel.study.rules_optimizer import optimizer_refusals
 from hpc_accel.study.rules_recipe import model_recipe_refusals, recipe_refusals
 from hpc_accel.study.rules_replicas import replica_refusals
 from hpc_accel.study.run import Run
@@ -29,6 +30,7 @@ def refusals(run: Run, limits: ResourcesChoice, facts: ModelFacts | None = None)
     yield from _device(run)
     yield from recipe_refusals(run)
     yield from replica_refusals(run, facts)
+    yield from optimizer_refusals(run, facts)
     yield from _measure(run)
     if facts is not None:
         yield from _model(run, facts)
@@ -93,14 +95,28 @@ def _measure(run: Run) -> Iterator[ConfigError]:
 def _model(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
     layout = run.layout
     chunks = f" x {layout.stages_per_rank} stages" if layout.stages_per_rank > 1 else ""
-    if run.workload.global_batch_size > facts.num_samples:
+    if facts.is_stream and run.workload.last_batch == "keep":
+        yield refusal(
+            run,
+            "last_batch keep with a stream",
+            "a stream is read in whole global batches; what fills none at its end is left out",
+            "set last_batch: drop",
+        )
+    if facts.num_samples is not None and run.workload.global_batch_size > facts.num_samples:
         yield refusal(
             run,
             f"global_batch_size {run.workload.global_batch_size} of {facts.num_samples} samples",
             "a batch holds each sample once",
             f"set global_batch_size <= {facts.num_samples}",
         )
-    if layout.pp > 1 and not facts.sequential:
+    if layout.pp > 1 and facts.no_stages:
+        yield refusal(
+            run,
+            f"pp {layout.pp} on {facts.no_stages}",
+            "stages pass tensors of fixed shapes on, and the last one's output and the target are one tensor each",
+            "use dp, shard or tp; or return tensors, of one shape, from dataset and model",
+        )
+    elif layout.pp > 1 and not facts.sequential:
         yield from _traced(run, facts)
     elif layout.num_stages > facts.num_cuttable_layers:
         yield refusal(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -17,27 +16,12 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from hpc_accel.study.base import MemoryMb, Minutes, PositiveInt, StrictModel, checked_name
 from hpc_accel.study.infer_options import Infer
 from hpc_accel.study.layout import Layout
+from hpc_accel.study.optimizer import ENTRY, Optimizer
 from hpc_accel.study.recipe import Count, Recipe
 from hpc_accel.study.sbatch_options import StudyOptions, deciding
 
 Backend = Literal["mpi4py", "gloo", "nccl"]
 Objective = Literal["time", "energy", "cost"]
-ENTRY = re.compile(r"[A-Za-z_][\w]*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-
-
-class Optimizer(StrictModel):
-    """Which torch optimizer, and its learning rate."""
-
-    name: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.01
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-
-    @model_validator(mode="after")
-    def _acts(self) -> Optimizer:
-        if self.name == "adamw" and self.momentum:
-            raise ValueError("momentum is an option of sgd; adamw has its own")
-        return self
 
 
 class WorkloadSpec(StrictModel):
@@ -150,7 +134,8 @@ class Measure(StrictModel):
     `parity_steps` losses are compared with a serial fp32 run; `parity_tolerance` (relative) is filled
     from the precision when the study does not set it. The workload's metric is computed on at most `metric_samples`
     held-out samples, evenly spread; 0 leaves it out. Up to `max_steps` are timed where `steps` take less than 100
-    updates of the energy sensors. `idle_s` None measures idle power where a sensor can be read, 0 never.
+    updates of the energy sensors. `idle_s` None measures idle power where a sensor can be read, 0 never. A rank that
+    takes longer than `hang_after_s` for a step or a checkpoint hangs; None: see runtime/hang.py.
     """
 
     warmup_steps: Count = 5
@@ -161,6 +146,7 @@ class Measure(StrictModel):
     max_steps: PositiveInt | None = None
     idle_s: Annotated[float, Field(ge=0, le=600)] | None = None
     target_loss: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    hang_after_s: PositiveInt | None = None
 
 
 class Checkpoint(StrictModel):

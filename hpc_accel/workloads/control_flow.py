@@ -23,10 +23,10 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.data import default_collate
 
+from hpc_accel.workloads.batch import Batch, own_loss
 from hpc_accel.workloads.blocks import blocks_of
-from hpc_accel.workloads.chain import as_inputs
+from hpc_accel.workloads.stream import spread_over
 from hpc_accel.workloads.workload import Workload
 
 NUM_SAMPLES = 2
@@ -104,14 +104,14 @@ def control_flow_of(workload: Workload) -> ControlFlow:
     unused: tuple[str, ...] = ()
     reentrant = False
     with _left_alone(model) as drew:
-        batch, targets = _first_samples(workload)
+        batch = workload.batch_of(spread_over(workload.dataset, NUM_SAMPLES))
         drew.clear()
         try:
             with fake or nullcontext(), looks:
                 states = {name: _copy(each, fake) for name, each in parameters.items()}
                 buffers = {name: _copy(each, fake) for name, each in model.named_buffers()}
-                outputs = torch.func.functional_call(model, {**states, **buffers}, as_inputs(batch))
-                unused, reentrant = _unused(workload.loss(outputs, targets), states)
+                outputs = torch.func.functional_call(model, {**states, **buffers}, batch.args, batch.kwargs)
+                unused, reentrant = _unused(_loss_of(workload, outputs, batch), states)
         except _LOOKS:
             looks.note()
         finally:
@@ -134,9 +134,8 @@ def _fake_mode(parameters: Iterable[torch.Tensor]) -> FakeTensorMode | None:
     return FakeTensorMode(allow_non_fake_inputs=True) if large else None
 
 
-def _first_samples(workload: Workload) -> Any:
-    count = min(NUM_SAMPLES, len(workload.dataset))  # type: ignore[arg-type]
-    return default_collate([workload.dataset[index] for index in range(count)])
+def _loss_of(workload: Workload, outputs: Any, batch: Batch) -> torch.Tensor:
+    return own_loss(outputs) if workload.loss is None else workload.loss(outputs, batch.targets)
 
 
 def _copy(tensor: torch.Tensor, fake: FakeTensorMode | None) -> torch.Tensor:

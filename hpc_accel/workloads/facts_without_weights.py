@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -20,10 +21,13 @@ from hpc_accel.study.model_facts import ModelFacts
 from hpc_accel.study.run import WorkloadSpec
 from hpc_accel.workloads import entry
 from hpc_accel.workloads.count_facts import describe
+from hpc_accel.workloads.optimizer_facts import optimizer_facts
 from hpc_accel.workloads.workload import Workload
 
 LARGEST_WITH_VALUES_BYTES = 100 * 10**6
 """Parameters up to which a model is run for real: that also checks the values, in about a second."""
+NO_MEMORY = "can't allocate memory"
+"""How torch says so."""
 SHARE_OF_MEMORY = 0.2
 """Parameters may take this much of what is free: gradients, activations and the data come on top."""
 
@@ -32,23 +36,42 @@ class _TooLargeError(BaseException):
     """Ends a build early. No Exception, so that no `except Exception` of the user's module keeps it."""
 
 
+def build_up_to(limit_bytes: int, spec: WorkloadSpec, seed: int) -> Workload | None:
+    """The workload, if its parameters hold at most `limit_bytes`. Raises ConfigError as `entry.build` does."""
+    try:
+        with entry.users_code(spec.entry), _parameters_up_to(limit_bytes):
+            return entry.build(spec, seed)
+    except _TooLargeError:
+        return None
+
+
 def facts_of(spec: WorkloadSpec, seed: int) -> ModelFacts:
-    """What the planner needs to know of a workload. Raises ConfigError as `entry.build` and `describe` do."""
+    """What the planner needs to know of a workload. Raises ConfigError as `entry.build`, `describe` and
+    `optimizer_facts` do.
+    """
+    with entry.users_code(spec.entry):
+        workload, facts = _described(spec, seed)
+        return replace(facts, optimizer=optimizer_facts(spec.optimizer, workload.model, facts.sparse_gradients))
+
+
+def _described(spec: WorkloadSpec, seed: int) -> tuple[Workload, ModelFacts]:
     try:
         with _parameters_up_to(LARGEST_WITH_VALUES_BYTES):
-            return describe(entry.build(spec, seed))
+            workload = entry.build(spec, seed)
+            return workload, describe(workload)
     except _TooLargeError:
         pass
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
             workload = entry.build(spec, seed)
-        return describe(workload)
+        return workload, describe(workload)
     except ConfigError as error:
         without_values = error
     # Something looks at values (`labels.max().item()`): then for real, if this machine can hold it.
     try:
-        with _parameters_up_to(int(SHARE_OF_MEMORY * _free_memory_bytes())):
-            return describe(entry.build(spec, seed))
+        with _parameters_up_to(int(SHARE_OF_MEMORY * free_memory_bytes())):
+            workload = entry.build(spec, seed)
+            return workload, describe(workload)
     except _TooLargeError:
         raise ConfigError(
             f"{without_values.value} (on tensors without values)",
@@ -59,14 +82,15 @@ def facts_of(spec: WorkloadSpec, seed: int) -> ModelFacts:
 
 
 def facts_of_built(workload: Workload, spec: WorkloadSpec, seed: int) -> ModelFacts:
-    """The same of a workload that is built already, which is run if it is small."""
+    """Facts of a workload that is built already, without its optimizer; it is run if it is small."""
     num_bytes = sum(each.numel() * each.element_size() for each in workload.model.parameters())
-    return describe(workload) if num_bytes <= LARGEST_WITH_VALUES_BYTES else facts_of(spec, seed)
+    with entry.users_code(spec.entry):
+        return describe(workload) if num_bytes <= LARGEST_WITH_VALUES_BYTES else _described(spec, seed)[1]
 
 
 @contextmanager
 def _parameters_up_to(limit_bytes: int) -> Iterator[None]:
-    """Raises _TooLargeError as soon as parameters registered inside hold more than `limit_bytes`."""
+    """Raises _TooLargeError when parameters registered inside hold more than `limit_bytes`, or memory is refused."""
     seen: set[int] = set()
     total = 0
 
@@ -82,9 +106,14 @@ def _parameters_up_to(limit_bytes: int) -> Iterator[None]:
     handle = register_module_parameter_registration_hook(count)
     try:
         yield
+    except ConfigError as error:
+        if NO_MEMORY in str(error.__cause__):  # one parameter is larger than what the system gives
+            raise _TooLargeError from error
+        raise
     finally:
         handle.remove()
 
 
-def _free_memory_bytes() -> int:
+def free_memory_bytes() -> int:
+    """Of this machine, at present."""
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -219,6 +219,8 @@ def _properties(run: Run, exact: Reference, *, is_alike: bool) -> list[str]:
         told.append(
             f"{who} {verb} over {size} samples{replicas}; serial over {total}: compared with a serial run grouped alike"
         )
+    if is_alike and dependence.collate:
+        told.append("the collate function draws numbers for its batch: compared with a serial run grouped alike")
     if is_alike and dependence.state:
         told.append("buffers that forward changes act on outputs: compared with a serial run of as many forward passes")
     if is_alike and run.layout.shard == "full" and not run.recipe.sync_batch_norm:

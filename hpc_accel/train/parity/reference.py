@@ -122,7 +122,7 @@ def _whole_steps(run: Run, engine: Engine, common: dict[str, Any]) -> Reference:
     least = least_pieces(engine)
     if least > 1 and common["dependence"].is_any:
         return Reference(**common, reason="the whole batch does not fit into memory, and cut it is another one")
-    sampler = sampler_of(run, len(engine.dataset))
+    sampler = sampler_of(run, engine.workload.dataset)
     base = engine.trajectory(in_pieces(sampler, least), run.measure.parity_steps, digests=True)
     others = _others(sampler, least, common["dependence"])
     kept = _kept(engine, base, others)
@@ -142,7 +142,7 @@ def _in_double(run: Run, single: Engine, others: list[Other], rates: list[float]
         if least_pieces(engine) > 1:
             return {}
         engine.mean = single.mean
-        whole = in_pieces(sampler_of(run, len(engine.dataset)), 1)
+        whole = in_pieces(sampler_of(run, engine.workload.dataset), 1)
         base = engine.trajectory(whole, run.measure.parity_steps, rates, digests=True)
         return {**_kept(engine, base, others), "is_double": True}
     except Exception:  # tensors of fp32 in the user's code: they meet fp64 in as many ways as there are operations
@@ -158,13 +158,15 @@ def compute_variant(run: Run, device: torch.device, digest: str, kind: Kind, who
         raised = "recipe" not in kind
         engine = Engine(run, device, serial, raised=raised, twin=whole.twin, double=is_double)
         engine.mean = whole.mean
-        count = len(engine.dataset)
-        sampler = sampler_of(run, count)
+        dataset = engine.workload.dataset
+        sampler = sampler_of(run, dataset)
         by_layout = "grouped" in kind
         pieces = 1 if by_layout else least_pieces(engine)
-        cutting = grouped(run, count, run.layout) if by_layout else in_pieces(sampler, pieces)
+        cutting = grouped(run, dataset, run.layout) if by_layout else in_pieces(sampler, pieces)
         base = engine.trajectory(cutting, run.measure.parity_steps, whole.rates, digests=True)
-        inside = grouped(run, count, run.layout, inside=True) if by_layout else in_pieces(sampler, pieces, inside=True)
+        inside = in_pieces(sampler, pieces, inside=True)
+        inside = grouped(run, dataset, run.layout, inside=True) if by_layout else inside
+        inside = cutting if whole.dependence.collate else inside
         others: list[Other] = [(inside, 0), *_nudged(cutting if kind == "grouped" else None)]
         facts: dict[str, Any] = {
             "mean": whole.mean,
@@ -185,6 +187,8 @@ Other = tuple[Cutting, int]
 
 def _others(sampler: Any, least: int, dependence: Dependence) -> list[Other]:
     """What changes nothing but rounding."""
+    if dependence.collate:
+        return [(in_pieces(sampler, 1), 0)]  # in another order others are drawn
     if dependence.is_any:
         return [(in_pieces(sampler, 1, inside=True), 0), *_nudged(in_pieces(sampler, 1))]
     numbers = [max(least, number) for number in CUTTINGS]

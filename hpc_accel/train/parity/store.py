@@ -36,6 +36,7 @@ from hpc_accel.train.parity.engine import HALF, build_still
 from hpc_accel.train.parity.facts import digest_of_weights
 from hpc_accel.train.parity.pieces import sampler_of
 from hpc_accel.train.parity.reference import Kind, Reference, compute_variant, compute_whole
+from hpc_accel.workloads.stream import Stream, num_samples_of
 from hpc_accel.workloads.workload import Workload
 
 FORMAT = 2
@@ -70,8 +71,9 @@ class Kept:
 def content_of(run: Run, workload: Workload) -> dict[str, Any]:
     """What the serial run is computed from: the study's words, and weights, samples and modules as they are."""
     dataset = Seeded(workload.dataset, run.seed)
-    sampler = sampler_of(run, len(dataset))
-    looked_at = [*sampler.samples(0)[:NUM_LOOKED_AT], 0, len(dataset) - 1]
+    sampler, total = sampler_of(run, workload.dataset), num_samples_of(workload.dataset)
+    ends = [] if isinstance(workload.dataset, Stream) or total is None else [0, total - 1]
+    looked_at = [*sampler.samples(0)[:NUM_LOOKED_AT], *ends]
     return {
         "format": FORMAT,
         "torch": torch.__version__,
@@ -80,7 +82,7 @@ def content_of(run: Run, workload: Workload) -> dict[str, Any]:
         "steps": run.measure.parity_steps,
         "weights": digest_of_weights(workload.model),
         "samples": [digest_of_sample(dataset[Drawn(index, 0)]) for index in looked_at],
-        "num_samples": len(dataset),
+        "num_samples": total,
         "sources": sources(run.workload.entry, run.workload.args),
     }
 

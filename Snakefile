@@ -229,13 +229,13 @@ rule all:
 
 
 # First of all, and again after an edit of the study, the site or the user's files. It makes a new plan, and forces
-# nothing to be measured again: it is `ancient` to the probe, and a check that fails leaves the old result (`update`).
+# nothing to be measured again: it is `ancient` to the probe. One that failed left no file: then the probe comes again.
 # As a checkpoint it lets Snakemake look at the probe anew, which it takes for settled while a job before it runs.
 checkpoint check:
     input:
         study=STUDY,
     output:
-        update(CHECK),
+        CHECK,
     log:
         f"logs/{RESULTS}/check.log",
     retries: 0

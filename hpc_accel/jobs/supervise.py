@@ -195,7 +195,7 @@ def _launch(child: Child, command: Sequence[str], directory: Path, settings: Set
     if limit_min and not settings.result:
         # Here nobody else ends a run that hangs or takes longer than it was given.
         child.warn_in(limit_min * 60 - min(settings.warn_before_end_s, limit_min * 30), stop_in_s=limit_min * 60)
-    return child.run(words, environ)
+    return child.run(words, environ, is_launcher=True)
 
 
 def _placed(

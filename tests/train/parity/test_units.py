@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.distributed.pipelining import SplitPoint, pipeline
 from torch.utils.data import TensorDataset
 
+from hpc_accel.parallel.draws import name_draws
 from hpc_accel.runtime.randomness import digest_of_states, seed_all, states_kept, told_of_draws
 from hpc_accel.runtime.seeded import Drawn, Seeded, digest_of_sample, draws_samples
 from hpc_accel.runtime.still import Still, drop_nothing, held_still
@@ -188,3 +190,29 @@ def test_imaginary_parts_count():
     assert float((reals(one) - reals(other)).norm()) == pytest.approx(1.0)
     apart = sketch(one, (0,), one.shape) - sketch(other.conj().resolve_conj().conj(), (0,), one.shape)
     assert squared(apart.numpy()) == pytest.approx(1.0)
+
+
+class Noisy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([Drawing(), nn.Linear(5, 5)])
+
+    def forward(self, inputs):
+        states = self.layers[0](inputs) + torch.randn_like(inputs)
+        return self.layers[1](states) * torch.rand_like(states)
+
+
+def test_traced_stages_draw_what_the_model_draws():
+    model, still, inputs = Noisy(), Still(3), torch.ones(4, 5)
+    drop_nothing(model)
+    still.watch(model)
+    split = {"layers.1": SplitPoint.BEGINNING}
+    pipe = pipeline(model, mb_args=(inputs,), split_spec=split)
+    stages = [pipe.get_stage_module(index) for index in range(2)]
+    name_draws(stages)
+    found = []
+    for forward in (model, lambda batch: stages[1](stages[0](batch))):
+        with held_still(still):
+            still.batch(1, [5, 2, 7, 0])
+            found.append(forward(inputs))
+    torch.testing.assert_close(*found)

@@ -37,6 +37,7 @@ MODELS = {
     "first layer in place": vision.inplace_first,
     "detector": vision.detector,
     "contrastive": vision.contrastive,
+    "contrastive, outputs of all replicas": vision.gathered_contrastive,
     "GRU on packed sequences": text.packed_gru,
     "RNN language model": text.rnn_language_model,
     "tied transformer, ignore_index": text.tied_language_model,

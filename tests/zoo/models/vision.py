@@ -5,6 +5,8 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.utils.data import Dataset, TensorDataset
 
+from hpc_accel.workloads.workload import Workload
+
 F = nn.functional
 
 
@@ -162,3 +164,9 @@ def contrastive():
     images, labels = pictures()
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.Tanh(), nn.Linear(32, 16))
     return model, contrast, TensorDataset(images, labels)
+
+
+def gathered_contrastive():
+    """Every other sample of the batch is a negative, those of other replicas too."""
+    model, loss, dataset = contrastive()
+    return Workload(model=model, loss=loss, dataset=dataset, gather_outputs=True)

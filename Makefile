@@ -47,7 +47,7 @@ test: env
 
 # Every model of tests/zoo in every layout, each against the serial run. `make test` trains some of them.
 zoo: env
-	HPC_ACCEL_ZOO=1 $(BIN)/python -m pytest -m zoo tests/zoo
+	$(BIN)/python -m pytest -m zoo tests/zoo
 
 lint: env
 	$(BIN)/pip install --quiet -r envs/requirements-dev.txt

@@ -1,9 +1,7 @@
 """Models as people write them agree with the serial run in every layout, or are refused before anything starts.
 
-A third of them is trained with all other tests, the rest by `make zoo`.
+Some of them are trained with all other tests, the rest by `make zoo`, which takes minutes.
 """
-
-import os
 
 import pytest
 
@@ -12,19 +10,7 @@ from tests.zoo.table import OUTCOMES, PAGE, REFUSED, page, recorded
 from tests.zoo.train import trained
 
 SLOW = [name for name in MODELS if name not in FAST]
-NAMES = [
-    *FAST,
-    *(
-        pytest.param(
-            name,
-            marks=[
-                pytest.mark.zoo,
-                pytest.mark.skipif(os.environ.get("HPC_ACCEL_ZOO") != "1", reason="make zoo: takes minutes"),
-            ],
-        )
-        for name in SLOW
-    ),
-]
+NAMES = [*FAST, *(pytest.param(name, marks=pytest.mark.zoo) for name in SLOW)]
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ def _keep_no_cache(module: nn.Module) -> None:
     As transformers has it, for its own checkpointing.
     """
     for part in module.modules():
-        config = getattr(part, "config", None)
+        config: Any = getattr(part, "config", None)
         if getattr(config, "use_cache", None) is True:
             config.use_cache = False
 

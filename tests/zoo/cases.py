@@ -7,6 +7,7 @@ from tests.zoo.models import batches, hugging_face, tables, text, vision
 COLUMNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "serial": ({}, {}),
     "dp, accumulation": ({"dp": 2, "accumulation_steps": 2}, {}),
+    "ZeRO-1": ({"dp": 2, "shard": "optimizer"}, {}),
     "FSDP": ({"dp": 2, "shard": "full"}, {}),
     "pp": ({"pp": 2, "accumulation_steps": 2}, {}),
     "tp": ({"tp": 2}, {}),

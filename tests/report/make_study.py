@@ -272,10 +272,9 @@ def write_run(study_dir: Path, run: Run, found: Summary | None, step_ms: float) 
     if found is not None:
         record.write(directory / "summary.json", found)
         write_steps(directory / "steps.parquet", run, step_ms, 1.02 if found.status == "wrong" else 1.0)
-        script_started_unix_s = datetime.fromisoformat(found.started_utc).timestamp() - 1.5
-        write_json(
-            directory / "job.json", {"format": 1, "job_id": None, "script_started_unix_s": script_started_unix_s}
-        )
+        # The script began a second and a half before the ranks; a run that failed early has no time of its ranks.
+        began = datetime.fromisoformat(found.started_utc or "2026-01-05T00:00:00+00:00").timestamp()
+        write_json(directory / "job.json", {"format": 1, "job_id": None, "script_started_unix_s": began - 1.5})
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -166,6 +166,11 @@ class _Prepare:
         """`output_dtypes` are what the neighbour of a stage expects; None for a model without stages."""
         recipe = self.recipe
         module.to(self.device)
+        replicas = self.place.group("dp")
+        if recipe.sync_batch_norm and replicas is not None:
+            from hpc_accel.parallel.batch_norm import synchronise_batch_norm
+
+            module = synchronise_batch_norm(module, replicas)
         if recipe.channels_last:
             set_channels_last(module)
         if recipe.precision == "fp8":

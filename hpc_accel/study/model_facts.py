@@ -68,6 +68,10 @@ class LayerFacts:
     """torch operations the forward pass dispatches; on a small model their overhead is most of the time."""
     num_matmuls: int = 1
     """Of those, matrix products and convolutions: FLOPs and parameters are spread over this many."""
+    num_batch_norms: int = 0
+    """BatchNorm layers inside."""
+    batch_norm_channels: int = 0
+    """Channels of all of them together."""
     num_parameter_tensors: int = 1
     """Tensors the parameters come in: an optimizer step costs its overhead once for each."""
     tp_num_allreduces: int = 0
@@ -119,6 +123,10 @@ class ModelFacts:
     complex_parameters: tuple[str, ...] = ()
     has_channels: bool = True
     """Whether any parameter has the 4 or 5 dimensions of images' or volumes' weights."""
+    other_batch_norms: tuple[str, ...] = ()
+    """Layers derived from BatchNorm that compute something of their own."""
+    gathers_outputs: bool = False
+    """Whether the loss is one of the outputs of all replicas together."""
     optimizer: OptimizerFacts | None = None
     """None of a model that is known by its sizes only."""
     max_tokens: int | None = None
@@ -128,6 +136,11 @@ class ModelFacts:
     def num_cuttable_layers(self) -> int:
         """Layers with parameters, the most stages the model can be cut into."""
         return sum(layer.num_parameters > 0 for layer in self.layers)
+
+    @property
+    def num_batch_norms(self) -> int:
+        """BatchNorm layers of the whole model with torch's own forward."""
+        return sum(layer.num_batch_norms for layer in self.layers)
 
     @property
     def num_parameters(self) -> int:

@@ -5,7 +5,7 @@ Read it in this order:
   batch, nested               samples as people write them, collated, parted into inputs and targets
   stream                      data that come one after the other, in global batches
   chain, blocks, control_flow    models in pieces, which pipelines cut and recomputation wraps; what a step leaves idle
-  linears, tensor_plan, kv_cache    what a model says of tensor parallelism and of generation
+  linears, tensor_plan, kv_cache, batch_norms    what a model says of tensor parallelism and of generation
   parameter_groups, optimizers, schedules    what updates the weights, by names of parameters
   twin                        a smaller model of the same kind, with fewer of its alike blocks
   counting, count_facts, optimizer_facts, facts_without_weights    operations, memory and sizes for the planner

@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.model_facts import LayerFacts, ModelFacts
 from hpc_accel.workloads.batch import Batch, different_shapes, own_loss
+from hpc_accel.workloads.batch_norms import other_batch_norms_of
 from hpc_accel.workloads.blocks import blocks_of, parameters_of_blocks, tied_blocks
 from hpc_accel.workloads.chain import is_sequence, layers_of
 from hpc_accel.workloads.control_flow import control_flow_of
@@ -79,6 +80,8 @@ def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
         sparse_gradients=sparse,
         complex_parameters=tuple(name for name, each in model.named_parameters() if each.is_complex()),
         has_channels=any(parameter.dim() in (4, 5) for parameter in model.parameters()),
+        other_batch_norms=other_batch_norms_of(model),
+        gathers_outputs=workload.gather_outputs,
         max_tokens=inputs[0].shape[1] if any(hasattr(layer, "decode") for layer in model.children()) else None,
     )
 
@@ -225,6 +228,8 @@ def _facts(
         tp_allreduce_elements_per_sample=counts.allreduced_elements // NUM_SAMPLES,
         num_operations=counts.num_operations,
         num_matmuls=counts.num_matmuls,
+        num_batch_norms=counts.num_batch_norms,
+        batch_norm_channels=counts.batch_norm_channels,
         num_parameter_tensors=len(parameters),
         tp_num_allreduces=sum(linears.get(part) == "rows" for part in inside),
     )

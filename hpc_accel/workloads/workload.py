@@ -69,6 +69,9 @@ class Workload:
     tensor_plan: which layers tensor parallelism cuts, by module name; `*` matches any part of it. The cuts are those
         of `tensor_plan.py`; "transformer" finds the layers of blocks with common names.
     metric: what the trained model is judged by; None where nothing can be learnt.
+    gather_outputs: whether the loss is given the outputs and targets of all replicas, in their order, and not those of
+        each: what a loss needs that compares samples with each other (in-batch negatives). Gradients go back to the
+        replica that an output came from, and the global batch's loss is counted once.
     weight: (targets) -> how much they count, for a loss that is no mean over samples and whose weights cannot be found
         by measurement: the global batch's loss is sum(weight L) / sum(weight) over its parts. The targets are the
         collated ones; with loss None those of the labels, or the whole batch.
@@ -82,6 +85,7 @@ class Workload:
     tensor_plan: Plan = field(default_factory=dict)
     metric: Metric | None = None
     weight: Callable[[Any], torch.Tensor | float] | None = None
+    gather_outputs: bool = False
 
     @property
     def rules(self) -> BatchRules:

@@ -1,6 +1,7 @@
 """A study becomes runs: lists multiplied out, numbers resolved, run ids derived from content, rules applied."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -168,6 +169,47 @@ def test_channels_last_wants_convolutions():
     assert refused(content) == []
     [message] = refused(content, facts(has_channels=False))
     assert "without convolutions" in message
+
+
+@pytest.mark.parametrize(
+    ("layout", "recipe", "model", "expected"),
+    [
+        ({}, {}, {}, "sync_batch_norm with dp 1"),
+        ({"dp": 2}, {"average_every": 2}, {}, "average_every 2"),
+        ({"dp": 2}, {}, {"layers": 1, "has_norms": False}, "without BatchNorm"),
+        ({"dp": 2}, {}, {"other_batch_norms": ("stem.norm",)}, "stem.norm, whose class has a forward of its own"),
+        ({"dp": 2, "pp": 2}, {}, {"sequential": False}, "a tracer cuts"),
+        ({"dp": 2, "pp": 2, "schedule": "zbv_zero_bubble"}, {}, {}, "goes through it twice"),
+    ],
+)
+def test_where_batch_norm_of_all_replicas_cannot_be(layout, recipe, model, expected):
+    content = {"workload": {"name": "digits"}, "layouts": [layout], "recipes": [{"sync_batch_norm": True, **recipe}]}
+    [message] = refused(content, normalising(**model))
+    assert expected in message
+    assert "remedy:" in message
+
+
+def normalising(*, has_norms=True, **model):
+    """Facts of a model with BatchNorm in each layer."""
+    found = facts(**model)
+    layers = [replace(each, num_batch_norms=int(has_norms), batch_norm_channels=8) for each in found.layers]
+    return replace(found, layers=tuple(layers))
+
+
+@pytest.mark.parametrize(
+    ("layout", "workload", "recipe", "expected"),
+    [
+        ({"accumulation_steps": 4}, {}, {}, "would compare 1/4 of the batch with itself"),
+        ({"dp": 2, "pp": 2}, {}, {}, "accumulation_steps 8"),
+        ({"dp": 2}, {"last_batch": "keep"}, {}, "last_batch keep"),
+        ({"dp": 2}, {}, {"average_every": 2}, "average_every 2"),
+    ],
+)
+def test_a_loss_of_all_outputs_wants_the_whole_batch_at_once(layout, workload, recipe, expected):
+    content = {"workload": {"name": "digits", **workload}, "layouts": [layout], "recipes": [recipe]}
+    [message] = refused(content, facts(gathers_outputs=True))
+    assert expected in message
+    assert refused({**content, "layouts": [{"dp": 2}], "recipes": [{}]}, facts()) == []
 
 
 def test_tied_layers_of_one_stage_and_idle_parameters_are_not_refused():

@@ -6,7 +6,7 @@ BIN := .venv/bin
 SHELL := /bin/bash
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: env extras demo catalogue test lint conformance bench bench-gpu gpu-check gpu-check-wheels clean
+.PHONY: env extras demo catalogue test zoo lint conformance bench bench-gpu gpu-check gpu-check-wheels clean
 
 env: .venv/.installed-$(ACCEL)
 
@@ -44,6 +44,10 @@ catalogue: env
 # Two at a time: most tests wait for processes to start. Those of the cluster, which is one, take turns.
 test: env
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations=10
+
+# Every model of tests/zoo in every layout, each against the serial run. `make test` trains some of them.
+zoo: env
+	$(BIN)/python -m pytest -m zoo tests/zoo
 
 lint: env
 	$(BIN)/pip install --quiet -r envs/requirements-dev.txt

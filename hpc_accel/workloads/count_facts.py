@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.model_facts import LayerFacts, ModelFacts
+from hpc_accel.workloads.alone import world_of_one
 from hpc_accel.workloads.batch import Batch, different_shapes, own_loss
 from hpc_accel.workloads.batch_norms import other_batch_norms_of
 from hpc_accel.workloads.blocks import blocks_of, parameters_of_blocks, tied_blocks
@@ -40,7 +41,7 @@ def describe(workload: Workload) -> ModelFacts:
     """Facts of the model in the order data flows. Raises ConfigError if model, data and loss do not fit together."""
     parameters = workload.model.parameters()
     fake = next((parameter.fake_mode for parameter in parameters if isinstance(parameter, FakeTensor)), None)
-    with fake or nullcontext():
+    with fake or nullcontext(), world_of_one():
         return _describe(workload, with_values=fake is None)
 
 

@@ -6,7 +6,7 @@ Read it in this order:
   data, shard, gradients    DDP, FSDP2, ZeRO-1; how gradients meet
   batch_norm, outputs_together    BatchNorm and losses over all replicas' samples
   tensor, exchange          layers cut over ranks; what these exchange, as autograd knows it
-  pipeline, traced, boundary, forward    stages, their boundaries, and forward alone
+  pipeline, traced, draws, boundary, forward    stages, their boundaries, what they draw, and forward alone
   layer_times               how long each layer takes, for stages of equal time
   odd_parameters            those that a layout does not treat like the rest
   pieces                    where what a rank holds of each parameter lies in the whole model

@@ -73,8 +73,7 @@ class MicroBatchLoss:
         if tensors and tensors[0].device != self._device:
             self._device = tensors[0].device
             move_loss(self.loss, self._device)  # only now, because one loss object may serve a model on the CPU before
-        if any(each.dtype in nested.HALVES for each in tensors):
-            outputs = nested.mapped(nested.raised, outputs)
+        outputs = nested.all_raised(outputs)
         dropped = planted.is_on("micro_batch_dropped") and self._next == len(self._counts)
         if self.together is not None and not dropped:
             loss = self._of_all(self.together(outputs), self.together(targets))

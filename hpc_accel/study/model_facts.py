@@ -116,8 +116,10 @@ class ModelFacts:
     """Modules of the tensor plan that share a parameter with one that it does not divide alike."""
     unused_parameters: tuple[str, ...] = ()
     """Trainable parameters that the loss of two samples does not depend on."""
-    looks_at_values: bool = False
-    """Whether branches of the model follow from values, so that steps and ranks may use different parameters."""
+    varies: bool = False
+    """Whether samples were seen to use different parameters, as in a mixture of experts."""
+    autocast_problem: str = ""
+    """What torch says where the model mixes 16-bit results of autocast with others; "" where it runs."""
     sparse_gradients: tuple[str, ...] = ()
     """Parameters with sparse gradients; none are known of a model too large to be run."""
     complex_parameters: tuple[str, ...] = ()

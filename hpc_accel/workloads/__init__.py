@@ -9,5 +9,6 @@ Read it in this order:
   parameter_groups, optimizers, schedules    what updates the weights, by names of parameters
   twin                        a smaller model of the same kind, with fewer of its alike blocks
   counting, count_facts, optimizer_facts, facts_without_weights    operations, memory and sizes for the planner
+  sixteen_bits                whether a model runs under autocast
   builtin/                    the built-in models and their data, by the same contract
 """

@@ -21,7 +21,8 @@ from hpc_accel.workloads.chain import is_sequence, layers_of
 from hpc_accel.workloads.control_flow import control_flow_of
 from hpc_accel.workloads.counting import Counting, Counts
 from hpc_accel.workloads.linears import units
-from hpc_accel.workloads.nested import num_bytes, shapes_of, tensors_of
+from hpc_accel.workloads.nested import all_raised, num_bytes, shapes_of, tensors_of
+from hpc_accel.workloads.sixteen_bits import autocast_problem
 from hpc_accel.workloads.stream import Stream, num_samples_of, spread_over
 from hpc_accel.workloads.tensor_plan import Cut, divided_linears, half_divided, planned
 from hpc_accel.workloads.workload import Workload
@@ -76,7 +77,8 @@ def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
         tied_layers=tuple(tied_blocks(model)) if len(pieces) > 1 else (),
         half_divided=half_divided(model, cuts),
         unused_parameters=flow.unused,
-        looks_at_values=flow.looks_at_values,
+        varies=flow.varies,
+        autocast_problem=autocast_problem(workload, batch) if with_values else "",
         sparse_gradients=sparse,
         complex_parameters=tuple(name for name, each in model.named_parameters() if each.is_complex()),
         has_channels=any(parameter.dim() in (4, 5) for parameter in model.parameters()),
@@ -185,7 +187,7 @@ def _try_loss(workload: Workload, batch: Batch, outputs: Any, *, with_values: bo
     """The parameters whose gradients are sparse, where it can be differentiated."""
     sparse: tuple[str, ...] = ()
     try:
-        loss = own_loss(outputs) if workload.loss is None else workload.loss(outputs, batch.targets)
+        loss = own_loss(outputs) if workload.loss is None else workload.loss(all_raised(outputs), batch.targets)
         if with_values:
             loss.backward()
             gradients = [(name, each.grad) for name, each in workload.model.named_parameters()]

@@ -215,7 +215,7 @@ def test_a_loss_of_all_outputs_wants_the_whole_batch_at_once(layout, workload, r
 def test_tied_layers_of_one_stage_and_idle_parameters_are_not_refused():
     content = {"workload": {"name": "digits"}}
     assert refused({**content, "layouts": [{"pp": 2, "split": (2, 2)}]}, facts(tied_layers=((0, 1),))) == []
-    idle = facts(unused_parameters=("spare.weight",), looks_at_values=True)
+    idle = facts(unused_parameters=("spare.weight",), varies=True)
     for kind in ("none", "optimizer", "full"):
         assert refused({**content, "layouts": [{"dp": 2, "shard": kind}]}, idle) == []
 
@@ -226,8 +226,9 @@ OWN_GROUPS = OptimizerFacts(state_bytes_per_parameter=8.0, operations_per_tensor
 @pytest.mark.parametrize(
     ("model", "recipe", "optimizer", "expected"),
     [
-        ({"looks_at_values": True}, {"static_graph": True}, {}, "static_graph with a model that looks at values"),
+        ({"varies": True}, {"static_graph": True}, {}, "static_graph where the parameters in use vary"),
         ({"complex_parameters": ("w",)}, {"compression": "bf16"}, {}, "complex parameters, first w"),
+        ({"autocast_problem": "types differ"}, {"precision": "bf16"}, {}, "precision bf16: types differ"),
         ({"sparse_gradients": ("w",)}, {"compression": "bf16"}, {}, "compression bf16 with sparse gradients of w"),
         ({"sparse_gradients": ("w",)}, {"fused_optimizer": True}, {}, "fused_optimizer with sparse gradients of w"),
         ({}, {"fused_optimizer": True}, {"name": "rmsprop"}, "fused_optimizer with optimizer rmsprop"),

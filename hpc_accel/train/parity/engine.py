@@ -30,7 +30,7 @@ from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.run import Run
 from hpc_accel.train.parity.double import doubled
 from hpc_accel.train.parity.pieces import BatchPiece, Cutting, sampler_of
-from hpc_accel.train.parity.sketch import sketch
+from hpc_accel.train.parity.sketch import reals, sketch
 from hpc_accel.workloads import entry
 from hpc_accel.workloads.batch import Batch
 from hpc_accel.workloads.nested import HALVES, raised
@@ -238,7 +238,7 @@ class Engine:
 
     def _rate(self, gradients: Sequence[torch.Tensor]) -> float:
         def length(tensors: Sequence[torch.Tensor]) -> float:
-            squares = [float(torch.linalg.vector_norm(each.detach().double())) ** 2 for each in tensors]
+            squares = [float(torch.linalg.vector_norm(reals(each))) ** 2 for each in tensors]
             return float(np.sqrt(sum(squares)))
 
         whole = length(gradients)
@@ -261,10 +261,10 @@ def summaries_raw(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def summaries(model: nn.Module) -> dict[str, list[float]]:
-    """Of each buffer its sum and its sum of squares."""
+    """Of each buffer the sum of its numbers and the sum of their squares."""
     found = {}
     for name, value in model.named_buffers():
-        whole = value.detach().double()
+        whole = reals(value)
         found[plain(name)] = [float(whole.sum()), float((whole * whole).sum())]
     return found
 

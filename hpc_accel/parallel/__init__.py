@@ -8,6 +8,7 @@ Read it in this order:
   tensor, exchange          layers cut over ranks; what these exchange, as autograd knows it
   pipeline, traced, draws, boundary, forward    stages, their boundaries, what they draw, and forward alone
   layer_times               how long each layer takes, for stages of equal time
+  odd_parameters            those that a layout does not treat like the rest
   pieces                    where what a rank holds of each parameter lies in the whole model
   planted                   faults planted by tests
   recompute, float8, memory_layout, loss_device    recipes

@@ -37,6 +37,7 @@ class ParallelModel:
 
     `average` averages gradients after backward, or parameters under local SGD; None where DDP does. Of a model that
     FSDP divided, it averages those of the parameters that are whole.
+    `flow` is what was seen of the model's control flow, nothing with one replica.
     `partial` are parameters whose gradients the tensor-parallel ranks of `tp_group` must add up.
     """
 
@@ -45,6 +46,7 @@ class ParallelModel:
     boundaries: list[tuple[torch.Tensor, ...]]
     """Without values: what enters each stage and leaves the last; empty without stages, and where a tracer cut them."""
     average: ReplicaAverage | None
+    flow: ControlFlow
     partial: list[nn.Parameter]
     tp_group: dist.ProcessGroup | None
 
@@ -112,6 +114,7 @@ def parallelize(
         schedule=schedule,
         boundaries=boundaries,
         average=make_average(place, recipe, later=later),
+        flow=flow,
         partial=prepare.partial,
         tp_group=place.group("tp"),
     )

@@ -74,14 +74,11 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 }
 """All others train with plain SGD."""
 FAST = (
-    "several heads, a scalar parameter",
     "complex parameters (FFT)",
     "first layer in place",
-    "LoRA",
     "experts as blocks, an idle head",
     "tied transformer, ignore_index",
     "texts of different lengths, collate",
-    "stream without an end",
 )
 """Trained with all other tests; together they have most of what can go wrong."""
 COMPARES = "the loss is one of the micro-batch: it compares"

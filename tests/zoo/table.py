@@ -1,6 +1,7 @@
 """`python -m tests.zoo.table` trains the zoo, notes how it ended in outcomes.json, and writes docs/features.md."""
 
 import json
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -12,6 +13,7 @@ from tests.zoo.train import Outcomes, trained
 OUTCOMES = Path(__file__).with_name("outcomes.json")
 PAGE = ROOT / "docs/features.md"
 REFUSED = "refused: "
+NUMBERS = re.compile(r"\d+ samples with each other, the serial run \d+")
 INTRODUCTION = """\
 # Which feature works in which layout
 
@@ -52,7 +54,9 @@ def _cell(outcome: str, rules: dict[str, str], told: dict[str, str]) -> str:
         return "yes"
     if outcome.startswith(REFUSED):
         return rules.setdefault(outcome.removeprefix(REFUSED), "abcdefghijklmnopqrstuvwxyz"[len(rules)])
-    return told.setdefault(outcome, str(len(told) + 1))
+    return told.setdefault(
+        NUMBERS.sub("fewer samples with each other than the serial run", outcome), str(len(told) + 1)
+    )
 
 
 if __name__ == "__main__":

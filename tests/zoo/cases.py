@@ -64,12 +64,8 @@ MODELS = {
 ADAMW = {"name": "adamw", "learning_rate": 1e-3}
 WARM_UP = {"name": "cosine", "warmup_steps": 2, "total_steps": 8}
 OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "sequence to sequence, masks": {"name": "adamw", "learning_rate": 1e-3, "clip_grad_norm": 1.0, "schedule": WARM_UP},
-    "transformer, a plan for tensor parallelism": {
-        "name": "adamw",
-        "learning_rate": 1e-3,
-        "no_decay": ["norm", "bias"],
-    },
+    "sequence to sequence, masks": {**ADAMW, "clip_grad_norm": 1.0, "schedule": WARM_UP},
+    "transformer, a plan for tensor parallelism": {**ADAMW, "no_decay": ["norm", "bias"]},
     "U-Net": {"name": "rmsprop", "learning_rate": 1e-3},
 }
 """All others train with plain SGD."""

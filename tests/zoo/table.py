@@ -54,9 +54,8 @@ def _cell(outcome: str, rules: dict[str, str], told: dict[str, str]) -> str:
         return "yes"
     if outcome.startswith(REFUSED):
         return rules.setdefault(outcome.removeprefix(REFUSED), "abcdefghijklmnopqrstuvwxyz"[len(rules)])
-    return told.setdefault(
-        NUMBERS.sub("fewer samples with each other than the serial run", outcome), str(len(told) + 1)
-    )
+    outcome = NUMBERS.sub("fewer samples with each other than the serial run", outcome)
+    return told.setdefault(outcome, str(len(told) + 1))
 
 
 if __name__ == "__main__":

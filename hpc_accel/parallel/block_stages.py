@@ -1,0 +1,304 @@
+"""Pipeline stages of a model whose blocks run one after the other: each stage runs the model's own forward code.
+
+A stage is a copy of the model's structure that shares the parameters it uses. Its blocks are real; the other blocks, and
+what only other stages need of embeddings and heads, are hollow: without parameters, they return zeros of the shape seen
+once. So positions, masks and whatever else the model computes from its inputs is there on every stage. What the block
+before made is put in as the first own block begins, and the stage ends where the next stage's first block is called.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map
+
+from hpc_accel.errors import ConfigError
+from hpc_accel.workloads.block_chain import BlockChain, first_tensor
+
+Given = tuple[tuple[Any, ...], dict[str, Any]]
+"""What the whole model is called with: by position and by name."""
+
+
+class _Left(Exception):  # noqa: N818 - control flow, not an error; hooks that are always called see no other kind
+    """The stage is done: the next stage's first block was called with these states."""
+
+    def __init__(self, states: torch.Tensor) -> None:
+        super().__init__()
+        self.states = states
+
+
+@dataclass(kw_only=True)
+class Seen:
+    """Of one forward pass, without values: what enters each block, what blocks and others return, and the outputs."""
+
+    entered: dict[str, torch.Tensor] = field(default_factory=dict)
+    returned: dict[str, Any] = field(default_factory=dict)
+    outputs: Any = None
+
+
+def see(model: nn.Module, chain: BlockChain, given: Given, autocast_dtype: torch.dtype | None) -> Seen:
+    """The shapes and dtypes of one micro-batch's forward pass."""
+    seen = Seen()
+    handles = []
+
+    def enter(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
+            states = first_tensor(args, kwargs)
+            assert states is not None
+            seen.entered[name] = states
+
+        return hook
+
+    def leave(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _inputs: Any, outputs: Any) -> None:
+            seen.returned.setdefault(name, outputs)
+
+        return hook
+
+    for name in chain.names:
+        handles.append(model.get_submodule(name).register_forward_pre_hook(enter(name), with_kwargs=True))
+    for name in (*chain.names, *_beside(model, chain)):
+        handles.append(model.get_submodule(name).register_forward_hook(leave(name)))
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+            with torch.autocast("cpu", dtype=autocast_dtype, enabled=autocast_dtype is not None):
+                args, kwargs = _mapped(mode.from_tensor, given)
+                seen.outputs = model(*args, **kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def boundaries_of(chain: BlockChain, sizes: Sequence[int], seen: Seen) -> list[tuple[torch.Tensor, ...]]:
+    """What enters each stage but the first, which gets the model's inputs, and what leaves the last: no values.
+
+    Raises ConfigError for a model that returns something else than one tensor.
+    """
+    if not isinstance(seen.outputs, torch.Tensor):
+        raise ConfigError(
+            f"a model that returns {type(seen.outputs).__name__}, in stages",
+            "the last stage returns one tensor, which the loss takes",
+            "return the tensor alone, or use dp, shard or tp",
+        )
+    starts = [sum(sizes[:stage]) for stage in range(1, len(sizes))]
+    tensors = [*(seen.entered[chain.names[start]] for start in starts), seen.outputs]
+    return [(), *((_without_values(each),) for each in tensors)]
+
+
+def block_stage(model: nn.Module, chain: BlockChain, seen: Seen, blocks: range) -> nn.Module:
+    """The stage that runs `blocks` (numbers of the chain), called as stage(states, given=...); the first without states.
+
+    What is outside of blocks belongs to the stage that uses it, see `BlockChain`.
+    """
+    return _Stage(model, chain, seen, blocks).build()
+
+
+class _Stage:
+    def __init__(self, model: nn.Module, chain: BlockChain, seen: Seen, blocks: range) -> None:
+        self.model, self.chain, self.seen, self.blocks = model, chain, seen, blocks
+        self.is_first, self.is_last = blocks.start == 0, blocks.stop == len(chain.names)
+        parts = chain.used[blocks.start + 1 : blocks.stop + 1]
+        needed = frozenset().union(*parts, chain.used[0] if self.is_first else ())
+        first_names = {id(parameter): name for name, parameter in model.named_parameters()}
+        self.needed = {key for key, name in first_names.items() if name in needed}
+        anywhere = frozenset().union(*chain.used)
+        self.unused = {key for key, name in first_names.items() if name not in anywhere}
+        self.received: list[torch.Tensor] = []
+        self.elsewhere: list[tuple[nn.Module, str]] = []
+        """Zeros in place of parameters of other stages, by owner and name."""
+
+    def build(self) -> nn.Module:
+        kept = self._kept()
+        own = {self.chain.names[index] for index in self.blocks}
+        stage = self._copied("", own | kept, set(_beside(self.model, self.chain)) - kept)
+        forward = _forward_of(self.model, stage)
+        received, is_first = self.received, self.is_first
+        place = self._place
+
+        def run(*states: torch.Tensor, given: Given) -> Any:
+            args, kwargs = given
+            if not is_first:
+                received[:] = states
+            place(args, kwargs, states)
+            try:
+                return forward(*args, **kwargs)
+            except _Left as left:
+                return left.states
+            finally:
+                received.clear()
+
+        stage.forward = run
+        return stage
+
+    def _kept(self) -> set[str]:
+        """Of the modules beside blocks and above none, those that this stage needs."""
+        beside = _beside(self.model, self.chain)
+        found = {name for name in beside if not _has_parameters(self.model.get_submodule(name))}
+        for name in beside:
+            ran_before, ran_after = (_is_among(name, names) for names in (self.chain.before, self.chain.after))
+            if (self.is_first and ran_before) or (self.is_last and (ran_after or self._is_unused(name))):
+                found.add(name)
+        holders = [self.model.get_submodule(name) for name in found]
+        holders += [self.model.get_submodule(self.chain.names[index]) for index in self.blocks]
+        missing = self.needed - {id(each) for holder in holders for each in holder.parameters()}
+        for name in beside:  # a weight that is used without its module being called, or between blocks
+            if missing & {id(each) for each in self.model.get_submodule(name).parameters()}:
+                found.add(name)
+        return found
+
+    def _is_unused(self, name: str) -> bool:
+        return all(id(each) in self.unused for each in self.model.get_submodule(name).parameters())
+
+    def _copied(self, path: str, real: set[str], hollow: set[str]) -> nn.Module:
+        """The module at `path` of the whole model, which holds blocks, with its children in their places."""
+        clone = _shell(self.model.get_submodule(path))
+        self._without_others(clone)
+        for key, child in list(clone._modules.items()):
+            name = f"{path}.{key}" if path else key
+            if child is None:
+                continue
+            if name in real:
+                clone._modules[key] = self._entrance(child, name)
+            elif name in hollow or name in self.chain.names:
+                clone._modules[key] = self._hollow(child, name)
+            else:
+                clone._modules[key] = self._copied(name, real, hollow)
+        return clone
+
+    def _without_others(self, clone: nn.Module) -> None:
+        """Of the parameters of a module above blocks, keep what this stage uses; zeros stand for the others."""
+        for key, parameter in list(clone._parameters.items()):
+            if parameter is None or not parameter.requires_grad or id(parameter) in self.needed:
+                continue
+            if self.is_last and id(parameter) in self.unused:
+                continue
+            del clone._parameters[key]
+            clone.__dict__[key] = parameter.new_zeros(()).expand(parameter.shape)
+            self.elsewhere.append((clone, key))
+
+    def _entrance(self, block: nn.Module, name: str) -> nn.Module:
+        """The first own block begins with what the stage received; others are as they are."""
+        if self.is_first or name != self.chain.names[self.blocks.start]:
+            return block
+        clone, received = _shell(block), self.received
+
+        def put(_module: nn.Module, args: Any, kwargs: Any) -> Any:
+            if args:
+                return (received[0], *args[1:]), kwargs
+            return args, {**kwargs, next(iter(kwargs)): received[0]}
+
+        clone.register_forward_pre_hook(put, with_kwargs=True)
+        return clone
+
+    def _hollow(self, module: nn.Module, name: str) -> nn.Module:
+        """Without parameters; attributes that the model reads are there."""
+        clone = _emptied(module)
+        if not self.is_last and name == self.chain.names[self.blocks.stop]:
+            clone.forward = _leave
+        else:
+            clone.forward = _Zeros(self.seen.returned.get(name), self._batch)
+        return clone
+
+    def _batch(self) -> tuple[int, torch.device]:
+        return self.size, self.device
+
+    def _place(self, args: Any, kwargs: Any, states: Any) -> None:
+        """Zeros follow the inputs to their device and their number of samples."""
+        inputs = first_tensor([*args, *kwargs.values()], {}) if not states else states[0]
+        assert inputs is not None
+        self.size, self.device = inputs.shape[0], inputs.device
+        for owner, key in self.elsewhere:
+            value = owner.__dict__[key]
+            if value.device != self.device:
+                owner.__dict__[key] = torch.zeros((), dtype=value.dtype, device=self.device).expand(value.shape)
+
+
+class _Zeros:
+    """Returns zeros in the form seen once, for as many samples as there are now."""
+
+    def __init__(self, returned: Any, batch: Callable[[], tuple[int, torch.device]]) -> None:
+        self.returned, self.batch = returned, batch
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        size, device = self.batch()
+
+        def zeros(value: Any) -> Any:
+            if not isinstance(value, torch.Tensor):
+                return value
+            return torch.zeros((size, *value.shape[1:]) if value.dim() else (), dtype=value.dtype, device=device)
+
+        return tree_map(zeros, self.returned)
+
+
+def _leave(*args: Any, **kwargs: Any) -> Any:
+    states = first_tensor(args, kwargs)
+    assert states is not None
+    raise _Left(states)
+
+
+def _beside(model: nn.Module, chain: BlockChain) -> list[str]:
+    """The outermost modules that neither are blocks nor hold any."""
+    above = {"".join(name[: index + 1]) for name in chain.names for index in range(len(name)) if _ends(name, index)}
+    found: list[str] = []
+    for name, _ in model.named_modules(remove_duplicate=False):
+        if name and name not in above and name not in chain.names and name.rpartition(".")[0] in above | {""}:
+            found.append(name)
+    return found
+
+
+def _ends(name: str, index: int) -> bool:
+    return name[index + 1 : index + 2] == "."
+
+
+def _is_among(name: str, ran: frozenset[str]) -> bool:
+    return any(each == name or each.startswith(f"{name}.") for each in ran)
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters())
+
+
+def _shell(module: nn.Module) -> nn.Module:
+    """A copy with the same parameters, buffers and children, to which others can be given."""
+    clone = copy(module)
+    for name, value in vars(module).items():
+        if isinstance(value, dict) and name.startswith("_"):  # parameters, buffers, children, hooks
+            clone.__dict__[name] = OrderedDict(value) if isinstance(value, OrderedDict) else dict(value)
+    return clone
+
+
+def _emptied(module: nn.Module) -> nn.Module:
+    """A copy, children too, with plain values in place of parameters and buffers."""
+    clone = _shell(module)
+    for key, value in [*clone._parameters.items(), *clone._buffers.items()]:
+        clone.__dict__[key] = None if value is None else value.detach().new_zeros(()).expand(value.shape)
+    clone._parameters.clear()
+    clone._buffers.clear()
+    for key, child in clone._modules.items():
+        clone._modules[key] = None if child is None else _emptied(child)
+    return clone
+
+
+def _forward_of(model: nn.Module, stage: nn.Module) -> Callable[..., Any]:
+    """The model's own forward, for the stage."""
+    own = vars(model).get("forward")
+    return own if own is not None and not isinstance(own, MethodType) else MethodType(type(model).forward, stage)
+
+
+def _mapped(function: Callable[[torch.Tensor], torch.Tensor], given: Given) -> Given:
+    found: Given = tree_map(lambda each: function(each) if isinstance(each, torch.Tensor) else each, given)
+    return found
+
+
+def _without_values(state: torch.Tensor) -> torch.Tensor:
+    floating = state.is_floating_point()
+    return torch.empty(state.shape, dtype=state.dtype, device="meta", requires_grad=floating)

@@ -5,13 +5,13 @@ Weights are cast, not autocast as in training: 16-bit weights halve the memory t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import default_collate
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.infer.pruning import compress_two_of_four, prune_weights
@@ -21,11 +21,14 @@ from hpc_accel.parallel.memory_layout import CHANNELS_LAST, channels_last, set_c
 from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.run import Run
-from hpc_accel.workloads.chain import as_inputs
+from hpc_accel.workloads.nested import mapped
 from hpc_accel.workloads.workload import Workload
 
 WEIGHTS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Tensors = tuple[torch.Tensor, ...]
+"""The tensors of a batch's inputs, in order, whatever they are nested in."""
+Form = Callable[[Sequence[torch.Tensor]], tuple[tuple[Any, ...], dict[str, Any]]]
+"""Puts such tensors into the (args, kwargs) that the model is called with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +45,17 @@ class InferenceModel:
     fixed_size: bool
     """Whether every batch must be full, because shapes are compiled in or agreed between stages."""
     notes: tuple[str, ...]
+    form: Form
 
-    def __call__(self, inputs: Tensors) -> torch.Tensor | None:
+    def __call__(self, inputs: Tensors) -> Any:
         """Outputs of at most `batch_size` samples, on the ranks that have them. Collective over the replica.
 
         `inputs` are needed on the first stage only. Where a batch was padded, outputs of the padding come last.
         """
         prepared = tuple(self._prepared(each) for each in inputs)
         if self.schedule is None:
-            return _arrived(self.module(*prepared))
+            args, kwargs = self.form(prepared)
+            return mapped(_arrived, self.module(*args, **kwargs))
         # A schedule wants targets wherever it was given a loss; the loss here is none.
         targets = torch.zeros(self.batch_size, device=self.device) if self.place.is_last_stage else None
         outputs: torch.Tensor | None = self.schedule.eval(*prepared, target=targets)
@@ -73,23 +78,19 @@ class InferenceModel:
         return channels_last(tensor) if self.channels_last else tensor
 
 
-class _Cast(Dataset[Any]):
-    """A dataset whose floating inputs have the served weights' type, from which stages learn what they pass on."""
-
-    def __init__(self, dataset: Any, dtype: torch.dtype) -> None:
-        self.dataset, self.dtype = dataset, dtype
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Any:
-        inputs, targets = self.dataset[index]
-        cast = tuple(each.to(self.dtype) if each.is_floating_point() else each for each in as_inputs(inputs))
-        return (cast if isinstance(inputs, tuple | list) else cast[0]), targets
+def _cast_batches(workload: Workload, dtype: torch.dtype) -> Callable[[list[Any]], Any]:
+    """Collates to floating tensors of the served weights' type, from which stages learn what they pass on."""
+    collate = workload.collate or default_collate
+    return lambda samples: mapped(lambda each: each.to(dtype) if each.is_floating_point() else each, collate(samples))
 
 
 def build_inference_model(
-    run: Run, workload: Workload, split: Sequence[int] | None, place: RankCoordinates, device: torch.device
+    run: Run,
+    workload: Workload,
+    split: Sequence[int] | None,
+    place: RankCoordinates,
+    device: torch.device,
+    form: Form,
 ) -> InferenceModel:
     """The run's model on this rank, its weights those of `workload.model`. Collective over the replica.
 
@@ -105,7 +106,7 @@ def build_inference_model(
     model.to(dtype)
     # Replicas are whole models that need not talk: the layout of one of them.
     alone = replace(place, layout=place.layout.model_copy(update={"dp": 1}))
-    cast = replace(workload, model=model, dataset=_Cast(workload.dataset, dtype))
+    cast = replace(workload, model=model, collate=_cast_batches(workload, dtype))
     parallel = parallelize(
         cast, tuple(split) if split else None, alone, device, loss=_no_loss, recipe=Recipe(), autocast_dtype=None
     )
@@ -130,6 +131,7 @@ def build_inference_model(
         batch_size=place.layout.micro_batch_size * place.layout.accumulation_steps,
         channels_last=recipe.channels_last,
         fixed_size=fixed,
+        form=form,
         notes=(*notes, *(["batches that are not full are padded to the batch size"] if fixed else [])),
     )
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import default_collate
 
 from hpc_accel.infer.model import Tensors
 from hpc_accel.infer.pruning import prune_weights
@@ -23,13 +22,14 @@ from hpc_accel.record.inference import Outputs
 from hpc_accel.record.parts import Parity
 from hpc_accel.runtime.precision import arithmetic
 from hpc_accel.study.run import Run
-from hpc_accel.workloads.chain import as_inputs
-from hpc_accel.workloads.workload import NO_METRIC, NOT_ASKED, Metric, Workload
+from hpc_accel.workloads.batch import Batch
+from hpc_accel.workloads.nested import flattened, floats_of, joined, mapped, moved, tensors_of
+from hpc_accel.workloads.workload import NO_METRIC, NOT_ASKED, Workload
 
 MAX_SAMPLES = 256
 MAX_OUTPUT_ELEMENTS = 1 << 24
-Answer = Callable[[Tensors], torch.Tensor]
-"""Inputs of one batch -> outputs, on the host."""
+Answer = Callable[[Tensors], Any]
+"""Inputs of one batch -> outputs, nested as the model returns them, on the host."""
 
 
 UNCHANGED = "unchanged serial fp32 model, same weights and samples"
@@ -49,47 +49,47 @@ class Compared:
 class Answers:
     """What one model said: of the compared samples, and the metric of the held-out ones."""
 
-    outputs: torch.Tensor
+    outputs: Any
+    count: int
+    """Samples whose outputs they are."""
     metric: float | None
     metric_reason: str
 
 
-def compared_inputs(workload: Workload, count: int = MAX_SAMPLES) -> tuple[Tensors, torch.Tensor]:
-    """The first samples of the data set as (inputs, targets)."""
+def compared_batch(workload: Workload, count: int = MAX_SAMPLES) -> Batch:
+    """The first samples of the data set."""
     dataset: Any = workload.dataset
-    inputs, targets = default_collate([dataset[index] for index in range(min(count, len(dataset)))])
-    return as_inputs(inputs), targets
+    return workload.batch_of(range(min(count, len(dataset))))
 
 
 def answers(workload: Workload, answer: Answer, batch_size: int, metric_samples: int) -> Answers:
     """`answer` applied to the compared and to at most `metric_samples` held-out samples."""
-    inputs, _ = compared_inputs(workload)
-    first = _answered(tuple(each[:batch_size] for each in inputs), answer, batch_size)
+    batch = compared_batch(workload)
+    first = _answered(batch.cut(slice(batch_size)), answer, batch_size)
     # Outputs may be much larger than inputs; what is compared stays small.
-    count = max(batch_size, MAX_OUTPUT_ELEMENTS // max(1, first[0].numel()))
-    rest = tuple(each[batch_size:count] for each in inputs)
-    outputs = torch.cat([first, _answered(rest, answer, batch_size)]) if len(rest[0]) else first
-    figure, reason = _figure(workload.metric, answer, batch_size, metric_samples)
-    return Answers(outputs=outputs, metric=figure, metric_reason=reason)
+    largest = max((each[0].numel() for each in tensors_of(first) if each.dim()), default=1)
+    count = min(batch.count, max(batch_size, MAX_OUTPUT_ELEMENTS // max(1, largest)))
+    whole = _answered(batch.cut(slice(count)), answer, batch_size) if count > batch_size else first
+    figure, reason = _figure(workload, answer, batch_size, metric_samples)
+    return Answers(outputs=whole, count=min(count, batch.count), metric=figure, metric_reason=reason)
 
 
-def _answered(inputs: Tensors, answer: Answer, batch_size: int) -> torch.Tensor:
-    parts = [
-        answer(tuple(each[begin : begin + batch_size] for each in inputs))
-        for begin in range(0, len(inputs[0]), batch_size)
-    ]
-    return torch.cat([_plain(part) for part in parts])
+def _answered(batch: Batch, answer: Answer, batch_size: int) -> Any:
+    parts = [batch.cut(slice(begin, begin + batch_size)) for begin in range(0, batch.count, batch_size)]
+    outputs = [mapped(_plain, answer(flattened((part.args, part.kwargs))[0])) for part in parts]
+    return joined(outputs, [part.count for part in parts])
 
 
 def _plain(outputs: torch.Tensor) -> torch.Tensor:
     return outputs.float() if outputs.is_floating_point() else outputs
 
 
-def _figure(metric: Metric | None, answer: Answer, batch_size: int, most: int) -> tuple[float | None, str]:
+def _figure(workload: Workload, answer: Answer, batch_size: int, most: int) -> tuple[float | None, str]:
+    metric = workload.metric
     if metric is None or not most:
         return None, NO_METRIC if metric is None else NOT_ASKED
-    inputs, targets = default_collate([metric.dataset[index] for index in metric.chosen(most)])
-    return metric.figure(metric.name, _answered(as_inputs(inputs), answer, batch_size), targets)
+    held_out = workload.batch_of(metric.chosen(most), metric.dataset)
+    return metric.figure(metric.name, _answered(held_out, answer, batch_size), held_out.targets)
 
 
 def serial_answers(run: Run, workload: Workload, device: torch.device, *, pruned: bool) -> Answers:
@@ -98,25 +98,51 @@ def serial_answers(run: Run, workload: Workload, device: torch.device, *, pruned
     if pruned:
         prune_weights(model, run.recipe)
     batch_size = run.layout.micro_batch_size * run.layout.accumulation_steps
+    batch = compared_batch(workload, 1)
+    _, form = flattened((batch.args, batch.kwargs))
+
+    def answer(inputs: Tensors) -> Any:
+        args, kwargs = form([each.to(device) for each in inputs])
+        return moved(model(*args, **kwargs), torch.device("cpu"))
+
     with torch.no_grad(), arithmetic("fp32"):
-        return answers(
-            workload,
-            lambda each: model(*(part.to(device) for part in each)).cpu(),
-            batch_size,
-            run.measure.metric_samples,
-        )
+        return answers(workload, answer, batch_size, run.measure.metric_samples)
 
 
-def relative_error(outputs: torch.Tensor, reference: torch.Tensor) -> float | None:
-    """Largest difference over the largest magnitude of the reference; None where either is not finite."""
+def relative_error(outputs: Any, reference: Any) -> float | None:
+    """Largest difference over the largest magnitude of the reference, of each tensor inside that is of samples.
+
+    None where one is not finite, or of another shape.
+    """
+    pairs = list(zip(_of_samples(outputs), _of_samples(reference), strict=False))
+    if not pairs or len(_of_samples(outputs)) != len(_of_samples(reference)):
+        return None
+    errors = [_relative_error(*pair) for pair in pairs]
+    return None if None in errors else max(each for each in errors if each is not None)
+
+
+def _of_samples(outputs: Any) -> list[torch.Tensor]:
+    """Floating tensors but those of a number per batch, a loss for example; of outputs without such, all."""
+    if isinstance(outputs, torch.Tensor):
+        return [outputs]
+    floats = floats_of(outputs)
+    return [each for each in floats if each.dim() > 1] or floats
+
+
+def _relative_error(outputs: torch.Tensor, reference: torch.Tensor) -> float | None:
     if outputs.shape != reference.shape or not (outputs.isfinite().all() and reference.isfinite().all()):
         return None
     scale = float(reference.abs().max())
     return float((outputs - reference).abs().max()) / max(scale, 1e-12)
 
 
-def top1_agreement(outputs: torch.Tensor, reference: torch.Tensor, targets: torch.Tensor) -> float | None:
-    """Share of positions whose largest output is of the same class; None where targets are not classes."""
+def top1_agreement(all_outputs: Any, all_reference: Any, targets: Any) -> float | None:
+    """Share of positions whose largest output, of the first tensor, is of the same class; None where targets are not
+    classes.
+    """
+    outputs, reference = (next(iter(_of_samples(each)), None) for each in (all_outputs, all_reference))
+    if outputs is None or reference is None or not isinstance(targets, torch.Tensor):
+        return None
     if targets.is_floating_point() or outputs.dim() != targets.dim() + 1:
         return None
     last = outputs.shape[1:-1] == targets.shape[1:]
@@ -147,8 +173,8 @@ def compare(
     assert run.infer is not None
     error = relative_error(served.outputs, alike.outputs)
     worst = error + apart if error is not None and apart is not None else None
-    _, targets = compared_inputs(workload)
-    agreement = top1_agreement(served.outputs, plain.outputs, targets[: len(plain.outputs)])
+    targets = compared_batch(workload).cut(slice(plain.count)).targets
+    agreement = top1_agreement(served.outputs, plain.outputs, targets)
     tolerance, wanted = run.measure.parity_tolerance, run.infer.min_top1_agreement
     reason = None
     if worst is None or not math.isfinite(worst):
@@ -161,13 +187,13 @@ def compare(
         reason += f"infer.min_top1_agreement is {wanted:.1%}"
     outputs = Outputs(
         reference=UNCHANGED,
-        num_samples=len(plain.outputs),
+        num_samples=plain.count,
         max_rel_err=Fraction.of(relative_error(served.outputs, plain.outputs), NOT_COMPARABLE),
         top1_agreement=Fraction.of(agreement, "the targets are not classes"),
         metric_of_reference=OwnUnit.of(plain.metric, plain.metric_reason),
     )
     return Compared(
-        parity=_parity(run, worst, len(alike.outputs), reason), outputs=outputs, metric=_metric(run, workload, served)
+        parity=_parity(run, worst, alike.count, reason), outputs=outputs, metric=_metric(run, workload, served)
     )
 
 

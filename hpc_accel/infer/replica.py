@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from hpc_accel.infer.model import InferenceModel, Tensors
+from hpc_accel.workloads.nested import cut, moved
 
 T = TypeVar("T")
 _TAG = 11
@@ -47,7 +48,7 @@ class Replica:
         self._announce(0)
         return result
 
-    def run(self, inputs: Tensors) -> torch.Tensor:
+    def run(self, inputs: Tensors) -> Any:
         """Leader: the answers to at most `batch_size` samples, on the host."""
         self._announce(len(inputs[0]))
         answer = self._compute(inputs)
@@ -61,7 +62,7 @@ class Replica:
         self.comm.Bcast(self._header, root=0)
         return int(self._header[0])
 
-    def _compute(self, inputs: Tensors) -> torch.Tensor | None:
+    def _compute(self, inputs: Tensors) -> Any:
         count = int(self._header[0]) if self.comm.Get_size() > 1 else len(inputs[0])
         given: Tensors = ()
         if self.model.place.is_first_stage:
@@ -71,8 +72,12 @@ class Replica:
                     self.stage.Bcast(each.numpy(), root=0)
         outputs = self.model(given)
         if self._answers == 0:
-            return outputs[:count].cpu() if outputs is not None and self.is_leader else None
+            return self._on_host(outputs, count) if outputs is not None and self.is_leader else None
         return self._sent(outputs[:count] if outputs is not None else None, count)
+
+    def _on_host(self, outputs: Any, count: int) -> Any:
+        size = self.model.batch_size if self.model.fixed_size else count
+        return moved(cut(outputs, slice(count), size, lists=True), torch.device("cpu"))
 
     def _sent(self, outputs: torch.Tensor | None, count: int) -> torch.Tensor | None:
         """The answer from the last stage to the leader, in fp32."""

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import default_collate
 
-from hpc_accel.infer.model import InferenceModel, Tensors, build_inference_model
+from hpc_accel.errors import ConfigError
+from hpc_accel.infer.model import Form, InferenceModel, Tensors, build_inference_model
 from hpc_accel.infer.replica import Replica
 from hpc_accel.infer.weights import build_workload
 from hpc_accel.parallel.mesh import rank_coordinates
@@ -19,7 +19,7 @@ from hpc_accel.runtime.stage_sizes import stage_sizes
 from hpc_accel.runtime.start_ranks import RankSetup, start_ranks
 from hpc_accel.study.infer_options import Infer
 from hpc_accel.study.run import Run
-from hpc_accel.workloads.chain import as_inputs
+from hpc_accel.workloads.nested import flattened
 from hpc_accel.workloads.workload import Workload
 
 POOL = 1024
@@ -63,8 +63,8 @@ def open_session(run: Run, infer: Infer, directory: Path, import_ms: float) -> S
     split = stage_sizes(run, workload, device, comm)
     place = rank_coordinates(run.layout, launch.rank, mesh_device(run, device))
     # Before the model is cut and cast: the data set is the same on every rank.
-    pool = _pool(workload)
-    model = build_inference_model(run, workload, split, place, device)
+    pool, form = _pool(workload)
+    model = build_inference_model(run, workload, split, place, device, form)
     replica = Replica(comm, model, tuple(each[0] for each in pool))
     built = time.perf_counter()
     return Session(
@@ -83,7 +83,19 @@ def open_session(run: Run, infer: Infer, directory: Path, import_ms: float) -> S
     )
 
 
-def _pool(workload: Workload) -> Tensors:
+def _pool(workload: Workload) -> tuple[Tensors, Form]:
+    """The inputs of samples, tensor by tensor, and the form in which the model is called with them."""
     dataset: Any = workload.dataset
-    inputs, _ = default_collate([dataset[index] for index in range(min(POOL, len(dataset)))])
-    return as_inputs(inputs)
+    batch = workload.batch_of(range(min(POOL, len(dataset))))
+    problem = "of tensors that do not all have the samples first"
+    try:
+        tensors, form = flattened((batch.args, batch.kwargs))
+        if all(each.dim() and len(each) == batch.count for each in tensors):
+            return tensors, form
+    except ValueError as error:
+        problem = f"that {error}"
+    raise ConfigError(
+        f"inference on a batch {problem}",
+        "requests are gathered sample by sample from tensors [samples, ...], in tuples or dicts",
+        "let dataset and collate return such",
+    )

@@ -12,14 +12,13 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from hpc_accel.parallel.loss_device import move_loss
+from hpc_accel.parallel.loss_device import loss_of, move_loss
 from hpc_accel.parallel.mesh import rank_coordinates
 from hpc_accel.runtime.batches import ShareSampler
 from hpc_accel.runtime.optimizer import make_optimizer
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.run import Run
 from hpc_accel.workloads import entry
-from hpc_accel.workloads.chain import as_inputs
 from hpc_accel.workloads.workload import Workload
 
 FILE = "weights.safetensors"
@@ -65,7 +64,7 @@ def _train(run: Run, workload: Workload, steps: int) -> None:
     move_loss(workload.loss, torch.device("cpu"))  # one object may serve several builds, and one of them a GPU
     workload.model.train()
     for _ in range(steps):
-        inputs, targets = torch.utils.data.default_collate([dataset[index] for index in next(sampler)])
+        drawn = workload.batch_of(next(sampler))
         optimizer.zero_grad(set_to_none=True)
-        workload.loss(workload.model(*as_inputs(inputs)), targets).backward()
+        loss_of(workload.loss, drawn.call(workload.model), drawn.targets).backward()
         optimizer.step()

@@ -13,18 +13,20 @@ import torch.distributed as dist
 
 from hpc_accel.parallel.apply import ParallelModel
 from hpc_accel.parallel.mesh import RankCoordinates
+from hpc_accel.workloads.batch import Batch
 
 
-def forward(
-    model: ParallelModel, place: RankCoordinates, inputs: tuple[torch.Tensor, ...], device: torch.device
-) -> torch.Tensor | None:
-    """Outputs [share, ...] for the inputs of this rank's share; None on ranks that do not hold the last stage.
+def forward(model: ParallelModel, place: RankCoordinates, batch: Batch, device: torch.device) -> Any:
+    """Outputs as the model returns them; None on ranks that do not hold the last stage.
 
-    Collective over the stages; `inputs` are read on the rank with the first one.
+    With stages `batch` is a share, which goes through them in micro-batches. Collective over the stages; inputs are
+    read on the rank with the first.
     """
-    if model.schedule is not None and not model.boundaries:
-        return _through_schedule(model.schedule, place, inputs)
-    parts = zip(*(each.split(place.micro_batch_size) for each in inputs), strict=True)
+    if model.schedule is None:
+        return batch.call(model.module)
+    if not model.boundaries:
+        return _through_schedule(model.schedule, place, batch.args)
+    parts = zip(*(each.split(place.micro_batch_size) for each in batch.args), strict=True)
     results = [_through_stages(model, place, part, device) for part in parts]
     known = [result for result in results if result is not None]
     return torch.cat(known) if known else None

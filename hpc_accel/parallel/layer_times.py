@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import pairwise
 from statistics import median
+from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import default_collate
 
 from hpc_accel.parallel.loss_device import loss_of, move_loss
+from hpc_accel.workloads.batch import Batch
 from hpc_accel.workloads.blocks import blocks_of
-from hpc_accel.workloads.chain import as_inputs, is_sequence, layers_of
+from hpc_accel.workloads.chain import is_sequence, layers_of
 from hpc_accel.workloads.workload import Workload
 
 NUM_REPEATS = 5
@@ -31,22 +31,19 @@ def layer_times_s(
     """
     model = workload.model.to(device)
     move_loss(workload.loss, device)
-    inputs, targets = default_collate([workload.dataset[0]] * micro_batch_size)
-    states = tuple(each.to(device) for each in as_inputs(inputs))
+    batch = workload.batch_of([0] * micro_batch_size).moved(device)
     passes = []
     for _ in range(NUM_REPEATS + 1):
         with torch.autocast(device.type, dtype=autocast_dtype) if autocast_dtype else nullcontext():
             if is_sequence(model):
-                passes.append(_chain(model, workload, states, targets.to(device)))
+                passes.append(_chain(model, workload, batch.args, batch.targets))
             else:
-                passes.append(_blocks(model, states, device))
+                passes.append(_blocks(model, batch, device))
     model.zero_grad(set_to_none=True)
     return [median(times) for times in zip(*passes[1:], strict=True)]
 
 
-def _chain(
-    model: nn.Sequential, workload: Workload, states: tuple[torch.Tensor, ...], targets: torch.Tensor
-) -> list[float]:
+def _chain(model: nn.Sequential, workload: Workload, states: tuple[torch.Tensor, ...], targets: Any) -> list[float]:
     times = []
     layers = layers_of(model)
     for index, (_, layer) in enumerate(layers):
@@ -61,12 +58,12 @@ def _chain(
     return times
 
 
-def _blocks(model: nn.Module, inputs: Sequence[torch.Tensor], device: torch.device) -> list[float]:
+def _blocks(model: nn.Module, batch: Batch, device: torch.device) -> list[float]:
     begins: list[float] = []
     handles = [block.register_forward_pre_hook(lambda *_: begins.append(_now(device))) for _, block in blocks_of(model)]
     try:
         start = _now(device)
-        model(*inputs)
+        batch.call(model)
         end = _now(device)
     finally:
         for handle in handles:

@@ -38,10 +38,10 @@ def offload_activations(module: nn.Module) -> None:
     # A compiled model calls them between its kernels; the compiler cannot read what asks for storages.
     pack, unpack = torch.compiler.disable(_pack), torch.compiler.disable(_unpack)
 
-    def offloaded(*inputs: Any) -> Any:
+    def offloaded(*inputs: Any, **named: Any) -> Any:
         buffers = frozenset(map(id, module.buffers()))
         with torch.autograd.graph.saved_tensors_hooks(partial(pack, buffers), unpack):
-            return forward(*inputs)
+            return forward(*inputs, **named)
 
     module.forward = offloaded
 

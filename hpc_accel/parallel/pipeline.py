@@ -28,14 +28,13 @@ from torch.distributed.pipelining import (
     ScheduleZBVZeroBubble,
 )
 from torch.distributed.pipelining.schedules import PipelineScheduleMulti, PipelineScheduleSingle
-from torch.utils.data import default_collate
 
 from hpc_accel.parallel.boundary import Dtypes, buffers_kept
 from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.parallel.tensor import SEQUENCE
 from hpc_accel.parallel.traced import TracedStages, trace
 from hpc_accel.study.layout import SINGLE
-from hpc_accel.workloads.chain import Chain, as_inputs, is_sequence, layers_of
+from hpc_accel.workloads.chain import Chain, is_sequence, layers_of
 from hpc_accel.workloads.tensor_plan import Cut, planned
 from hpc_accel.workloads.workload import Loss, Workload
 
@@ -87,7 +86,7 @@ def cut(
     model = workload.model
     if not is_sequence(model):
         return trace(workload, split, place, autocast_dtype)
-    micro_batch = as_inputs(default_collate([workload.dataset[0][0]] * place.micro_batch_size))
+    micro_batch = workload.batch_of([0] * place.micro_batch_size).args
     with buffers_kept(model):
         boundaries = boundary_tensors(model, split, micro_batch, autocast_dtype)
     if place.layout.sequence_parallel:

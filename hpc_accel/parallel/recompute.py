@@ -51,11 +51,11 @@ def recompute_blocks(module: nn.Module, kind: str) -> None:
 def _recomputed(
     forward: Callable[..., Any], buffers: list[torch.Tensor], options: dict[str, Any]
 ) -> Callable[..., Any]:
-    def wrapper(*inputs: Any) -> Any:
+    def wrapper(*inputs: Any, **named: Any) -> Any:
         if not torch.is_grad_enabled():
-            return forward(*inputs)
+            return forward(*inputs, **named)
         again = _with_first_buffers(forward, buffers) if buffers else forward
-        return checkpoint(again, *inputs, **options)
+        return checkpoint(again, *inputs, **options, **named)
 
     return wrapper
 
@@ -64,14 +64,14 @@ def _with_first_buffers(forward: Callable[..., Any], buffers: list[torch.Tensor]
     """`forward` for one micro-batch, which is called once, and again in backward."""
     first: list[torch.Tensor] = []
 
-    def call(*inputs: Any) -> Any:
+    def call(*inputs: Any, **named: Any) -> Any:
         if not first:
             first.extend(_copies(buffers))
-            return forward(*inputs)
+            return forward(*inputs, **named)
         now = _copies(buffers)
         _put(buffers, first)
         try:
-            return forward(*inputs)
+            return forward(*inputs, **named)
         finally:
             _put(buffers, now)
 

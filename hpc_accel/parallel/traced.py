@@ -13,13 +13,11 @@ import torch
 from torch import nn
 from torch.distributed.pipelining import Pipe, SplitPoint, pipeline
 from torch.distributed.pipelining.stage import _PipelineStageBase
-from torch.utils.data import default_collate
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.parallel.boundary import Dtypes, buffers_kept
 from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.workloads.blocks import blocks_of
-from hpc_accel.workloads.chain import as_inputs
 from hpc_accel.workloads.workload import Workload
 
 
@@ -56,7 +54,7 @@ def trace(
     """
     names = [name for name, _ in blocks_of(workload.model)]
     starts = {names[sum(split[:stage])]: SplitPoint.BEGINNING for stage in range(1, len(split))}
-    inputs = as_inputs(default_collate([workload.dataset[0][0]] * place.micro_batch_size))
+    inputs = workload.batch_of([0] * place.micro_batch_size).args
     try:
         # Under autocast, so that stages expect what their neighbours will send.
         autocast = torch.autocast("cpu", dtype=autocast_dtype, enabled=autocast_dtype is not None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
@@ -19,8 +20,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hpc_accel.errors import ConfigError, DataError
 from hpc_accel.parallel import planted
-from hpc_accel.runtime.seeded import Drawn
-from hpc_accel.workloads.chain import as_inputs
+from hpc_accel.runtime.seeded import Drawn, digest_of_sample
+from hpc_accel.workloads.batch import Batch, BatchRules
 
 
 class ShareSampler(Sampler[list[int]]):
@@ -111,14 +112,61 @@ class ShareSampler(Sampler[list[int]]):
         return 0 if self.keep_last else self.num_samples % self.global_batch_size
 
 
-Batch = tuple[tuple[torch.Tensor, ...], torch.Tensor]
-"""Inputs of the model, each [share, ...], and targets [share, ...]."""
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """One rank's share of a global batch, in its micro-batches: each is collated by itself, as in a loop of one's own.
+
+    `digests` are numbers for its samples as the data set gives them, where they were asked for.
+    """
+
+    micro_batches: list[Batch]
+    digests: list[int]
+
+    def pin_memory(self) -> Share:
+        """In pinned memory; torch's loader asks for it by this name."""
+        return replace(self, micro_batches=[each.pin_memory() for each in self.micro_batches])
+
+
+class Fetched(Dataset[Any]):
+    """Samples of `dataset` with their numbers, which `Collate` tells in an error; all of a batch are asked for at once.
+
+    A data set that fetches several faster than one by one says so by `__getitems__`, as for torch's own loader.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[int, Any]]:
+        several = getattr(self.dataset, "__getitems__", None)
+        samples = several(indices) if callable(several) else [self.dataset[index] for index in indices]
+        return list(zip(indices, samples, strict=True))
+
+
+class Collate:
+    """Makes a `Share` of the samples of one, in micro-batches of `size`."""
+
+    def __init__(self, rules: BatchRules, size: int, *, digests: bool = False) -> None:
+        self.rules = rules
+        self.size = size
+        self.digests = digests
+        self.planted = planted.is_on("other_data", dist.get_rank() if dist.is_initialized() else 0)
+
+    def __call__(self, fetched: list[tuple[int, Any]]) -> Share:
+        indices, samples = [index for index, _ in fetched], [sample for _, sample in fetched]
+        if self.planted:
+            samples = [(*one[:-1], other[-1]) for one, other in zip(samples, samples[1:] + samples[:1], strict=True)]
+        size = self.size
+        parts = [slice(begin, begin + size) for begin in range(0, len(samples), size)]
+        return Share(
+            micro_batches=[self.rules(samples[part], indices[part]) for part in parts],
+            digests=[digest_of_sample(sample) for sample in samples] if self.digests else [],
+        )
 
 
 def share_loader(
-    dataset: Dataset[Any], sampler: ShareSampler, *, num_workers: int = 0, pin_memory: bool = False
-) -> Iterator[Batch]:
-    """Endless batches of one rank's share. Workers are fresh processes: one forked after MPI began may not live.
+    dataset: Dataset[Any], sampler: ShareSampler, collate: Collate, *, num_workers: int = 0, pin_memory: bool = False
+) -> Iterator[Share]:
+    """Endless shares of one rank. Workers are fresh processes: one forked after MPI began may not live.
 
     Raises ConfigError for a data set that cannot be sent to them.
     """
@@ -128,17 +176,13 @@ def share_loader(
     options: dict[str, Any] = {"num_workers": num_workers, "pin_memory": pin_memory, "generator": generator}
     if num_workers:
         options |= {"multiprocessing_context": "forkserver", "persistent_workers": True}
-    loader: DataLoader[Any] = DataLoader(dataset, batch_sampler=sampler, **options)
+    loader: DataLoader[Any] = DataLoader(Fetched(dataset), batch_sampler=sampler, collate_fn=collate, **options)
     try:
         loaded = iter(loader)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ConfigError(
             f"data_workers {num_workers} with a data set that cannot be pickled: {error}",
-            "workers are processes of their own, to which the data set is sent",
-            "define its class at the top of a module and keep no lambdas or open files in it, or set data_workers: 0",
+            "workers are processes of their own, to which the data set and the collate function are sent",
+            "define them at the top of a module and keep no lambdas or open files in them, or set data_workers: 0",
         ) from error
-    for inputs, targets in loaded:
-        if planted.is_on("other_data", dist.get_rank() if dist.is_initialized() else 0):
-            yield as_inputs(inputs), targets.roll(1, 0)
-        else:
-            yield as_inputs(inputs), targets
+    yield from loaded

@@ -9,6 +9,8 @@ import torch
 from hpc_accel.parallel import planted
 from hpc_accel.parallel.loss_device import loss_of, move_loss
 from hpc_accel.runtime.weight import MeanOver
+from hpc_accel.workloads import nested
+from hpc_accel.workloads.batch import own_loss
 from hpc_accel.workloads.workload import Loss
 
 if TYPE_CHECKING:
@@ -26,8 +28,18 @@ class MicroBatchLoss:
     micro-batches.
     """
 
-    def __init__(self, loss: Loss, dp: int, scaler: Scaler | None, mean: MeanOver | None = None) -> None:
+    def __init__(
+        self,
+        loss: Loss | None,
+        dp: int,
+        scaler: Scaler | None,
+        mean: MeanOver | None = None,
+        *,
+        is_padded: bool = False,
+    ) -> None:
+        """`is_padded`: outputs and targets are tensors of whole micro-batches, whose first samples count."""
         self.loss = loss
+        self.is_padded = is_padded
         self.dp = dp
         self.scaler = scaler
         self.mean = mean or MeanOver()
@@ -42,27 +54,42 @@ class MicroBatchLoss:
         self._counts, self._total, self._next = counts, total, 0
         self._weights = list(map(float, counts)) if weights is None else weights
 
-    def __call__(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    @property
+    def is_own(self) -> bool:
+        """Whether the model itself returns the loss."""
+        return self.loss is None
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the model is told beside its inputs: the weight of the global batch, where it computes the loss so."""
+        return {"num_items_in_batch": self._total} if self.is_own and self.mean.takes_total else {}
+
+    def __call__(self, outputs: Any, targets: Any) -> torch.Tensor:
         """The scalar to differentiate, of the next micro-batch."""
         count, weight = self._counts[self._next], self._weights[self._next]
         self._next += 1
-        if outputs.device != self._device:  # only now, because one loss object may serve a model on the CPU before
-            move_loss(self.loss, outputs.device)
-            self._device = outputs.device
-        outputs = outputs.float() if outputs.dtype in HALVES else outputs
+        tensors = nested.tensors_of(outputs)
+        if tensors and tensors[0].device != self._device:
+            self._device = tensors[0].device
+            move_loss(self.loss, self._device)  # only now, because one loss object may serve a model on the CPU before
+        if any(each.dtype in HALVES for each in tensors):
+            outputs = nested.mapped(lambda each: each.float() if each.dtype in HALVES else each, outputs)
         dropped = planted.is_on("micro_batch_dropped") and self._next == len(self._counts)
         if count == 0 or weight == 0 or dropped:
-            loss = outputs.sum() * 0.0  # nothing counts, and still every gradient exists
+            # Nothing counts, and still every gradient exists.
+            loss = torch.stack([each.sum() for each in nested.floats_of(outputs)]).sum() * 0.0
         else:
-            loss = self._weighted(outputs[:count], targets[:count], weight)
+            part = (outputs[:count], targets[:count]) if self.is_padded else (outputs, targets)
+            loss = self._weighted(*part, weight)
         if planted.is_on("loss_divided_twice"):
             loss = loss / (len(self._counts) * self.dp)
         return self.scaler.scale(loss) if self.scaler is not None else loss
 
-    def _weighted(self, outputs: torch.Tensor, targets: torch.Tensor, weight: float) -> torch.Tensor:
+    def _weighted(self, outputs: Any, targets: Any, weight: float) -> torch.Tensor:
         if self.mean.takes_total:
             whole: Any = self.loss
-            return whole(outputs, targets, num_items_in_batch=self._total) * self.dp
+            own = own_loss(outputs) if whole is None else whole(outputs, targets, num_items_in_batch=self._total)
+            return own * self.dp
         loss = loss_of(self.loss, outputs, targets)
         return loss * self.dp if self.mean.over == "sum" else loss * (weight * self.dp / self._total)
 

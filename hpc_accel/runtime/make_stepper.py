@@ -8,7 +8,7 @@ import torch
 
 from hpc_accel.parallel.apply import parallelize
 from hpc_accel.parallel.mesh import RankCoordinates
-from hpc_accel.runtime.batches import ShareSampler, share_loader
+from hpc_accel.runtime.batches import Collate, ShareSampler, share_loader
 from hpc_accel.runtime.cuda_timer import CudaTimer
 from hpc_accel.runtime.loss import MicroBatchLoss
 from hpc_accel.runtime.optimizer import make_optimizer
@@ -51,18 +51,23 @@ def make_stepper(
     first_step: int = 0,
     mean: MeanOver | None = None,
     draws_data: bool = False,
+    digests: bool = False,
 ) -> Stepper:
     """Model, loss, optimizer and data of `run` under `place.layout` and `recipe`. Collective over the layout.
 
     The first batch is that of `first_step`. `mean` is what the loss is the mean over, by default samples. With
-    `draws_data` the random numbers of a sample are those of its number and epoch.
+    `draws_data` the random numbers of a sample are those of its number and epoch; with `digests` batches have those of
+    their samples.
     """
     mean = mean or MeanOver()
-    loss = MicroBatchLoss(workload.loss, place.layout.dp, make_scaler(recipe.precision, device), mean)
+    staged = place.layout.pp > 1
+    scaler = make_scaler(recipe.precision, device)
+    loss = MicroBatchLoss(workload.loss, place.layout.dp, scaler, mean, is_padded=staged)
     autocast_dtype = AUTOCAST[recipe.precision]
     model = parallelize(workload, split, place, device, loss=loss, recipe=recipe, autocast_dtype=autocast_dtype)
     sampler = make_sampler(run, workload, place, first_step, tells_epoch=draws_data)
     dataset = Seeded(workload.dataset, run.seed) if draws_data else workload.dataset
+    collate = Collate(workload.rules, place.share if staged else place.micro_batch_size, digests=digests)
     return Stepper(
         place=place,
         device=device,
@@ -71,7 +76,7 @@ def make_stepper(
         loss=loss,
         optimizer=make_optimizer(run.workload.optimizer, model.parameters, place, fused=recipe.fused_optimizer),
         sampler=sampler,
-        batches=share_loader(dataset, sampler, num_workers=recipe.data_workers, pin_memory=recipe.pin_memory),
+        shares=share_loader(dataset, sampler, collate, num_workers=recipe.data_workers, pin_memory=recipe.pin_memory),
         clock=make_timer(device),
         weigh=Weigh(mean, workload.weight),
     )

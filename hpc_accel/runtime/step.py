@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -14,7 +14,7 @@ from hpc_accel.parallel import planted
 from hpc_accel.parallel.apply import ParallelModel
 from hpc_accel.parallel.memory_layout import channels_last
 from hpc_accel.parallel.mesh import RankCoordinates
-from hpc_accel.runtime.batches import Batch, ShareSampler
+from hpc_accel.runtime.batches import Share, ShareSampler
 from hpc_accel.runtime.copies import Copies
 from hpc_accel.runtime.in_flight import StepInFlight, read_later
 from hpc_accel.runtime.loss import MicroBatchLoss, counts_of
@@ -22,6 +22,7 @@ from hpc_accel.runtime.phase_timer import PhaseTimer
 from hpc_accel.runtime.still import Still, held_still
 from hpc_accel.runtime.weight import Weigh
 from hpc_accel.study.recipe import Recipe
+from hpc_accel.workloads.batch import Batch
 
 CHUNKS = {"forward_one_chunk": "forward", "backward_one_chunk": "backward", "backward_weight_one_chunk": "backward"}
 """What a pipeline schedule calls, and the phase it is."""
@@ -44,7 +45,7 @@ class Stepper:
         loss: MicroBatchLoss,
         optimizer: torch.optim.Optimizer | None,
         sampler: ShareSampler,
-        batches: Iterator[Batch],
+        shares: Iterator[Share],
         clock: PhaseTimer,
         weigh: Weigh | None = None,
     ) -> None:
@@ -55,9 +56,11 @@ class Stepper:
         self.loss = loss
         self.optimizer = optimizer
         self.sampler = sampler
-        self.batches = batches
+        self.shares = shares
         self.clock = clock
         self.num_steps = sampler.first_step
+        self.digests: list[int] = []
+        """Of the samples of the last batch, where the loader makes them."""
         self.still: Still | None = None
         """Holds randomness still, in steps that are compared."""
         self._weigh = weigh
@@ -71,8 +74,8 @@ class Stepper:
         scale = self.loss.scale
         self.clock.begin()
         with self.clock.phase("data"):
-            inputs, targets = self.next_batch()
-        losses = self.backward(inputs, targets)
+            micro_batches = self.next_batch()
+        losses = self.backward(micro_batches)
         with self.clock.phase("optimizer"):
             self.update()
         timing = self.clock.finish()
@@ -82,14 +85,14 @@ class Stepper:
         self._wait(self.clock.num_ahead)
         return launched
 
-    def backward(self, inputs: tuple[torch.Tensor, ...], targets: torch.Tensor) -> list[torch.Tensor]:
+    def backward(self, micro_batches: list[Batch]) -> list[torch.Tensor]:
         """Forward and backward of a batch: gradients are whole afterwards. The losses of its micro-batches here."""
         losses: list[torch.Tensor] = []
         with held_still(self.still) if self.still is not None else nullcontext():
             if self.model.schedule is not None:
-                self._pipeline(inputs, targets, losses)
+                self._pipeline(micro_batches[0], losses)
             else:
-                self._accumulate(inputs, targets, losses)
+                self._accumulate(micro_batches, losses)
         self._plant()
         self.num_steps += 1
         return losses
@@ -106,24 +109,35 @@ class Stepper:
     def release(self) -> None:
         """Let go of the model, the optimizer and the data: no step can follow."""
         self.settle()
-        del self.model, self.optimizer, self.batches
+        del self.model, self.optimizer, self.shares
 
-    def next_batch(self) -> Batch:
-        """This rank's share of the next global batch, on the device; the loss is told how many of it count."""
-        inputs, targets = next(self.batches)
+    def next_batch(self) -> list[Batch]:
+        """This rank's share of the next global batch, on the device; the loss is told how many of it count.
+
+        Without stages in micro-batches that hold only what counts, where anything does; with them as one.
+        """
+        share = next(self.shares)
+        self.digests = share.digests
         layout, step = self.place.layout, self.num_steps
         counts = counts_of(self.sampler.valid(step), layout.accumulation_steps, self.place.micro_batch_size)
+        micro_batches = share.micro_batches
+        if self.model.schedule is None:
+            pairs = zip(micro_batches, counts, strict=True)
+            micro_batches = [each.cut(slice(count)) if 0 < count < each.count else each for each, count in pairs]
         if self._weigh is None or self.loss.mean.over != "items" or not self.place.is_last_stage:
             self.loss.begin(counts, self.sampler.num_samples_of(step))
         else:
-            self._begin_weighted(self._weigh, counts, targets)
-        *moved, targets = self._copies((*inputs, targets))
-        return self._ordered(moved), targets
+            self._begin_weighted(self._weigh, counts, micro_batches)
+        return [self._ordered(each) for each in self._copies(micro_batches)]
 
-    def _begin_weighted(self, weigh: Weigh, counts: list[int], targets: torch.Tensor) -> None:
+    def _begin_weighted(self, weigh: Weigh, counts: list[int], micro_batches: list[Batch]) -> None:
         """Tell the loss how much each micro-batch counts, and all of all replicas together."""
-        parts = targets.split(self.place.micro_batch_size)
-        weights = [weigh(part[:count]) if count else 0.0 for part, count in zip(parts, counts, strict=True)]
+        if self.model.schedule is None:
+            parts = [each.targets for each in micro_batches]
+        else:
+            parts = list(micro_batches[0].targets.split(self.place.micro_batch_size))
+            parts = [part[:count] for part, count in zip(parts, counts, strict=True)]
+        weights = [weigh(part) if count else 0.0 for part, count in zip(parts, counts, strict=True)]
         total, group = sum(weights), self.place.group("dp")
         if group is not None and planted.is_on("mean_per_rank"):
             total *= self.place.layout.dp
@@ -134,33 +148,33 @@ class Stepper:
             total = float(shared)
         self.loss.begin(counts, total or 1.0, weights)
 
-    def moved(self, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        """Inputs on the device, stored as the recipe wants them."""
-        return self._ordered(self._copies(inputs))
+    def moved(self, batch: Batch) -> Batch:
+        """A batch on the device, stored as the recipe wants it."""
+        (found,) = self._copies([batch])
+        return self._ordered(found)
 
-    def _ordered(self, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        return tuple(map(channels_last, inputs)) if self.recipe.channels_last else tuple(inputs)
+    def _ordered(self, batch: Batch) -> Batch:
+        return batch.with_inputs(channels_last) if self.recipe.channels_last else batch
 
-    def _accumulate(self, inputs: tuple[torch.Tensor, ...], targets: torch.Tensor, losses: list[torch.Tensor]) -> None:
-        size, last = self.place.micro_batch_size, self.place.layout.accumulation_steps - 1
-        parts = zip(*(each.split(size) for each in inputs), targets.split(size), strict=True)
-        for index, (*micro_inputs, micro_targets) in enumerate(parts):
+    def _accumulate(self, micro_batches: list[Batch], losses: list[torch.Tensor]) -> None:
+        last = len(micro_batches) - 1
+        for index, batch in enumerate(micro_batches):
             self.model.synchronise_gradients(index == last and not planted.is_on("replica_not_averaged"))
-            self._hold(index)
+            self._hold(index, batch.count)
             if planted.is_on("statistics_twice"):
                 with torch.no_grad():
-                    self.model.module(*micro_inputs)
+                    batch.call(self.model.module)
             with self.clock.phase("forward"):
-                loss = self.loss(self.model.module(*micro_inputs), micro_targets)
+                loss = self.loss(batch.call(self.model.module, **self.loss.told), batch.targets)
             with self.clock.phase("backward"):
                 loss.backward()
             losses.append(loss.detach())
         self._finish_gradients()
 
-    def _pipeline(self, inputs: tuple[torch.Tensor, ...], targets: torch.Tensor, losses: list[torch.Tensor]) -> None:
+    def _pipeline(self, batch: Batch, losses: list[torch.Tensor]) -> None:
         assert self.model.schedule is not None
-        arguments = inputs if self.place.is_first_stage else ()
-        target = targets if self.place.is_last_stage else None
+        arguments = batch.args if self.place.is_first_stage else ()
+        target = batch.targets if self.place.is_last_stage else None
         self.model.schedule.step(*arguments, target=target, losses=losses, return_outputs=False)
         losses[:] = [loss.detach() for loss in losses]
         self._finish_gradients()
@@ -170,12 +184,12 @@ class Stepper:
             with self.clock.phase("backward"):
                 self.model.finish_gradients(averages=self.recipe.average_every == 1)
 
-    def _hold(self, micro_batch: int) -> None:
-        """Say which samples are computed next, to what holds randomness still."""
+    def _hold(self, micro_batch: int, count: int | None = None) -> None:
+        """Say which samples are computed next, to what holds randomness still: of the micro-batch the first `count`."""
         if self.still is not None:
             step = self.num_steps
             size, samples = self.place.micro_batch_size, self.sampler.samples(step)
-            self.still.batch(step, samples[micro_batch * size :][:size])
+            self.still.batch(step, samples[micro_batch * size :][: size if count is None else count])
 
     def _plant(self) -> None:
         with torch.no_grad():

@@ -85,6 +85,8 @@ class ModelFacts:
     sample_bytes: int
     sequential: bool
     """Whether stages can be cut between any two layers; if not, a tracer cuts between blocks."""
+    no_stages: str = ""
+    """What about the workload stages of a pipeline cannot run; "" where nothing is known to stand against them."""
     tp_units: int | None
     """Largest number of equal shares the tensor plan's dimensions have in common; None without a plan."""
     sequence_length: int | None = None

@@ -98,7 +98,14 @@ def _model(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
             "a batch holds each sample once",
             f"set global_batch_size <= {facts.num_samples}",
         )
-    if layout.pp > 1 and not facts.sequential:
+    if layout.pp > 1 and facts.no_stages:
+        yield refusal(
+            run,
+            f"pp {layout.pp} on {facts.no_stages}",
+            "stages pass tensors of fixed shapes on, and the last one's output and the target are one tensor each",
+            "use dp, shard or tp; or return tensors, of one shape, from dataset and model",
+        )
+    elif layout.pp > 1 and not facts.sequential:
         yield from _traced(run, facts)
     elif layout.num_stages > facts.num_cuttable_layers:
         yield refusal(

@@ -11,14 +11,23 @@ from hpc_accel.record.energy import Energy
 from hpc_accel.record.figure import Count, Joules, OwnUnit, Seconds
 from hpc_accel.record.parts import Target
 from hpc_accel.study.run import Run
+from hpc_accel.workloads.workload import Workload
 
-NO_TOKENS = "the workload's samples are no sequences of token ids"
+NO_TOKENS = "the workload's samples are no sequences of token ids, or of different lengths"
+MOST_LOOKED_AT = 8
 
 
-def tokens_per_sample(sample: Any) -> int | None:
-    """Length of a sequence of ids; None for inputs that are none, such as images."""
-    is_ids = isinstance(sample, torch.Tensor) and sample.dtype in (torch.int64, torch.int32) and sample.dim() == 1
-    return sample.numel() if is_ids else None
+def tokens_per_sample(workload: Workload) -> int | None:
+    """Length of a sequence of ids; None for inputs that are none, such as images, and where lengths differ."""
+    dataset: Any = workload.dataset
+    numbers = range(min(len(dataset), MOST_LOOKED_AT if workload.collate is not None else 1))
+    found = {_num_ids(workload.batch_of([number]).inputs[:1]) for number in numbers}
+    return found.pop() if len(found) == 1 else None
+
+
+def _num_ids(inputs: list[torch.Tensor]) -> int | None:
+    is_ids = bool(inputs) and inputs[0].dtype in (torch.int64, torch.int32) and inputs[0].dim() == 2
+    return inputs[0].shape[1] if is_ids else None
 
 
 def target(run: Run, losses: Sequence[float], energy: Energy, num_steps: int) -> Target:

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
-from torch.utils.data import default_collate
 
 from hpc_accel.parallel.forward import forward
 from hpc_accel.parallel.loss_device import move_loss
 from hpc_accel.record import parts
 from hpc_accel.runtime.step import Stepper
-from hpc_accel.workloads.chain import as_inputs
+from hpc_accel.workloads.nested import joined, mapped
 from hpc_accel.workloads.workload import NO_METRIC, NOT_ASKED, Metric, Workload
 
 
@@ -35,16 +35,20 @@ def evaluate(stepper: Stepper, workload: Workload, comm: Any, most: int) -> part
     if reason := _no_evaluation_mode(stepper, workload.model) if most else NOT_ASKED:
         return _told(metric, 0, {}, reason) if comm.Get_rank() == 0 else None
     stepper.average_replicas()
-    mine = _outputs(stepper, metric, most)
+    mine = _outputs(stepper, workload, metric, most)
     gathered = comm.gather(mine, root=0)
     if comm.Get_rank() != 0:
         return None
-    found = {begin: (outputs, targets) for part in gathered for begin, outputs, targets in part}
+    found = sorted((each for part in gathered for each in part), key=lambda each: each.begin)
     move_loss(workload.loss, torch.device("cpu"))  # a metric may call it, and outputs have come to the host
-    outputs, targets = (torch.cat([found[begin][side] for begin in sorted(found)]) for side in (0, 1))
+    counts = [each.count for each in found]
+    try:
+        outputs, targets = (joined([getattr(each, side) for each in found], counts) for side in ("outputs", "targets"))
+    except ValueError as error:
+        return _told(metric, 0, {}, f"outputs of all samples do not fit into one: {error}")
     figures = {name: metric.figure(name, outputs, targets) for name in (metric.name, *metric.also)}
     reasons = [reason for _, reason in figures.values() if reason]
-    return _told(metric, len(outputs), {name: value for name, (value, _) in figures.items()}, "; ".join(reasons))
+    return _told(metric, sum(counts), {name: value for name, (value, _) in figures.items()}, "; ".join(reasons))
 
 
 def _no_evaluation_mode(stepper: Stepper, model: nn.Module) -> str:
@@ -59,24 +63,42 @@ def _drops(module: nn.Module) -> bool:
     return isinstance(module, _DropoutNd) and module.p > 0
 
 
-def _outputs(stepper: Stepper, metric: Metric, most: int) -> list[tuple[int, torch.Tensor, torch.Tensor]]:
-    """(first sample, outputs, targets) of each batch this rank has the results of."""
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """Outputs and targets of `count` held-out samples from the `begin`-th on, on the host."""
+
+    begin: int
+    count: int
+    outputs: Any
+    targets: Any
+
+
+def _outputs(stepper: Stepper, workload: Workload, metric: Metric, most: int) -> list[_Part]:
+    """What this rank has the results of. With stages a batch is a share that is filled up, for they know one shape;
+    without them a micro-batch of what is there, or of one sample where nothing is left, as sharded models talk.
+    """
     place, indices = stepper.place, metric.chosen(most)
     share, total = place.share, len(indices)
     shares = place.layout.shares or (share,) * place.layout.dp
     start, batch = sum(shares[: place.dp_rank]), sum(shares)
+    staged = stepper.model.schedule is not None
+    size = share if staged else place.micro_batch_size
     found = []
     with _evaluating(stepper), torch.no_grad():
-        for first in range(0, total, batch):
-            begin = first + start
-            count = max(0, min(share, total - begin))
-            samples = [metric.dataset[indices[min(begin + index, total - 1)]] for index in range(share)]
-            inputs, targets = default_collate(samples)
-            outputs = forward(stepper.model, place, stepper.moved(as_inputs(inputs)), stepper.device)
+        for begin in (first + start + each for first in range(0, total, batch) for each in range(0, share, size)):
+            count = max(0, min(size, total - begin))
+            numbers = [indices[min(begin + each, total - 1)] for each in range(size if staged else max(1, count))]
+            held_out = workload.batch_of(numbers, metric.dataset)
+            outputs = forward(stepper.model, place, stepper.moved(held_out), stepper.device)
             if outputs is not None and place.tp_rank == 0 and count:
-                outputs = outputs.float() if outputs.is_floating_point() else outputs
-                found.append((begin, outputs[:count].cpu(), targets[:count]))
+                targets = held_out.targets[:count] if staged else held_out.targets
+                outputs = mapped(_on_host, outputs[:count] if staged else outputs)
+                found.append(_Part(begin=begin, count=count, outputs=outputs, targets=targets))
     return found
+
+
+def _on_host(tensor: torch.Tensor) -> torch.Tensor:
+    return (tensor.float() if tensor.is_floating_point() else tensor).cpu()
 
 
 @contextmanager

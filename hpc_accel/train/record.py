@@ -114,7 +114,7 @@ def summarise(
 def _steps(session: Session, steps: pl.DataFrame, timed: list[int], timed_ms: list[float]) -> Steps:
     measure, workload = session.run.measure, session.run.workload
     dataset: Any = session.workload.dataset
-    tokens = efficiency.tokens_per_sample(dataset[0][0])
+    tokens = efficiency.tokens_per_sample(session.workload)
     return Steps(
         num_warmup=measure.warmup_steps,
         num_warmup_detected=timing_warnings.detected_warmup(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import torch
 from torch import nn
@@ -32,20 +31,3 @@ def is_sequence(model: nn.Module) -> TypeGuard[nn.Sequential]:
 def layers_of(model: nn.Sequential) -> list[tuple[str, nn.Module]]:
     """Names and modules of the children, in order; `named_children` leaves out one that stands there twice."""
     return list(zip(model._modules, model, strict=True))
-
-
-def as_inputs(batch: torch.Tensor | Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """What `model(*inputs)` is called with, from a batch of one input or of several (a collated tuple is a list)."""
-    return (batch,) if isinstance(batch, torch.Tensor) else tuple(batch)
-
-
-def input_problem(value: Any) -> str | None:
-    """What is wrong with `dataset[i][0]`, in words; None for a tensor, what collates to one, or a tuple of tensors."""
-    if isinstance(value, tuple | list):
-        if not value:
-            return "an empty tuple"
-        wrong = [type(part).__name__ for part in value if not isinstance(part, torch.Tensor)]
-        return f"a tuple that holds {wrong[0]}" if wrong else None
-    if isinstance(value, dict | str | bytes) or value is None:
-        return type(value).__name__
-    return None

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils.data import default_collate
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.model_facts import LayerFacts, ModelFacts
+from hpc_accel.workloads.batch import Batch, different_shapes, own_loss
 from hpc_accel.workloads.blocks import blocks_of, parameters_of_blocks, tied_blocks
-from hpc_accel.workloads.chain import as_inputs, is_sequence, layers_of
+from hpc_accel.workloads.chain import is_sequence, layers_of
 from hpc_accel.workloads.counting import Counting, Counts
 from hpc_accel.workloads.linears import units
+from hpc_accel.workloads.nested import num_bytes, shapes_of, tensors_of
 from hpc_accel.workloads.tensor_plan import Cut, divided_linears, half_divided, planned
 from hpc_accel.workloads.workload import Workload
 
 NUM_SAMPLES = 2
 """More than one, so that layers that normalise over the batch can run."""
-Piece = tuple[str, nn.Module, torch.Tensor, Counts]
+MOST_LOOKED_AT = 64
+MOST_LOOKED_S = 1.0
+NUM_COLLATED = 8
+Piece = tuple[str, nn.Module, Any, Counts]
 """A layer's name and module, what left it, and what it cost."""
 
 
@@ -36,24 +41,31 @@ def describe(workload: Workload) -> ModelFacts:
 
 
 def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
-    samples = [workload.dataset[index % len(workload.dataset)] for index in range(NUM_SAMPLES)]  # type: ignore[arg-type]
-    batch, targets = default_collate(samples)
-    inputs, model = as_inputs(batch), workload.model
+    dataset: Any = workload.dataset
+    batch, model = workload.batch_of([index % len(dataset) for index in range(NUM_SAMPLES)]), workload.model
+    if workload.collate is None:
+        _refuse_other_shapes(dataset)
     cuts = planned(model, workload.tensor_plan)
     linears = divided_linears(cuts)
     lengths = _sequence_lengths(model, cuts)
     with Counting(model, linears) as counting:
-        pieces = list(_in_order(model, inputs, counting)) if is_sequence(model) else _in_blocks(model, inputs, counting)
+        if is_sequence(model) and not batch.kwargs:
+            pieces = list(_in_order(model, batch, counting))
+        else:
+            pieces = _in_blocks(model, batch, counting)
     outputs = pieces[-1][2]
-    unused = _try_loss(workload, outputs, targets, with_values=with_values)
+    unused = _try_loss(workload, batch, outputs, with_values=with_values)
+    problem = _no_stages(workload, batch, [output for _, _, output, _ in pieces])
+    inputs = batch.inputs
     return ModelFacts(
         layers=tuple(
             _facts(model, piece, parameters, cuts, linears)
             for piece, parameters in zip(pieces, _parameters(model, len(pieces)), strict=True)
         ),
-        num_samples=len(workload.dataset),  # type: ignore[arg-type]
-        sample_bytes=sum(part[0].numel() * part.element_size() for part in inputs),
+        num_samples=len(dataset),
+        sample_bytes=num_bytes(inputs) // NUM_SAMPLES,
         sequential=is_sequence(model),
+        no_stages=problem,
         tp_units=_tp_units(model, linears),
         sequence_length=lengths[0] if lengths and "gather" in cuts.values() else None,
         tied_layers=tuple(tied_blocks(model)) if len(pieces) > 1 else (),
@@ -64,27 +76,60 @@ def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
     )
 
 
-def _in_order(model: nn.Sequential, inputs: tuple[torch.Tensor, ...], counting: Counting) -> Iterator[Piece]:
+def _refuse_other_shapes(dataset: Any) -> None:
+    """Raise ConfigError for samples that torch's default_collate cannot stack, as far as a second shows them."""
+    count, until = min(len(dataset), MOST_LOOKED_AT), time.perf_counter() + MOST_LOOKED_S
+    first = shapes_of(dataset[0])
+    # Neighbours, which may be sorted by length, and samples from everywhere.
+    for index in dict.fromkeys([*range(count // 2), *(len(dataset) * each // count for each in range(count))]):
+        shapes = shapes_of(dataset[index])
+        if shapes != first:
+            raise different_shapes(first, shapes, 0, index)
+        if time.perf_counter() > until:
+            return
+
+
+def _no_stages(workload: Workload, batch: Batch, outputs: list[Any]) -> str:
+    """Why stages of a pipeline, which pass on tensors of one shape, cannot run this workload; "" where they can."""
+    reasons = (
+        (workload.loss is None, "a model that returns its loss"),
+        (bool(batch.kwargs), "a batch that is a dict"),
+        (not batch.is_plain, "inputs that are no tensors of samples"),
+        (workload.collate is not None and _shape_varies(workload), "batches of different shapes"),
+        (not all(isinstance(each, torch.Tensor) for each in outputs), "outputs that are no single tensor"),
+        (not isinstance(batch.targets, torch.Tensor), "targets that are no single tensor"),
+    )
+    return next((words for holds, words in reasons if holds), "")
+
+
+def _shape_varies(workload: Workload) -> bool:
+    """Whether single samples, collated, have other shapes, as those have that are padded to the longest."""
+    dataset: Any = workload.dataset
+    count = min(len(dataset), NUM_COLLATED)
+    numbers = [len(dataset) * each // count for each in range(count)]
+    found = [shapes_of((each.args, each.targets)) for each in (workload.batch_of([number]) for number in numbers)]
+    return any(each != found[0] for each in found)
+
+
+def _in_order(model: nn.Sequential, batch: Batch, counting: Counting) -> Iterator[Piece]:
     """The children of a Sequential."""
-    states = inputs
+    states = batch.args
     for name, layer in layers_of(model):
         try:
             output = layer(*states)
-            if not isinstance(output, torch.Tensor):
-                raise TypeError(f"it returns {type(output).__name__}, not one tensor")
         except Exception as error:
             raise _misfit(f"layer {name} ({type(layer).__name__}) refuses its input", states, error) from error
         states = (output,)
         yield name, layer, output, counting.take()
 
 
-def _in_blocks(model: nn.Module, inputs: tuple[torch.Tensor, ...], counting: Counting) -> list[Piece]:
+def _in_blocks(model: nn.Module, batch: Batch, counting: Counting) -> list[Piece]:
     """The blocks of any other model, each with what runs after it; the first with what runs before it, too.
 
     The whole model is one piece where its blocks do not run once each, in the order they are registered: it can then
     not be cut between them.
     """
-    found: list[tuple[str, nn.Module, torch.Tensor]] = []
+    found: list[tuple[str, nn.Module, Any]] = []
     counts: list[Counts] = []
     handles = []
     for name, block in blocks_of(model):
@@ -93,23 +138,20 @@ def _in_blocks(model: nn.Module, inputs: tuple[torch.Tensor, ...], counting: Cou
             if found:
                 counts.append(counting.take())
 
-        def leave(block: nn.Module, _inputs: Any, output: torch.Tensor, name: str = name) -> None:
+        def leave(block: nn.Module, _inputs: Any, output: Any, name: str = name) -> None:
             found.append((name, block, output))
 
         handles += [block.register_forward_pre_hook(enter), block.register_forward_hook(leave)]
     try:
-        outputs = model(*inputs)
-        if not isinstance(outputs, torch.Tensor):
-            raise TypeError(f"it returns {type(outputs).__name__}, not one tensor")
+        outputs = batch.call(model)
     except Exception as error:
-        raise _misfit(f"the model ({type(model).__name__}) refuses its input", inputs, error) from error
+        raise _misfit(f"the model ({type(model).__name__}) refuses its input", batch.inputs, error) from error
     finally:
         for handle in handles:
             handle.remove()
     counts.append(counting.take())
     in_order = [name for name, *_ in found] == [name for name, _ in blocks_of(model)]
-    tensors = all(isinstance(output, torch.Tensor) for *_, output in found)
-    if not in_order or not tensors or len(counts) != len(found):
+    if not in_order or len(counts) != len(found):
         return [("model", model, outputs, sum(counts, Counts()))]
     last = len(found) - 1
     return [
@@ -131,20 +173,20 @@ def _sequence_lengths(model: nn.Module, cuts: dict[str, Cut]) -> list[int]:
     return lengths
 
 
-def _try_loss(
-    workload: Workload, outputs: torch.Tensor, targets: torch.Tensor, *, with_values: bool
-) -> tuple[str, ...]:
+def _try_loss(workload: Workload, batch: Batch, outputs: Any, *, with_values: bool) -> tuple[str, ...]:
     """The parameters that the loss does not depend on, where it can be differentiated."""
     unused: tuple[str, ...] = ()
     try:
-        loss = workload.loss(outputs, targets)
+        loss = own_loss(outputs) if workload.loss is None else workload.loss(outputs, batch.targets)
         if with_values:
             loss.backward()
             trained = [(name, each) for name, each in workload.model.named_parameters() if each.requires_grad]
             unused = tuple(name for name, each in trained if each.grad is None)
             workload.model.zero_grad(set_to_none=True)
+    except ConfigError:
+        raise
     except Exception as error:
-        raise _misfit("the loss refuses outputs and targets", (outputs,), error) from error
+        raise _misfit("the loss refuses outputs and targets", outputs, error) from error
     if loss.numel() != 1:
         raise ConfigError(f"a loss of shape {list(loss.shape)}", "the loss is one number", "take the mean")
     return unused
@@ -171,7 +213,7 @@ def _facts(
         name=f"{name} {type(layer).__name__}",
         num_parameters=sum(p.numel() for p in parameters.values()),
         forward_flops_per_sample=counts.flops / NUM_SAMPLES,
-        output_elements_per_sample=output.numel() // NUM_SAMPLES,
+        output_elements_per_sample=sum(each.numel() for each in tensors_of(output)) // NUM_SAMPLES,
         saved_elements_per_sample=counts.saved_elements // NUM_SAMPLES,
         tp_parameters=sum(p.numel() for part in divided for p in model.get_submodule(part).parameters() if p.dim() > 1),
         tp_flops_per_sample=counts.cut_flops / NUM_SAMPLES,
@@ -195,9 +237,9 @@ def _tp_units(model: nn.Module, plan: dict[str, Literal["columns", "rows"]]) -> 
     return math.gcd(*found)
 
 
-def _misfit(value: str, states: Sequence[torch.Tensor], error: Exception) -> ConfigError:
+def _misfit(value: str, states: Any, error: Exception) -> ConfigError:
     first = str(error).splitlines()[0] if str(error) else type(error).__name__
-    shapes = " and ".join(str(list(part.shape)) for part in states)
+    shapes = " and ".join(str(list(part.shape)) for part in tensors_of(states))
     return ConfigError(
         f"{value} of shape {shapes}: {first}",
         "the model takes a batch of dataset inputs, the loss takes its outputs and the batch of targets",

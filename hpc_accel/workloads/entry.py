@@ -19,7 +19,7 @@ import torch
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.run import WorkloadSpec
-from hpc_accel.workloads.chain import as_inputs, input_problem
+from hpc_accel.workloads.nested import shapes_of
 from hpc_accel.workloads.workload import Metric, Workload
 
 
@@ -57,22 +57,19 @@ def checked(entry: str, built: Any) -> Workload:
         raise _wrong(entry, f"returned {type(built).__name__}", "return (model, loss, dataset) or a Workload")
     if not isinstance(built.model, torch.nn.Module):
         raise _wrong(entry, f"model is {type(built.model).__name__}", "return a torch.nn.Module first")
-    if not callable(built.loss):
-        raise _wrong(entry, f"loss is {type(built.loss).__name__}", "return a function (outputs, targets) -> scalar")
+    if built.loss is not None and not callable(built.loss):
+        remedy = "return a function (outputs, targets) -> scalar, or None if the model returns its loss"
+        raise _wrong(entry, f"loss is {type(built.loss).__name__}", remedy)
+    if built.collate is not None and not callable(built.collate):
+        raise _wrong(entry, f"collate is {type(built.collate).__name__}", "return a function (samples) -> batch")
     if not hasattr(built.dataset, "__len__") or not hasattr(built.dataset, "__getitem__"):
         raise _wrong(entry, f"dataset is {type(built.dataset).__name__}", "return a map-style dataset third")
     if len(built.dataset) == 0:
         raise _wrong(entry, "dataset is empty", "return at least one sample")
     sample = built.dataset[0]
-    if not (isinstance(sample, tuple | list) and len(sample) == 2):
-        raise _wrong(entry, f"dataset[0] is {type(sample).__name__}", "return (input, target) for each index")
-    problem = input_problem(sample[0])
-    if problem:
-        raise _wrong(entry, f"the input of dataset[0] is {problem}", "return one tensor, or a tuple of tensors")
-    if isinstance(sample[1], tuple | list | dict | str | bytes) or sample[1] is None:
-        raise _wrong(entry, f"the target of dataset[0] is {type(sample[1]).__name__}", "return one tensor or number")
+    _check_sample(entry, built, "dataset[0]", sample)
     if built.metric is not None:
-        _check_metric(entry, built.metric, sample)
+        _check_metric(entry, built, built.metric, sample)
     if isinstance(built.loss, torch.nn.Module):
         # A loss without parameters only; one with parameters would train on the last stage alone, unnoticed.
         num_parameters = sum(parameter.numel() for parameter in built.loss.parameters())
@@ -81,23 +78,33 @@ def checked(entry: str, built: Any) -> Workload:
     return built
 
 
-def _check_metric(entry: str, metric: Any, sample: Any) -> None:
+def _check_sample(entry: str, built: Workload, name: str, sample: Any) -> None:
+    """Part one sample into inputs and target, as every batch will be."""
+    if sample is None or isinstance(sample, str | bytes):
+        raise _wrong(entry, f"{name} is {type(sample).__name__}", "return (input, target) or a dict for each index")
+    if isinstance(sample, tuple | list) and any(part is None for part in sample) and built.collate is None:
+        raise _wrong(entry, f"{name} holds None", "return tensors or numbers, or give a collate function")
+    try:
+        built.rules([sample])
+    except ConfigError as error:
+        raise ConfigError(f"entry {entry!r}, {name}: {error.value}", error.rule, error.remedy) from error
+    except Exception as error:
+        raise _wrong(
+            entry, f"collate of {name} raised {type(error).__name__}: {error}", "try it alone: collate([dataset[0]])"
+        ) from error
+
+
+def _check_metric(entry: str, built: Workload, metric: Any, sample: Any) -> None:
     if not isinstance(metric, Metric):
         raise _wrong(entry, f"metric is {type(metric).__name__}", "return a Metric, or leave it out")
     if len(metric.dataset) == 0:  # type: ignore[arg-type]
         raise _wrong(entry, "metric.dataset is empty", "hold out at least one sample, or leave the metric out")
     held_out = metric.dataset[0]
-    if _shapes(held_out) != _shapes(sample):
-        raise _wrong(
-            entry,
-            f"metric.dataset[0] has shapes {_shapes(held_out)}, dataset[0] {_shapes(sample)}",
-            "hold out samples of the same shapes",
-        )
-
-
-def _shapes(sample: Any) -> list[list[int]]:
-    parts = [*as_inputs(sample[0]), sample[1]]
-    return [list(part.shape) if hasattr(part, "shape") else [] for part in parts]
+    _check_sample(entry, built, "metric.dataset[0]", held_out)
+    found, wanted = shapes_of(held_out), shapes_of(sample)
+    if built.collate is None and found != wanted:  # what a function of one's own pads may differ
+        value = f"metric.dataset[0] has shapes {found}, dataset[0] {wanted}"
+        raise _wrong(entry, value, "hold out samples of the same shapes")
 
 
 def _function(entry: str) -> Callable[..., Any]:

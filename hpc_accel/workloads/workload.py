@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 
+from hpc_accel.workloads.batch import Batch, BatchRules
 from hpc_accel.workloads.tensor_plan import Plan
 
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-Score = Callable[[torch.Tensor, torch.Tensor], float]
+Loss = Callable[[Any, Any], torch.Tensor]
+"""(outputs, targets), each as the model and the collated batch have them -> scalar."""
+Score = Callable[[Any, Any], float]
 NO_METRIC = "the workload names no metric"
 NOT_ASKED = "the study sets metric_samples: 0"
 
@@ -24,8 +26,8 @@ class Metric:
 
     name: with its unit if it has one ("accuracy", "bits_per_byte").
     compute: (outputs, targets) -> figure; both are of all held-out samples looked at, concatenated, on the CPU, and
-        what is floating point is in fp32.
-    dataset: held-out data of the same shapes as the training data.
+        what is floating point is in fp32. Nested outputs and targets keep their structure.
+    dataset: held-out data of the same form as the training data, collated alike.
     also: further figures of the same outputs and targets, by name.
     """
 
@@ -41,7 +43,7 @@ class Metric:
         count = min(most, total)
         return [index * total // count for index in range(count)]
 
-    def figure(self, name: str, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[float | None, str]:
+    def figure(self, name: str, outputs: Any, targets: Any) -> tuple[float | None, str]:
         """The metric of that name, or one of `also`: (figure, ""), or (None, why there is none).
 
         The function is the user's; when it fails, what was measured before is worth keeping.
@@ -60,20 +62,37 @@ class Workload:
 
     model: in fp32 on the CPU; a `torch.nn.Sequential` can be cut into pipeline stages between its children.
     loss: (outputs, targets) -> scalar: the mean over samples, or over the items that count (tokens that are not
-        ignored, class weights), which is measured before training.
-    dataset: map-style; `dataset[i]` is (input, target), of the same shapes for every i. The input is one tensor, or a
-        tuple of tensors for a model called as `model(*inputs)` (a `Chain` can be cut into stages); the target is any
-        tensor.
+        ignored, class weights), which is measured before training. None for a model that returns its loss.
+    dataset: map-style; what a sample may be, and how it is parted into inputs and target, stands in `batch.py`.
+    collate: what makes one batch of a list of samples; by default torch's default_collate.
+    target: of samples that are dicts, the keys that are no inputs, one or several.
     tensor_plan: which layers tensor parallelism cuts, by module name; `*` matches any part of it. The cuts are those
         of `tensor_plan.py`; "transformer" finds the layers of blocks with common names.
     metric: what the trained model is judged by; None where nothing can be learnt.
     weight: (targets) -> how much they count, for a loss that is no mean over samples and whose weights cannot be found
-        by measurement: the global batch's loss is sum(weight L) / sum(weight) over its parts.
+        by measurement: the global batch's loss is sum(weight L) / sum(weight) over its parts. The targets are the
+        collated ones; with loss None those of the labels, or the whole batch.
     """
 
     model: torch.nn.Module
-    loss: Loss
+    loss: Loss | None
     dataset: Dataset[Any]
+    collate: Callable[[list[Any]], Any] | None = None
+    target: str | tuple[str, ...] = ()
     tensor_plan: Plan = field(default_factory=dict)
     metric: Metric | None = None
-    weight: Callable[[torch.Tensor], torch.Tensor | float] | None = None
+    weight: Callable[[Any], torch.Tensor | float] | None = None
+
+    @property
+    def rules(self) -> BatchRules:
+        """How its samples become a batch."""
+        target = (self.target,) if isinstance(self.target, str) else tuple(self.target)
+        return BatchRules(collate=self.collate, target=target, has_loss=self.loss is not None)
+
+    def batch_of(self, indices: Sequence[int], dataset: Any = None) -> Batch:
+        """The samples of these numbers of its data, or of another `dataset` of that kind.
+
+        Raises ConfigError for what does not fit together.
+        """
+        chosen: Any = self.dataset if dataset is None else dataset
+        return self.rules([chosen[index] for index in indices], indices)

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.utils.data import default_collate
 
 from hpc_accel.parallel import planted
 from hpc_accel.parallel.apply import parallelize
 from hpc_accel.parallel.mesh import rank_coordinates
 from hpc_accel.parallel.pieces import plain
+from hpc_accel.runtime.batches import Collate, Share
 from hpc_accel.runtime.loss import MicroBatchLoss
 from hpc_accel.runtime.precision import AUTOCAST
-from hpc_accel.runtime.seeded import Drawn, Seeded, digest_of_sample
+from hpc_accel.runtime.seeded import Drawn, Seeded
 from hpc_accel.runtime.still import Still, drop_nothing, held_still
 from hpc_accel.runtime.weight import MeanOver, Weigh
 from hpc_accel.study.layout import Layout, Shard
@@ -30,7 +30,7 @@ from hpc_accel.study.run import Run
 from hpc_accel.train.parity.pieces import BatchPiece, Cutting
 from hpc_accel.train.parity.sketch import sketch
 from hpc_accel.workloads import entry
-from hpc_accel.workloads.chain import as_inputs
+from hpc_accel.workloads.batch import Batch
 from hpc_accel.workloads.workload import Workload
 
 STEP_LENGTH = 0.01
@@ -87,7 +87,13 @@ class Engine:
         place = rank_coordinates(layout, 0, device.type)
         dtype = AUTOCAST[recipe.precision]
         self.model = parallelize(
-            self.workload, None, place, device, loss=self.workload.loss, recipe=recipe, autocast_dtype=dtype
+            self.workload,
+            None,
+            place,
+            device,
+            loss=MicroBatchLoss(self.workload.loss, 1, None),
+            recipe=recipe,
+            autocast_dtype=dtype,
         ).module
         self.mean = MeanOver()
         self._first = {name: value.detach().clone() for name, value in self._state().items()}
@@ -106,11 +112,11 @@ class Engine:
             for name, value in self._state().items():
                 value.copy_(self._first[name])
 
-    def load(self, step: int, samples: Sequence[int]) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-        """Inputs and targets of samples, as the epoch of `step` draws them; on the host."""
-        sampler_epoch = step // self.batches_per_epoch
-        inputs, targets = default_collate([self.dataset[Drawn(index, sampler_epoch)] for index in samples])
-        return as_inputs(inputs), targets
+    def load(self, step: int, samples: Sequence[int], *, digests: bool = False) -> Share:
+        """The samples as one micro-batch, as the epoch of `step` draws them; on the host."""
+        drawn = [Drawn(index, step // self.batches_per_epoch) for index in samples]
+        collate = Collate(self.workload.rules, len(drawn), digests=digests)
+        return collate([(index, self.dataset[index]) for index in drawn])
 
     @property
     def batches_per_epoch(self) -> int:
@@ -118,10 +124,10 @@ class Engine:
         whole, rest = divmod(len(self.dataset), self.run.workload.global_batch_size)
         return whole + (1 if rest and self.run.workload.last_batch == "keep" else 0)
 
-    def placed(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    def placed(self, batch: Batch) -> Batch:
         """On the device, and wide where the model was made wide."""
-        moved = [each.to(self.device) for each in tensors]
-        return tuple(each.float() if self.raised and each.dtype in HALF else each for each in moved)
+        batch = batch.moved(self.device)
+        return batch.mapped(raised) if self.raised else batch
 
     def trajectory(
         self, cutting: Cutting, num_steps: int, rates: Sequence[float] | None = None, *, digests: bool = False
@@ -155,31 +161,31 @@ class Engine:
 
     def _gradients(self, step: int, pieces: Sequence[BatchPiece], found: Trajectory, *, digests: bool) -> list[float]:
         """Gradients of the global batch's loss on the parameters; the weighted loss of each piece."""
-        loaded = [self.load(step, piece.samples) for piece in pieces]
+        loaded = [self.load(step, piece.samples, digests=digests) for piece in pieces]
+        batches = [batch for share in loaded for batch in share.micro_batches]
         if digests:
-            found.samples.append(
-                [row for piece, batch in zip(pieces, loaded, strict=True) for row in rows(piece, batch)]
-            )
+            pairs = [(piece, share.digests) for piece, share in zip(pieces, loaded, strict=True)]
+            found.samples.append([row for piece, values in pairs for row in rows(piece, values)])
         weigh = Weigh(self.mean, self.workload.weight)
         by_items = self.mean.over == "items"
         weights = [
-            float(piece.count) if not by_items else weigh(targets[: piece.count]) if piece.count else 0.0
-            for piece, (_, targets) in zip(pieces, loaded, strict=True)
+            float(piece.count) if not by_items or not piece.count else weigh(piece.counted(batch).targets)
+            for piece, batch in zip(pieces, batches, strict=True)
         ]
-        loss = MicroBatchLoss(self.workload.loss, 1, None, self.mean)
+        loss = MicroBatchLoss(self.workload.loss, 1, None, self.mean, is_padded=any(each.is_padded for each in pieces))
         found.totals.append(sum(weights) or 1.0)
         loss.begin([piece.count for piece in pieces], found.totals[-1], weights)
         scale, losses, replica = SCALE.get(self.recipe.precision, 1.0), [], 0
         first = last = summaries_raw(self.model)
-        for piece, (inputs, targets) in zip(pieces, loaded, strict=True):
+        for piece, batch in zip(pieces, batches, strict=True):
             if piece.replica != replica:  # each begins with the buffers of the first, as DistributedDataParallel has it
                 last = last if replica else summaries_raw(self.model)
                 replica = piece.replica
                 self._put(first)
             with held_still(self.still):
                 self.still.batch(step, piece.samples)
-                outputs = self.model(*self.placed(inputs))
-                value = loss(outputs, self.placed([targets])[0])
+                placed = self.placed(batch)
+                value = loss(placed.call(self.model, **loss.told), placed.targets)
                 (value * scale).backward()
             losses.append(float(value.detach()))
         if replica:
@@ -221,13 +227,14 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def rows(piece: BatchPiece, batch: tuple[tuple[torch.Tensor, ...], torch.Tensor]) -> list[tuple[int, int]]:
+def raised(tensor: torch.Tensor) -> torch.Tensor:
+    """In fp32 if it is of 16 bits."""
+    return tensor.float() if tensor.dtype in HALF else tensor
+
+
+def rows(piece: BatchPiece, digests: Sequence[int]) -> list[tuple[int, int]]:
     """Index and digest of every sample of a piece that counts."""
-    inputs, targets = batch
-    return [
-        (int(sample), digest_of_sample((*(each[row] for each in inputs), targets[row])))
-        for row, sample in enumerate(piece.samples[: piece.count])
-    ]
+    return [(int(sample), digest) for sample, digest in zip(piece.samples[: piece.count], digests, strict=False)]
 
 
 def summaries_raw(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -10,22 +10,16 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import default_collate
 
 from hpc_accel.measure.flops import count_flops
-from hpc_accel.parallel.loss_device import move_loss
+from hpc_accel.parallel.loss_device import loss_of
 from hpc_accel.runtime.seeded import digest_of_sample, draws_samples
-from hpc_accel.runtime.still import held_still
-from hpc_accel.runtime.weight import MeanOver
-from hpc_accel.train.parity.engine import Engine, summaries_raw
-from hpc_accel.train.parity.mean import measure_mean
-from hpc_accel.workloads.chain import as_inputs
+from hpc_accel.train.parity.engine import Engine
+from hpc_accel.train.parity.together import Together
 
 MOST_MEASURED = 64
 """Samples on which the mean is measured."""
 SHARE_OF_MEMORY = 0.4
-APART = 1e-4
-"""Outputs of a sample that differ by more, relative to the largest, depend on the others in its batch."""
 
 
 class Dependence(BaseModel):
@@ -46,57 +40,25 @@ class Dependence(BaseModel):
 
 def measure_facts(engine: Engine) -> dict[str, Any]:
     """What is measured of model, loss and data before any step."""
-    dataset = engine.workload.dataset
-    count = min(len(dataset), MOST_MEASURED)  # type: ignore[arg-type]
-    spread = [index * len(dataset) // count for index in range(count)]  # type: ignore[arg-type]
-    inputs, targets = default_collate([engine.dataset[index] for index in spread])
+    total = len(engine.dataset)
+    count = min(total, MOST_MEASURED)
+    spread = [index * total // count for index in range(count)]
     weights = digest_of_weights(engine.workload.model)
-    outputs, parts, state = _forward_twice(engine, engine.placed(as_inputs(inputs)), spread)
-    targets = engine.placed([targets])[0]
-    mean = _mean_of(engine, outputs, targets)
-    apart = float((outputs.double() - parts.double()).abs().max()) if outputs.is_floating_point() else 0.0
-    largest = float(outputs.double().abs().max()) or 1.0
-    depends = not apart <= APART * largest
+    measured = Together(engine, spread)
+    mean = measured.mean()
     layers = [type(each).__name__ for each in engine.workload.model.modules() if isinstance(each, _BatchNorm)]
     dependence = Dependence(
-        outputs=depends, state=state, loss=mean.over == "neither", layers=tuple(sorted(set(layers)))
+        outputs=measured.depends(mean),
+        state=measured.changes_state,
+        loss=mean.over == "neither",
+        layers=tuple(sorted(set(layers))),
     )
     return {
         "weights_digest": weights,
         "mean": mean,
         "dependence": dependence,
-        "draws_data": draws_samples(dataset, spread[:4]),
+        "draws_data": draws_samples(engine.workload.dataset, spread[:4]),
     }
-
-
-def _mean_of(engine: Engine, outputs: torch.Tensor, targets: torch.Tensor) -> MeanOver:
-    """What the loss is over; the loss module lies on the device, as it does in a step."""
-    move_loss(engine.workload.loss, engine.device)
-    with held_still(engine.still):
-        engine.still.batch(0, list(range(len(outputs))))
-        return measure_mean(engine.workload, outputs, targets)
-
-
-def _forward_twice(
-    engine: Engine, inputs: tuple[torch.Tensor, ...], samples: list[int]
-) -> tuple[torch.Tensor, torch.Tensor, bool]:
-    """Outputs of all samples together and of two unequal parts, and whether buffers change that outputs depend on."""
-    first = max(2, len(samples) // 3)
-    before = summaries_raw(engine.model)
-
-    def run(part: slice) -> torch.Tensor:
-        with torch.no_grad(), held_still(engine.still):
-            engine.still.batch(0, samples[part])
-            found: torch.Tensor = engine.model(*(each[part] for each in inputs))
-        return found
-
-    together = run(slice(None))
-    again = run(slice(None))
-    engine.back()
-    parts = [run(slice(0, first))] + ([run(slice(first, None))] if first < len(samples) else [])
-    engine.back()
-    stateful = bool(before) and not torch.equal(together, again)
-    return together, torch.cat(parts), stateful
 
 
 def digest_of_weights(model: torch.nn.Module) -> int:
@@ -116,11 +78,10 @@ def count_step_flops(engine: Engine) -> tuple[int | None, str]:
     """Floating-point operations of one step of the global batch, or why they are unknown."""
     total = engine.run.workload.global_batch_size
     size = min(2, total, len(engine.dataset))
-    inputs, targets = engine.load(0, list(range(size)))
+    batch = engine.placed(*engine.load(0, list(range(size))).micro_batches)
 
     def once() -> None:
-        outputs = engine.model(*engine.placed(inputs))
-        engine.workload.loss(outputs, engine.placed([targets])[0]).backward()
+        loss_of(engine.workload.loss, batch.call(engine.model), batch.targets).backward()
 
     try:
         flops = count_flops(once)
@@ -137,7 +98,7 @@ def count_step_flops(engine: Engine) -> tuple[int | None, str]:
 def least_pieces(engine: Engine) -> int:
     """Into how many pieces the batch must be cut to fit into the memory that is free."""
     size = min(2, len(engine.dataset))
-    inputs, targets = engine.load(0, list(range(size)))
+    batch = engine.placed(*engine.load(0, list(range(size))).micro_batches)
     held = 0
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -146,7 +107,7 @@ def least_pieces(engine: Engine) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        engine.workload.loss(engine.model(*engine.placed(inputs)), engine.placed([targets])[0])
+        loss_of(engine.workload.loss, batch.call(engine.model), batch.targets)
     engine.back()
     total = engine.run.workload.global_batch_size
     weights = sum(each.numel() * each.element_size() for each in engine.model.parameters())

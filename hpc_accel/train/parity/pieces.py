@@ -10,6 +10,7 @@ from hpc_accel.runtime.batches import ShareSampler
 from hpc_accel.runtime.loss import counts_of
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.run import Run
+from hpc_accel.workloads.batch import Batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,15 @@ class BatchPiece:
     samples: list[int]
     count: int
     replica: int = 0
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether samples are computed that do not count, beside such that do."""
+        return 0 < self.count < len(self.samples)
+
+    def counted(self, batch: Batch) -> Batch:
+        """Of the piece's batch, the samples that count."""
+        return batch.cut(slice(self.count)) if self.is_padded else batch
 
 
 Cutting = Callable[[int], list[BatchPiece]]
@@ -51,7 +61,7 @@ def in_pieces(sampler: ShareSampler, num_pieces: int, *, backwards: bool = False
 
 
 def grouped(run: Run, num_samples: int, layout: Layout, *, inside: bool = False) -> Cutting:
-    """The micro-batches of all replicas of `layout`, the first replica's first, padding included."""
+    """The micro-batches of all replicas of `layout`, the first replica's first; with stages, padding included."""
     samplers = [sampler_of(run, num_samples, layout, replica) for replica in range(layout.dp)]
 
     def cut(step: int) -> list[BatchPiece]:
@@ -62,7 +72,8 @@ def grouped(run: Run, num_samples: int, layout: Layout, *, inside: bool = False)
             counts = counts_of(sampler.valid(step), layout.accumulation_steps, size)
             for index, count in enumerate(counts):
                 part = samples[index * size :][:size]
-                part = part[::-1] if inside and count == size else part
+                part = part[:count] if count and layout.pp == 1 else part
+                part = part[::-1] if inside and count == len(part) else part
                 pieces.append(BatchPiece(samples=part, count=count, replica=replica))
         return pieces
 

@@ -18,12 +18,11 @@ from hpc_accel.parallel.pieces import Piece, pieces_of, shapes_of
 from hpc_accel.runtime.make_stepper import make_stepper
 from hpc_accel.runtime.optimizer import kind_of
 from hpc_accel.runtime.precision import arithmetic
-from hpc_accel.runtime.seeded import digest_of_sample
 from hpc_accel.runtime.step import Stepper
 from hpc_accel.runtime.still import Still
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.run import Optimizer, Run
-from hpc_accel.train.parity.engine import HALF, NUM_GRADIENTS, build_still, summaries
+from hpc_accel.train.parity.engine import NUM_GRADIENTS, build_still, raised, summaries
 from hpc_accel.train.parity.reference import Reference
 from hpc_accel.train.parity.room import make_room
 from hpc_accel.train.parity.sketch import WIDTH, sketch
@@ -75,7 +74,7 @@ def take_steps(
         still.watch(workload.model)
     with arithmetic(recipe.precision):
         stepper = make_stepper(
-            run, workload, place, device, recipe=recipe, split=split, mean=reference.mean, draws_data=True
+            run, workload, place, device, recipe=recipe, split=split, mean=reference.mean, draws_data=True, digests=True
         )
         stepper.still = None if recipe.compile else still
         pieces = list(pieces_of(stepper.model, place, divided, shapes))
@@ -139,17 +138,16 @@ class _Steps:
         stepper, step = self.stepper, self.stepper.num_steps
         scale = stepper.loss.scale
         stepper.clock.begin()
-        inputs, targets = stepper.next_batch()
+        micro_batches = stepper.next_batch()
         count = stepper.sampler.valid(step)
-        digests = [digest_of_sample((*(each[row] for each in inputs), targets[row])) for row in range(count)]
-        samples = stepper.sampler.samples(step)[:count]
-        mine = [(self.comm.Get_rank(), int(index), digest) for index, digest in zip(samples, digests, strict=True)]
+        pairs = zip(stepper.sampler.samples(step)[:count], stepper.digests[:count], strict=True)
+        mine = [(self.comm.Get_rank(), int(index), digest) for index, digest in pairs]
         found.samples.append([each for part in self.comm.gather(mine, root=0) or () for each in part])
         total = float(stepper.loss._total) if self.place.is_last_stage else None
         found.totals.append([each for each in self.comm.gather(total, root=0) or () if each is not None])
         if self.raised:
-            inputs = tuple(each.float() if each.dtype in HALF else each for each in inputs)
-        losses = stepper.backward(inputs, targets)
+            micro_batches = [each.with_inputs(raised) for each in micro_batches]
+        losses = stepper.backward(micro_batches)
         stepper.clock.finish()
         loss = torch.stack(losses).sum() / scale if losses else None
         return [self._gradient(piece) / scale for piece in self.pieces], loss

@@ -6,6 +6,7 @@ start-up on every rank.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MethodType
 from typing import TYPE_CHECKING
@@ -20,8 +21,8 @@ from hpc_accel.parallel.data import make_average, replicate, shard
 from hpc_accel.parallel.gradients import ReplicaAverage, add_up, gradients_of
 from hpc_accel.parallel.memory_layout import offload_activations, set_channels_last
 from hpc_accel.parallel.mesh import RankCoordinates
+from hpc_accel.parallel.ties import Tie, add_up_ties, first_names, ties_of
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.workloads.chain import is_sequence
 from hpc_accel.workloads.tensor_plan import planned
 from hpc_accel.workloads.workload import Loss, Workload
 
@@ -45,6 +46,18 @@ class ParallelModel:
     average: ReplicaAverage | None
     partial: list[nn.Parameter]
     tp_group: dist.ProcessGroup | None
+    given: bool
+    """Whether stages are given the model's inputs, by that name, beside what the stage before sends."""
+    place: RankCoordinates
+    ties: list[Tie]
+    """Parameters that other stages have too."""
+    names: Mapping[str, str]
+    """The first name in the whole model of each name that a parameter has."""
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether gradients are left to exchange after backward."""
+        return bool(self.partial or self.ties) or self.average is not None
 
     @property
     def module(self) -> nn.Module:
@@ -69,6 +82,7 @@ class ParallelModel:
         """What is left to exchange after the last backward: sums over parts of the sequence, and means if asked."""
         if self.partial and self.tp_group is not None:
             add_up(gradients_of(self.partial), self.tp_group)
+        add_up_ties(self.ties, self.place)
         if self.average is not None and averages:
             self.average(gradients_of(self.parameters))
 
@@ -90,29 +104,33 @@ def parallelize(
     `loss` is the loss of one micro-batch, divided by their number.
     """
     tensor_cut = _tensor_cut(workload, place)
-    later = place.layout.averages_later(
-        overlap=recipe.overlap, is_traced=split is not None and not is_sequence(workload.model)
-    )
-    prepare = _Prepare(place, device, recipe, autocast_dtype, tensor_cut, later=later)
-    boundaries: list[tuple[torch.Tensor, ...]] = []
-    if split is None:
-        modules, schedule = {0: prepare(workload.model)}, None
-    else:
-        from hpc_accel.parallel.pipeline import cut, make_schedule
+    names = first_names(workload.model)
+    stages, schedule = None, None
+    if split is not None:
+        from hpc_accel.parallel.pipeline import Stages, cut, make_schedule
 
         stages = cut(workload, split, place, autocast_dtype)
+    is_traced = stages is not None and not isinstance(stages, Stages)
+    later = place.layout.averages_later(overlap=recipe.overlap, is_traced=is_traced)
+    prepare = _Prepare(place, device, recipe, autocast_dtype, tensor_cut, later=later)
+    if stages is None:
+        modules = {0: prepare(workload.model)}
+    else:
         modules = {index: prepare(module, stages.output_dtypes(index)) for index, module in stages.modules.items()}
         schedule = make_schedule(modules, stages, place, device, loss)
-        boundaries = getattr(stages, "boundaries", [])
     if tensor_cut is not None:
         tensor_cut.done()
     return ParallelModel(
         modules=modules,
         schedule=schedule,
-        boundaries=boundaries,
+        boundaries=getattr(stages, "boundaries", []),
         average=make_average(place, recipe, later=later),
         partial=prepare.partial,
         tp_group=place.group("tp"),
+        given=getattr(stages, "given", False),
+        place=place,
+        ties=ties_of(modules, getattr(stages, "shared", {}), names, place),
+        names=names,
     )
 
 

@@ -1,9 +1,10 @@
 """Pipeline stages of a model whose blocks run one after the other: each stage runs the model's own forward code.
 
-A stage is a copy of the model's structure that shares the parameters it uses. Its blocks are real; the other blocks, and
-what only other stages need of embeddings and heads, are hollow: without parameters, they return zeros of the shape seen
-once. So positions, masks and whatever else the model computes from its inputs is there on every stage. What the block
-before made is put in as the first own block begins, and the stage ends where the next stage's first block is called.
+A stage is a copy of the model's structure that shares the parameters it uses. Its blocks are real; the other blocks,
+and what only other stages need of embeddings and heads, are hollow: without parameters, they return zeros of the shape
+seen once. So positions, masks and whatever else the model computes from its inputs is there on every stage. What the
+block before made is put in as the first own block begins, and the stage ends where the next stage's first block is
+called.
 """
 
 from __future__ import annotations
@@ -21,14 +22,19 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.workloads.block_chain import BlockChain, first_tensor
+from hpc_accel.workloads.batch import Batch
+from hpc_accel.workloads.block_chain import BlockChain, find_chain, first_tensor
+from hpc_accel.workloads.workload import Workload
 
 Given = tuple[tuple[Any, ...], dict[str, Any]]
 """What the whole model is called with: by position and by name."""
 
 
-class _Left(Exception):  # noqa: N818 - control flow, not an error; hooks that are always called see no other kind
-    """The stage is done: the next stage's first block was called with these states."""
+class _Left(Exception):
+    """The stage is done: the next stage's first block was called with these states.
+
+    No error, but an Exception all the same: torch runs the hooks that it always calls for no other kind.
+    """
 
     def __init__(self, states: torch.Tensor) -> None:
         super().__init__()
@@ -68,14 +74,20 @@ def see(model: nn.Module, chain: BlockChain, given: Given, autocast_dtype: torch
     for name in (*chain.names, *_beside(model, chain)):
         handles.append(model.get_submodule(name).register_forward_hook(leave(name)))
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-            with torch.autocast("cpu", dtype=autocast_dtype, enabled=autocast_dtype is not None):
-                args, kwargs = _mapped(mode.from_tensor, given)
-                seen.outputs = model(*args, **kwargs)
+        autocast = torch.autocast("cpu", dtype=autocast_dtype, enabled=autocast_dtype is not None)
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad(), autocast:
+            args, kwargs = _mapped(mode.from_tensor, given)
+            seen.outputs = model(*args, **kwargs)
     finally:
         for handle in handles:
             handle.remove()
     return seen
+
+
+def chain_without_values(workload: Workload, batch: Batch) -> BlockChain | None:
+    """The chain of blocks that the planner found as well, here without computing anything."""
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        return find_chain(workload.model, batch.mapped(mode.from_tensor).call)
 
 
 def boundaries_of(chain: BlockChain, sizes: Sequence[int], seen: Seen) -> list[tuple[torch.Tensor, ...]]:
@@ -95,7 +107,7 @@ def boundaries_of(chain: BlockChain, sizes: Sequence[int], seen: Seen) -> list[t
 
 
 def block_stage(model: nn.Module, chain: BlockChain, seen: Seen, blocks: range) -> nn.Module:
-    """The stage that runs `blocks` (numbers of the chain), called as stage(states, given=...); the first without states.
+    """The stage that runs `blocks` (numbers of the chain), called as stage(states, given=...).
 
     What is outside of blocks belongs to the stage that uses it, see `BlockChain`.
     """

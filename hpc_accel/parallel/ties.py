@@ -1,7 +1,7 @@
 """Parameters that stages share, an embedding and its head for example: each stage has a copy, gradients are added up.
 
-Copies begin alike, get the same gradient and the same optimizer step, so they stay alike (Megatron-LM, arXiv 1909.08053,
-does so for its word embeddings).
+Copies begin alike, get the same gradient and the same optimizer step, so they stay alike (Megatron-LM, arXiv
+1909.08053, does so for its word embeddings).
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ def shared_names(parts: Sequence[frozenset[str]], sizes: Sequence[int]) -> dict[
 
 
 def ties_of(
-    modules: Mapping[int, nn.Module], shared: Mapping[str, tuple[int, ...]], names: Mapping[str, str], place: RankCoordinates
+    modules: Mapping[int, nn.Module],
+    shared: Mapping[str, tuple[int, ...]],
+    names: Mapping[str, str],
+    place: RankCoordinates,
 ) -> list[Tie]:
     """What this rank shares with other stages' ranks. `names` are the first names of the whole model's parameters."""
     holder = {stage: rank for rank, stages in enumerate(place.layout.stages) for stage in stages}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch import nn
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.workloads.blocks import blocks_of
+from hpc_accel.workloads.nested import tensors_of
 
 Call = Callable[[nn.Module], Any]
 """Runs the model on a batch."""
@@ -36,6 +36,31 @@ class BlockChain:
     used: tuple[frozenset[str], ...]
     before: frozenset[str]
     after: frozenset[str]
+
+    @property
+    def layers(self) -> list[frozenset[str]]:
+        """The parameters of each block, those used before the first among the first's."""
+        first, second, *rest = self.used
+        return [first | second, *rest]
+
+    @property
+    def tied(self) -> list[tuple[int, int]]:
+        """First and last block that use a parameter, for each that several use."""
+        users: dict[str, list[int]] = {}
+        for index, names in enumerate(self.layers):
+            for name in names:
+                users.setdefault(name, []).append(index)
+        return sorted({(each[0], each[-1]) for each in users.values() if len(each) > 1})
+
+    def parameters(self, model: nn.Module) -> list[dict[str, nn.Parameter]]:
+        """The trainable parameters of each block, each once; those that nothing uses are the last block's."""
+        found: list[dict[str, nn.Parameter]] = [{} for _ in self.names]
+        layers = self.layers
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                block = next((index for index, names in enumerate(layers) if name in names), len(layers) - 1)
+                found[block][name] = parameter
+        return found
 
 
 def lists_of_blocks(model: nn.Module) -> list[list[str]]:
@@ -136,7 +161,7 @@ class _Run:
     def _parts(self, outputs: Any) -> list[frozenset[str]] | None:
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
         nodes = [node for _, node in self.states]
-        ends = [*([node] if node is not None else [] for node in nodes), [each.grad_fn for each in _tensors(outputs)]]
+        ends = [*([node] if node is not None else [] for node in nodes), [each.grad_fn for each in tensors_of(outputs)]]
         parts: list[frozenset[str]] = []
         for index, roots in enumerate(ends):
             stop = nodes[index - 1] if index else None
@@ -173,9 +198,3 @@ def first_tensor(args: Sequence[Any], kwargs: dict[str, Any]) -> torch.Tensor | 
     """What a block works on: its first argument, by position or by name, if that is a tensor."""
     first = args[0] if args else next(iter(kwargs.values()), None)
     return first if isinstance(first, torch.Tensor) else None
-
-
-def _tensors(outputs: Any) -> list[torch.Tensor]:
-    from torch.utils._pytree import tree_leaves
-
-    return [each for each in tree_leaves(outputs) if isinstance(each, torch.Tensor)]

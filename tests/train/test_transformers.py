@@ -39,7 +39,7 @@ def runs(directory, layouts, **architectures):
 
 
 def test_two_ranks(tmp_path):
-    layouts = [{"dp": 2}, {"tp": 2}, {"dp": 2, "shard": "full"}]
+    layouts = [{"dp": 2}, {"tp": 2}, {"dp": 2, "shard": "full"}, {"pp": 2, "accumulation_steps": 4}]
     assert_parity(train_all(2, runs(tmp_path, layouts, **CAUSAL), 480))
 
 

@@ -83,6 +83,20 @@ def planned(_wildcards):
     return list(runs_of(plan)), plan["pack"] and plan["pack"]["run_id"]
 
 
+@cache
+def references_of(path, _mtime_ns):
+    """The reference job of each run that is compared with one, by id."""
+    planned = read_json(path).get("references") or {}
+    return {run_id: name for name, each in planned.items() for run_id in each["runs"]}
+
+
+def references(run_ids):
+    """Records of the serial runs that runs are compared with."""
+    named = references_of(PLAN, Path(PLAN).stat().st_mtime_ns)
+    names = {named[run_id]: None for run_id in run_ids if run_id in named}
+    return [f"{RESULTS}/references/{name}/reference.json" for name in names]
+
+
 def scripts(wildcards):
     return [f"{RESULTS}/runs/{run_id}/job.sbatch" for run_id in planned(wildcards)[0]]
 
@@ -103,6 +117,12 @@ def measured(wildcards):
 # A script is written again when its own run has changed, not whenever the plan is newer.
 def digest_of_run(wildcards):
     return digest(runs_of(read_json(PLAN))[wildcards.run_id])
+
+
+def digest_of_reference(wildcards):
+    plan = read_json(PLAN)
+    runs, own = runs_of(plan), plan["references"][wildcards.run_id]
+    return digest([own, [runs[run_id]["resources"] for run_id in own["runs"]]])
 
 
 def digest_of_pack(_wildcards):
@@ -130,6 +150,7 @@ ASKED = {
         "slurm_extra",
         "cpus_per_task",
         "mem_mb",
+        "mem_mb_per_cpu",
         "runtime",
         "slurm_partition",
         "slurm_account",
@@ -151,6 +172,7 @@ localrules:
     plan,
     script,
     pack_script,
+    reference_script,
     report,
 
 
@@ -250,6 +272,8 @@ rule run:
     input:
         script=ancient(rules.script.output.script),
         request=ancient(rules.script.output.request),
+        # Before the run, and no reason to measure it again.
+        references=lambda wildcards: [*map(ancient, references([wildcards.run_id]))],
     output:
         f"{RESULTS}/runs/{{run_id}}/summary.json",
     log:
@@ -264,6 +288,28 @@ rule run:
     shell:
         "hpc-accel run-script {input.script:q} --request {input.request:q} --log {params.log:q}"
         " --result {output:q} --attempt {resources.attempt} {resources.start} > {log:q} 2>&1"
+
+
+use rule script as reference_script with:
+    output:
+        script=f"{RESULTS}/references/{{run_id}}/job.sbatch",
+        request=f"{RESULTS}/references/{{run_id}}/request.json",
+    params:
+        run=digest_of_reference,
+
+
+# The serial run that all runs of one model, seed and batch are compared with, once: a job of its own with one rank. Its
+# failure is a result too. Its script is not `ancient`: when runs need another variant, what is missing is computed.
+use rule run as reference with:
+    input:
+        script=rules.reference_script.output.script,
+        request=rules.reference_script.output.request,
+    output:
+        f"{RESULTS}/references/{{run_id}}/reference.json",
+    log:
+        f"logs/{RESULTS}/reference/{{run_id}}.log",
+    params:
+        log=f"{RESULTS}/references/{{run_id}}/log.txt",
 
 
 use rule script as pack_script with:
@@ -282,6 +328,7 @@ use rule run as pack with:
         script=ancient(rules.pack_script.output.script),
         request=ancient(rules.pack_script.output.request),
         runs=lambda wildcards: [ancient(path) for path in scripts(wildcards)],
+        references=lambda wildcards: [*map(ancient, references(planned(wildcards)[0]))],
     output:
         f"{RESULTS}/packs/{{run_id}}.json",
     log:
@@ -297,6 +344,7 @@ rule report:
         measured,
         # A rewritten script measures nothing again, which would hide from Snakemake that the report is out of date.
         scripts,
+        lambda wildcards: references(planned(wildcards)[0]),
         plan=PLAN,
     output:
         report(

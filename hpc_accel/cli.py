@@ -151,12 +151,7 @@ def plan_evaluate(
 
 @app.command()
 def script(
-    path: Annotated[
-        Path,
-        typer.Argument(
-            metavar="PATH", help="A plan.json, a run.json, or a directory of runs; with --probe a study file."
-        ),
-    ],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A plan, a run, or their directory; or --probe STUDY.")],
     run: Annotated[str | None, typer.Option(help="Of a plan only this run, by its run_id.")] = None,
     probe: Annotated[bool, typer.Option("--probe", help="Write the script that measures the machine.")] = False,
     out: Annotated[Path | None, typer.Option(help="With --probe: where to write the script.")] = None,
@@ -181,6 +176,7 @@ def supervise(
         str | None, typer.Option(metavar="FROM:TO", help="Copy this environment to this directory of every node.")
     ] = None,
     result: Annotated[str, typer.Option(help="Not a run, but a program that leaves this file.")] = "",
+    record_failure: Annotated[bool, typer.Option("--record-failure", help="Or that says in it why it failed.")] = False,
 ) -> None:
     """Start a run's ranks, pass on signals, watch the clock, and record how it ended: the last line of a job script."""
     from hpc_accel.jobs.allocation import Component
@@ -194,6 +190,7 @@ def supervise(
         max_restarts=max_restarts,
         stage=(Path(source), Path(target)) if stage else None,
         result=result,
+        record_failure=record_failure,
     )
     raise typer.Exit(attempt(directory, launch, settings))
 
@@ -232,8 +229,7 @@ def submit(path: Annotated[Path, typer.Argument(metavar="SCRIPT", help="A job.sb
     """Send a job script to Slurm as it is, wait for the job, and end with its exit code; stopped, cancel it."""
     from hpc_accel.jobs.submit import submit_and_wait
 
-    code = submit_and_wait(path, lambda job_id: typer.echo(f"job {job_id}"))
-    raise typer.Exit(code)
+    raise typer.Exit(submit_and_wait(path, lambda job_id: typer.echo(f"job {job_id}")))
 
 
 @app.command()
@@ -249,14 +245,14 @@ def train(path: RunPath) -> None:
 
 @app.command()
 def reference(
-    paths: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One run.json or several.")],
-    device: Annotated[str, typer.Option(help="What to compute on: cpu, or cuda:0 and so on.")] = "cpu",
+    paths: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Files run.json, or a reference's runs.json.")],
+    device: Annotated[str, typer.Option(help="What to compute on: cpu, cuda:0 and so on; else as the run says.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Where to write what was computed, or why it could not be.")] = None,
 ) -> None:
     """Compute the serial runs that runs are compared with, if they are not kept already. A run does this by itself."""
     from hpc_accel.commands import compute_references
 
-    for written in compute_references(paths, device):
-        typer.echo(f"{written}")
+    typer.echo("\n".join(map(str, compute_references(paths, device, out))))
 
 
 @app.command()

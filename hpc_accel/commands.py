@@ -44,6 +44,7 @@ def probe_machine(study_path: Path, out: Path) -> bool:
 
 def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, Any]:
     """Plan a study, write plan.json with every chosen run in it, and give its content."""
+    from hpc_accel.jobs.memory_option import with_memory_of
     from hpc_accel.jobs.request import plugin_resources
     from hpc_accel.jobs.site import load_site
     from hpc_accel.plan.calibration import load_calibrations
@@ -51,10 +52,12 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
     from hpc_accel.plan.prediction import Prices
     from hpc_accel.probe.hardware import load_hardware
     from hpc_accel.study.expand import resolve_workload
+    from hpc_accel.study.references import planned_references
     from hpc_accel.study.study_file import load_study
 
     study = load_study(study_path)
     site = load_site(study.site)
+    study = with_memory_of(study, site)
     workloads = [resolve_workload(choice) for choice in study.workloads]
     names = [workload.name for workload in workloads]
     if len(set(names)) < len(names):
@@ -93,6 +96,7 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
             if not alike:
                 for key in ("price_per_node_hour", "power_w_per_node"):
                     candidate[key] = site.mean_per_node(key, run.resources.nodes_by_partition)
+    content["references"] = planned_references(runs.values())
     content["pack"] = _pack(list(runs.values()), site) if study.same_allocation and runs else None
     write_atomically(owner, f"{study_path.resolve()}\n")
     write_atomically(out, json.dumps(content, indent=1) + "\n")
@@ -174,15 +178,11 @@ def train_run(path: Path) -> Summary | None:
     return _shown(path, run_training, "training", "step")
 
 
-def compute_references(paths: list[Path], device: str) -> list[Path]:
-    """The files of the references of runs, computed where they are missing."""
-    import torch
+def compute_references(paths: list[Path], device: str, out: Path | None) -> list[Path]:
+    """The files of the references of runs, computed where they are missing; `out` says what that took."""
+    from hpc_accel.train.parity.job import compute_all
 
-    from hpc_accel.study.run_file import read_run
-    from hpc_accel.train.parity.store import compute_missing
-
-    where = torch.device(device)
-    return [written for path in paths for written in compute_missing(read_run(path), path.resolve(), where)]
+    return compute_all([path.resolve() for path in paths], device, out)
 
 
 def infer_run(path: Path) -> Summary | None:

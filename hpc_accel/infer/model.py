@@ -84,13 +84,17 @@ def _cast_batches(workload: Workload, dtype: torch.dtype) -> Callable[[list[Any]
     return lambda samples: mapped(lambda each: each.to(dtype) if each.is_floating_point() else each, collate(samples))
 
 
+def _in_order(inputs: Sequence[torch.Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return tuple(inputs), {}
+
+
 def build_inference_model(
     run: Run,
     workload: Workload,
     split: Sequence[int] | None,
     place: RankCoordinates,
     device: torch.device,
-    form: Form,
+    form: Form = _in_order,
 ) -> InferenceModel:
     """The run's model on this rank, its weights those of `workload.model`. Collective over the replica.
 

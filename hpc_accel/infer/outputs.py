@@ -24,6 +24,7 @@ from hpc_accel.runtime.precision import arithmetic
 from hpc_accel.study.run import Run
 from hpc_accel.workloads.batch import Batch
 from hpc_accel.workloads.nested import flattened, floats_of, joined, mapped, moved, tensors_of
+from hpc_accel.workloads.stream import spread_over
 from hpc_accel.workloads.workload import NO_METRIC, NOT_ASKED, Workload
 
 MAX_SAMPLES = 256
@@ -58,20 +59,22 @@ class Answers:
 
 def compared_batch(workload: Workload, count: int = MAX_SAMPLES) -> Batch:
     """The first samples of the data set."""
-    dataset: Any = workload.dataset
-    return workload.batch_of(range(min(count, len(dataset))))
+    return workload.batch_of(range(len(spread_over(workload.dataset, count))))
 
 
 def answers(workload: Workload, answer: Answer, batch_size: int, metric_samples: int) -> Answers:
     """`answer` applied to the compared and to at most `metric_samples` held-out samples."""
     batch = compared_batch(workload)
-    first = _answered(batch.cut(slice(batch_size)), answer, batch_size)
+    start = batch.cut(slice(batch_size))
+    first = _answered(start, answer, batch_size)
     # Outputs may be much larger than inputs; what is compared stays small.
     largest = max((each[0].numel() for each in tensors_of(first) if each.dim()), default=1)
     count = min(batch.count, max(batch_size, MAX_OUTPUT_ELEMENTS // max(1, largest)))
-    whole = _answered(batch.cut(slice(count)), answer, batch_size) if count > batch_size else first
+    if count > start.count:
+        rest = batch.cut(slice(start.count, count))
+        first = joined([first, _answered(rest, answer, batch_size)], [start.count, rest.count])
     figure, reason = _figure(workload, answer, batch_size, metric_samples)
-    return Answers(outputs=whole, count=min(count, batch.count), metric=figure, metric_reason=reason)
+    return Answers(outputs=first, count=count, metric=figure, metric_reason=reason)
 
 
 def _answered(batch: Batch, answer: Answer, batch_size: int) -> Any:

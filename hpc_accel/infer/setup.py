@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,6 +19,7 @@ from hpc_accel.runtime.start_ranks import RankSetup, start_ranks
 from hpc_accel.study.infer_options import Infer
 from hpc_accel.study.run import Run
 from hpc_accel.workloads.nested import flattened
+from hpc_accel.workloads.stream import spread_over
 from hpc_accel.workloads.workload import Workload
 
 POOL = 1024
@@ -85,8 +85,7 @@ def open_session(run: Run, infer: Infer, directory: Path, import_ms: float) -> S
 
 def _pool(workload: Workload) -> tuple[Tensors, Form]:
     """The inputs of samples, tensor by tensor, and the form in which the model is called with them."""
-    dataset: Any = workload.dataset
-    batch = workload.batch_of(range(min(POOL, len(dataset))))
+    batch = workload.batch_of(range(len(spread_over(workload.dataset, POOL))))
     problem = "of tensors that do not all have the samples first"
     try:
         tensors, form = flattened((batch.args, batch.kwargs))

@@ -1,7 +1,8 @@
 """Slurm jobs: the script of a run, what it becomes when it starts, and what Slurm's accounting says of it afterwards.
 
-* Before: `site.py` (a cluster's facts, compared with it in `compare_site.py`), `request.py` and
-  `frequency_options.py` (what a job asks for), `launch_line.py` and `script.py` (the text), `write.py` (the files).
+* Before: `site.py` (a cluster's facts, compared with it in `compare_site.py`), `request.py` with
+  `memory_option.py`, `frequency_options.py` and `further_options.py` (what a job asks for), `launch_line.py` and
+  `script.py` (the text), `write.py` (the files).
 * During: `supervise.py` is the last line of a script; `allocation.py`, `placement.py`, `daemons.py` and `staging.py`
   look where it is, `child.py` starts the launcher, `attempt.py`, `diagnosis.py` and `restart.py` say how it ended.
   `pack.py` lets runs take turns in one job; `run_script.py` and `submit.py` are how the workflow starts a script.

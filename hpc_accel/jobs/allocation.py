@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpc_accel.errors import UsageError
+from hpc_accel.study.slurm_time import seconds_of
 
 TIMEOUT_S = 10
 AS_IT_IS = "submit the script by sbatch without options of your own, or write another script"
@@ -154,15 +155,8 @@ def limit_unix_s(job_id: str) -> float | None:
 
 def minutes(text: str) -> int | None:
     """Slurm's [days-]hours:minutes:seconds in minutes; None for "infinite"."""
-    if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", text):
-        return None
-    days, _, clock = text.rpartition("-")
-    parts = [int(part) for part in clock.split(":")]
-    if days:  # days-hours[:minutes[:seconds]]
-        hours, mins = (*parts, 0, 0)[:2]
-        return int(days) * 1440 + hours * 60 + mins
-    hours, mins, _ = [0] * (3 - len(parts)) + parts if len(parts) > 1 else [0, parts[0], 0]
-    return hours * 60 + mins
+    seconds = seconds_of(text)
+    return None if seconds is None else seconds // 60
 
 
 def _unix_s(text: str) -> float | None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.jobs.allocation import Component
+from hpc_accel.jobs.memory_option import memory_option
 from hpc_accel.jobs.placement import NO_GPU, VISIBLE, one_machine
 from hpc_accel.jobs.request import gpu_option
 from hpc_accel.jobs.site import Site
@@ -95,7 +96,8 @@ def _srun(part: NodeKind, site: Site, bind: str, number: int | None = None) -> l
     words += [f"--nodes={part.num_nodes}", f"--ntasks={part.num_ranks}", f"--ntasks-per-node={part.ranks_per_node}"]
     words.append(f"--cpus-per-task={part.cpus_per_rank}")
     if number is not None:
-        words += [f"--mem={part.memory_mb}", *(f"--{key}={value}" for key, value in gpu_option(part, site).items())]
+        asked = memory_option(part, site) | gpu_option(part, site)
+        words += [f"--{key}={value}" for key, value in asked.items()]
     return [*words, f"--cpu-bind={SRUN_BIND[bind]}", "--kill-on-bad-exit=1"]
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.jobs.frequency_options import slurm_options
+from hpc_accel.jobs.further_options import WHOLE_NODE_MEMORY, further_options, plugin_words, queue_options
+from hpc_accel.jobs.memory_option import memory_option, most_memory_mb
 from hpc_accel.jobs.site import Site
 from hpc_accel.study.node_kinds import node_kinds_of, place_on_node_kinds
 from hpc_accel.study.recipe import Recipe
@@ -26,7 +28,7 @@ def probe_resources(study: Study) -> Resources:
     if limits.node_kinds is not None:
         return place_on_node_kinds(sum(each.num_ranks for each in node_kinds_of(limits)), limits, study.device)
     no_gpus = {"gpus_per_node": 0} if study.device == "cpu" else {}
-    return Resources(time_limit_min=limits.time_limit_min, **limits.shape | no_gpus)
+    return Resources(**limits.of_each_run, **limits.shape | no_gpus)
 
 
 def pack_resources(runs: Sequence[Run], site: Site) -> Resources:
@@ -54,13 +56,29 @@ def pack_resources(runs: Sequence[Run], site: Site) -> Resources:
         ranks_per_node=max(each.ranks_per_node for each in asked),
         gpus_per_node=max(each.gpus_per_node for each in asked),
         cpus_per_rank=max(each.cpus_per_rank for each in asked),
-        memory_mb=max(each.memory_mb for each in asked),
+        memory_mb=most_memory_mb([each.memory_mb for each in asked]),
         time_limit_min=min(
             sum(each.time_limit_min for each in asked),
             site.partition_of(asked[0].partition).max_time_min or sys.maxsize,
         ),
         partition=partitions.pop(),
+        sbatch_options=asked[0].sbatch_options,
     )
+
+
+def reference_resources(runs: Sequence[Run]) -> Resources:
+    """One rank on one node for the serial run of `runs`: all CPUs and memory of a node of their rank 0, and one GPU."""
+    asked = [run.resources.node_kind_of(0) for run in runs]
+    widest = max(asked, key=lambda part: (part.memory_mb, part.ranks_per_node * part.cpus_per_rank))
+    alone = {
+        "num_nodes": 1,
+        "ranks_per_node": 1,
+        "gpus_per_node": min(1, widest.gpus_per_node),
+        "cpus_per_rank": widest.ranks_per_node * widest.cpus_per_rank,
+    }
+    part = widest.model_copy(update=alone)
+    time_limit_min = max(run.resources.time_limit_min for run in runs)
+    return Resources(time_limit_min=time_limit_min, node_kinds=(part,), **part.shape)
 
 
 def check_fits(resources: Resources, site: Site) -> None:
@@ -74,7 +92,7 @@ def _check_fits(part: NodeKind, time_limit_min: int, site: Site) -> None:
     limits = {
         "num_nodes": (part.num_nodes, facts.num_nodes),
         "ranks_per_node x cpus_per_rank": (part.ranks_per_node * part.cpus_per_rank, facts.cpus_per_node),
-        "memory_mb": (part.memory_mb, facts.memory_mb_per_node),
+        "memory_mb": (part.memory_mb or 0, facts.memory_mb_per_node),
         "gpus_per_node": (part.gpus_per_node, facts.gpus_per_node),
         "time_limit_min": (time_limit_min, facts.max_time_min),
     }
@@ -103,7 +121,7 @@ def header(
         "ntasks": str(part.num_ranks),
         "ntasks-per-node": str(part.ranks_per_node),
         "cpus-per-task": str(part.cpus_per_rank),
-        "mem": str(part.memory_mb),
+        **_checked_memory(part, resources, site),
         "time": str(resources.time_limit_min),
     }
     if number == 0:
@@ -114,15 +132,19 @@ def header(
             "signal": f"B:USR1@{site.warn_before_end_s}",
             "export": "ALL",
         }
-    options |= gpu_option(part, site)
-    chosen = {
-        "partition": part.partition or site.partition,
-        "account": site.account,
-        "qos": site.qos,
-        "constraint": part.constraint or site.constraint,
-    }
-    options.update({key: value for key, value in chosen.items() if value})
-    return options | slurm_options(recipe, site)
+    options |= gpu_option(part, site) | queue_options(resources, part, site) | slurm_options(recipe, site)
+    return options | {name: value for name, value in further_options(resources, site, number).items() if value}
+
+
+def _checked_memory(part: NodeKind, resources: Resources, site: Site) -> dict[str, str]:
+    option = memory_option(part, site)
+    if option and "mem-per-gpu" in further_options(resources, site):
+        raise ConfigError(
+            f"mem-per-gpu beside {next(iter(option))}",
+            "Slurm takes one of --mem, --mem-per-cpu and --mem-per-gpu",
+            "set memory: none in the site file, or resources.memory_mb: null in the study",
+        )
+    return option
 
 
 def gpu_option(part: NodeKind, site: Site) -> dict[str, str]:
@@ -133,10 +155,11 @@ def gpu_option(part: NodeKind, site: Site) -> dict[str, str]:
     return {"gres": f"gpu:{count}"} if site.gpu_request == "gres" else {"gpus-per-node": count}
 
 
-def switches(site: Site) -> list[str]:
-    """The #SBATCH options without a value."""
+def switches(resources: Resources, site: Site, number: int = 0) -> list[str]:
+    """The #SBATCH options without a value, of component `number`."""
+    further = [name for name, value in further_options(resources, site, number).items() if not value]
     # Slurm would restart a job after a node's failure by itself; only a site that allows restarts wants that.
-    return [*(["exclusive"] if site.exclusive else []), "requeue" if site.max_restarts else "no-requeue"]
+    return [*(["exclusive"] if site.exclusive else []), "requeue" if site.max_restarts else "no-requeue", *further]
 
 
 def request_file(resources: Resources, site: Site, recipe: Recipe | None = None) -> dict[str, Any]:
@@ -163,10 +186,12 @@ def plugin_request(resources: Resources, site: Site, recipe: Recipe | None = Non
     """
     check_fits(resources, site)
     if len(resources.each_kind) > 1:
-        return {"hetjob": len(resources.each_kind), "mem_mb": resources.memory_mb, "runtime": resources.time_limit_min}
+        mem_mb = resources.memory_mb or 0
+        return {"hetjob": len(resources.each_kind), "mem_mb": mem_mb, "runtime": resources.time_limit_min}
     part = resources.each_kind[0]
-    if " " in (part.partition or site.partition):
-        value = part.partition or site.partition
+    chosen, memory = queue_options(resources, part, site), _checked_memory(part, resources, site)
+    if " " in chosen.get("partition", ""):
+        value = chosen["partition"]
         raise ConfigError(f"partition {value!r}", "Slurm's names have no spaces", "correct the site file")
     request: dict[str, Any] = {
         # The key's presence lets mpirun see the allocation; its truth adds a check that refuses one rank.
@@ -183,20 +208,19 @@ def plugin_request(resources: Resources, site: Site, recipe: Recipe | None = Non
                 f"--ntasks-per-node={part.ranks_per_node}",
                 *(["--exclusive"] if site.exclusive else []),
                 *(f"--{key}={value}" for key, value in slurm_options(recipe, site).items()),
+                *([WHOLE_NODE_MEMORY] if memory.get("mem") == "0" else []),
+                *plugin_words(further_options(resources, site)),
             ]
         ),
         "cpus_per_task": part.cpus_per_rank,
-        "mem_mb": part.memory_mb,
+        # 0 where it asks for none: left out, the profile's default would stand.
+        "mem_mb": int(memory.get("mem", 0)),
         "runtime": resources.time_limit_min,
     }
-    chosen = {
-        "slurm_partition": part.partition or site.partition,
-        "slurm_account": site.account,
-        "qos": site.qos,
-        "constraint": part.constraint or site.constraint,
-    }
-    request.update({key: value for key, value in chosen.items() if value})
-    return request
+    if "mem-per-cpu" in memory:
+        request["mem_mb_per_cpu"] = int(memory["mem-per-cpu"])
+    renamed = {"partition": "slurm_partition", "account": "slurm_account"}
+    return request | {renamed.get(key, key): value for key, value in chosen.items()}
 
 
 def gpu_type(part: NodeKind, site: Site) -> str:

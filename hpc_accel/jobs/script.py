@@ -19,9 +19,10 @@ import jinja2
 from hpc_accel.errors import ConfigError
 from hpc_accel.jobs import frequency_options
 from hpc_accel.jobs.launch_line import check_launch, launch_line, wanted
-from hpc_accel.jobs.request import checked_path, header, pack_resources, probe_resources, switches
+from hpc_accel.jobs.request import checked_path, header, pack_resources, probe_resources, reference_resources, switches
 from hpc_accel.jobs.site import Site
 from hpc_accel.study.recipe import Recipe
+from hpc_accel.study.references import RECORD, RUNS
 from hpc_accel.study.run import Resources, Run
 from hpc_accel.study.study_file import Study
 
@@ -62,7 +63,29 @@ def render_probe(study: Study, site: Site, *, study_path: Path, root: Path, out_
         log="probe.txt",
         environment=environment,
         program=["hpc-accel", "probe", checked_path(study_path), "--out", f"{checked_path(out_dir)}/hardware.json"],
-        result="hardware.json",
+        result=["--result", "hardware.json"],
+    )
+
+
+def render_reference(
+    runs: Sequence[Run], site: Site, *, name: str, root: Path, directory: Path, environment: Path
+) -> str:
+    """The script of the serial run that `runs`, of one model, are compared with; `directory` holds their runs.json.
+
+    Its failure is a result as well, so that its runs go on and say that they were compared with nothing.
+    """
+    records = checked_path(directory)
+    return _render(
+        site,
+        reference_resources(runs),
+        about=f"serial reference {name}",
+        job_name=f"reference-{name}",
+        root=root,
+        records=directory,
+        log="log.txt",
+        environment=environment,
+        program=["hpc-accel", "reference", f"{records}/{RUNS}", "--out", f"{records}/{RECORD}"],
+        result=["--result", RECORD, "--record-failure"],
     )
 
 
@@ -79,7 +102,7 @@ def render_pack(runs: Sequence[Run], site: Site, *, name: str, root: Path, study
     return _text(
         site,
         about=f"{name}: {len(runs)} run(s) in turn in one allocation of {packed.num_nodes} node(s), site {site.name}",
-        sbatch=_sbatch(options, site),
+        sbatch=_sbatch(options, switches(packed, site)),
         root=root,
         environment=environment,
         threads=None,
@@ -107,7 +130,7 @@ def _render(
     environment: Path,
     program: list[str],
     recipe: Recipe | None = None,
-    result: str = "",
+    result: Sequence[str] = (),
 ) -> str:
     bind = _bind(site, recipe)
     threads = recipe.threads_per_rank if recipe else None
@@ -118,7 +141,7 @@ def _render(
     for number in range(len(resources.each_kind)):
         asked = header(resources, site, job_name=job_name, log=records / log, recipe=recipe, number=number)
         # A line "#SBATCH hetjob" ends one component and begins the next.
-        directives += [*(["hetjob"] if number else []), *_sbatch(asked, site)]
+        directives += [*(["hetjob"] if number else []), *_sbatch(asked, switches(resources, site, number))]
     supervisor = ["hpc-accel", "supervise", checked_path(records)]
     options = _settings(site, resources, environment, result)
     return _text(
@@ -141,9 +164,9 @@ def _bind(site: Site, recipe: Recipe | None) -> str:
     return recipe.cpu_bind if recipe and recipe.cpu_bind else site.cpu_bind
 
 
-def _settings(site: Site, resources: Resources, environment: Path, result: str) -> list[str]:
+def _settings(site: Site, resources: Resources, environment: Path, result: Sequence[str]) -> list[str]:
     """Options of `hpc-accel supervise`: what it cannot find out by itself."""
-    options = ["--result", result] if result else []
+    options = [*result]
     if site.scheduler == "none":
         return options
     for part in wanted(resources, site):
@@ -215,8 +238,8 @@ def _search_path(environment: Path) -> str:
     return text
 
 
-def _sbatch(options: dict[str, str], site: Site) -> list[str]:
-    return [f"--{key}={sbatch_word(value)}" for key, value in options.items()] + [f"--{key}" for key in switches(site)]
+def _sbatch(options: dict[str, str], flags: list[str]) -> list[str]:
+    return [f"--{key}={sbatch_word(value)}" for key, value in options.items()] + [f"--{key}" for key in flags]
 
 
 @cache

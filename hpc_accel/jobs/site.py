@@ -14,7 +14,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.study.base import StrictModel, checked_name
+from hpc_accel.study.base import Minutes, StrictModel, checked_name
+from hpc_accel.study.sbatch_options import SiteOptions
 from hpc_accel.study.yaml import read_yaml, validated
 
 MAX_TEXT = 256
@@ -59,7 +60,7 @@ class Partition(StrictModel):
     gpus_per_node: CountOrZero | None = None
     gpu_type: Name | None = None
     """Slurm's type of the generic resource: gres is then gpu:<type>:<n>."""
-    max_time_min: Count | None = None
+    max_time_min: Minutes | None = None
     price_per_node_hour: Positive | None = None
     """In `Site.currency`; a node-hour's billing weight serves as well."""
     power_w_per_node: Positive | None = None
@@ -80,6 +81,10 @@ class Site(StrictModel):
     constraint: Text = ""
     exclusive: bool = False
     """Whole nodes: no other job beside a measurement."""
+    memory: Literal["per_node", "per_cpu", "whole_node", "none"] = "per_node"
+    """How `sbatch` is asked for memory: --mem, --mem-per-cpu, --mem=0 (all that the nodes have), or not at all."""
+    sbatch_options: SiteOptions = {}
+    """Further options of sbatch, for every job (study/sbatch_options.py)."""
     job_prefix: Text = ""
     """Put before every job's name, to find one's jobs in a busy queue."""
 

@@ -51,6 +51,8 @@ class Settings:
     """An environment and the directory on every node that gets a copy of it."""
     result: str = ""
     """A file that the launched program must leave in the directory; empty for a run, which leaves a summary."""
+    record_failure: bool = False
+    """Whether that file says why the program failed, where it did not write it."""
 
 
 def supervise(directory: Path, command: Sequence[str], settings: Settings) -> int:
@@ -80,8 +82,9 @@ def rehearse(directory: Path, command: Sequence[str]) -> tuple[list[str], Path]:
     """The same command with its records apart: outside Slurm it must never pass for a measurement of the site."""
     apart = directory / REHEARSAL
     apart.mkdir(parents=True, exist_ok=True)
-    if (directory / "run.json").is_file():
-        shutil.copyfile(directory / "run.json", apart / "run.json")
+    for name in ("run.json", "runs.json"):
+        if (directory / name).is_file():
+            shutil.copyfile(directory / name, apart / name)
     tell(f"not in a Slurm job: records go to {apart}")
     prefix = f"{directory}/"
     return [f"{apart}/{word.removeprefix(prefix)}" if word.startswith(prefix) else word for word in command], apart
@@ -97,7 +100,11 @@ def _supervise_program(directory: Path, command: Sequence[str], settings: Settin
         code = _launch(child, command, directory, settings, stack)
     if code == 0 and not (result.is_file() and result.stat().st_size):
         tell(f"the launcher ended with 0 but there is no {result}")
-        return 70
+        code = 70
+    if code and settings.record_failure and not result.is_file():
+        failure = diagnose(code, child.asked_to_stop, os.environ.get("SLURM_JOB_ID"))
+        if failure.status != "cancelled":
+            write_json(result, {"problem": f"failed: {failure.message}"})
     return code
 
 

@@ -1,4 +1,4 @@
-"""Scripts on disk, each with its request: of all runs of a plan or of one, of the probe, of a pack."""
+"""Scripts on disk, each with its request: of all runs of a plan or of one, of the probe, of a pack, of a reference."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import Any
 from hpc_accel.errors import ConfigError
 from hpc_accel.files import read_json, write_atomically
 from hpc_accel.jobs import frequency_options, script
-from hpc_accel.jobs.request import pack_resources, probe_resources, request_file
+from hpc_accel.jobs.request import pack_resources, probe_resources, reference_resources, request_file
 from hpc_accel.jobs.site import Site, load_site
+from hpc_accel.study.references import RUNS, one_of_each, runs_by_reference
 from hpc_accel.study.run import Run
 from hpc_accel.study.run_file import read_run, write_run_file
 from hpc_accel.study.study_file import Study
@@ -52,7 +53,8 @@ def write_runs_below(directory: Path) -> list[Path]:
 
 
 def write_planned(plan: Path, run_id: str | None = None, places: Places | None = None) -> list[Path]:
-    """run.json, job.sbatch and request.json of the runs that a plan chose, or of `run_id`; and the script of its pack.
+    """run.json, job.sbatch and request.json of the runs that a plan chose, with the scripts of their references and
+    their pack; or only what has the name `run_id`.
 
     Raises ConfigError when there is no such plan or run.
     """
@@ -61,6 +63,9 @@ def write_planned(plan: Path, run_id: str | None = None, places: Places | None =
     pack = content.get("pack")
     if run_id is not None and pack and run_id == pack["run_id"]:
         return [write_pack(list(runs.values()), results, run_id, places)]
+    references = runs_by_reference(runs.values())
+    if run_id is not None and run_id in references:
+        return [write_reference(references[run_id], results, run_id, places)]
     if run_id is not None and run_id not in runs:
         raise ConfigError(
             f"run {run_id!r}", f"{plan} chose {len(runs)} run(s), not this one", "look for `run_id` in it"
@@ -71,6 +76,8 @@ def write_planned(plan: Path, run_id: str | None = None, places: Places | None =
         run_dir = results / "runs" / run.run_id
         write_run_file(run, run_dir)
         written.append(write_run(run, run_dir, places, site_of(run.site)))
+    if run_id is None:
+        written += [write_reference(each, results, name, places) for name, each in references.items()]
     if run_id is None and pack:
         written.append(write_pack(list(runs.values()), results, pack["run_id"], places))
     return written
@@ -92,6 +99,17 @@ def write_pack(runs: Sequence[Run], results: Path, name: str, places: Places | N
     request = request_file(pack_resources(runs, site), site, frequency_options.common(runs))
     _write_request(results / "packs" / f"{name}.request.json", request)
     return _write_script(results / "packs" / f"{name}.sbatch", text)
+
+
+def write_reference(runs: Sequence[Run], results: Path, name: str, places: Places | None = None) -> Path:
+    """runs.json, job.sbatch and request.json of the serial run that `runs` are compared with; the script's path."""
+    places, site, directory = places or Places(), load_site(runs[0].site), results.resolve() / "references" / name
+    paths = {"root": places.root, "environment": places.environment}
+    text = script.render_reference(runs, site, name=name, directory=directory, **paths)
+    different = [run.model_dump(mode="json") for run in one_of_each(runs)]
+    write_atomically(directory / RUNS, json.dumps({"runs": different}, indent=1) + "\n")
+    _write_request(directory / "request.json", request_file(reference_resources(runs), site))
+    return _write_script(directory / "job.sbatch", text)
 
 
 def write_probe(study: Study, study_path: Path, out: Path | None, places: Places | None = None) -> Path:

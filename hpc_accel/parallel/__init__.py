@@ -3,7 +3,7 @@
 Read it in this order:
   apply                     the one way from a layout and a recipe to a model that trains
   mesh                      which rank is which replica, stage and tensor-parallel part
-  data, gradients           DDP, FSDP2, ZeRO-1; how gradients meet
+  data, shard, gradients    DDP, FSDP2, ZeRO-1; how gradients meet
   tensor, exchange          layers cut over ranks; what these exchange, as autograd knows it
   pipeline, traced, boundary, forward    stages, their boundaries, and forward alone
   layer_times               how long each layer takes, for stages of equal time

@@ -17,12 +17,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hpc_accel.parallel.boundary import Dtypes, cast_outputs
-from hpc_accel.parallel.data import make_average, replicate, shard
+from hpc_accel.parallel.data import make_average, replicate
 from hpc_accel.parallel.gradients import ReplicaAverage, add_up, gradients_of
 from hpc_accel.parallel.memory_layout import offload_activations, set_channels_last
 from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.parallel.ties import Tie, add_up_ties, first_names, ties_of
 from hpc_accel.study.recipe import Recipe
+from hpc_accel.workloads.control_flow import ControlFlow, control_flow_of
 from hpc_accel.workloads.tensor_plan import planned
 from hpc_accel.workloads.workload import Loss, Workload
 
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 class ParallelModel:
     """What one rank runs: its only module directly, or its stages through `schedule`.
 
-    `average` averages gradients after backward, or parameters under local SGD; None where DDP or FSDP do.
+    `average` averages gradients after backward, or parameters under local SGD; None where DDP does. Of a model that
+    FSDP divided, it averages those of the parameters that are whole.
     `partial` are parameters whose gradients the tensor-parallel ranks of `tp_group` must add up.
     """
 
@@ -84,7 +86,7 @@ class ParallelModel:
             add_up(gradients_of(self.partial), self.tp_group)
         add_up_ties(self.ties, self.place)
         if self.average is not None and averages:
-            self.average(gradients_of(self.parameters))
+            self.average.gradients([each for each in self.parameters if not hasattr(each, "to_local")])
 
 
 def parallelize(
@@ -104,6 +106,7 @@ def parallelize(
     `loss` is the loss of one micro-batch, divided by their number.
     """
     tensor_cut = _tensor_cut(workload, place)
+    flow = control_flow_of(workload) if place.layout.dp > 1 else ControlFlow()
     names = first_names(workload.model)
     stages, schedule = None, None
     if split is not None:
@@ -111,8 +114,8 @@ def parallelize(
 
         stages = cut(workload, split, place, autocast_dtype)
     is_traced = stages is not None and not isinstance(stages, Stages)
-    later = place.layout.averages_later(overlap=recipe.overlap, is_traced=is_traced)
-    prepare = _Prepare(place, device, recipe, autocast_dtype, tensor_cut, later=later)
+    later = _averages_later(place, recipe, flow, is_traced=is_traced)
+    prepare = _Prepare(place, device, recipe, autocast_dtype, tensor_cut, flow, later=later)
     if stages is None:
         modules = {0: prepare(workload.model)}
     else:
@@ -132,6 +135,17 @@ def parallelize(
         ties=ties_of(modules, getattr(stages, "shared", {}), names, place),
         names=names,
     )
+
+
+def _averages_later(place: RankCoordinates, recipe: Recipe, flow: ControlFlow, *, is_traced: bool) -> bool:
+    """Whether replicas average gradients after backward.
+
+    Also where parameters may idle and DistributedDataParallel cannot find them: in a stage it is not given the outputs
+    of all micro-batches, and what a reentrant part uses does not stand in the graph.
+    """
+    hidden = flow.may_idle and not recipe.static_graph and (place.layout.pp > 1 or flow.reentrant)
+    later = place.layout.averages_later(overlap=recipe.overlap, is_traced=is_traced)
+    return later or (hidden and place.layout.dp > 1 and place.layout.shard != "full")
 
 
 def _tensor_cut(workload: Workload, place: RankCoordinates) -> TensorCut | None:
@@ -154,6 +168,7 @@ class _Prepare:
         recipe: Recipe,
         autocast_dtype: torch.dtype | None,
         tensor_cut: TensorCut | None,
+        flow: ControlFlow,
         *,
         later: bool,
     ) -> None:
@@ -162,6 +177,7 @@ class _Prepare:
         self.recipe = recipe
         self.autocast_dtype = autocast_dtype
         self.tensor_cut = tensor_cut
+        self.flow = flow
         self.later = later
         self.partial: list[nn.Parameter] = []
 
@@ -200,7 +216,9 @@ class _Prepare:
     def _replicated(self, module: nn.Module) -> nn.Module:
         place, recipe = self.place, self.recipe
         if place.layout.shard == "full":
-            return shard(module, place, recipe, self.autocast_dtype)
+            from hpc_accel.parallel.shard import shard
+
+            return shard(module, place, recipe, self.autocast_dtype, self.flow)
         if place.layout.dp > 1 and not self.later and recipe.average_every == 1:
-            return replicate(module, place, recipe, self.device)
+            return replicate(module, place, recipe, self.device, may_idle=self.flow.may_idle)
         return module

@@ -1,9 +1,6 @@
-"""Data parallelism around one stage: DistributedDataParallel, FSDP2, or nothing where averages come later."""
+"""Data parallelism around one stage: DistributedDataParallel, or nothing where averages come later."""
 
 from __future__ import annotations
-
-from collections import Counter
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,8 +17,13 @@ POWERSGD_START = 2
 """Steps with whole gradients before PowerSGD begins; its error feedback wants at least 2."""
 
 
-def replicate(module: nn.Module, place: RankCoordinates, recipe: Recipe, device: torch.device) -> nn.Module:
-    """`module` with its gradients averaged over the data-parallel group while backward runs. Collective over it."""
+def replicate(
+    module: nn.Module, place: RankCoordinates, recipe: Recipe, device: torch.device, *, may_idle: bool
+) -> nn.Module:
+    """`module` with its gradients averaged over the data-parallel group while backward runs. Collective over it.
+
+    With `may_idle` a step may use some parameters on no rank, or on some only: each is then looked for in the graph.
+    """
     group = place.group("dp")
     wrapped = DistributedDataParallel(
         module,
@@ -30,6 +32,7 @@ def replicate(module: nn.Module, place: RankCoordinates, recipe: Recipe, device:
         gradient_as_bucket_view=True,
         bucket_cap_mb=recipe.bucket_mb,
         static_graph=recipe.static_graph,
+        find_unused_parameters=may_idle and not recipe.static_graph,
     )
     _compress(wrapped, recipe.compression, group)
     return wrapped
@@ -53,38 +56,12 @@ def _compress(wrapped: DistributedDataParallel, compression: str, group: dist.Pr
 
 
 def make_average(place: RankCoordinates, recipe: Recipe, *, later: bool) -> ReplicaAverage | None:
-    """What averages gradients `later`, after backward, or parameters under local SGD; None where neither is needed."""
+    """What averages gradients `later`, after backward, or parameters under local SGD; None where neither is needed.
+
+    FSDP's gradients are averaged by FSDP; those of parameters that it leaves whole are averaged here.
+    """
     group = place.group("dp")
-    if group is None or not (later or recipe.average_every > 1):
+    if group is None or not (later or recipe.average_every > 1 or place.layout.shard == "full"):
         return None
     bucket_bytes = recipe.bucket_mb * 2**20 if recipe.bucket_mb else DEFAULT_BUCKET_BYTES
     return ReplicaAverage(group, bucket_bytes, WIRE.get(recipe.compression))
-
-
-def _wide(module: nn.Module) -> torch.dtype:
-    """What gradients are added up in: fp32, or fp64 where parameters are."""
-    is_double = any(each.dtype == torch.float64 for each in module.parameters())
-    return torch.float64 if is_double else torch.float32
-
-
-def shard(module: nn.Module, place: RankCoordinates, recipe: Recipe, autocast_dtype: torch.dtype | None) -> nn.Module:
-    """Parameters, gradients and optimizer state divided over the data-parallel ranks by FSDP2, block by block."""
-    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
-
-    from hpc_accel.workloads.blocks import blocks_with_parameters
-
-    options: dict[str, Any] = {
-        "mesh": place.submesh("dp"),
-        "mp_policy": MixedPrecisionPolicy(
-            param_dtype=autocast_dtype, reduce_dtype=WIRE.get(recipe.compression, _wide(module))
-        ),
-        "offload_policy": CPUOffloadPolicy() if recipe.offload == "parameters" else OffloadPolicy(),
-    }
-    blocks = blocks_with_parameters(module)
-    uses = Counter(id(parameter) for block in blocks for parameter in block.parameters())
-    for block in blocks:
-        # Blocks that share a parameter stay with the whole: FSDP2 wants tied weights in one group.
-        if all(uses[id(parameter)] == 1 for parameter in block.parameters()):
-            fully_shard(block, **options)
-    fully_shard(module, **options)
-    return module

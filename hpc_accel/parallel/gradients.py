@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 DEFAULT_BUCKET_BYTES = 25 * 2**20
 
@@ -26,15 +27,39 @@ class ReplicaAverage:
 
     def __call__(self, tensors: Sequence[torch.Tensor]) -> None:
         """Replace each tensor by its mean over the group. Collective: the same shapes and order on every rank."""
+        self._average(tensors, [True] * len(tensors))
+
+    def gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Replace each gradient by its mean over the group. Collective: the same parameters on every rank.
+
+        A rank whose samples touched none of a parameter adds zeros. Where no rank's did, there is no gradient
+        afterwards, as in a serial run: an optimizer leaves the parameter alone.
+        """
+        used = [parameter.grad is not None for parameter in parameters]
+        used_anywhere = self._average(gradients_of(parameters), used)
+        for parameter, is_used in zip(parameters, used_anywhere, strict=True):
+            if not is_used:
+                parameter.grad = None
+
+    def _average(self, tensors: Sequence[torch.Tensor], used: Sequence[bool]) -> list[bool]:
+        """The means in place; which tensors any rank `used`."""
         size = dist.get_world_size(self.group)
+        found: list[bool] = []
         with torch.no_grad():
             for bucket in self._buckets(tensors):
-                flat = torch.cat([tensor.flatten() for tensor in bucket])
+                flags = torch.tensor(used[len(found) :][: len(bucket)], dtype=bucket[0].dtype).to(bucket[0].device)
+                flat = torch.cat([*(tensor.flatten() for tensor in bucket), flags])
                 # Divided first, so that a sum in 16 bits does not overflow.
-                flat = flat.div_(size).to(self.wire_dtype or flat.dtype)
+                flat = flat.div_(size).to(self._wire(flat.dtype))
                 dist.all_reduce(flat, group=self.group)
-                for tensor, mean in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
+                *means, flags = flat.split([*(tensor.numel() for tensor in bucket), len(bucket)])
+                for tensor, mean in zip(bucket, means, strict=True):
                     tensor.copy_(mean.view_as(tensor))
+                found += [flag != 0 for flag in flags.tolist()]
+        return found
+
+    def _wire(self, dtype: torch.dtype) -> torch.dtype:
+        return dtype if self.wire_dtype is None or dtype.is_complex else self.wire_dtype
 
     def _buckets(self, tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
         bucket: list[torch.Tensor] = []
@@ -49,11 +74,13 @@ class ReplicaAverage:
             yield bucket
 
 
-def gradients_of(parameters: Sequence[torch.nn.Parameter]) -> list[torch.Tensor]:
-    """The gradient of each parameter; zeros where this rank's samples touched none of it, as all ranks need one."""
+def gradients_of(parameters: Sequence[nn.Parameter]) -> list[torch.Tensor]:
+    """The gradient of each parameter, dense; zeros where this rank's samples touched none of it, as all need one."""
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
+        elif parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.to_dense()
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 

@@ -62,12 +62,12 @@ def room_of(layout: Layout, resources: Resources, model: StepModel) -> Room:
             what=f"{USABLE_SHARE:.0%} of {whole}, less {CONTEXT_BYTES / 1e9:.1f} GB for the CUDA context",
             more="shard: full" if sharing == 1 else "fewer ranks to a GPU",
         )
-    node = min(model.kind.memory_bytes, resources.memory_mb * 10**6)
+    node, asked = model.kind.memory_bytes, resources.memory_mb
     return Room(
         need_bytes=need,
-        limit_bytes=node // resources.ranks_per_node,
-        what="a rank's share of resources.memory_mb and of the node's memory",
-        more="raise resources.memory_mb",
+        limit_bytes=(min(node, asked * 10**6) if asked else node) // resources.ranks_per_node,
+        what=f"a rank's share of {'resources.memory_mb and of ' if asked else ''}the node's memory",
+        more="raise resources.memory_mb" if asked else "fewer ranks per node",
     )
 
 

@@ -47,4 +47,6 @@ class Found(Part):
     phases: tuple[Phase, ...] = ()
     told: tuple[Text, ...] = ()
     reference_digest: Text = ""
+    reference_s: Number | None = None
+    """How long the serial runs took to compute, in seconds: once for all runs of one model, seed and batch."""
     cause: Text = ""

@@ -9,6 +9,7 @@ its contiguous share of each global batch.
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count
@@ -16,12 +17,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from hpc_accel.errors import ConfigError, DataError
 from hpc_accel.parallel import planted
 from hpc_accel.runtime.seeded import Drawn, digest_of_sample
 from hpc_accel.workloads.batch import Batch, BatchRules
+from hpc_accel.workloads.stream import Reading, Stream, num_samples_of
 
 
 class ShareSampler(Sampler[list[int]]):
@@ -112,6 +114,45 @@ class ShareSampler(Sampler[list[int]]):
         return 0 if self.keep_last else self.num_samples % self.global_batch_size
 
 
+class StreamSampler(ShareSampler):
+    """The same for a stream, whose samples have the numbers of their steps: k x global_batch_size + i."""
+
+    def __init__(self, global_batch_size: int, *, start: int, share: int, seed: int, first_step: int = 0) -> None:
+        super().__init__(
+            global_batch_size, global_batch_size, start=start, share=share, seed=seed, first_step=first_step
+        )
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Not known, and never reached: a stream counts its epochs itself."""
+        return sys.maxsize
+
+    def samples(self, step: int) -> list[int]:
+        """This rank's samples of `step`."""
+        begin = step * self.global_batch_size + (0 if planted.is_on("sampler_repeats") else self.start)
+        return list(range(begin, begin + self.share))
+
+    def num_samples_of(self, step: int) -> int:
+        """Every batch is whole."""
+        return self.global_batch_size
+
+    @property
+    def samples_dropped_per_epoch(self) -> int:
+        """None that are known of."""
+        return 0
+
+
+def sampler_for(
+    dataset: Any, global_batch_size: int, *, start: int, share: int, seed: int, **options: Any
+) -> ShareSampler:
+    """The samples of one rank's share of a data set or of a stream. `options` are those of `ShareSampler`."""
+    total = num_samples_of(dataset)
+    if isinstance(dataset, Stream) or total is None:
+        first_step = options.get("first_step", 0)
+        return StreamSampler(global_batch_size, start=start, share=share, seed=seed, first_step=first_step)
+    return ShareSampler(total, global_batch_size, start=start, share=share, seed=seed, **options)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Share:
     """One rank's share of a global batch, in its micro-batches: each is collated by itself, as in a loop of one's own.
@@ -163,6 +204,40 @@ class Collate:
         )
 
 
+class ShareOfStream(IterableDataset[Any]):
+    """One rank's share of each global batch of a stream, from the sampler's first step on."""
+
+    def __init__(self, stream: Stream, sampler: StreamSampler) -> None:
+        self.stream = stream
+        self.sampler = sampler
+        self.from_position: dict[str, Any] | None = None
+        self.reading: Reading | None = None
+
+    def position(self) -> dict[str, Any] | None:
+        """Where the stream is, if it says so and is read in this process; see `Reading.position`."""
+        return self.reading.position() if self.reading is not None else None
+
+    def __iter__(self) -> Iterator[list[tuple[int, Any]]]:
+        self.reading = self.stream.read()
+        if self.from_position is not None:
+            self.reading.go_to(self.from_position)
+        first = self.sampler.first_step
+        self.reading.skip(first)
+        for step, batch in enumerate(self.reading, start=first):
+            begin = self.sampler.start
+            numbers = self.sampler.samples(step)
+            yield list(zip(numbers, batch[begin : begin + self.sampler.share], strict=True))
+
+
+def stream_loader(
+    shares: ShareOfStream, collate: Collate, *, num_workers: int = 0, pin_memory: bool = False
+) -> Iterator[Share]:
+    """Endless shares of one rank's part of a stream. However many workers are asked for, one reads it: the order of its
+    samples is that of one reader.
+    """
+    yield from _loader(shares, collate, min(1, num_workers), seed=shares.sampler.seed, pin_memory=pin_memory)
+
+
 def share_loader(
     dataset: Dataset[Any], sampler: ShareSampler, collate: Collate, *, num_workers: int = 0, pin_memory: bool = False
 ) -> Iterator[Share]:
@@ -170,13 +245,23 @@ def share_loader(
 
     Raises ConfigError for a data set that cannot be sent to them.
     """
+    yield from _loader(
+        Fetched(dataset), collate, num_workers, seed=sampler.seed, pin_memory=pin_memory, batch_sampler=sampler
+    )
+
+
+def _loader(
+    dataset: Dataset[Any], collate: Collate, num_workers: int, *, seed: int, pin_memory: bool, **options: Any
+) -> Iterator[Share]:
     # A loader draws the seed of its workers when it starts: not from the generator that dropout draws from, or a run
     # that goes on from a checkpoint, with a new loader, would draw other numbers.
-    generator = torch.Generator().manual_seed(sampler.seed)
-    options: dict[str, Any] = {"num_workers": num_workers, "pin_memory": pin_memory, "generator": generator}
+    options |= {"num_workers": num_workers, "pin_memory": pin_memory, "collate_fn": collate}
+    options |= {"generator": torch.Generator().manual_seed(seed)}
+    if "batch_sampler" not in options:
+        options["batch_size"] = None  # a stream yields whole shares
     if num_workers:
         options |= {"multiprocessing_context": "forkserver", "persistent_workers": True}
-    loader: DataLoader[Any] = DataLoader(Fetched(dataset), batch_sampler=sampler, collate_fn=collate, **options)
+    loader: DataLoader[Any] = DataLoader(dataset, **options)
     try:
         loaded = iter(loader)
     except (pickle.PicklingError, AttributeError, TypeError) as error:

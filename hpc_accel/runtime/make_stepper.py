@@ -8,7 +8,15 @@ import torch
 
 from hpc_accel.parallel.apply import parallelize
 from hpc_accel.parallel.mesh import RankCoordinates
-from hpc_accel.runtime.batches import Collate, ShareSampler, share_loader
+from hpc_accel.runtime.batches import (
+    Collate,
+    ShareOfStream,
+    ShareSampler,
+    StreamSampler,
+    sampler_for,
+    share_loader,
+    stream_loader,
+)
 from hpc_accel.runtime.cuda_timer import CudaTimer
 from hpc_accel.runtime.loss import MicroBatchLoss
 from hpc_accel.runtime.optimizer import make_optimizer
@@ -19,6 +27,7 @@ from hpc_accel.runtime.step import Stepper
 from hpc_accel.runtime.weight import MeanOver, Weigh
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.run import Run
+from hpc_accel.workloads.stream import Stream
 from hpc_accel.workloads.workload import Workload
 
 
@@ -26,12 +35,12 @@ def make_sampler(
     run: Run, workload: Workload, place: RankCoordinates, first_step: int = 0, *, tells_epoch: bool = False
 ) -> ShareSampler:
     """Sample order of one data-parallel rank; the same global batches whatever the layout."""
-    dataset: Any = workload.dataset
     shares = place.layout.shares
-    return ShareSampler(
-        len(dataset),
+    start = sum(shares[: place.dp_rank]) if shares else place.dp_rank * place.share
+    return sampler_for(
+        workload.dataset,
         run.workload.global_batch_size,
-        start=sum(shares[: place.dp_rank]) if shares else place.dp_rank * place.share,
+        start=start,
         share=place.share,
         seed=run.seed,
         first_step=first_step,
@@ -66,8 +75,15 @@ def make_stepper(
     autocast_dtype = AUTOCAST[recipe.precision]
     model = parallelize(workload, split, place, device, loss=loss, recipe=recipe, autocast_dtype=autocast_dtype)
     sampler = make_sampler(run, workload, place, first_step, tells_epoch=draws_data)
-    dataset = Seeded(workload.dataset, run.seed) if draws_data else workload.dataset
     collate = Collate(workload.rules, place.share if staged else place.micro_batch_size, digests=digests)
+    options: dict[str, Any] = {"num_workers": recipe.data_workers, "pin_memory": recipe.pin_memory}
+    stream = None
+    if isinstance(workload.dataset, Stream) and isinstance(sampler, StreamSampler):
+        stream = ShareOfStream(workload.dataset, sampler)
+        shares = stream_loader(stream, collate, **options)
+    else:
+        dataset = Seeded(workload.dataset, run.seed) if draws_data else workload.dataset
+        shares = share_loader(dataset, sampler, collate, **options)
     return Stepper(
         place=place,
         device=device,
@@ -76,7 +92,8 @@ def make_stepper(
         loss=loss,
         optimizer=make_optimizer(run.workload.optimizer, model.parameters, place, fused=recipe.fused_optimizer),
         sampler=sampler,
-        shares=share_loader(dataset, sampler, collate, num_workers=recipe.data_workers, pin_memory=recipe.pin_memory),
+        shares=shares,
+        stream=stream,
         clock=make_timer(device),
         weigh=Weigh(mean, workload.weight),
     )

@@ -36,10 +36,17 @@ def make_optimizer(
     if fused:
         options["fused"] = True
     if place.layout.shard != "optimizer":
-        return kind(parameters, **options)
+        return kind(_groups(parameters), **options)
     from torch.distributed.optim import ZeroRedundancyOptimizer
 
     # As views of one bucket for each rank: what a rank updated is sent in one message, not one for each parameter.
     return ZeroRedundancyOptimizer(
         parameters, kind, process_group=place.group("dp"), parameters_as_bucket_view=True, **options
     )
+
+
+def _groups(parameters: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
+    """Divided parameters and whole ones apart: torch's loops over many tensors at once take no mixture."""
+    divided = [each for each in parameters if hasattr(each, "to_local")]
+    whole = [each for each in parameters if not hasattr(each, "to_local")]
+    return [{"params": group} for group in (divided, whole) if group]

@@ -14,7 +14,7 @@ from hpc_accel.parallel import planted
 from hpc_accel.parallel.apply import ParallelModel
 from hpc_accel.parallel.memory_layout import channels_last
 from hpc_accel.parallel.mesh import RankCoordinates
-from hpc_accel.runtime.batches import Share, ShareSampler
+from hpc_accel.runtime.batches import Share, ShareOfStream, ShareSampler
 from hpc_accel.runtime.copies import Copies
 from hpc_accel.runtime.in_flight import StepInFlight, read_later
 from hpc_accel.runtime.loss import MicroBatchLoss, counts_of
@@ -48,6 +48,7 @@ class Stepper:
         shares: Iterator[Share],
         clock: PhaseTimer,
         weigh: Weigh | None = None,
+        stream: ShareOfStream | None = None,
     ) -> None:
         self.place = place
         self.device = device
@@ -57,6 +58,7 @@ class Stepper:
         self.optimizer = optimizer
         self.sampler = sampler
         self.shares = shares
+        self.stream = stream
         self.clock = clock
         self.num_steps = sampler.first_step
         self.digests: list[int] = []

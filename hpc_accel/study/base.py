@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from hpc_accel.study.slurm_time import FORMS, seconds_of
 
 PositiveInt = Annotated[int, Field(gt=0, strict=True)]
+
+
+def _whole_minutes(value: Any) -> Any:
+    """Slurm's forms of a time in minutes, rounded up; other values stay for the field to judge."""
+    if not isinstance(value, str):
+        return value
+    seconds = seconds_of(value)
+    if seconds is None:
+        raise ValueError(f"a time is {FORMS}")
+    return -(-seconds // 60)
+
+
+Minutes = Annotated[int, BeforeValidator(_whole_minutes), Field(gt=0, strict=True)]
+MemoryMb = Annotated[int, Field(ge=0, strict=True)] | None
+"""Memory of a node in megabytes; 0: all that it has; None: not asked for, what the cluster gives."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 
 

@@ -215,7 +215,13 @@ def make_run(
     facts: ModelFacts,
 ) -> Run:
     """A complete run; whether it can work is for `rules.refusals` to say."""
-    whole, rest = divmod(facts.num_samples, workload.global_batch_size)
+    if facts.num_samples is None and (choice.measure.epochs is not None or study.measure.epochs is not None):
+        raise ConfigError(
+            f"{workload.name}: measure.epochs with a stream",
+            "an epoch of a stream without a length has no known number of steps",
+            "set measure.steps, or give the dataset a __len__",
+        )
+    whole, rest = divmod(facts.num_samples or 0, workload.global_batch_size)
     steps_per_epoch = max(1, whole + (rest > 0 and workload.last_batch == "keep"))
     return Run(
         study=study.name,
@@ -250,7 +256,7 @@ def place(layout: Layout, limits: ResourcesChoice, device: str) -> Resources:
         "ranks_per_node": per_node,
         "gpus_per_node": per_node if use_gpus else 0,
     }
-    return Resources(time_limit_min=limits.time_limit_min, **limits.shape | used)
+    return Resources(**limits.of_each_run, **limits.shape | used)
 
 
 def _measure(outer: MeasureChoice, inner: MeasureChoice, recipe: Recipe, steps_per_epoch: int) -> Measure:

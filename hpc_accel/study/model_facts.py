@@ -81,10 +81,13 @@ class ModelFacts:
     """A workload as the planner sees it."""
 
     layers: tuple[LayerFacts, ...]
-    num_samples: int
+    num_samples: int | None
+    """Of an epoch; None for a stream that does not tell."""
     sample_bytes: int
     sequential: bool
     """Whether stages can be cut between any two layers; if not, a tracer cuts between blocks."""
+    is_stream: bool = False
+    """Whether samples come one after the other, without numbers."""
     no_stages: str = ""
     """What about the workload stages of a pipeline cannot run; "" where nothing is known to stand against them."""
     tp_units: int | None
@@ -96,7 +99,12 @@ class ModelFacts:
     half_divided: tuple[str, ...] = ()
     """Modules of the tensor plan that share a parameter with one that it does not divide alike."""
     unused_parameters: tuple[str, ...] = ()
-    """Trainable parameters that the loss does not depend on; none are known of a model too large to be run."""
+    """Trainable parameters that the loss of two samples does not depend on."""
+    looks_at_values: bool = False
+    """Whether branches of the model follow from values, so that steps and ranks may use different parameters."""
+    sparse_gradients: tuple[str, ...] = ()
+    """Parameters with sparse gradients; none are known of a model too large to be run."""
+    complex_parameters: tuple[str, ...] = ()
     has_channels: bool = True
     """Whether any parameter has the 4 or 5 dimensions of images' or volumes' weights."""
     max_tokens: int | None = None

@@ -12,13 +12,13 @@ three, ... node kinds, if it fills them.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from hpc_accel.study.layout import Layout, Order
 from hpc_accel.study.recipe import Precision
 from hpc_accel.study.run import NodeKind, Resources
-from hpc_accel.study.study_file import ResourcesChoice
+from hpc_accel.study.study_file import NodeKindChoice, ResourcesChoice
 
 
 class Speed(Protocol):
@@ -34,8 +34,20 @@ def node_kinds_of(limits: ResourcesChoice) -> tuple[NodeKind, ...]:
         return (NodeKind(**limits.shape),)
     general = {key: limits.shape[key] for key in ("cpus_per_rank", "memory_mb", "partition")}
     return tuple(
-        NodeKind(number=number, **general | each.model_dump(exclude_none=True)) for number, each in enumerate(chosen)
+        NodeKind(number=number, **general | each.model_dump(exclude_none=True) | _said_memory(each))
+        for number, each in enumerate(chosen)
     )
+
+
+def _said_memory(each: NodeKindChoice) -> dict[str, Any]:
+    """A node kind's own `memory_mb`, also where that is null: not asked for."""
+    return each.model_dump(include={"memory_mb"} & each.model_fields_set)
+
+
+def least_memory_mb(asked: Iterable[int | None]) -> int | None:
+    """The least of several `memory_mb`, of which 0 and None are no limits."""
+    values = list(asked)
+    return min(filter(None, values), default=values[0])
 
 
 def taken(num_ranks: int, node_kinds: Sequence[NodeKind]) -> tuple[NodeKind, ...]:
@@ -61,8 +73,8 @@ def place_on_node_kinds(num_ranks: int, limits: ResourcesChoice, device: str) ->
         ranks_per_node=max(part.ranks_per_node for part in parts),
         gpus_per_node=max(part.gpus_per_node for part in parts),
         cpus_per_rank=min(part.cpus_per_rank for part in parts),
-        memory_mb=min(part.memory_mb for part in parts),
-        time_limit_min=limits.time_limit_min,
+        memory_mb=least_memory_mb(part.memory_mb for part in parts),
+        **limits.of_each_run,
         partition=parts[0].partition,
         node_kinds=parts,
     )

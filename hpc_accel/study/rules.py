@@ -91,7 +91,14 @@ def _measure(run: Run) -> Iterator[ConfigError]:
 def _model(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
     layout = run.layout
     chunks = f" x {layout.stages_per_rank} stages" if layout.stages_per_rank > 1 else ""
-    if run.workload.global_batch_size > facts.num_samples:
+    if facts.is_stream and run.workload.last_batch == "keep":
+        yield refusal(
+            run,
+            "last_batch keep with a stream",
+            "a stream is read in whole global batches; what fills none at its end is left out",
+            "set last_batch: drop",
+        )
+    if facts.num_samples is not None and run.workload.global_batch_size > facts.num_samples:
         yield refusal(
             run,
             f"global_batch_size {run.workload.global_batch_size} of {facts.num_samples} samples",

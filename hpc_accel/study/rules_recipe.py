@@ -22,20 +22,33 @@ def recipe_refusals(run: Run) -> Iterator[ConfigError]:
 
 def model_recipe_refusals(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
     """Every rule about its model that the recipe of `run` breaks."""
-    layout, recipe = run.layout, run.recipe
+    recipe = run.recipe
     if recipe.channels_last and not facts.has_channels:
         rule = "channels_last orders the weights of 2-D and 3-D convolutions, of which the model has none"
         yield refusal(run, "channels_last without convolutions", rule, "leave channels_last out")
-    hooks = layout.shard != "full" and not layout.splits_backward and run.infer is None
-    hooks = hooks and recipe.overlap and not recipe.static_graph and recipe.average_every == 1
-    if layout.dp > 1 and hooks and facts.unused_parameters:
-        yield refusal(
-            run,
-            f"dp {layout.dp} with {len(facts.unused_parameters)} parameter(s) that the loss does not depend on, first "
-            f"{facts.unused_parameters[0]}",
-            "DistributedDataParallel waits for the gradient of every trainable parameter",
-            "leave them out of the model or freeze them (requires_grad_(False)), or use overlap: false or shard: full",
-        )
+    if recipe.static_graph and facts.looks_at_values:
+        rule = "a static graph uses the same parameters in each step; the branches of this model follow from values"
+        yield refusal(run, "static_graph with a model that looks at values", rule, "leave static_graph out")
+    if recipe.compression != "none" and facts.complex_parameters:
+        value = f"compression {recipe.compression} with complex parameters, first {facts.complex_parameters[0]}"
+        rule = "what compresses gradients knows real numbers only"
+        yield refusal(run, value, rule, "leave compression out, or hold real and imaginary parts apart")
+    if facts.sparse_gradients:
+        yield from _sparse(run, facts.sparse_gradients[0])
+
+
+def _sparse(run: Run, name: str) -> Iterator[ConfigError]:
+    """What torch does not do with sparse gradients."""
+    optimizer, recipe = run.workload.optimizer, run.recipe
+    remedy = "use plain sgd, or build the embedding with sparse=False"
+    for value, wrong in (
+        (f"optimizer {optimizer.name}", optimizer.name != "sgd"),
+        (f"weight_decay {optimizer.weight_decay}", bool(optimizer.weight_decay)),
+        ("fused_optimizer", recipe.fused_optimizer),
+        (f"compression {recipe.compression}", recipe.compression != "none"),
+    ):
+        if wrong:
+            yield refusal(run, f"{value} with sparse gradients of {name}", "torch does this to dense gradients", remedy)
 
 
 def _device(run: Run) -> Iterator[ConfigError]:

@@ -14,10 +14,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from hpc_accel.study.base import PositiveInt, StrictModel, checked_name
+from hpc_accel.study.base import MemoryMb, Minutes, PositiveInt, StrictModel, checked_name
 from hpc_accel.study.infer_options import Infer
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.recipe import Count, Recipe
+from hpc_accel.study.sbatch_options import StudyOptions, deciding
 
 Backend = Literal["mpi4py", "gloo", "nccl"]
 Objective = Literal["time", "energy", "cost"]
@@ -72,7 +73,8 @@ class NodeShape(StrictModel):
     ranks_per_node: PositiveInt = 1
     gpus_per_node: Count = 0
     cpus_per_rank: PositiveInt = 1
-    memory_mb: PositiveInt = 4000
+    memory_mb: MemoryMb = 4000
+    """0: all memory of the nodes; None: not asked for."""
     partition: str = ""
 
     @property
@@ -105,7 +107,9 @@ class Resources(NodeShape):
     memory the least of any node kind.
     """
 
-    time_limit_min: PositiveInt = 30
+    time_limit_min: Minutes = 30
+    sbatch_options: StudyOptions = {}
+    """Further options of sbatch (sbatch_options.py); they win over the site's."""
     node_kinds: Annotated[tuple[NodeKind, ...], Field(min_length=1)] | None = None
 
     @property
@@ -211,6 +215,9 @@ def run_id(run: Run) -> str:
         content["resources"].pop(key)
     for part in content["resources"]["node_kinds"] or ():
         part.pop("memory_mb")  # a node kind's partition stays: it says on which nodes these ranks compute
+    options = deciding(content["resources"].pop("sbatch_options"))
+    if options:
+        content["resources"]["sbatch_options"] = options
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
     size = f"b{run.infer.batch_size}" if run.infer else f"a{run.layout.accumulation_steps}"
     repeat = [f"r{run.repeat}"] if run.repeat > 1 else []

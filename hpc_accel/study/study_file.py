@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.study.base import NAME, PositiveInt, StrictModel, checked_name
+from hpc_accel.study.base import NAME, Minutes, PositiveInt, StrictModel, checked_name
 from hpc_accel.study.choices import InferChoice, LayoutChoice, RecipeChoice, fields_of
 from hpc_accel.study.run import Backend, Checkpoint, Measure, NodeKind, NodeShape, Objective, Optimizer
+from hpc_accel.study.sbatch_options import StudyOptions
 from hpc_accel.study.yaml import read_yaml, validated
 
 Layouts = Annotated[list[LayoutChoice], Field(min_length=1)]
@@ -69,8 +70,14 @@ class ResourcesChoice(NodeShape):
     `node_kinds` are for nodes that differ; nodes, ranks and GPUs per node are then theirs to say.
     """
 
-    time_limit_min: PositiveInt = 30
+    time_limit_min: Minutes = 30
+    sbatch_options: StudyOptions = {}
     node_kinds: Annotated[list[NodeKindChoice], Field(min_length=1)] | None = None
+
+    @property
+    def of_each_run(self) -> dict[str, Any]:
+        """What all runs ask for alike, whatever nodes they take."""
+        return {"time_limit_min": self.time_limit_min, "sbatch_options": self.sbatch_options}
 
     @model_validator(mode="after")
     def _said_once(self) -> ResourcesChoice:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -11,6 +10,7 @@ from hpc_accel.record.energy import Energy
 from hpc_accel.record.figure import Count, Joules, OwnUnit, Seconds
 from hpc_accel.record.parts import Target
 from hpc_accel.study.run import Run
+from hpc_accel.workloads.stream import spread_over
 from hpc_accel.workloads.workload import Workload
 
 NO_TOKENS = "the workload's samples are no sequences of token ids, or of different lengths"
@@ -19,8 +19,7 @@ MOST_LOOKED_AT = 8
 
 def tokens_per_sample(workload: Workload) -> int | None:
     """Length of a sequence of ids; None for inputs that are none, such as images, and where lengths differ."""
-    dataset: Any = workload.dataset
-    numbers = range(min(len(dataset), MOST_LOOKED_AT if workload.collate is not None else 1))
+    numbers = spread_over(workload.dataset, MOST_LOOKED_AT if workload.collate is not None else 1)
     found = {_num_ids(workload.batch_of([number]).inputs[:1]) for number in numbers}
     return found.pop() if len(found) == 1 else None
 

@@ -25,6 +25,9 @@ from hpc_accel.train.loop import Observations
 from hpc_accel.train.parity.check import Checked
 from hpc_accel.train.setup import Session
 from hpc_accel.train.utilisation import flops_facts
+from hpc_accel.workloads.stream import Stream, num_samples_of
+
+NO_LENGTH = "the stream does not tell how many samples it has"
 
 PHASES = ("data", "forward", "backward", "comm_exposed", "pipeline_wait", "optimizer")
 STEP_METHOD = "median over the timed steps, each that of the slowest rank; 95 % bootstrap interval"
@@ -113,7 +116,9 @@ def summarise(
 
 def _steps(session: Session, steps: pl.DataFrame, timed: list[int], timed_ms: list[float]) -> Steps:
     measure, workload = session.run.measure, session.run.workload
-    dataset: Any = session.workload.dataset
+    total, dropped = num_samples_of(session.workload.dataset), session.samples_dropped_per_epoch
+    if isinstance(session.workload.dataset, Stream) and total is not None:
+        dropped = total % workload.global_batch_size
     tokens = efficiency.tokens_per_sample(session.workload)
     return Steps(
         num_warmup=measure.warmup_steps,
@@ -123,8 +128,8 @@ def _steps(session: Session, steps: pl.DataFrame, timed: list[int], timed_ms: li
         num_asked=measure.steps,
         num_timed=len(timed),
         global_batch_size=workload.global_batch_size,
-        samples_per_epoch=Count.of(len(dataset) - session.samples_dropped_per_epoch),
-        samples_dropped_per_epoch=Count.of(session.samples_dropped_per_epoch),
+        samples_per_epoch=Count.of(total - dropped if total is not None else None, NO_LENGTH),
+        samples_dropped_per_epoch=Count.of(dropped if total is not None else None, NO_LENGTH),
         tokens_per_sample=Count.of(tokens, efficiency.NO_TOKENS),
         outliers=timing_warnings.found_outliers(timed, timed_ms),
     )

@@ -55,6 +55,7 @@ def values_of(stepper: Stepper) -> dict[str, Any]:
     return {
         "optimizer": optimizer,
         "scaler": dict(stepper.loss.scaler.state_dict()) if stepper.loss.scaler is not None else {},
+        "stream": stepper.stream.position() if stepper.stream is not None else None,
         "random": {
             "torch": {key: base64.b64encode(value.numpy().tobytes()).decode() for key, value in states.items()},
             "python": [version, list(internal), gauss],
@@ -79,6 +80,8 @@ def restore(stepper: Stepper, tensors: Tensors, values: dict[str, Any]) -> None:
         _load_optimizer(optimizer, state)
     if stepper.loss.scaler is not None:
         stepper.loss.scaler.load_state_dict(values["scaler"])
+    if stepper.stream is not None:
+        stepper.stream.from_position = values.get("stream")
     _restore_random(stepper.device, values["random"])
 
 

@@ -18,9 +18,11 @@ from hpc_accel.workloads.batch import Batch, different_shapes, own_loss
 from hpc_accel.workloads.block_chain import BlockChain, find_chain
 from hpc_accel.workloads.blocks import blocks_of, parameters_of_blocks, tied_blocks
 from hpc_accel.workloads.chain import is_sequence, layers_of
+from hpc_accel.workloads.control_flow import control_flow_of
 from hpc_accel.workloads.counting import Counting, Counts
 from hpc_accel.workloads.linears import units
 from hpc_accel.workloads.nested import is_cuttable, num_bytes, shapes_of, tensors_of
+from hpc_accel.workloads.stream import Stream, num_samples_of, spread_over
 from hpc_accel.workloads.tensor_plan import Cut, divided_linears, half_divided, planned
 from hpc_accel.workloads.workload import Workload
 
@@ -43,7 +45,8 @@ def describe(workload: Workload) -> ModelFacts:
 
 def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
     dataset: Any = workload.dataset
-    batch, model = workload.batch_of([index % len(dataset) for index in range(NUM_SAMPLES)]), workload.model
+    first = spread_over(dataset, NUM_SAMPLES) * NUM_SAMPLES
+    batch, model = workload.batch_of(first[:NUM_SAMPLES] if len(first) > NUM_SAMPLES else first), workload.model
     if workload.collate is None:
         _refuse_other_shapes(dataset)
     cuts = planned(model, workload.tensor_plan)
@@ -63,7 +66,8 @@ def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
             blocks = [name for name, _ in blocks_of(model)] if chain is None else list(chain.names)
             pieces = _in_blocks(model, batch, blocks, counting)
     outputs = pieces[-1][2]
-    unused = _try_loss(workload, batch, outputs, with_values=with_values)
+    sparse = _try_loss(workload, batch, outputs, with_values=with_values)
+    flow = control_flow_of(workload)
     problem = _no_stages(workload, batch, [output for _, _, output, _ in pieces], chained=chain is not None)
     inputs = batch.inputs
     return ModelFacts(
@@ -71,7 +75,8 @@ def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
             _facts(model, piece, parameters, cuts, linears)
             for piece, parameters in zip(pieces, _parameters(model, len(pieces), chain), strict=True)
         ),
-        num_samples=len(dataset),
+        num_samples=num_samples_of(dataset),
+        is_stream=isinstance(dataset, Stream),
         sample_bytes=num_bytes(inputs) // NUM_SAMPLES,
         sequential=in_order or chain is not None,
         no_stages=problem,
@@ -79,7 +84,10 @@ def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
         sequence_length=lengths[0] if lengths and "gather" in cuts.values() else None,
         tied_layers=_tied(model, len(pieces), chain),
         half_divided=half_divided(model, cuts),
-        unused_parameters=unused,
+        unused_parameters=flow.unused,
+        looks_at_values=flow.looks_at_values,
+        sparse_gradients=sparse,
+        complex_parameters=tuple(name for name, each in model.named_parameters() if each.is_complex()),
         has_channels=any(parameter.dim() in (4, 5) for parameter in model.parameters()),
         max_tokens=inputs[0].shape[1] if any(hasattr(layer, "decode") for layer in model.children()) else None,
     )
@@ -87,10 +95,10 @@ def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
 
 def _refuse_other_shapes(dataset: Any) -> None:
     """Raise ConfigError for samples that torch's default_collate cannot stack, as far as a second shows them."""
-    count, until = min(len(dataset), MOST_LOOKED_AT), time.perf_counter() + MOST_LOOKED_S
+    numbers, until = spread_over(dataset, MOST_LOOKED_AT), time.perf_counter() + MOST_LOOKED_S
     first = shapes_of(dataset[0])
     # Neighbours, which may be sorted by length, and samples from everywhere.
-    for index in dict.fromkeys([*range(count // 2), *(len(dataset) * each // count for each in range(count))]):
+    for index in dict.fromkeys([*range(len(numbers) // 2), *numbers]):
         shapes = shapes_of(dataset[index])
         if shapes != first:
             raise different_shapes(first, shapes, 0, index)
@@ -118,9 +126,7 @@ def _no_stages(workload: Workload, batch: Batch, outputs: list[Any], *, chained:
 
 def _shape_varies(workload: Workload) -> bool:
     """Whether single samples, collated, have other shapes, as those have that are padded to the longest."""
-    dataset: Any = workload.dataset
-    count = min(len(dataset), NUM_COLLATED)
-    numbers = [len(dataset) * each // count for each in range(count)]
+    numbers = spread_over(workload.dataset, NUM_COLLATED)
     found = [shapes_of((each.args, each.targets)) for each in (workload.batch_of([number]) for number in numbers)]
     return any(each != found[0] for each in found)
 
@@ -189,14 +195,14 @@ def _sequence_lengths(model: nn.Module, cuts: dict[str, Cut]) -> list[int]:
 
 
 def _try_loss(workload: Workload, batch: Batch, outputs: Any, *, with_values: bool) -> tuple[str, ...]:
-    """The parameters that the loss does not depend on, where it can be differentiated."""
-    unused: tuple[str, ...] = ()
+    """The parameters whose gradients are sparse, where it can be differentiated."""
+    sparse: tuple[str, ...] = ()
     try:
         loss = own_loss(outputs) if workload.loss is None else workload.loss(outputs, batch.targets)
         if with_values:
             loss.backward()
-            trained = [(name, each) for name, each in workload.model.named_parameters() if each.requires_grad]
-            unused = tuple(name for name, each in trained if each.grad is None)
+            gradients = [(name, each.grad) for name, each in workload.model.named_parameters()]
+            sparse = tuple(name for name, gradient in gradients if gradient is not None and gradient.is_sparse)
             workload.model.zero_grad(set_to_none=True)
     except ConfigError:
         raise
@@ -204,7 +210,7 @@ def _try_loss(workload: Workload, batch: Batch, outputs: Any, *, with_values: bo
         raise _misfit("the loss refuses outputs and targets", outputs, error) from error
     if loss.numel() != 1:
         raise ConfigError(f"a loss of shape {list(loss.shape)}", "the loss is one number", "take the mean")
-    return unused
+    return sparse
 
 
 def _tied(model: nn.Module, num_pieces: int, chain: BlockChain | None) -> tuple[tuple[int, int], ...]:

@@ -11,6 +11,7 @@ import os
 import random
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.run import WorkloadSpec
 from hpc_accel.workloads.nested import shapes_of
+from hpc_accel.workloads.stream import Stream, is_stream, num_samples_of
 from hpc_accel.workloads.workload import Metric, Workload
 
 
@@ -46,11 +48,14 @@ def build(spec: WorkloadSpec, seed: int) -> Workload:
         ) from error
     finally:
         os.chdir(directory)  # paths of the run are relative to where it was started
-    return checked(spec.entry, built)
+    return checked(spec.entry, built, seed, spec.global_batch_size)
 
 
-def checked(entry: str, built: Any) -> Workload:
-    """`built` as a Workload, its parts tried on one sample. Raises ConfigError naming the part that is wrong."""
+def checked(entry: str, built: Any, seed: int = 0, batch_size: int = 1) -> Workload:
+    """`built` as a Workload, its parts tried on one sample. Raises ConfigError naming the part that is wrong.
+
+    A stream is read in batches of `batch_size`, and draws what follows from `seed`.
+    """
     if isinstance(built, tuple) and len(built) == 3:
         built = Workload(model=built[0], loss=built[1], dataset=built[2])
     if not isinstance(built, Workload):
@@ -62,9 +67,12 @@ def checked(entry: str, built: Any) -> Workload:
         raise _wrong(entry, f"loss is {type(built.loss).__name__}", remedy)
     if built.collate is not None and not callable(built.collate):
         raise _wrong(entry, f"collate is {type(built.collate).__name__}", "return a function (samples) -> batch")
-    if not hasattr(built.dataset, "__len__") or not hasattr(built.dataset, "__getitem__"):
-        raise _wrong(entry, f"dataset is {type(built.dataset).__name__}", "return a map-style dataset third")
-    if len(built.dataset) == 0:
+    if is_stream(built.dataset):
+        built = replace(built, dataset=Stream(built.dataset, seed, batch_size))
+    elif not hasattr(built.dataset, "__len__") or not hasattr(built.dataset, "__getitem__"):
+        remedy = "return a map-style dataset or an IterableDataset third"
+        raise _wrong(entry, f"dataset is {type(built.dataset).__name__}", remedy)
+    if num_samples_of(built.dataset) == 0:
         raise _wrong(entry, "dataset is empty", "return at least one sample")
     sample = built.dataset[0]
     _check_sample(entry, built, "dataset[0]", sample)
@@ -97,6 +105,8 @@ def _check_sample(entry: str, built: Workload, name: str, sample: Any) -> None:
 def _check_metric(entry: str, built: Workload, metric: Any, sample: Any) -> None:
     if not isinstance(metric, Metric):
         raise _wrong(entry, f"metric is {type(metric).__name__}", "return a Metric, or leave it out")
+    if is_stream(metric.dataset):
+        raise _wrong(entry, "metric.dataset is a stream", "hold out samples that can be asked for by number")
     if len(metric.dataset) == 0:  # type: ignore[arg-type]
         raise _wrong(entry, "metric.dataset is empty", "hold out at least one sample, or leave the metric out")
     held_out = metric.dataset[0]

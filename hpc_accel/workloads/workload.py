@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from hpc_accel.workloads.batch import Batch, BatchRules
+from hpc_accel.workloads.stream import spread_over
 from hpc_accel.workloads.tensor_plan import Plan
 
 Loss = Callable[[Any, Any], torch.Tensor]
@@ -39,9 +40,7 @@ class Metric:
 
     def chosen(self, most: int) -> list[int]:
         """Indices of at most `most` held-out samples, evenly spread; the same for every layout."""
-        total = len(self.dataset)  # type: ignore[arg-type]
-        count = min(most, total)
-        return [index * total // count for index in range(count)]
+        return spread_over(self.dataset, most)
 
     def figure(self, name: str, outputs: Any, targets: Any) -> tuple[float | None, str]:
         """The metric of that name, or one of `also`: (figure, ""), or (None, why there is none).
@@ -63,7 +62,8 @@ class Workload:
     model: in fp32 on the CPU; a `torch.nn.Sequential` can be cut into pipeline stages between its children.
     loss: (outputs, targets) -> scalar: the mean over samples, or over the items that count (tokens that are not
         ignored, class weights), which is measured before training. None for a model that returns its loss.
-    dataset: map-style; what a sample may be, and how it is parted into inputs and target, stands in `batch.py`.
+    dataset: map-style, or a stream (an IterableDataset); what a sample may be, and how it is parted into inputs and
+        target, stands in `batch.py`.
     collate: what makes one batch of a list of samples; by default torch's default_collate.
     target: of samples that are dicts, the keys that are no inputs, one or several.
     tensor_plan: which layers tensor parallelism cuts, by module name; `*` matches any part of it. The cuts are those

@@ -74,7 +74,7 @@ def test_a_serial_model_without_room_leaves_the_comparison_unknown(monkeypatch, 
 
     monkeypatch.setattr(comparison, "rebuild", lambda run, directory: workload())
     monkeypatch.setattr(comparison, "serial_answers", without_room)
-    found = compared(made, Answers(outputs=torch.ones(40, 5), metric=0.5, metric_reason=""), 0.0)
+    found = compared(made, Answers(outputs=torch.ones(40, 5), count=40, metric=0.5, metric_reason=""), 0.0)
     parity, outputs = found.parity, found.outputs
     assert (parity.steps, parity.passed, parity.max_rel_err) == (0, False, None)
     assert parity.reason.endswith("rank 0's device: CUDA out of memory. Tried to allocate 2.00 GiB.")

@@ -194,9 +194,9 @@ def test_a_wrong_replica_and_lost_accuracy_fail_parity():
     apart = compare(run, right, 0.5, right, right, made).parity
     assert not apart.passed
     assert "differ by 0.5" in apart.reason
-    broken = Answers(outputs=right.outputs * float("nan"), metric=None, metric_reason="no metric")
+    broken = Answers(outputs=right.outputs * float("nan"), count=right.count, metric=None, metric_reason="no metric")
     assert "not finite" in compare(run, broken, 0.0, right, right, made).parity.reason
-    other = Answers(outputs=-right.outputs, metric=None, metric_reason="no metric")
+    other = Answers(outputs=-right.outputs, count=right.count, metric=None, metric_reason="no metric")
     lost = compare(run, other, 0.0, other, right, made).parity
     assert not lost.passed
     assert "infer.min_top1_agreement is 90.0%" in lost.reason

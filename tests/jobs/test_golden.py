@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hpc_accel.jobs.script import render, render_pack, render_probe
+from hpc_accel.jobs.script import render, render_pack, render_probe, render_reference
 from hpc_accel.jobs.site import load_site
 from hpc_accel.study.study_file import Study
 
@@ -53,6 +53,11 @@ def text_of(case: str) -> str:
         runs = [make_run(1, 1), make_run(2, 2)]
         site = load_site(ROOT / "slurm/sites/throwaway.yaml")
         return render_pack(runs, site, name="pack-0", study_dir=Path("/home/me/results/mine"), **PATHS)
+    if case == "reference":
+        runs = [make_run(1, 1), make_run(2, 2, gpus_per_node=2)]
+        site = load_site(ROOT / "slurm/sites/throwaway.yaml")
+        directory = Path("/home/me/results/mine/references/digits-0")
+        return render_reference(runs, site, name="digits-0", directory=directory, **PATHS)
     site_name, geometry = CASES.get(case) or MIXED[case]
     site = load_site(ROOT / f"slurm/sites/{site_name}.yaml")
     run = make_run(**geometry) if case in CASES else make_mixed_run(*geometry)
@@ -62,7 +67,7 @@ def text_of(case: str) -> str:
     return render(run, site, run_dir=run_dir, **PATHS)
 
 
-@pytest.mark.parametrize("case", [*CASES, *MIXED, "probe", "pack"])
+@pytest.mark.parametrize("case", [*CASES, *MIXED, "probe", "pack", "reference"])
 def test_script_is_the_golden_file(case: str):
     text, golden = text_of(case), GOLDEN / f"{case}.sbatch"
     if os.environ.get("HPC_ACCEL_WRITE_GOLDEN"):
@@ -71,7 +76,7 @@ def test_script_is_the_golden_file(case: str):
     assert text == golden.read_text()
 
 
-@pytest.mark.parametrize("case", [*CASES, *MIXED, "probe", "pack"])
+@pytest.mark.parametrize("case", [*CASES, *MIXED, "probe", "pack", "reference"])
 def test_script_is_clean_shell(case: str, tmp_path: Path):
     path = tmp_path / "job.sbatch"
     path.write_text(text_of(case))

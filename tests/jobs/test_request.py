@@ -12,11 +12,19 @@ from snakemake_executor_plugin_slurm.utils import set_gres_string
 from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.jobs.request import header, pack_resources, plugin_resources, probe_resources, switches
+from hpc_accel.jobs.request import (
+    header,
+    pack_resources,
+    plugin_request,
+    plugin_resources,
+    probe_resources,
+    reference_resources,
+    switches,
+)
 from hpc_accel.jobs.site import Site, load_site
 from hpc_accel.study.study_file import Study
 
-from .conftest import ROOT, Path, make_run
+from .conftest import ROOT, Path, make_mixed_run, make_run
 
 COMPARED = {"nodes", "ntasks", "ntasks-per-node", "cpus-per-task", "mem", "time", "gres", "qos", "constraint"}
 NEVER = {"gpus", "ntasks-per-gpu", "cpus-per-gpu", "gpus-per-task"}
@@ -39,14 +47,15 @@ class Resources(dict):
     __getattr__ = dict.__getitem__
 
 
-def submitted(resources: dict) -> dict[str, str]:
-    """The options of the plugin's sbatch call."""
+def submitted(resources: dict, *, flags: bool = False) -> dict[str, str]:
+    """The options of the plugin's sbatch call; with `flags` also those without a value."""
     job = SimpleNamespace(resources=Resources(resources), threads=1)
     validate_slurm_extra(job)
     params = {"run_uuid": "u", "slurm_logfile": "l", "comment_str": "c", "account": "", "partition": "", "workdir": "/"}
     call = get_submit_command(job, params) + set_gres_string(job)
-    call = re.sub(r" -t ", " --time=", re.sub(r" -C ", " --constraint=", re.sub(r" --mem ", " --mem=", call)))
-    return dict(word[2:].split("=", 1) for word in shlex.split(call) if word.startswith("--") and "=" in word)
+    call = re.sub(r" -t ", " --time=", re.sub(r" -C ", " --constraint=", re.sub(r" (--mem\S*) ", r" \1=", call)))
+    words = [word[2:].partition("=") for word in shlex.split(call) if word.startswith("--")]
+    return {name: value for name, equals, value in words if flags or equals}
 
 
 @pytest.mark.parametrize("site", SITES.values(), ids=SITES)
@@ -70,7 +79,7 @@ def test_partition_account_and_exclusive_reach_both():
         header(make_run().resources, SITES["full"], job_name="x", log=Path("/l")),
     )
     assert (request["slurm_partition"], request["slurm_account"]) == (options["partition"], options["account"])
-    assert "--exclusive" in request["slurm_extra"] and "exclusive" in switches(SITES["full"])
+    assert "--exclusive" in request["slurm_extra"] and "exclusive" in switches(run.resources, SITES["full"])
     assert {"slurm_partition", "slurm_account", "qos", "constraint"}.isdisjoint(plugin_resources(run, SITES["plain"]))
 
 
@@ -120,3 +129,12 @@ def test_a_pack_takes_no_more_time_than_the_partition_gives():
     runs = [make_run(time_limit_min=50)] * 3
     assert pack_resources(runs[:2], site).time_limit_min == 100
     assert pack_resources(runs, site).time_limit_min == 120
+
+
+def test_a_reference_asks_for_one_rank_on_a_node_of_the_first_rank():
+    first = {"num_nodes": 2, "ranks_per_node": 4, "gpus_per_node": 4, "cpus_per_rank": 8, "constraint": "new"}
+    asked = reference_resources([make_mixed_run(first, {"ranks_per_node": 2}), make_run(1, 1, time_limit_min=50)])
+    request = plugin_request(asked, Site(name="here", scheduler="slurm"))
+    expected = {"nodes": 1, "tasks": 1, "cpus_per_task": 32, "gres": "gpu:1", "constraint": "new", "runtime": 50}
+    assert {key: request.get(key) for key in expected} == expected
+    assert request["mpi"] == "", "one rank"

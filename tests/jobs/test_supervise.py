@@ -147,6 +147,31 @@ def test_a_second_signal_while_the_first_is_passed_on(tmp_path: Path):
     assert process.returncode == 9
 
 
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("exit(9)", "failed: a rank was killed (SIGKILL)"),
+        ("open('out', 'w').write('{\"problem\": \"own\"}')\nexit(1)", "own"),
+    ],
+)
+def test_a_reference_that_fails_says_why_in_its_record(tmp_path: Path, code, told):
+    command = [
+        HPC_ACCEL,
+        "supervise",
+        tmp_path,
+        "--result",
+        "out",
+        "--record-failure",
+        "--",
+        sys.executable,
+        "-c",
+        code,
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode in {1, 9}
+    assert read_json(tmp_path / "out")["problem"].startswith(told)
+
+
 def test_a_launcher_that_is_not_there_is_named(tmp_path: Path):
     process = subprocess.Popen(
         [HPC_ACCEL, "supervise", tmp_path, "--result", "out", "--", "no-such-launcher"],

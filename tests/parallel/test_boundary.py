@@ -13,6 +13,7 @@ from hpc_accel.parallel.pipeline import cut
 from hpc_accel.parallel.traced import trace
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.recipe import Recipe
+from hpc_accel.workloads.control_flow import ControlFlow
 from hpc_accel.workloads.workload import Workload
 from tests.mpirun import ROOT
 from tests.train.test_layouts import assert_parity, train_all, write_runs
@@ -41,7 +42,7 @@ class Blocks(nn.Module):
 
 
 def prepared(stages, stage=0, dtype=torch.bfloat16):
-    prepare = _Prepare(PLACE, torch.device("cpu"), Recipe(), dtype, None, later=False)
+    prepare = _Prepare(PLACE, torch.device("cpu"), Recipe(), dtype, None, ControlFlow(), later=False)
     return prepare(stages.modules[stage], stages.output_dtypes(stage))
 
 

@@ -10,16 +10,18 @@ from torch.utils.data import Dataset, TensorDataset
 from hpc_accel.errors import ConfigError
 from hpc_accel.parallel.apply import parallelize
 from hpc_accel.parallel.mesh import rank_coordinates
-from hpc_accel.runtime.batches import ShareSampler, share_loader
+from hpc_accel.runtime.batches import Collate, ShareSampler, share_loader
 from hpc_accel.runtime.optimizer import make_optimizer
 from hpc_accel.runtime.precision import AUTOCAST, arithmetic
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.run import Optimizer
+from hpc_accel.workloads.batch import BatchRules
 from hpc_accel.workloads.workload import Workload
 
 ALONE = rank_coordinates(Layout(micro_batch_size=4, accumulation_steps=1), 0, "cpu")
 CPU = torch.device("cpu")
+COLLATE = Collate(BatchRules(collate=None, target=(), has_loss=True), 4)
 
 
 def block():
@@ -128,8 +130,10 @@ class Processes(Dataset):
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_workers_load_in_processes_of_their_own(num_workers):
-    batches = share_loader(Processes(), ShareSampler(8, 4, start=0, share=4, seed=0), num_workers=num_workers)
-    (processes,), indices = next(batches)
+    sampler = ShareSampler(8, 4, start=0, share=4, seed=0)
+    batches = share_loader(Processes(), sampler, COLLATE, num_workers=num_workers)
+    (batch,) = next(batches).micro_batches
+    (processes,), indices = batch.args, batch.targets
     assert (int(processes[0]) != os.getpid()) == bool(num_workers)
     assert indices.tolist() == next(iter(ShareSampler(8, 4, start=0, share=4, seed=0)))
 
@@ -139,7 +143,7 @@ def test_a_data_set_that_cannot_be_sent_to_workers_is_refused():
         pass
 
     with pytest.raises(ConfigError, match="cannot be pickled"):
-        next(share_loader(Local(), ShareSampler(8, 4, start=0, share=4, seed=0), num_workers=1))
+        next(share_loader(Local(), ShareSampler(8, 4, start=0, share=4, seed=0), COLLATE, num_workers=1))
 
 
 def test_tf32_holds_inside_only():

@@ -7,7 +7,8 @@ import torch
 from torch.utils.data import TensorDataset
 
 from hpc_accel.errors import DataError
-from hpc_accel.runtime.batches import ShareSampler, share_loader
+from hpc_accel.runtime.batches import Collate, ShareSampler, share_loader
+from hpc_accel.workloads.batch import BatchRules
 
 
 def share_of(dp, rank, num_samples=103, total=20, seed=3, **options):
@@ -40,7 +41,12 @@ def test_too_few_samples_are_named():
 def test_loader_yields_the_share():
     data = TensorDataset(torch.arange(40), torch.arange(40) * 2)
     sampler = share_of(2, 1, num_samples=40, total=8, seed=0)
-    (inputs,), targets = next(share_loader(data, sampler))
+    collate = Collate(BatchRules(collate=None, target=(), has_loss=True), 2)
+    found = next(share_loader(data, sampler, collate)).micro_batches
+    assert [each.count for each in found] == [2, 2]
+    inputs, targets = (
+        torch.cat(parts) for parts in zip(*((each.args[0], each.targets) for each in found), strict=True)
+    )
     assert inputs.tolist() == next(iter(share_of(2, 1, num_samples=40, total=8, seed=0)))
     assert torch.equal(targets, inputs * 2)
 

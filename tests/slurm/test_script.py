@@ -179,6 +179,26 @@ def test_warning_checkpoint_requeue_and_exact_resume(cluster: Cluster):
     assert read(whole)["checkpoints"]["resumed_from_step"]["value"] is None
 
 
+ASKED = {
+    "per_node": {"MinMemoryNode": "500M"},
+    "per_cpu": {"MinMemoryCPU": "250M"},
+    "whole_node": {"MinMemoryNode": "0"},
+    "none": {"MinMemoryNode": "0"},  # this cluster gives whole nodes to who asks for none
+}
+
+
+def test_memory_and_further_options_are_taken(cluster: Cluster):
+    """Jobs that wait for their begin, which Slurm checks as it checks others."""
+    options = {"nice": 7, "exclude": "n2", "hint": "nomultithread", "begin": "now+1hour", "mail-type": ["END", "FAIL"]}
+    run = make_run(1, 2, memory_mb=500, sbatch_options=options)
+    for memory, expected in ASKED.items():
+        job_id = cluster.submit(cluster.prepare(run, memory, memory=memory) / "job.sbatch")
+        facts = cluster.show(job_id)
+        assert {key: facts[key] for key in expected} == expected
+        assert (facts["Nice"], facts["ExcNodeList"], facts["MailType"]) == ("7", "n2", "END,FAIL")
+        cluster.run("scancel", job_id)
+
+
 HOGS = "import time\nfrom mpi4py import MPI\nhog = b'a' * 900_000_000\ntime.sleep(60)\n"
 
 

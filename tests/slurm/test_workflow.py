@@ -10,7 +10,7 @@ from .conftest import ROOT, Cluster, read
 
 STUDY = """\
 site: throwaway
-resources: {num_nodes: 2, ranks_per_node: 1, memory_mb: 2500, time_limit_min: 10}
+resources: {num_nodes: 2, ranks_per_node: 1, memory_mb: 2500, time_limit_min: '0:10:00', sbatch_options: {nice: 7}}
 workload:
   - name: digits
     layouts: [{}, {dp: 2}]
@@ -68,5 +68,7 @@ def test_study_on_two_nodes_with_a_failing_run(cluster: Cluster):
     by_hand = cluster.submit(runs["digits-dp2"] / "job.sbatch")
     cluster.wait(by_hand)
     assert sent(cluster, by_hand) == by_plugin
+    sent_ids = (read(runs["digits-serial"])["job_id"], by_hand)
+    assert [cluster.show(job_id)["Nice"] for job_id in sent_ids] == ["7", "7"]
     losses = json.loads(Path(runs["digits-dp2"] / "summary.json").read_text())["losses"]
     assert losses["final"]["value"] > 0

@@ -105,6 +105,9 @@ def test_run_id_covers_what_is_measured_and_not_how_it_is_queued():
     assert changed(backend="gloo")
     assert changed(measure={"steps": 31})
     assert not changed(resources={"ranks_per_node": 8, "time_limit_min": 99, "memory_mb": 1, "partition": "p"})
+    queued = {"mail-type": "END", "reservation": "r", "begin": "16:00", "account": "a"}
+    assert not changed(resources={"ranks_per_node": 8, "memory_mb": None, "sbatch_options": queued})
+    assert changed(resources={"ranks_per_node": 8, "sbatch_options": {"hint": "nomultithread"}})
 
 
 def test_run_json_round_trips_and_refuses_edits():
@@ -133,7 +136,6 @@ def test_run_json_round_trips_and_refuses_edits():
         ({"pp": 2, "split": (2, 2)}, facts(tied_layers=((0, 3),)), {}, "share a parameter"),
         ({"pp": 2}, facts(tied_layers=((0, 1),)), {}, "share a parameter"),
         ({"tp": 2}, facts(half_divided=("head",)), {}, "with head, which shares"),
-        ({"dp": 2}, facts(unused_parameters=("spare.weight",)), {}, "first spare.weight"),
         ({"shares": (64,)}, facts(), {}, "with dp 1"),
     ],
 )
@@ -168,12 +170,29 @@ def test_channels_last_wants_convolutions():
     assert "without convolutions" in message
 
 
-def test_tied_layers_of_one_stage_and_frozen_hooks_are_not_refused():
+def test_tied_layers_of_one_stage_and_idle_parameters_are_not_refused():
     content = {"workload": {"name": "digits"}}
     assert refused({**content, "layouts": [{"pp": 2, "split": (2, 2)}]}, facts(tied_layers=((0, 1),))) == []
-    unused = facts(unused_parameters=("spare.weight",))
-    assert refused({**content, "layouts": [{"dp": 2, "shard": "full"}]}, unused) == []
-    assert refused({**content, "layouts": [{"dp": 2}], "recipes": [{"overlap": False}]}, unused) == []
+    idle = facts(unused_parameters=("spare.weight",), looks_at_values=True)
+    for kind in ("none", "optimizer", "full"):
+        assert refused({**content, "layouts": [{"dp": 2, "shard": kind}]}, idle) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "recipe", "optimizer", "expected"),
+    [
+        ({"looks_at_values": True}, {"static_graph": True}, {}, "static_graph with a model that looks at values"),
+        ({"complex_parameters": ("w",)}, {"compression": "bf16"}, {}, "complex parameters, first w"),
+        ({"sparse_gradients": ("w",)}, {"compression": "bf16"}, {}, "compression bf16 with sparse gradients of w"),
+        ({"sparse_gradients": ("w",)}, {}, {"name": "adamw"}, "optimizer adamw with sparse gradients of w"),
+        ({"sparse_gradients": ("w",)}, {}, {"weight_decay": 0.1}, "weight_decay 0.1 with sparse gradients of w"),
+    ],
+)
+def test_what_a_model_rules_out_is_refused(model, recipe, optimizer, expected):
+    workload = {"name": "digits", "optimizer": {"name": "sgd", "learning_rate": 0.1, **optimizer}}
+    [message] = refused({"workload": workload, "layouts": [{"dp": 2}], "recipes": [recipe]}, facts(**model))
+    assert expected in message
+    assert "remedy:" in message
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from hpc_accel.study.run import Measure, Resources, Run, WorkloadSpec
 from hpc_accel.train import efficiency, utilisation
 from hpc_accel.train.step_log import StepLog
 from hpc_accel.train.step_table import StepTable
+from hpc_accel.workloads.workload import Workload
 from tests.records import figures
 
 QUIET = Disturbance.missing("nobody looked")
@@ -115,9 +116,16 @@ def test_what_follows_from_energy_is_per_step_sample_token_and_epoch():
 
 
 def test_only_sequences_of_ids_have_tokens():
-    assert efficiency.tokens_per_sample(torch.zeros(16, dtype=torch.int64)) == 16
-    assert efficiency.tokens_per_sample(torch.zeros(16)) is None
-    assert efficiency.tokens_per_sample(torch.zeros(3, 8, 8, dtype=torch.int32)) is None
+    def tokens(samples, **options):
+        data = [(sample, 0) for sample in samples]
+        workload = Workload(model=torch.nn.Identity(), loss=torch.nn.functional.mse_loss, dataset=data, **options)
+        return efficiency.tokens_per_sample(workload)
+
+    assert tokens([torch.zeros(16, dtype=torch.int64)]) == 16
+    assert tokens([torch.zeros(16)]) is None
+    assert tokens([torch.zeros(3, 8, 8, dtype=torch.int32)]) is None
+    ids = [torch.zeros(length, dtype=torch.int64) for length in (16, 9)]
+    assert tokens(ids, collate=lambda samples: (samples[0][0][None], torch.zeros(1))) is None
 
 
 def test_the_target_is_the_first_loss_at_or_below_it():

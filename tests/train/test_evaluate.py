@@ -76,5 +76,5 @@ def test_traced_stages_with_dropout_have_no_metric(made):
 
 def test_a_loader_leaves_the_random_state_as_it_is(made):
     before = torch.get_rng_state()
-    next(made[0].batches)
+    next(made[0].shares)
     assert torch.equal(torch.get_rng_state(), before)

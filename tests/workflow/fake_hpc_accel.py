@@ -14,6 +14,7 @@ from hpc_accel.jobs import write
 from hpc_accel.jobs.script import pack_name
 from hpc_accel.study.expand import listed_runs
 from hpc_accel.study.model_facts import ModelFacts
+from hpc_accel.study.references import planned_references
 from hpc_accel.study.run import Run
 from hpc_accel.study.study_file import load_study
 
@@ -35,7 +36,7 @@ def plan(path: Path, out: Path) -> None:
     runs = [run for choice in study.workloads for run in listed_runs(study, choice, FACTS)]
     candidates = [{"run_id": run.run_id, "chosen": True, "run": run.model_dump(mode="json")} for run in runs]
     pack = {"run_id": pack_name(runs)} if study.same_allocation else None
-    out.write_text(json.dumps({"candidates": candidates, "pack": pack}))
+    out.write_text(json.dumps({"candidates": candidates, "pack": pack, "references": planned_references(runs)}))
 
 
 def train(path: Path) -> int:
@@ -72,6 +73,9 @@ def main() -> int:
     elif command == "plan":
         note("plan")
         plan(path, Path(option("--out")))
+    elif command == "reference":
+        note(f"reference {path.parent.name.rpartition('-')[0]}")
+        Path(option("--out")).write_text("{}\n")
     elif command == "train":
         return train(path)
     elif command == "report":

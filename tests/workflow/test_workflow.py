@@ -16,12 +16,14 @@ import pytest
 
 from .conftest import ROOT, STUDY, Workflow
 
-ALL = ["probe", "plan", "train serial", "train dp2", "train tp2", "report"]
+ALL = ["probe", "plan", "reference digits", "train serial", "train dp2", "train tp2", "report"]
 
 
 def test_from_study_to_report_and_then_nothing(workflow: Workflow):
     workflow.snakemake("--cores", "2")
-    assert sorted(workflow.calls()) == sorted(ALL)
+    calls = workflow.calls()
+    assert sorted(calls) == sorted(ALL)
+    assert calls.index("reference digits") < min(calls.index(call) for call in ALL if call.startswith("train"))
     assert workflow.answer() == {"serial": "completed", "dp2": "completed", "tp2": "completed"}
     assert "Nothing to be done" in workflow.snakemake("--cores", "2")
     assert workflow.calls() == []
@@ -32,10 +34,10 @@ def test_changed_study_runs_only_what_changed(workflow: Workflow):
     workflow.calls()
     workflow.write_study(STUDY + "  - {dp: 2, accumulation_steps: 4}\n")
     workflow.snakemake("--cores", "2")
-    assert workflow.calls() == ["plan", "train dp2", "report"]
+    assert workflow.calls() == ["plan", "reference digits", "train dp2", "report"], "other groups of samples"
     workflow.write_study(STUDY.replace("2}\nworkload", "2, time_limit_min: 7}\nworkload") + "  # another comment\n")
     workflow.snakemake("--cores", "2")
-    assert workflow.calls() == ["plan", "report"], "a queueing option measures nothing again"
+    assert workflow.calls() == ["plan", "reference digits", "report"], "a queueing option measures nothing again"
     scripts = list((workflow.directory / "results/s/runs").glob("*-a1-*/job.sbatch"))
     assert all("--time=7\n" in path.read_text() for path in scripts)
     assert "Nothing to be done" in workflow.snakemake("--cores", "2")
@@ -90,13 +92,15 @@ def test_runs_take_turns_in_one_allocation(workflow: Workflow):
     workflow.fail("dp2", 9, 1)
     output = workflow.snakemake("--cores", "2")
     assert "rule run:" not in output and output.count("rule pack:") == 1
-    assert workflow.calls() == ["probe", "plan", "train serial", "train dp2", "train dp2", "train tp2", "report"]
+    dp2 = ["train dp2", "train dp2"]
+    assert workflow.calls() == ["probe", "plan", "reference digits", "train serial", *dp2, "train tp2", "report"]
     assert workflow.answer() == {"serial": "completed", "dp2": "failed", "tp2": "completed"}
     assert "Nothing to be done" in workflow.snakemake("--cores", "2")
     workflow.fail("dp2", 0, 1)
     workflow.write_study("same_allocation: true\n" + STUDY + "  - {dp: 2, accumulation_steps: 4}\n")
     workflow.snakemake("--cores", "2")
-    assert workflow.calls() == ["plan", "train dp2", "report"], "what is measured stays measured"
+    calls = ["plan", "reference digits", "train dp2", "report"]
+    assert workflow.calls() == calls, "what is measured stays measured"
     next(workflow.directory.glob("results/s/runs/*-tp2-*/summary.json")).unlink()
     workflow.snakemake("--cores", "2")
     assert workflow.calls() == ["train tp2", "report"], "a deleted summary is measured again, and no other"

@@ -14,8 +14,8 @@ from torch.utils.data import default_collate
 from hpc_accel.study.builtin_workloads import BUILTIN
 from hpc_accel.study.run import WorkloadSpec
 from hpc_accel.workloads import entry
-from hpc_accel.workloads.chain import as_inputs
 from hpc_accel.workloads.count_facts import describe
+from hpc_accel.workloads.nested import tensors_of
 
 CASES = {
     "digits": ({}, "sklearn"),
@@ -55,7 +55,7 @@ def workload(request):
 
 def batch_of(dataset, count):
     inputs, targets = default_collate([dataset[index % len(dataset)] for index in range(count)])
-    return as_inputs(inputs), targets
+    return (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs), targets
 
 
 def test_cases_name_every_workload_with_something_to_learn():
@@ -123,4 +123,4 @@ def test_weights_follow_the_seed_and_data_do_not():
 
 
 def fingerprint(sample):
-    return b"".join(part.numpy().tobytes() for part in as_inputs(sample[0]))
+    return b"".join(part.numpy().tobytes() for part in tensors_of(sample[0]))

@@ -61,7 +61,9 @@ def test_a_tuple_becomes_a_workload_with_the_same_weights_each_time(load):
         ("def build(): return 1, 2, 3", "build", {}, "model is int"),
         ("import torch\ndef build(): return torch.nn.Linear(1, 1), 2, [(1, 2)]", "build", {}, "loss is int"),
         ("import torch\ndef build(): return torch.nn.Linear(1, 1), print, []", "build", {}, "dataset is empty"),
-        ("import torch\ndef build(): return torch.nn.Linear(1, 1), print, [5]", "build", {}, "dataset[0] is int"),
+        ("import torch\ndef build(): return torch.nn.Linear(1, 1), print, [5]", "build", {}, "a sample is Tensor"),
+        ("import torch\ndef build(): return torch.nn.Linear(1, 1), print, [(5,)]", "build", {}, "of one element"),
+        ("import torch\ndef build(): return torch.nn.Linear(1, 1), print, ['a']", "build", {}, "dataset[0] is str"),
     ],
 )
 def test_what_is_wrong_is_named(load, source, name, args, expected):
@@ -144,9 +146,11 @@ def test_a_sample_of_several_tensors_goes_to_the_first_layer(load):
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("(torch.full((3,), 1.0 * index), torch.ones(5))", "(1, torch.ones(5))", "a tuple that holds int"),
-        ("(torch.full((3,), 1.0 * index), torch.ones(5))", "{'one': torch.ones(3)}", "input of dataset[0] is dict"),
-        ("torch.tensor(index % 2)", "(index, index)", "target of dataset[0] is tuple"),
+        ("(torch.full((3,), 1.0 * index), torch.ones(5)), torch.tensor(index % 2)", "dict(one=1)", "keys one"),
+        ("torch.tensor(index % 2)", "None", "dataset[0] holds None"),
+        ("torch.tensor(index % 2)", "object()", "default_collate"),
+        ("dataset=Data())", "dataset=Data(), collate=3)", "collate is int"),
+        ("dataset=Data())", "dataset=Data(), collate=lambda samples: 1 / 0)", "collate of dataset[0] raised Zero"),
         ("dataset=Data())", "dataset=Data(), metric=3)", "metric is int"),
         (
             "dataset=Data())",

@@ -3,11 +3,13 @@
 Read it in this order (docs/parity.md tells the same in prose):
   sketch        a tensor in 64 numbers, which can be added up over ranks and tell distances
   mean          what a loss is the mean over, measured
+  together      samples computed together beside parts of them
   pieces        how the serial run cuts a batch
   engine        steps of the serial run
   facts         what is measured before any of them
-  reference     what is kept of them, and the process that computes it
-  store         found by its digest, or computed by whoever comes first
+  reference     what is kept of them
+  store         found by its digest, or computed where there is none
+  job           the process that computes them, for all runs of a model
   steps         the same steps taken by the run's own ranks
   compare       distances and tolerances
   verdict       what a difference means, in words

@@ -157,6 +157,7 @@ def _found(
         phases=tuple(found),
         told=tuple(dict.fromkeys(told)),
         reference_digest=exact.digest,
+        reference_s=references.duration_s,
         cause=cause,
     )
 

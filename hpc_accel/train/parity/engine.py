@@ -27,7 +27,7 @@ from hpc_accel.runtime.weight import MeanOver, Weigh
 from hpc_accel.study.layout import Layout, Shard
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.run import Run
-from hpc_accel.train.parity.pieces import BatchPiece, Cutting
+from hpc_accel.train.parity.pieces import BatchPiece, Cutting, sampler_of
 from hpc_accel.train.parity.sketch import sketch
 from hpc_accel.workloads import entry
 from hpc_accel.workloads.batch import Batch
@@ -81,6 +81,7 @@ class Engine:
         self.still = Still(run.seed)
         self.still.watch(self.workload.model)
         self.dataset = Seeded(self.workload.dataset, run.seed)
+        self.sampler = sampler_of(run, self.workload.dataset)
         total = run.workload.global_batch_size
         shard: Shard = "full" if run.layout.shard == "full" and AUTOCAST[recipe.precision] is not None else "none"
         layout = Layout(micro_batch_size=total, accumulation_steps=1, shard=shard)
@@ -114,15 +115,9 @@ class Engine:
 
     def load(self, step: int, samples: Sequence[int], *, digests: bool = False) -> Share:
         """The samples as one micro-batch, as the epoch of `step` draws them; on the host."""
-        drawn = [Drawn(index, step // self.batches_per_epoch) for index in samples]
+        drawn = [Drawn(index, step // self.sampler.batches_per_epoch) for index in samples]
         collate = Collate(self.workload.rules, len(drawn), digests=digests)
         return collate([(index, self.dataset[index]) for index in drawn])
-
-    @property
-    def batches_per_epoch(self) -> int:
-        """Global batches of an epoch."""
-        whole, rest = divmod(len(self.dataset), self.run.workload.global_batch_size)
-        return whole + (1 if rest and self.run.workload.last_batch == "keep" else 0)
 
     def placed(self, batch: Batch) -> Batch:
         """On the device, and wide where the model was made wide."""

@@ -16,6 +16,7 @@ from hpc_accel.parallel.loss_device import loss_of
 from hpc_accel.runtime.seeded import digest_of_sample, draws_samples
 from hpc_accel.train.parity.engine import Engine
 from hpc_accel.train.parity.together import Together
+from hpc_accel.workloads.stream import spread_over
 
 MOST_MEASURED = 64
 """Samples on which the mean is measured."""
@@ -40,11 +41,9 @@ class Dependence(BaseModel):
 
 def measure_facts(engine: Engine) -> dict[str, Any]:
     """What is measured of model, loss and data before any step."""
-    total = len(engine.dataset)
-    count = min(total, MOST_MEASURED)
-    spread = [index * total // count for index in range(count)]
+    samples = spread_over(engine.workload.dataset, MOST_MEASURED)
     weights = digest_of_weights(engine.workload.model)
-    measured = Together(engine, spread)
+    measured = Together(engine, samples)
     mean = measured.mean()
     layers = [type(each).__name__ for each in engine.workload.model.modules() if isinstance(each, _BatchNorm)]
     dependence = Dependence(
@@ -57,7 +56,7 @@ def measure_facts(engine: Engine) -> dict[str, Any]:
         "weights_digest": weights,
         "mean": mean,
         "dependence": dependence,
-        "draws_data": draws_samples(engine.workload.dataset, spread[:4]),
+        "draws_data": draws_samples(engine.workload.dataset, samples[:4]),
     }
 
 
@@ -77,8 +76,9 @@ def each_weight(model: torch.nn.Module) -> dict[str, int]:
 def count_step_flops(engine: Engine) -> tuple[int | None, str]:
     """Floating-point operations of one step of the global batch, or why they are unknown."""
     total = engine.run.workload.global_batch_size
-    size = min(2, total, len(engine.dataset))
-    batch = engine.placed(*engine.load(0, list(range(size))).micro_batches)
+    samples = spread_over(engine.workload.dataset, 2)[:total]
+    size = len(samples)
+    batch = engine.placed(*engine.load(0, samples).micro_batches)
 
     def once() -> None:
         loss_of(engine.workload.loss, batch.call(engine.model), batch.targets).backward()
@@ -97,8 +97,9 @@ def count_step_flops(engine: Engine) -> tuple[int | None, str]:
 
 def least_pieces(engine: Engine) -> int:
     """Into how many pieces the batch must be cut to fit into the memory that is free."""
-    size = min(2, len(engine.dataset))
-    batch = engine.placed(*engine.load(0, list(range(size))).micro_batches)
+    samples = spread_over(engine.workload.dataset, 2)
+    size = len(samples)
+    batch = engine.placed(*engine.load(0, samples).micro_batches)
     held = 0
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -119,4 +120,5 @@ def _free_bytes(engine: Engine) -> float:
     if engine.device.type == "cuda":
         return float(torch.cuda.mem_get_info(engine.device)[0])
     lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    return min(float(lines["MemAvailable"].split()[0]) * 1024, engine.run.resources.memory_mb * 2.0**20)
+    free, asked_mb = float(lines["MemAvailable"].split()[0]) * 1024, engine.run.resources.memory_mb
+    return min(free, asked_mb * 2.0**20) if asked_mb else free

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
-from hpc_accel.runtime.batches import ShareSampler
+from hpc_accel.runtime.batches import ShareSampler, sampler_for
 from hpc_accel.runtime.loss import counts_of
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.run import Run
@@ -35,7 +36,7 @@ Cutting = Callable[[int], list[BatchPiece]]
 """The pieces of the global batch of a step, in the order they are computed."""
 
 
-def sampler_of(run: Run, num_samples: int, layout: Layout | None = None, replica: int = 0) -> ShareSampler:
+def sampler_of(run: Run, dataset: Any, layout: Layout | None = None, replica: int = 0) -> ShareSampler:
     """The samples of one replica of `layout`; without a layout, of the serial run."""
     total = run.workload.global_batch_size
     start, share = 0, total
@@ -43,7 +44,7 @@ def sampler_of(run: Run, num_samples: int, layout: Layout | None = None, replica
         shares = layout.shares or (layout.micro_batch_size * layout.accumulation_steps,) * layout.dp
         start, share = sum(shares[:replica]), shares[replica]
     keep_last = run.workload.last_batch == "keep"
-    return ShareSampler(num_samples, total, start=start, share=share, seed=run.seed, keep_last=keep_last)
+    return sampler_for(dataset, total, start=start, share=share, seed=run.seed, keep_last=keep_last)
 
 
 def in_pieces(sampler: ShareSampler, num_pieces: int, *, backwards: bool = False, inside: bool = False) -> Cutting:
@@ -60,9 +61,9 @@ def in_pieces(sampler: ShareSampler, num_pieces: int, *, backwards: bool = False
     return cut
 
 
-def grouped(run: Run, num_samples: int, layout: Layout, *, inside: bool = False) -> Cutting:
+def grouped(run: Run, dataset: Any, layout: Layout, *, inside: bool = False) -> Cutting:
     """The micro-batches of all replicas of `layout`, the first replica's first; with stages, padding included."""
-    samplers = [sampler_of(run, num_samples, layout, replica) for replica in range(layout.dp)]
+    samplers = [sampler_of(run, dataset, layout, replica) for replica in range(layout.dp)]
 
     def cut(step: int) -> list[BatchPiece]:
         pieces = []

@@ -58,6 +58,8 @@ class Reference(BaseModel):
     own_update_distance: float = 0.0
     flops_per_step: int | None = None
     flops_reason: str = ""
+    duration_s: float | None = None
+    """How long it took to compute."""
 
     def gradient(self, step: int) -> np.ndarray:
         """[parameters, WIDTH]."""
@@ -94,7 +96,7 @@ def _whole_steps(run: Run, engine: Engine, common: dict[str, Any]) -> Reference:
     least = least_pieces(engine)
     if least > 1 and common["dependence"].is_any:
         return Reference(**common, reason="the whole batch does not fit into memory, and cut it is another one")
-    sampler = sampler_of(run, len(engine.dataset))
+    sampler = sampler_of(run, engine.workload.dataset)
     base = engine.trajectory(in_pieces(sampler, least), run.measure.parity_steps, digests=True)
     others = _others(sampler, least, common["dependence"])
     shared = tuple(sorted(engine.still.shared_draws))
@@ -108,13 +110,15 @@ def compute_variant(run: Run, device: torch.device, digest: str, kind: Kind, who
     with arithmetic(serial.precision):
         engine = Engine(run, device, serial, raised="recipe" not in kind)
         engine.mean = whole.mean
-        count = len(engine.dataset)
-        sampler = sampler_of(run, count)
+        dataset = engine.workload.dataset
+        sampler = sampler_of(run, dataset)
         by_layout = "grouped" in kind
         pieces = 1 if by_layout else least_pieces(engine)
-        cutting = grouped(run, count, run.layout) if by_layout else in_pieces(sampler, pieces)
+        cutting = grouped(run, dataset, run.layout) if by_layout else in_pieces(sampler, pieces)
         base = engine.trajectory(cutting, run.measure.parity_steps, whole.rates, digests=True)
-        inside = grouped(run, count, run.layout, inside=True) if by_layout else in_pieces(sampler, pieces, inside=True)
+        inside = (
+            grouped(run, dataset, run.layout, inside=True) if by_layout else in_pieces(sampler, pieces, inside=True)
+        )
         facts: dict[str, Any] = {
             "mean": whole.mean,
             "dependence": whole.dependence,

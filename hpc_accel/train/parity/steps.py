@@ -107,7 +107,9 @@ class _Steps:
     def run(self, num_steps: int) -> Measured:
         found, stepper = Measured(), self.stepper
         own = stepper.optimizer
-        plain = torch.optim.SGD(stepper.model.parameters, lr=0.0) if stepper.model.parameters else None
+        parameters = stepper.model.parameters
+        # One by one: a loop over many tensors at once takes no mixture of divided and whole ones.
+        plain = torch.optim.SGD(parameters, lr=0.0, foreach=False) if parameters else None
         first = [piece.local(piece.parameter).detach().clone() for piece in self.pieces]
         for step in range(num_steps):
             gradients, loss = self._backward(found)

@@ -1,8 +1,9 @@
-"""References kept by the digest of what they were computed from, and computed once by whoever comes first.
+"""References kept by the digest of what they were computed from, and computed once.
 
-A reference is computed by `hpc-accel reference RUN.json`, a process with a world of one: what the user's loss says to
-other ranks it says to itself. The digest covers the code and data as they show in the first weights and samples, the
-user's modules, the seed, the batch, and how the batch is grouped or which arithmetic is used.
+A reference is computed by `hpc-accel reference`, a process with a world of one: what the user's loss says to other
+ranks it says to itself. The workflow starts it as a job of its own before the runs; a run that finds none starts it.
+The digest covers the code and data as they show in the first weights and samples, the user's modules, the seed, the
+batch, and how the batch is grouped or which arithmetic is used.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +24,18 @@ import torch
 from pydantic import ValidationError
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.files import write_atomically
+from hpc_accel.files import read_json, write_atomically
 from hpc_accel.parallel import planted
 from hpc_accel.runtime.precision import AUTOCAST
 from hpc_accel.runtime.seeded import Drawn, Seeded, digest_of_sample
+from hpc_accel.study.references import RECORD, directory_of, reference_name
 from hpc_accel.study.run import Run
 from hpc_accel.study.sources import sources
 from hpc_accel.train.parity.engine import HALF, build_still
 from hpc_accel.train.parity.facts import digest_of_weights
 from hpc_accel.train.parity.pieces import sampler_of
 from hpc_accel.train.parity.reference import Kind, Reference, compute_variant, compute_whole
+from hpc_accel.workloads.stream import Stream, num_samples_of
 from hpc_accel.workloads.workload import Workload
 
 FORMAT = 1
@@ -46,18 +52,27 @@ class References:
     whole: Reference
     variants: dict[Kind, Reference]
 
+    @property
+    def duration_s(self) -> float | None:
+        """How long all of them took to compute; None where one did not note it."""
+        times = [each.duration_s for each in (self.whole, *self.variants.values())]
+        return sum(each for each in times if each is not None) if None not in times else None
 
-def directory_of(run_directory: Path) -> Path:
-    """Where the references of a run's study lie."""
-    parent = run_directory.resolve().parent
-    return (parent.parent if parent.name == "runs" else parent) / "references"
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """A reference and where it is kept."""
+
+    path: Path
+    reference: Reference
 
 
 def content_of(run: Run, workload: Workload) -> dict[str, Any]:
     """What the serial run is computed from: the study's words, and weights, samples and modules as they are."""
     dataset = Seeded(workload.dataset, run.seed)
-    sampler = sampler_of(run, len(dataset))
-    looked_at = [*sampler.samples(0)[:NUM_LOOKED_AT], 0, len(dataset) - 1]
+    sampler, total = sampler_of(run, workload.dataset), num_samples_of(workload.dataset)
+    ends = [] if isinstance(workload.dataset, Stream) or total is None else [0, total - 1]
+    looked_at = [*sampler.samples(0)[:NUM_LOOKED_AT], *ends]
     return {
         "format": FORMAT,
         "torch": torch.__version__,
@@ -66,7 +81,7 @@ def content_of(run: Run, workload: Workload) -> dict[str, Any]:
         "steps": run.measure.parity_steps,
         "weights": digest_of_weights(workload.model),
         "samples": [digest_of_sample(dataset[Drawn(index, 0)]) for index in looked_at],
-        "num_samples": len(dataset),
+        "num_samples": total,
         "sources": sources(run.workload.entry, run.workload.args),
     }
 
@@ -121,7 +136,7 @@ def obtain(
     directory, content = directory_of(path.parent), content_of(run, workload)
     found = _found(run, directory, content, device, halves=halves)
     if found is None:
-        problem = _computed_elsewhere(run, path, device)
+        problem = _failed_before(run, directory) or _computed_elsewhere(run, path, device)
         if problem:
             return None, problem
         found = _found(run, directory, content, device, halves=halves)
@@ -148,6 +163,12 @@ def _found(
     return References(whole=whole, variants=variants)
 
 
+def _failed_before(run: Run, directory: Path) -> str:
+    """Why the reference job of this run failed; "" where it did not, or there was none."""
+    problem = read_json(directory / reference_name(run) / RECORD).get("problem")
+    return f"the serial run, which is a job of its own, {problem}" if problem else ""
+
+
 def _computed_elsewhere(run: Run, path: Path, device: torch.device) -> str:
     """Compute what is missing in a process of its own; why that failed, or ""."""
     command = [sys.executable, "-c", _COMMAND, "reference", str(path), "--device", str(device)]
@@ -167,30 +188,43 @@ def _computed_elsewhere(run: Run, path: Path, device: torch.device) -> str:
     )
 
 
-def compute_missing(run: Run, path: Path, device: torch.device) -> list[Path]:
-    """Compute and keep what is missing of the run's references, in this process; their paths.
+def compute_missing(runs: Sequence[Run], directory: Path, device: torch.device) -> list[Kept]:
+    """The references of `runs`, which are of one model, seed and batch, kept in `directory`; computed where missing.
 
     Raises ConfigError for what the user's module gets wrong.
     """
     _world_of_one(device)
-    workload = build_still(run, raised=True)
-    content, directory = content_of(run, workload), directory_of(path.parent)
-    directory.mkdir(parents=True, exist_ok=True)
-    own = build_still(run, raised=False)
+    first = runs[0]
+    workload, own = build_still(first, raised=True), build_still(first, raised=False)
     refuse_same_model(workload, own)
-    digest = digest_of(run, content, device.type, "whole")
-    written = [directory / f"{digest}.json"]
-    whole = read(written[0])
-    if whole is None:
-        whole = compute_whole(run, device, digest)
-        write_atomically(written[0], whole.model_dump_json())
-    for kind in kinds_of(run, whole, halves=has_halves(own)):
+    content, halves = content_of(first, workload), has_halves(own)
+    del workload, own  # the serial run needs their room
+    kept: dict[str, Kept] = {}
+
+    def keep(run: Run, kind: Kind, compute: Callable[[str], Reference]) -> Reference:
         digest = digest_of(run, content, device.type, kind)
-        written.append(directory / f"{digest}.json")
-        if read(written[-1]) is None:
-            needed = compute_variant(run, device, digest, kind, whole)
-            write_atomically(written[-1], needed.model_dump_json())
-    return written
+        if digest not in kept:
+            path = directory / f"{digest}.json"
+            if (reference := read(path)) is None:
+                reference = _timed(compute, digest)
+                write_atomically(path, reference.model_dump_json())
+            kept[digest] = Kept(path=path, reference=reference)
+        return kept[digest].reference
+
+    whole = keep(first, "whole", lambda digest: compute_whole(first, device, digest))
+    for run in runs:
+        for kind in kinds_of(run, whole, halves=halves):
+            keep(run, kind, partial(_variant, run, device, kind, whole))
+    return list(kept.values())
+
+
+def _variant(run: Run, device: torch.device, kind: Kind, whole: Reference, digest: str) -> Reference:
+    return compute_variant(run, device, digest, kind, whole)
+
+
+def _timed(compute: Callable[[str], Reference], digest: str) -> Reference:
+    began = time.perf_counter()
+    return compute(digest).model_copy(update={"duration_s": time.perf_counter() - began})
 
 
 def refuse_same_model(first: Workload, second: Workload) -> None:

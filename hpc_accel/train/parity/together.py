@@ -79,7 +79,10 @@ class Together:
     def depends(self, mean: MeanOver) -> bool:
         """Whether what is computed of samples depends on those beside them."""
         first = max(2, self.batch.count // 3)
-        chosen = [each for each in (self.samples[:first], self.samples[first:]) if each]
+        # In pairs the longest sample is another, to which the others are padded.
+        begins = [0, first] if self.engine.workload.collate is None else list(range(0, first, 2))
+        ends = [*begins[1:], self.batch.count]
+        chosen = [self.samples[a:b] for a, b in zip(begins, ends, strict=True) if self.samples[a:b]]
         batches = [self._loaded(each) for each in chosen]
         outputs = [self._run(batch, each) for batch, each in zip(batches, chosen, strict=True)]
         self.engine.back()

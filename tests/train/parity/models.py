@@ -179,3 +179,14 @@ class Unrepeatable(Dataset):
 
 def unrepeatable():
     return perceptron(), F.cross_entropy, Unrepeatable()
+
+
+def _refusing_loss(outputs, targets):
+    if len(outputs) > 12:
+        raise RuntimeError("this loss wants more than 12 samples away")
+    return F.cross_entropy(outputs, targets)
+
+
+def fails_alone():
+    """A loss that the whole batch is too much for, and that of a rank is not."""
+    return perceptron(), _refusing_loss, TensorDataset(*rows())

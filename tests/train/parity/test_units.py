@@ -13,7 +13,7 @@ from hpc_accel.runtime.randomness import digest_of_states, seed_all, states_kept
 from hpc_accel.runtime.seeded import Drawn, Seeded, digest_of_sample, draws_samples
 from hpc_accel.runtime.still import Still, drop_nothing, held_still
 from hpc_accel.runtime.weight import MeanOver, Weigh
-from hpc_accel.train.parity.mean import measure_mean
+from hpc_accel.train.parity.mean import CutLosses, measure_mean
 from hpc_accel.train.parity.sketch import sketch, squared
 from hpc_accel.workloads.workload import Workload
 from tests.train.parity.models import Augmented, pairs_loss, total_loss
@@ -53,12 +53,16 @@ MEANS = [
 ]
 
 
+def mean_of(workload, outputs, targets):
+    return measure_mean(workload, CutLosses(workload.loss, outputs, targets, len(outputs), lists=False))
+
+
 @pytest.mark.parametrize(("loss", "batch", "over", "weight"), MEANS)
 def test_what_a_loss_is_the_mean_over_is_found(loss, batch, over, weight):
     torch.manual_seed(0)
     outputs, targets = batch
     workload = Workload(model=nn.Identity(), loss=loss, dataset=TensorDataset(*batch))
-    mean = measure_mean(workload, outputs, targets)
+    mean = mean_of(workload, outputs, targets)
     assert mean.over == over
     if over != "items":
         return
@@ -77,9 +81,9 @@ def test_a_workload_may_say_what_counts():
 
     outputs, targets = torch.randn(12), torch.rand(12, 2) + 0.5
     silent = Workload(model=nn.Identity(), loss=loss, dataset=TensorDataset(outputs, targets))
-    assert measure_mean(silent, outputs, targets).over == "neither"
+    assert mean_of(silent, outputs, targets).over == "neither"
     said = Workload(model=nn.Identity(), loss=loss, dataset=silent.dataset, weight=lambda targets: targets[:, 1].sum())
-    mean = measure_mean(said, outputs, targets)
+    mean = mean_of(said, outputs, targets)
     assert (mean.over, mean.said_by_workload) == ("items", True)
     assert Weigh(mean, said.weight)(targets[:3]) == pytest.approx(float(targets[:3, 1].sum()))
 
@@ -88,7 +92,7 @@ def test_a_weight_that_is_wrong_is_not_believed():
     outputs, targets = CLASSES
     data = TensorDataset(outputs, targets)
     workload = Workload(model=nn.Identity(), loss=F.cross_entropy, dataset=data, weight=lambda targets: targets.sum())
-    assert measure_mean(workload, outputs, targets) == MeanOver(over="samples")
+    assert mean_of(workload, outputs, targets) == MeanOver(over="samples")
 
 
 def test_sketches_of_parts_add_up_and_tell_distances():

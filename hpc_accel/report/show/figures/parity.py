@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import median
 
 from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.report.show.figures import style
@@ -67,9 +68,23 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
         ),
     }
     caption = "Further left is closer to the serial run of the same seed; right of its tick a run is wrong."
+    caption = f"{caption} {_cost(compared)}".strip()
     return [
         style.Figure(key="parity", title=title, caption=caption, spec=spec, height_px=style.bar_height_px(len(shown)))
     ]
+
+
+def _cost(runs: list[RunRecord]) -> str:
+    """What the serial runs cost: each once, whatever the number of runs that are compared with it."""
+    by_digest = {found.reference_digest: found.reference_s for run in runs if (found := run.summary.parity.found)}
+    known = [seconds for seconds in by_digest.values() if seconds is not None]
+    if not known:
+        return ""
+    steps = median([value for run in runs if (value := run.summary.startup_ms.parity.value) is not None] or [0.0])
+    return (
+        f"One reference job per workload, seed and batch: {len(known)} in {sum(known):.3g} s together, before the "
+        f"runs; then {steps / 1e3:.3g} s of each run (median) for its own compared steps, none of it timed."
+    )
 
 
 def _words(error: float) -> str:

@@ -6,6 +6,7 @@ Read it in this order:
   data, shard, gradients    DDP, FSDP2, ZeRO-1; how gradients meet
   tensor, exchange          layers cut over ranks; what these exchange, as autograd knows it
   pipeline, traced, boundary, forward    stages, their boundaries, and forward alone
+  block_stages, hollow, ties             stages of a model's blocks; weights that stages share
   layer_times               how long each layer takes, for stages of equal time
   pieces                    where what a rank holds of each parameter lies in the whole model
   planted                   faults planted by tests

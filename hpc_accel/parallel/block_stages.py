@@ -9,9 +9,7 @@ called.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from copy import copy
 from dataclasses import dataclass, field
 from types import MethodType
 from typing import Any
@@ -22,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.parallel.hollow import Zeros, emptied, shell
 from hpc_accel.workloads.batch import Batch
 from hpc_accel.workloads.block_chain import BlockChain, find_chain, first_tensor
 from hpc_accel.workloads.workload import Workload
@@ -87,7 +86,7 @@ def see(model: nn.Module, chain: BlockChain, given: Given, autocast_dtype: torch
 def chain_without_values(workload: Workload, batch: Batch) -> BlockChain | None:
     """The chain of blocks that the planner found as well, here without computing anything."""
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        return find_chain(workload.model, batch.mapped(mode.from_tensor).call)
+        return find_chain(workload.model, batch.mapped(mode.from_tensor).call, workload.blocks)
 
 
 def boundaries_of(chain: BlockChain, sizes: Sequence[int], seen: Seen) -> list[tuple[torch.Tensor, ...]]:
@@ -172,7 +171,7 @@ class _Stage:
 
     def _copied(self, path: str, real: set[str], hollow: set[str]) -> nn.Module:
         """The module at `path` of the whole model, which holds blocks, with its children in their places."""
-        clone = _shell(self.model.get_submodule(path))
+        clone = shell(self.model.get_submodule(path))
         self._without_others(clone)
         for key, child in list(clone._modules.items()):
             name = f"{path}.{key}" if path else key
@@ -201,7 +200,7 @@ class _Stage:
         """The first own block begins with what the stage received; others are as they are."""
         if self.is_first or name != self.chain.names[self.blocks.start]:
             return block
-        clone, received = _shell(block), self.received
+        clone, received = shell(block), self.received
 
         def put(_module: nn.Module, args: Any, kwargs: Any) -> Any:
             if args:
@@ -213,11 +212,11 @@ class _Stage:
 
     def _hollow(self, module: nn.Module, name: str) -> nn.Module:
         """Without parameters; attributes that the model reads are there."""
-        clone = _emptied(module)
+        clone = emptied(module)
         if not self.is_last and name == self.chain.names[self.blocks.stop]:
             clone.forward = _leave
         else:
-            clone.forward = _Zeros(self.seen.returned.get(name), self._batch)
+            clone.forward = Zeros(self.seen.returned.get(name), self._batch)
         return clone
 
     def _batch(self) -> tuple[int, torch.device]:
@@ -232,23 +231,6 @@ class _Stage:
             value = owner.__dict__[key]
             if value.device != self.device:
                 owner.__dict__[key] = torch.zeros((), dtype=value.dtype, device=self.device).expand(value.shape)
-
-
-class _Zeros:
-    """Returns zeros in the form seen once, for as many samples as there are now."""
-
-    def __init__(self, returned: Any, batch: Callable[[], tuple[int, torch.device]]) -> None:
-        self.returned, self.batch = returned, batch
-
-    def __call__(self, *_: Any, **__: Any) -> Any:
-        size, device = self.batch()
-
-        def zeros(value: Any) -> Any:
-            if not isinstance(value, torch.Tensor):
-                return value
-            return torch.zeros((size, *value.shape[1:]) if value.dim() else (), dtype=value.dtype, device=device)
-
-        return tree_map(zeros, self.returned)
 
 
 def _leave(*args: Any, **kwargs: Any) -> Any:
@@ -277,27 +259,6 @@ def _is_among(name: str, ran: frozenset[str]) -> bool:
 
 def _has_parameters(module: nn.Module) -> bool:
     return any(True for _ in module.parameters())
-
-
-def _shell(module: nn.Module) -> nn.Module:
-    """A copy with the same parameters, buffers and children, to which others can be given."""
-    clone = copy(module)
-    for name, value in vars(module).items():
-        if isinstance(value, dict) and name.startswith("_"):  # parameters, buffers, children, hooks
-            clone.__dict__[name] = OrderedDict(value) if isinstance(value, OrderedDict) else dict(value)
-    return clone
-
-
-def _emptied(module: nn.Module) -> nn.Module:
-    """A copy, children too, with plain values in place of parameters and buffers."""
-    clone = _shell(module)
-    for key, value in [*clone._parameters.items(), *clone._buffers.items()]:
-        clone.__dict__[key] = None if value is None else value.detach().new_zeros(()).expand(value.shape)
-    clone._parameters.clear()
-    clone._buffers.clear()
-    for key, child in clone._modules.items():
-        clone._modules[key] = None if child is None else _emptied(child)
-    return clone
 
 
 def _forward_of(model: nn.Module, stage: nn.Module) -> Callable[..., Any]:

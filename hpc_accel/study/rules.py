@@ -154,7 +154,10 @@ def _model(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
 def _traced(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
     """A model that torch's tracer cuts."""
     layout = run.layout
-    remedy = "return a torch.nn.Sequential from build(), or use dp, shard or tp"
+    remedy = (
+        "return a torch.nn.Sequential from build(), or a model with a list of blocks of which each takes what the one "
+        "before returned and nothing else that is trained; or use dp, shard or tp"
+    )
     if layout.num_stages > facts.num_cuttable_layers:
         value = f"pp {layout.pp} on {facts.num_cuttable_layers} block(s) with parameters that run once each, in order"
         yield refusal(run, value, "pp > 1 cuts between the children of a Sequential, or between such blocks", remedy)

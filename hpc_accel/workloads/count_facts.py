@@ -54,7 +54,7 @@ def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
     lengths = _sequence_lengths(model, cuts)
     in_order = is_sequence(model) and not batch.kwargs
     try:
-        chain = None if in_order else find_chain(model, batch.call)
+        chain = None if in_order else find_chain(model, batch.call, workload.blocks)
     except ConfigError:
         raise
     except Exception:  # told of in the pass that is counted

@@ -69,12 +69,13 @@ def pack_resources(runs: Sequence[Run], site: Site) -> Resources:
 def reference_resources(runs: Sequence[Run]) -> Resources:
     """One rank on one node for the serial run of `runs`: all CPUs and memory of a node of their rank 0, and one GPU."""
     asked = [run.resources.node_kind_of(0) for run in runs]
-    widest = max(asked, key=lambda part: (part.memory_mb, part.ranks_per_node * part.cpus_per_rank))
+    widest = max(asked, key=lambda part: part.ranks_per_node * part.cpus_per_rank)
     alone = {
         "num_nodes": 1,
         "ranks_per_node": 1,
         "gpus_per_node": min(1, widest.gpus_per_node),
         "cpus_per_rank": widest.ranks_per_node * widest.cpus_per_rank,
+        "memory_mb": most_memory_mb([part.memory_mb for part in asked]),
     }
     part = widest.model_copy(update=alone)
     time_limit_min = max(run.resources.time_limit_min for run in runs)

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from hpc_accel.errors import ConfigError, DataError
 from hpc_accel.parallel import planted
+from hpc_accel.runtime.randomness import seed_all, seed_of, states_kept
 from hpc_accel.runtime.seeded import Drawn, digest_of_sample
 from hpc_accel.workloads.batch import Batch, BatchRules
 from hpc_accel.workloads.stream import Reading, Stream, num_samples_of
@@ -184,9 +185,14 @@ class Fetched(Dataset[Any]):
 
 
 class Collate:
-    """Makes a `Share` of the samples of one, in micro-batches of `size`."""
+    """Makes a `Share` of the samples of one, in micro-batches of `size`.
 
-    def __init__(self, rules: BatchRules, size: int, *, digests: bool = False) -> None:
+    With a `seed` what the workload's function draws (which words are masked, for example) follows from the first sample
+    of the micro-batch; without one it is drawn from the generators of the process that loads.
+    """
+
+    def __init__(self, rules: BatchRules, size: int, *, digests: bool = False, seed: int | None = None) -> None:
+        self.seed = seed
         self.rules = rules
         self.size = size
         self.digests = digests
@@ -199,9 +205,16 @@ class Collate:
         size = self.size
         parts = [slice(begin, begin + size) for begin in range(0, len(samples), size)]
         return Share(
-            micro_batches=[self.rules(samples[part], indices[part]) for part in parts],
+            micro_batches=[self._collated(samples[part], indices[part]) for part in parts],
             digests=[digest_of_sample(sample) for sample in samples] if self.digests else [],
         )
+
+    def _collated(self, samples: list[Any], indices: list[int]) -> Batch:
+        if self.seed is None or self.rules.collate is None:
+            return self.rules(samples, indices)
+        with states_kept():
+            seed_all(seed_of(self.seed, "collate", getattr(indices[0], "epoch", 0), int(indices[0])))
+            return self.rules(samples, indices)
 
 
 class ShareOfStream(IterableDataset[Any]):

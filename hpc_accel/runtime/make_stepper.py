@@ -75,7 +75,8 @@ def make_stepper(
     autocast_dtype = AUTOCAST[recipe.precision]
     model = parallelize(workload, split, place, device, loss=loss, recipe=recipe, autocast_dtype=autocast_dtype)
     sampler = make_sampler(run, workload, place, first_step, tells_epoch=draws_data)
-    collate = Collate(workload.rules, place.share if staged else place.micro_batch_size, digests=digests)
+    size = place.share if staged else place.micro_batch_size
+    collate = Collate(workload.rules, size, digests=digests, seed=run.seed if draws_data else None)
     options: dict[str, Any] = {"num_workers": recipe.data_workers, "pin_memory": recipe.pin_memory}
     stream = None
     if isinstance(workload.dataset, Stream) and isinstance(sampler, StreamSampler):

@@ -27,6 +27,7 @@ class Samples(Dataset):
         text = torch.randint(1, 20, (4 + index % 5,), generator=generator)
         return {
             "dict": ({"ids": ids, "mask": {"kept": torch.ones(8), "scale": 2.0}}, label),
+            "masked": {"ids": ids},
             "keys": {"ids": ids, "label": label, "weight": 1.0 + label},
             "nested": (image, (ids, {"more": ids}), ({"label": label}, float(label))),
             "detector": (image, {"boxes": boxes, "label": label}),
@@ -48,6 +49,13 @@ def collate_padded(samples):
     return padded([ids for ids, _ in samples], 0), torch.tensor([label for _, label in samples])
 
 
+def collate_masked(samples):
+    """Half of the words are masked, at random, and are what is to be found."""
+    ids = torch.stack([each["ids"] for each in samples])
+    masked = torch.rand(ids.shape) < 0.5
+    return {"ids": ids.masked_fill(masked, 0), "labels": ids.masked_fill(~masked, -100)}
+
+
 def collate_texts(samples):
     ids, labels = ([each[key] for each in samples] for key in ("input_ids", "labels"))
     return {"input_ids": padded(ids, 0), "attention_mask": padded(ids, 0) > 0, "labels": padded(labels, -100)}
@@ -61,9 +69,15 @@ class Net(nn.Module):
         self.kind = kind
         self.embedding, self.images = nn.Embedding(20, 8), nn.Linear(48, 8)
         self.head, self.value, self.tokens = nn.Linear(8, 2), nn.Linear(8, 1), nn.Linear(8, 20)
-        used = {"nested": (), "detector": (self.embedding, self.tokens), "texts": (self.images, self.head, self.value)}
-        unused = used.get(kind, (self.images, self.tokens, *([self.value] if kind != "keys" else [])))
-        for module in (*unused, *([self.tokens] if kind == "nested" else [])):
+        texts = (self.images, self.head, self.value)
+        idle = {
+            "keys": (self.images, self.tokens),
+            "nested": (self.tokens,),
+            "detector": (self.embedding, self.tokens),
+            "texts": texts,
+            "masked": texts,
+        }
+        for module in idle.get(kind, (self.images, self.tokens, self.value)):
             module.requires_grad_(False)
 
     def forward(self, *inputs, **named):
@@ -94,6 +108,10 @@ class Net(nn.Module):
         logits = self.tokens(self.embedding(input_ids) * attention_mask[..., None])
         loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
         return {"loss": loss, "logits": logits}
+
+    def _masked(self, ids, labels):
+        logits = self.tokens(self.embedding(ids))
+        return {"loss": F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)}
 
     def _own(self, ids, labels):
         logits = self.head(self.embedding(ids).mean(1))
@@ -135,6 +153,7 @@ def build(kind):
         "detector": {"loss": loss_detector, "collate": collate_detector},
         "padded": {"loss": F.cross_entropy, "collate": collate_padded},
         "texts": {"loss": None, "collate": collate_texts},
+        "masked": {"loss": None, "collate": collate_masked},
         "own": {"loss": None},
     }[kind]
     if kind == "own":

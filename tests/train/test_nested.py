@@ -21,6 +21,7 @@ KINDS = {
     "padded": [DP, MIXED],
     "texts": [MIXED, FULL],
     "own": [DP, MIXED],
+    "masked": [DP, MIXED],
 }
 
 
@@ -58,10 +59,11 @@ def test_it_computes_what_the_serial_run_does(trained, kind):
 def test_what_is_told_of_it(trained):
     means = {kind: summaries[0]["parity"]["found"]["mean"] for kind, summaries in trained.items()}
     assert means["keys"] == "the mean over the items that count, by the workload's weight()"
-    assert means["texts"] == "the mean over the items that count, found by measurement"
+    assert means["texts"] == means["masked"] == "the mean over the items that count, found by measurement"
     assert {means[kind] for kind in ("dict", "nested", "detector", "padded", "own")} == {"the mean over samples"}
     # Means over padding differ with the longest text of a batch: a layout is compared with a serial run cut alike.
     assert any("compared with a serial run grouped alike" in each for each in trained["padded"][0]["warnings"])
+    assert any("the collate function draws numbers" in each for each in trained["masked"][0]["warnings"])
     assert not any("grouped alike" in each for each in trained["texts"][0]["warnings"])
     metrics = [summary["metric"] for summary in trained["own"]]
     assert all(each["num_samples"] == 21 and each["value"] > 0.2 for each in metrics), metrics

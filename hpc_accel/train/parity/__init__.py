@@ -11,6 +11,8 @@ Read it in this order (docs/parity.md tells the same in prose):
   store         found by its digest, or computed where there is none
   job           the process that computes them, for all runs of a model
   steps         the same steps taken by the run's own ranks
+  effect        what PowerSGD and local SGD change, which no serial run has
+  room          how much fits on one rank, and letting go of it
   compare       distances and tolerances
   verdict       what a difference means, in words
   judge         one phase of steps judged

@@ -15,19 +15,21 @@ import torch
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.parallel.mesh import RankCoordinates
-from hpc_accel.record.parity import Found, Phase
+from hpc_accel.record.parity import Effect, Found, Phase, Twin
 from hpc_accel.record.parts import Parity
 from hpc_accel.runtime.waiting import quiet_barrier
 from hpc_accel.runtime.weight import MeanOver
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.run import Run
 from hpc_accel.train.parity import compare, verdict
+from hpc_accel.train.parity.effect import effects_without_a_twin
 from hpc_accel.train.parity.engine import HALF, build_still
 from hpc_accel.train.parity.facts import each_weight
 from hpc_accel.train.parity.judge import finite, judge
 from hpc_accel.train.parity.reference import Kind, Reference
 from hpc_accel.train.parity.steps import Measured, take_steps
 from hpc_accel.train.parity.store import References, changes_numbers, obtain
+from hpc_accel.workloads.twin import twin_split
 from hpc_accel.workloads.workload import Workload
 
 
@@ -59,8 +61,10 @@ def check_parity(
     norms = verdict.norms_of(workload.model)
     halves, wide = _types(run)
     references, problem = _obtained(run, path, comm, workload, device, halves=bool(halves))
+    if references is not None and not problem and not references.whole.reason:
+        split, problem = _split_of(run, workload, references.whole.twin, split)
     del workload
-    if references is None or references.whole.reason:
+    if references is None or references.whole.reason or problem:
         return _unknown(run, references, problem)
     exact = references.whole
     phases: list[tuple[str, Recipe, str, Measured]] = []
@@ -68,10 +72,12 @@ def check_parity(
     proof, changes = _proof(run, halves=bool(halves))
     phases.append(("layout", proof, wide, take_steps(run, comm, place, device, recipe=proof, raised=True, **common)))
     if changes:
-        own = run.recipe.model_copy(update={"average_every": 1})
+        kept = "none" if run.recipe.compression == "powersgd" else run.recipe.compression  # its effect stands apart
+        own = run.recipe.model_copy(update={"average_every": 1, "compression": kept})
         measured = take_steps(run, comm, place, device, recipe=own, raised=False, **common)
         phases.append(("recipe", own, f"{run.recipe.precision}{f', weights {halves}' if halves else ''}", measured))
-    found = _found(run, references, phases, norms) if comm.Get_rank() == 0 else None
+    effects = effects_without_a_twin(run, comm, place, device, split=split, reference=exact, plain=proof)
+    found = _found(run, references, phases, norms, effects) if comm.Get_rank() == 0 else None
     found = comm.bcast(found, root=0)
     return Checked(mean=exact.mean, draws_data=exact.draws_data, reference=exact, parity=_parity(run, found))
 
@@ -88,6 +94,21 @@ def _refuse_other_weights(comm: Any, workload: Workload) -> None:
             "every rank builds the same model, of which it keeps its part",
             "draw from torch, NumPy or random, which are seeded before build(), sort what comes from sets or "
             "directories, and read the same files on every node",
+        )
+
+
+def _split_of(
+    run: Run, workload: Workload, twin: Twin | None, split: tuple[int, ...] | None
+) -> tuple[tuple[int, ...] | None, str]:
+    """Layers of each stage of what is compared, or why a twin cannot be cut into the run's stages."""
+    if twin is None or split is None:
+        return split, ""
+    try:
+        return twin_split(workload, twin.blocks, run.layout.num_stages, split), ""
+    except ValueError as error:
+        return (
+            None,
+            f"the serial run does not fit into the memory of one rank, and a twin of it does not either: {error}",
         )
 
 
@@ -121,11 +142,15 @@ def _proof(run: Run, *, halves: bool) -> tuple[Recipe, bool]:
 
 
 def _found(
-    run: Run, references: References, phases: list[tuple[str, Recipe, str, Measured]], norms: frozenset[str]
+    run: Run,
+    references: References,
+    phases: list[tuple[str, Recipe, str, Measured]],
+    norms: frozenset[str],
+    effects: tuple[Effect, ...],
 ) -> Found:
     """On rank 0: each phase beside what it is compared with, and what a reader must know."""
     exact = references.whole
-    told: list[str] = []
+    told = [f"{exact.twin.told}: the whole model does not fit on one rank"] if exact.twin else []
     grouped = references.variants.get("grouped")
     found: list[Phase] = []
     setting = verdict.Setting(layout=run.layout, names=exact.names, stages=phases[0][3].stages, norms=norms)
@@ -142,7 +167,9 @@ def _found(
             phase, is_alike = judge(run, name, arithmetic, measured, grouped, serial, setting), True
         found.append(phase)
         told += _without_a_twin(recipe, run)
-    told += _properties(run, exact, is_alike=is_alike)
+    told += [*_properties(run, exact, is_alike=is_alike), *(each.told for each in effects)]
+    if effect is None and effects:
+        effect = max((each.update_distance or 0.0 for each in effects), default=None)
     cause = next((phase.cause for phase in found if phase.cause), "")
     if not cause and is_alike and exact.dependence.loss:
         cause = (
@@ -154,8 +181,10 @@ def _found(
         mean=exact.mean.told,
         own_distance=finite(compare.own_distance(exact)),
         recipe_effect=None if effect is None else finite(effect),
+        effects=effects,
         phases=tuple(found),
         told=tuple(dict.fromkeys(told)),
+        twin=exact.twin,
         reference_digest=exact.digest,
         reference_s=references.duration_s,
         cause=cause,
@@ -181,6 +210,8 @@ def _properties(run: Run, exact: Reference, *, is_alike: bool) -> list[str]:
         who = ", ".join(dependence.layers) or "the model"
         verb = "normalises" if dependence.layers else "computes"
         told.append(f"{who} {verb} over {size} samples; serial over {total}: compared with a serial run grouped alike")
+    if is_alike and dependence.collate:
+        told.append("the collate function draws numbers for its batch: compared with a serial run grouped alike")
     if is_alike and dependence.state:
         told.append("buffers that forward changes act on outputs: compared with a serial run of as many forward passes")
     if is_alike and run.layout.shard == "full":
@@ -192,7 +223,7 @@ def _properties(run: Run, exact: Reference, *, is_alike: bool) -> list[str]:
 
 def _unknown(run: Run, references: References | None, problem: str) -> Checked:
     whole = references.whole if references is not None else None
-    reason = whole.reason if whole is not None else problem
+    reason = problem or (whole.reason if whole is not None else "")
     mean = whole.mean if whole is not None else MeanOver(reason="not measured, for want of a serial run")
     parity = Parity(
         max_rel_err=None,
@@ -219,7 +250,7 @@ def _parity(run: Run, found: Found) -> Parity:
         max_rel_err=distance,
         tolerance=tolerance,
         steps=steps,
-        reference=phase.compared_with,
+        reference=phase.compared_with + (f"; {found.twin.told}" if found.twin else ""),
         passed=passed,
         reason=reason,
         found=found,

@@ -18,6 +18,7 @@ from hpc_accel.parallel import planted
 from hpc_accel.parallel.apply import parallelize
 from hpc_accel.parallel.mesh import rank_coordinates
 from hpc_accel.parallel.ties import plain
+from hpc_accel.record.parity import Twin
 from hpc_accel.runtime.batches import Collate, Share
 from hpc_accel.runtime.loss import MicroBatchLoss
 from hpc_accel.runtime.precision import AUTOCAST
@@ -31,6 +32,7 @@ from hpc_accel.train.parity.pieces import BatchPiece, Cutting, sampler_of
 from hpc_accel.train.parity.sketch import sketch
 from hpc_accel.workloads import entry
 from hpc_accel.workloads.batch import Batch
+from hpc_accel.workloads.twin import keep_blocks
 from hpc_accel.workloads.workload import Workload
 
 STEP_LENGTH = 0.01
@@ -59,9 +61,11 @@ class Trajectory:
     """Of each step: the weight of the global batch, which losses are divided by."""
 
 
-def build_still(run: Run, *, raised: bool) -> Workload:
-    """The workload with nothing dropped; `raised`: weights of 16 bits in fp32."""
+def build_still(run: Run, *, raised: bool, twin: Twin | None = None) -> Workload:
+    """The workload with nothing dropped, or a twin of it; `raised`: weights of 16 bits in fp32."""
     workload = entry.build(run.workload, run.seed)
+    if twin is not None:
+        keep_blocks(workload, twin.blocks)
     drop_nothing(workload.model)
     if raised and any(each.dtype in HALF for each in workload.model.parameters()):
         workload.model.float()
@@ -74,9 +78,11 @@ def build_still(run: Run, *, raised: bool) -> Workload:
 class Engine:
     """One model on one rank, which goes back to its first weights for each trajectory."""
 
-    def __init__(self, run: Run, device: torch.device, recipe: Recipe, *, raised: bool) -> None:
+    def __init__(
+        self, run: Run, device: torch.device, recipe: Recipe, *, raised: bool, twin: Twin | None = None
+    ) -> None:
         self.run, self.device, self.recipe, self.raised = run, device, recipe, raised
-        self.workload = build_still(run, raised=raised)
+        self.workload = build_still(run, raised=raised, twin=twin)
         self.names = [name for name, each in self.workload.model.named_parameters() if each.requires_grad]
         self.still = Still(run.seed)
         self.still.watch(self.workload.model)
@@ -116,7 +122,7 @@ class Engine:
     def load(self, step: int, samples: Sequence[int], *, digests: bool = False) -> Share:
         """The samples as one micro-batch, as the epoch of `step` draws them; on the host."""
         drawn = [Drawn(index, step // self.sampler.batches_per_epoch) for index in samples]
-        collate = Collate(self.workload.rules, len(drawn), digests=digests)
+        collate = Collate(self.workload.rules, len(drawn), digests=digests, seed=self.run.seed)
         return collate([(index, self.dataset[index]) for index in drawn])
 
     def placed(self, batch: Batch) -> Batch:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import zlib
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from hpc_accel.measure.flops import count_flops
 from hpc_accel.parallel.loss_device import loss_of
 from hpc_accel.runtime.seeded import digest_of_sample, draws_samples
 from hpc_accel.train.parity.engine import Engine
+from hpc_accel.train.parity.room import free_bytes
 from hpc_accel.train.parity.together import Together
 from hpc_accel.workloads.stream import spread_over
 
@@ -32,11 +32,13 @@ class Dependence(BaseModel):
     state: bool = False
     loss: bool = False
     layers: tuple[str, ...] = ()
+    collate: bool = False
+    """Whether the collate function draws random numbers for the samples it gets together."""
 
     @property
     def is_any(self) -> bool:
         """Whether any part does."""
-        return self.outputs or self.state or self.loss
+        return self.outputs or self.state or self.loss or self.collate
 
 
 def measure_facts(engine: Engine) -> dict[str, Any]:
@@ -51,12 +53,13 @@ def measure_facts(engine: Engine) -> dict[str, Any]:
         state=measured.changes_state,
         loss=mean.over == "neither",
         layers=tuple(sorted(set(layers))),
+        collate=measured.collate_draws,
     )
     return {
         "weights_digest": weights,
         "mean": mean,
         "dependence": dependence,
-        "draws_data": draws_samples(engine.workload.dataset, samples[:4]),
+        "draws_data": measured.collate_draws or draws_samples(engine.workload.dataset, samples[:4]),
     }
 
 
@@ -113,12 +116,4 @@ def least_pieces(engine: Engine) -> int:
     total = engine.run.workload.global_batch_size
     weights = sum(each.numel() * each.element_size() for each in engine.model.parameters())
     per_sample = max(0, held - 2 * weights) / size
-    return min(total, max(1, math.ceil(per_sample * total / (SHARE_OF_MEMORY * _free_bytes(engine)))))
-
-
-def _free_bytes(engine: Engine) -> float:
-    if engine.device.type == "cuda":
-        return float(torch.cuda.mem_get_info(engine.device)[0])
-    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    free, asked_mb = float(lines["MemAvailable"].split()[0]) * 1024, engine.run.resources.memory_mb
-    return min(free, asked_mb * 2.0**20) if asked_mb else free
+    return min(total, max(1, math.ceil(per_sample * total / (SHARE_OF_MEMORY * free_bytes(engine.run, engine.device)))))

@@ -8,6 +8,7 @@ layout does, for models in which samples that are computed together act on each 
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from hpc_accel.parallel import planted
+from hpc_accel.record.parity import Twin
 from hpc_accel.runtime.precision import arithmetic
 from hpc_accel.runtime.weight import MeanOver
 from hpc_accel.study.recipe import Recipe
@@ -22,10 +24,12 @@ from hpc_accel.study.run import Run
 from hpc_accel.train.parity.engine import NUM_GRADIENTS, Engine, Trajectory
 from hpc_accel.train.parity.facts import Dependence, count_step_flops, least_pieces, measure_facts
 from hpc_accel.train.parity.pieces import Cutting, grouped, in_pieces, sampler_of
+from hpc_accel.train.parity.room import forget, twins_that_may_fit
 from hpc_accel.train.parity.sketch import decoded, encoded, squared
 
 Kind = Literal["whole", "grouped", "recipe", "grouped recipe"]
 CUTTINGS = (2, 4)
+DOES_NOT_FIT = "the serial run does not fit into memory"
 
 
 class Reference(BaseModel):
@@ -36,6 +40,8 @@ class Reference(BaseModel):
     digest: str
     kind: Kind
     reason: str = ""
+    twin: Twin | None = None
+    """The smaller model that stands for the whole, which does not fit on one rank."""
     names: tuple[str, ...] = ()
     weights_digest: int = 0
     mean: MeanOver = MeanOver()
@@ -72,22 +78,36 @@ class Reference(BaseModel):
 
 
 def compute_whole(run: Run, device: torch.device, digest: str) -> Reference:
-    """The whole global batch in the model's own type, fp32 at least."""
+    """The whole global batch in the model's own type, fp32 at least; of a twin where the model is too large."""
+    twins = twins_that_may_fit(run, device)
     with arithmetic("fp32"):
-        engine = Engine(run, device, Recipe(), raised=True)
-        facts = measure_facts(engine)
-        engine.mean = facts["mean"]
-        common: dict[str, Any] = {"digest": digest, "kind": "whole", "names": tuple(engine.names), **facts}
-        common |= dict(zip(("flops_per_step", "flops_reason"), count_step_flops(engine), strict=True))
-        if not run.measure.parity_steps:
-            return Reference(**common, reason="the study sets parity_steps: 0")
-        try:
-            return _whole_steps(run, engine, common)
-        except torch.OutOfMemoryError as error:
-            first = str(error).splitlines()[0]
-            why = f"the serial run does not fit into the memory of one {device.type} device: {first}"
-            flops = {"flops_per_step": None, "flops_reason": "the serial run does not fit into memory"}
-            return Reference(**{**common, **flops}, reason=why)
+        for twin in twins[:-1]:
+            with suppress(torch.OutOfMemoryError):
+                return _compute_whole(run, device, digest, twin, is_last=False)
+            forget(device)
+        return _compute_whole(run, device, digest, twins[-1], is_last=True)
+
+
+def _compute_whole(run: Run, device: torch.device, digest: str, twin: Twin | None, *, is_last: bool) -> Reference:
+    """Raises torch.OutOfMemoryError where a smaller twin can be tried."""
+    engine = Engine(run, device, Recipe(), raised=True, twin=twin)
+    facts = measure_facts(engine)
+    engine.mean = facts["mean"]
+    common: dict[str, Any] = {"digest": digest, "kind": "whole", "names": tuple(engine.names), **facts}
+    common |= {"twin": twin}
+    flops = count_step_flops(engine) if twin is None else (None, f"{DOES_NOT_FIT}, and its twin has others")
+    common |= dict(zip(("flops_per_step", "flops_reason"), flops, strict=True))
+    if not run.measure.parity_steps:
+        return Reference(**common, reason="the study sets parity_steps: 0")
+    try:
+        return _whole_steps(run, engine, common)
+    except torch.OutOfMemoryError as error:
+        if not is_last:
+            raise
+        first = str(error).splitlines()[0]
+        why = f"the serial run does not fit into the memory of one {device.type} device: {first}"
+        no_flops = {"flops_per_step": None, "flops_reason": DOES_NOT_FIT}
+        return Reference(**{**common, **no_flops}, reason=why)
 
 
 def _whole_steps(run: Run, engine: Engine, common: dict[str, Any]) -> Reference:
@@ -108,7 +128,7 @@ def compute_variant(run: Run, device: torch.device, digest: str, kind: Kind, who
     recipe = run.recipe if "recipe" in kind else Recipe()
     serial = Recipe(precision=recipe.precision, compression=_on_wire(recipe))
     with arithmetic(serial.precision):
-        engine = Engine(run, device, serial, raised="recipe" not in kind)
+        engine = Engine(run, device, serial, raised="recipe" not in kind, twin=whole.twin)
         engine.mean = whole.mean
         dataset = engine.workload.dataset
         sampler = sampler_of(run, dataset)
@@ -116,9 +136,9 @@ def compute_variant(run: Run, device: torch.device, digest: str, kind: Kind, who
         pieces = 1 if by_layout else least_pieces(engine)
         cutting = grouped(run, dataset, run.layout) if by_layout else in_pieces(sampler, pieces)
         base = engine.trajectory(cutting, run.measure.parity_steps, whole.rates, digests=True)
-        inside = (
-            grouped(run, dataset, run.layout, inside=True) if by_layout else in_pieces(sampler, pieces, inside=True)
-        )
+        inside = in_pieces(sampler, pieces, inside=True)
+        inside = grouped(run, dataset, run.layout, inside=True) if by_layout else inside
+        inside = cutting if whole.dependence.collate else inside
         facts: dict[str, Any] = {
             "mean": whole.mean,
             "dependence": whole.dependence,
@@ -133,6 +153,8 @@ def _on_wire(recipe: Recipe) -> Any:
 
 def _others(sampler: Any, least: int, dependence: Dependence) -> list[Cutting]:
     """Cuttings that change nothing but rounding."""
+    if dependence.collate:
+        return [in_pieces(sampler, 1)]  # in another order others are drawn
     if dependence.is_any:
         return [in_pieces(sampler, 1, inside=True)]
     numbers = [max(least, number) for number in CUTTINGS]

@@ -7,6 +7,7 @@ its randomness is held still. Every rank makes sketches of what it holds, which 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +51,8 @@ class Measured:
     buffers: dict[str, list[float]] = field(default_factory=dict)
     stages: dict[str, int] = field(default_factory=dict)
     optimizer_apart: float | None = None
+    drift: float | None = None
+    """Under local SGD: distance of replicas from their mean just before the last average, relative to the change."""
 
 
 def take_steps(
@@ -62,9 +65,14 @@ def take_steps(
     split: tuple[int, ...] | None,
     reference: Reference,
     raised: bool,
+    num_steps: int | None = None,
+    checks_optimizer: bool = True,
 ) -> Measured:
-    """The steps in `recipe`, from weights of the beginning. Collective over all ranks."""
-    workload = build_still(run, raised=raised)
+    """The steps in `recipe`, from weights of the beginning. Collective over all ranks.
+
+    As many as the study compares, or `num_steps`, of which all gradients are kept.
+    """
+    workload = build_still(run, raised=raised, twin=reference.twin)
     shapes, divided = (
         shapes_of(workload.model),
         divisions(workload.model, planned(workload.model, workload.tensor_plan)) if place.layout.tp > 1 else {},
@@ -78,8 +86,11 @@ def take_steps(
         )
         stepper.still = None if recipe.compile else still
         pieces = list(pieces_of(stepper.model, place, divided, shapes))
-        found = _Steps(comm, place, stepper, pieces, reference, run.workload.optimizer, raised=raised).run(
-            run.measure.parity_steps
+        steps = _Steps(comm, place, stepper, pieces, reference, run.workload.optimizer, raised=raised)
+        found = steps.run(
+            num_steps or run.measure.parity_steps,
+            num_gradients=num_steps or NUM_GRADIENTS,
+            checks_optimizer=checks_optimizer,
         )
     make_room(stepper, workload, device)
     return found
@@ -104,7 +115,7 @@ class _Steps:
         self.replicas = comm.Split(place.pp_rank * layout.tp + place.tp_rank, place.dp_rank) if layout.dp > 1 else None
         self.slices = comm.Split(place.pp_rank * layout.dp + place.dp_rank, place.tp_rank) if layout.tp > 1 else None
 
-    def run(self, num_steps: int) -> Measured:
+    def run(self, num_steps: int, *, num_gradients: int, checks_optimizer: bool) -> Measured:
         found, stepper = Measured(), self.stepper
         own = stepper.optimizer
         parameters = stepper.model.parameters
@@ -114,13 +125,16 @@ class _Steps:
         for step in range(num_steps):
             gradients, loss = self._backward(found)
             found.losses.append(self._loss(loss))
-            if step < NUM_GRADIENTS:
+            if step < num_gradients:
                 found.gradients.append(self._added_up(gradients))
                 found.copies_apart.append(self._apart(gradients))
             stepper.optimizer = plain
             for group in plain.param_groups if plain is not None else ():
-                group["lr"] = self.reference.rates[step]
-            stepper.update()
+                group["lr"] = self.reference.rates[min(step, len(self.reference.rates) - 1)]
+            if stepper.recipe.average_every > 1 and stepper.num_steps % stepper.recipe.average_every == 0:
+                found.drift = self._drifted_in(stepper.update, first)
+            else:
+                stepper.update()
         with torch.no_grad():
             last = [piece.local(piece.parameter).detach() for piece in self.pieces]
             changes = [b - a for a, b in zip(first, last, strict=True)]
@@ -129,11 +143,31 @@ class _Steps:
         found.buffers = self._buffers()
         found.stages = self._stages()
         stepper.optimizer = own
-        found.optimizer_apart = self._optimizer()
+        found.optimizer_apart = self._optimizer() if checks_optimizer else None
         for comm in (self.replicas, self.slices):
             if comm is not None:
                 comm.Free()
         return found
+
+    def _drifted_in(self, update: Callable[[], None], first: list[torch.Tensor]) -> float:
+        """Make the last step of a period, and say how far replicas were apart before they were averaged."""
+        average, stepper = type(self.stepper).average_replicas, self.stepper
+        before: list[torch.Tensor] = []
+
+        def watched() -> None:
+            before.extend(piece.local(piece.parameter).detach().clone() for piece in self.pieces)
+            average(stepper)
+
+        stepper.average_replicas = watched  # type: ignore[method-assign]
+        update()
+        del stepper.average_replicas
+        squares = np.zeros(2)
+        for piece, own, start in zip(self.pieces, before, first, strict=True):
+            if piece.is_cut or self.place.tp_rank == 0:
+                mean = piece.local(piece.parameter).detach().double()
+                squares += [float(((own - mean) ** 2).sum()), float(((mean - start) ** 2).sum())]
+        apart, moved = self.comm.allreduce(squares)
+        return float(math.sqrt(apart / moved)) if moved > 0 else 0.0
 
     def _backward(self, found: Measured) -> tuple[list[torch.Tensor], torch.Tensor | None]:
         """Gradients of this rank's pieces, unscaled, and its weighted loss."""

@@ -86,9 +86,11 @@ def content_of(run: Run, workload: Workload) -> dict[str, Any]:
     }
 
 
-def digest_of(run: Run, content: dict[str, Any], device_type: str, kind: Kind) -> str:
-    """The name of a reference."""
+def digest_of(run: Run, content: dict[str, Any], device_type: str, kind: Kind, whole: Reference | None = None) -> str:
+    """The name of a reference; `whole` is that of which it is a variant."""
     extra: dict[str, Any] = {"kind": kind, "device": device_type}
+    if whole is not None and whole.twin is not None:
+        extra["twin"] = whole.twin.blocks
     if "grouped" in kind:
         layout = run.layout
         extra["groups"] = [layout.dp, layout.micro_batch_size, layout.accumulation_steps, layout.shares]
@@ -156,7 +158,7 @@ def _found(
         return None
     variants: dict[Kind, Reference] = {}
     for kind in kinds_of(run, whole, halves=halves):
-        kept = read(directory / f"{digest_of(run, content, device.type, kind)}.json")
+        kept = read(directory / f"{digest_of(run, content, device.type, kind, whole)}.json")
         if kept is None:
             return None
         variants[kind] = kept
@@ -201,8 +203,8 @@ def compute_missing(runs: Sequence[Run], directory: Path, device: torch.device) 
     del workload, own  # the serial run needs their room
     kept: dict[str, Kept] = {}
 
-    def keep(run: Run, kind: Kind, compute: Callable[[str], Reference]) -> Reference:
-        digest = digest_of(run, content, device.type, kind)
+    def keep(run: Run, kind: Kind, compute: Callable[[str], Reference], whole: Reference | None = None) -> Reference:
+        digest = digest_of(run, content, device.type, kind, whole)
         if digest not in kept:
             path = directory / f"{digest}.json"
             if (reference := read(path)) is None:
@@ -214,7 +216,7 @@ def compute_missing(runs: Sequence[Run], directory: Path, device: torch.device) 
     whole = keep(first, "whole", lambda digest: compute_whole(first, device, digest))
     for run in runs:
         for kind in kinds_of(run, whole, halves=halves):
-            keep(run, kind, partial(_variant, run, device, kind, whole))
+            keep(run, kind, partial(_variant, run, device, kind, whole), whole)
     return list(kept.values())
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hpc_accel.parallel.loss_device import loss_of, move_loss
+from hpc_accel.runtime.randomness import digest_of_states
 from hpc_accel.runtime.still import held_still
 from hpc_accel.runtime.weight import MeanOver, Weigh
 from hpc_accel.train.parity.engine import Engine, summaries_raw
@@ -32,6 +33,10 @@ class Together:
     def __init__(self, engine: Engine, samples: list[int]) -> None:
         self.engine = engine
         self.samples = samples
+        drawn = digest_of_states()
+        loaded = [engine.dataset[number] for number in samples]
+        engine.workload.rules(loaded)
+        self.collate_draws = digest_of_states() != drawn
         self.batch = self._loaded(samples)
         before = summaries_raw(engine.model)
         self.outputs = self._run(self.batch, samples)
@@ -73,11 +78,13 @@ class Together:
 
     def _computed(self, part: torch.Tensor) -> tuple[float, Any]:
         samples = [self.samples[number] for number in part.tolist()]
-        batch = self._loaded(samples)
+        batch = self.batch.cut(part) if self.collate_draws else self._loaded(samples)
         return self._loss(batch, self._run(batch, samples)), batch.targets
 
     def depends(self, mean: MeanOver) -> bool:
         """Whether what is computed of samples depends on those beside them."""
+        if self.collate_draws:
+            return False  # what is drawn differs anyway, which is told by itself
         first = max(2, self.batch.count // 3)
         # In pairs the longest sample is another, to which the others are padded.
         begins = [0, first] if self.engine.workload.collate is None else list(range(0, first, 2))

@@ -68,10 +68,18 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
         ),
     }
     caption = "Further left is closer to the serial run of the same seed; right of its tick a run is wrong."
-    caption = f"{caption} {_cost(compared)}".strip()
+    caption = " ".join(filter(None, (caption, _twins(compared), _cost(compared))))
     return [
         style.Figure(key="parity", title=title, caption=caption, spec=spec, height_px=style.bar_height_px(len(shown)))
     ]
+
+
+def _twins(runs: list[RunRecord]) -> str:
+    """Runs whose model was too large for one rank."""
+    told = [
+        f"{run.label} is {twin.told}" for run in runs if (found := run.summary.parity.found) and (twin := found.twin)
+    ]
+    return "; ".join([*told[:3], *([f"{len(told) - 3} more"] if len(told) > 3 else [])]) + "." if told else ""
 
 
 def _cost(runs: list[RunRecord]) -> str:

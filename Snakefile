@@ -1,4 +1,4 @@
-# From a study file to its report: probe, plan, script, run, report. Thin on purpose: every rule calls `hpc-accel`,
+# From a study file to its report: check, probe, plan, script, run, report. Thin on purpose: every rule calls `hpc-accel`,
 # what there is to run is read from plan.json, and what a job asks of Slurm from the request.json beside its script.
 #
 #   snakemake --cores all --config study=studies/quickstart.yaml
@@ -8,23 +8,55 @@
 import hashlib
 import json
 import subprocess
+import time
 from functools import cache
 from pathlib import Path
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
-from snakemake.utils import min_version, validate
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import min_version
 
 min_version("9.10")
 
-# This file also works alone, copied beside a study.
-SCHEMA = Path(workflow.basedir) / "workflow/schemas/config.schema.yaml"
-if SCHEMA.exists():
-    validate(config, str(SCHEMA))
+# What `--config` may say.
+CONFIG = {"study": "studies/quickstart.yaml", "check_limit_s": 300}
 
-STUDY = config.get("study", "studies/quickstart.yaml")
+
+def said_wrong():
+    """Value, rule and remedy of the first mistake in `--config`; None without one."""
+    for key in config:
+        if key not in CONFIG:
+            return key, f"--config knows {', '.join(CONFIG)}", "correct the spelling"
+    study, limit_s = (config.get(key, usual) for key, usual in CONFIG.items())
+    if not Path(str(study or "")).is_file() or not str(study).endswith(
+        (".yaml", ".yml")
+    ):
+        known = [str(path) for path in sorted(Path("studies").glob("*.yaml"))]
+        return (
+            f"study={study or ''}",
+            "the study is a .yaml file that is there",
+            f"here are {', '.join(known)}" if known else "hpc-accel init writes one",
+        )
+    if not isinstance(limit_s, int | float) or limit_s < 1:
+        return (
+            f"check_limit_s={limit_s}",
+            "seconds, at least 1",
+            "for example check_limit_s=900",
+        )
+
+
+if mistake := said_wrong():
+    raise WorkflowError("{}\n  rule:   {}\n  remedy: {}".format(*mistake))
+
+STUDY = config.get("study", CONFIG["study"])
 RESULTS = f"results/{Path(STUDY).stem}"
 PLAN = f"{RESULTS}/plan.json"
+CHECK = f"{RESULTS}/check.json"
+# This file also works alone, copied beside a study.
+CONDA = Path(workflow.basedir) / "envs/conda.yaml"
+ENVIRONMENT = str(CONDA) if CONDA.exists() else None
+STARTED = time.time()
 
 
 def said(*keys):
@@ -168,6 +200,7 @@ wildcard_constraints:
 
 localrules:
     all,
+    check,
     probe_script,
     plan,
     script,
@@ -179,10 +212,20 @@ localrules:
 report: "workflow/report/workflow.rst"
 
 
+# Why rules and runs failed, below what Snakemake says. A run that failed is a result, so also of a workflow without an
+# error.
+FAILURES = "hpc-accel failures {RESULTS:q} --logs logs/{RESULTS:q} --since {STARTED}"
+
+
 # A job that was killed without a word leaves no record: the others are reported all the same.
 onerror:
     if Path(PLAN).exists():
         shell("hpc-accel report {RESULTS:q} > logs/{RESULTS}/report.log 2>&1")
+    shell(FAILURES)
+
+
+onsuccess:
+    shell(FAILURES)
 
 
 rule all:
@@ -192,8 +235,30 @@ rule all:
         f"{RESULTS}/report.html",
 
 
+# First of all, and again after an edit of the study, the site or the user's files. It makes a new plan, and forces
+# nothing to be measured again: it is `ancient` to the probe, and a check that fails leaves the old result (`update`).
+# As a checkpoint it lets Snakemake look at the probe anew, which it takes for settled while a job before it runs.
+checkpoint check:
+    input:
+        study=STUDY,
+    output:
+        update(CHECK),
+    log:
+        f"logs/{RESULTS}/check.log",
+    retries: 0
+    conda:
+        ENVIRONMENT
+    params:
+        site=site(),
+        sources=lambda _wildcards: sources(),
+        limit_s=config.get("check_limit_s", CONFIG["check_limit_s"]),
+    shell:
+        "hpc-accel check {input.study:q} --limit-s {params.limit_s} --out {output:q} > {log:q} 2>&1"
+
+
 rule probe_script:
     input:
+        check=ancient(CHECK),
         study=ancient(STUDY),
     output:
         script=f"{RESULTS}/probe.sbatch",
@@ -201,7 +266,7 @@ rule probe_script:
     log:
         f"logs/{RESULTS}/probe_script.log",
     conda:
-        "envs/conda.yaml"
+        ENVIRONMENT
     params:
         site=site(),
     shell:
@@ -219,7 +284,7 @@ rule probe:
         f"logs/{RESULTS}/probe.log",
     localrule: SENT_FROM_HERE
     conda:
-        "envs/conda.yaml"
+        ENVIRONMENT
     resources:
         **ASKED,
     params:
@@ -232,6 +297,7 @@ rule probe:
 
 checkpoint plan:
     input:
+        check=CHECK,
         study=STUDY,
         hardware=rules.probe.output[0],
     output:
@@ -239,7 +305,7 @@ checkpoint plan:
     log:
         f"logs/{RESULTS}/plan.log",
     conda:
-        "envs/conda.yaml"
+        ENVIRONMENT
     params:
         site=site(),
         sources=lambda _wildcards: sources(),
@@ -259,7 +325,7 @@ rule script:
     # All scripts before the first measurement, so that none is written beside one.
     priority: 1
     conda:
-        "envs/conda.yaml"
+        ENVIRONMENT
     params:
         run=digest_of_run,
     shell:
@@ -280,7 +346,7 @@ rule run:
         f"logs/{RESULTS}/run/{{run_id}}.log",
     localrule: SENT_FROM_HERE
     conda:
-        "envs/conda.yaml"
+        ENVIRONMENT
     resources:
         **ASKED,
     params:
@@ -366,7 +432,7 @@ rule report:
     log:
         f"logs/{RESULTS}/report.log",
     conda:
-        "envs/conda.yaml"
+        ENVIRONMENT
     params:
         results=lambda wildcards, output: Path(output[0]).parent,
     shell:

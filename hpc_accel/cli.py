@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +10,10 @@ import typer
 from typer.core import TyperGroup
 
 from hpc_accel.bench.cli import bench
-from hpc_accel.errors import HpcAccelError
+from hpc_accel.check.cli import check, sources
+from hpc_accel.errors import HpcAccelError, UsageError
+from hpc_accel.jobs.cli import failures, run_script
+from hpc_accel.leave import run_and_leave
 
 app = typer.Typer(
     help="Find by measurement how a PyTorch model trains fastest, cheapest and with least energy on this cluster.",
@@ -20,6 +22,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench, name="bench")
+app.command()(check)
+app.command()(sources)
+app.command(hidden=True)(run_script)
+app.command(hidden=True)(failures)
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file, for example studies/quickstart.yaml.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run.json that `hpc-accel plan` wrote.")]
 MAX_REFUSED_SHOWN = 10
@@ -122,16 +128,6 @@ def plan(
     typer.echo(f"{len(content['candidates'])} candidates, {len(refused)} refused, {len(chosen)} to measure: {out}")
 
 
-@app.command()
-def sources(study: StudyPath) -> None:
-    """Print the user's files that the study's workloads depend on, with their digests, as JSON."""
-    from hpc_accel.study.expand import resolve_workload
-    from hpc_accel.study.study_file import load_study
-
-    workloads = [resolve_workload(choice) for choice in load_study(study).workloads]
-    typer.echo(json.dumps({name: digest for each in workloads for name, digest in each.sources.items()}))
-
-
 @planning.command("evaluate")
 def plan_evaluate(
     path: Annotated[Path, typer.Argument(metavar="FILE.csv", help="Measurements that somebody published.")],
@@ -206,24 +202,6 @@ def pack(
     raise typer.Exit(take_turns(done, runs))
 
 
-@app.command(hidden=True)
-def run_script(
-    path: Annotated[Path, typer.Argument(metavar="SCRIPT", help="A job.sbatch, probe.sbatch or a pack's.")],
-    request: Annotated[Path, typer.Option(help="The request.json written with it.")],
-    log: Annotated[Path, typer.Option(help="Gets all that the script says, appended.")],
-    result: Annotated[Path, typer.Option(help="The file that the script leaves.")],
-    attempt: Annotated[int, typer.Option(help="1 for the first.")] = 1,
-    submit: Annotated[bool, typer.Option(help="Submit it where the site has a Slurm.")] = False,
-) -> None:
-    """Start a job script as the workflow does, and remove what is no result: 0 when there is one."""
-    from hpc_accel.jobs.run_script import keep_result
-    from hpc_accel.jobs.run_script import run_script as start
-
-    code = start(path, request, log, lambda job_id: typer.echo(f"job {job_id}"), submit=submit)
-    typer.echo(f"attempt {attempt}: exit code {code}; all that was said is in {log}")
-    raise typer.Exit(keep_result(result, code, attempt))
-
-
 @app.command()
 def submit(path: Annotated[Path, typer.Argument(metavar="SCRIPT", help="A job.sbatch or probe.sbatch.")]) -> None:
     """Send a job script to Slurm as it is, wait for the job, and end with its exit code; stopped, cancel it."""
@@ -289,8 +267,17 @@ def report(
 
 def main() -> None:
     """Entry point: errors for people become value, rule, remedy on standard error and their exit code."""
+    usage_error: Any = typer.BadParameter.__base__  # typer keeps the click that it uses to itself
+    usage_error.exit_code = UsageError.exit_code
+    run_and_leave(_command)
+
+
+def _command() -> None:
+    """The command of this process; its error says at which line of the user's it happened."""
     try:
         app()
     except HpcAccelError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+        from hpc_accel.runtime.exit import users_frame
+
+        error.where = error.where or users_frame(error)
+        raise

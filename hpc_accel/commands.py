@@ -51,19 +51,15 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
     from hpc_accel.plan.planner import make_plan
     from hpc_accel.plan.prediction import Prices
     from hpc_accel.probe.hardware import load_hardware
-    from hpc_accel.study.expand import resolve_workload
+    from hpc_accel.study.expand import resolve_workloads
     from hpc_accel.study.references import planned_references
+    from hpc_accel.study.results import owner_file
     from hpc_accel.study.study_file import load_study
 
     study = load_study(study_path)
     site = load_site(study.site)
     study = with_memory_of(study, site)
-    workloads = [resolve_workload(choice) for choice in study.workloads]
-    names = [workload.name for workload in workloads]
-    if len(set(names)) < len(names):
-        raise ConfigError(
-            f"workload names {', '.join(names)}", "every workload has a name of its own", "add `name:` to one of them"
-        )
+    workloads = resolve_workloads(study)
     hardware = load_hardware(hardware_path)
     if hardware.site != study.site:
         raise ConfigError(
@@ -71,7 +67,7 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
             "a plan is made with what the probe measured at the study's own site",
             f"delete it and start the workflow again, or set site: {hardware.site} in {study_path}",
         )
-    owner = _owner(out.parent, study_path)
+    owner = owner_file(out.parent, study_path)
 
     from hpc_accel.workloads.facts_without_weights import facts_of
 
@@ -124,19 +120,6 @@ def _factors(study: Study, site: Site, alike: bool) -> dict[str, Any]:
         "power_w_per_node": whole.power_w_per_node if alike else None,
         "estimate": study.energy.estimate,
     }
-
-
-def _owner(directory: Path, study_path: Path) -> Path:
-    """The file that notes whose results these are. Raises ConfigError where they are another study's of this name."""
-    owner, path = directory / ".study", study_path.resolve()
-    other = Path(owner.read_text().strip()) if owner.is_file() else path
-    if other != path and other.is_file():
-        raise ConfigError(
-            f"{directory} holds the results of {other}",
-            "results are kept by the name of the study's file, so two studies have two names",
-            f"rename {study_path}, or move {directory} away",
-        )
-    return owner
 
 
 def _pack(runs: list[Run], site: Site) -> dict[str, Any]:

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 
 class HpcAccelError(Exception):
-    """An error whose message states value, rule and remedy, each on a line of its own."""
+    """An error whose message states value, rule and remedy, each on a line of its own.
+
+    `where` is the line of the user's own code at which it happened, if it happened there.
+    """
 
     exit_code = 70
+    where: str | None = None
 
     def __init__(self, value: str, rule: str, remedy: str) -> None:
         super().__init__(value, rule, remedy)
@@ -19,7 +23,8 @@ class HpcAccelError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        return f"{self.value}\n  rule:   {self.rule}\n  remedy: {self.remedy}"
+        where = f"  where:  {self.where}\n" if self.where else ""
+        return f"{self.value}\n{where}  rule:   {self.rule}\n  remedy: {self.remedy}"
 
 
 class UsageError(HpcAccelError):
@@ -35,9 +40,13 @@ class DataError(HpcAccelError):
 
 
 class NonFiniteError(HpcAccelError):
-    """Training produced NaN or infinity beyond the allowed number of skips."""
+    """Training produced NaN or infinity beyond the allowed number of skips. `step` is where it was seen first."""
 
     exit_code = 70
+
+    def __init__(self, value: str, rule: str, remedy: str, step: int = 0) -> None:
+        super().__init__(value, rule, remedy)
+        self.step = step
 
 
 class CannotCreateError(HpcAccelError):
@@ -62,3 +71,34 @@ class ConfigError(HpcAccelError):
     """A study, site or layout breaks a rule; nothing was started."""
 
     exit_code = 78
+
+
+KINDS: tuple[type[HpcAccelError], ...] = (
+    HpcAccelError,
+    UsageError,
+    DataError,
+    NonFiniteError,
+    CannotCreateError,
+    InputOutputError,
+    RetryableError,
+    ConfigError,
+)
+BY_NAME = {kind.__name__: kind for kind in KINDS}
+
+
+def to_json(error: HpcAccelError) -> dict[str, str | None]:
+    """An error as another process can read it."""
+    return {
+        "kind": type(error).__name__,
+        "value": error.value,
+        "where": error.where,
+        "rule": error.rule,
+        "remedy": error.remedy,
+    }
+
+
+def from_json(content: dict[str, str | None]) -> HpcAccelError:
+    """The error that `to_json` wrote."""
+    error = BY_NAME[str(content["kind"])](str(content["value"]), str(content["rule"]), str(content["remedy"]))
+    error.where = content["where"]
+    return error

@@ -56,7 +56,7 @@ def test_the_rest_runs_in_this_order(tmp_path):
             shutil.copy(source, tmp_path / name)
     environment = {**os.environ, **ENVIRONMENT, "PATH": f"{BIN}:{os.environ['PATH']}"}
     here = [c for c in commands() if c not in ELSEWHERE and not c.startswith("source ")]
-    assert len(here) == 3
+    assert len(here) == 4
     for command in here:
         done = subprocess.run(
             command.split(), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False

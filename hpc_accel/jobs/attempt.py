@@ -28,11 +28,18 @@ SUCCESSFUL = frozenset({"completed", "wrong"})
 
 
 def begin(run_dir: Path, job_id: str | None) -> None:
-    """Mark that an attempt begins. Raises CannotCreateError where records cannot be written."""
+    """Mark that an attempt begins."""
+    for name in (READY, STOP):
+        (run_dir / name).unlink(missing_ok=True)
+    (run_dir / MARKER).write_text(f"{job_id or ''}\n")
+
+
+def check_writable(run_dir: Path) -> None:
+    """Raise CannotCreateError where records cannot be written."""
+    probe = run_dir / ".writable"
     try:
-        for name in (READY, STOP):
-            (run_dir / name).unlink(missing_ok=True)
-        (run_dir / MARKER).write_text(f"{job_id or ''}\n")
+        probe.write_text("records\n")
+        probe.unlink()
     except OSError as error:
         raise CannotCreateError(
             f"{run_dir} cannot be written: {error.strerror or error}",
@@ -74,7 +81,7 @@ def process_started_unix_s() -> float:
 def complete_record(run_dir: Path, failure: Failure | None, job: dict[str, Any]) -> int:
     """Make sure summary.json tells how this attempt ended. The exit code that follows from it."""
     status = _status(run_dir)
-    if status in SUCCESSFUL and failure is None:
+    if status in SUCCESSFUL:  # whole and of this attempt: a crash while the interpreter ends takes nothing back
         return 0
     if status and status not in SUCCESSFUL:
         return (failure.exit_code if failure else 70) or 1

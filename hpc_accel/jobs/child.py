@@ -15,7 +15,7 @@ from typing import Any
 
 from hpc_accel.errors import ConfigError
 
-PR_SET_CHILD_SUBREAPER = 36
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 GRACE_S = 2.0
 """Between asking what is left to end and ending it."""
 GIVE_UP_S = 10.0
@@ -36,13 +36,14 @@ class Child:
         self.started_unix_s = time.time()
         """When the last command was started."""
         self._on_warning = on_warning
+        self._stop_at_s: float | None = None
         self._warn_as = warn_as
         self._process: subprocess.Popen[bytes] | None = None
         # Processes whose parent dies become this one's children instead of init's, so that they are found below.
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         for number in (signal.SIGUSR1, signal.SIGALRM):
             signal.signal(number, self._warn)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._stop)
 
     def run(self, command: Sequence[str], environ: MutableMapping[str, str], **options: Any) -> int:
@@ -52,7 +53,14 @@ class Child:
         """
         self.started_unix_s = time.time()
         try:
-            self._process = subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, process_group=0, **options)
+            self._process = subprocess.Popen(
+                command,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                process_group=0,
+                preexec_fn=_end_with_parent,  # noqa: PLW1509  # this process has one thread
+                **options,
+            )
         except OSError as error:
             raise ConfigError(
                 f"{command[0]}: {error.strerror}",
@@ -67,12 +75,19 @@ class Child:
         end_what_is_left()
         return code if code >= 0 else 128 - code
 
-    def warn_in(self, seconds: float) -> None:
-        """Warn as if USR1 had come, `seconds` from now."""
+    def warn_in(self, seconds: float, *, stop_in_s: float | None = None) -> None:
+        """Warn as if USR1 had come, `seconds` from now; end the command after `stop_in_s`."""
         signal.alarm(max(1, int(seconds)))
+        self._stop_at_s = None if stop_in_s is None else time.monotonic() + stop_in_s
 
-    def _warn(self, _number: int, _frame: FrameType | None) -> None:
+    def _warn(self, number: int, _frame: FrameType | None) -> None:
         self.asked_to_stop = self._warn_as.name.removeprefix("SIG")
+        if self._stop_at_s is not None and number == signal.SIGALRM:
+            left_s = self._stop_at_s - time.monotonic()
+            if left_s <= 0:
+                self._pass_on(signal.SIGTERM)
+                return
+            signal.alarm(max(1, round(left_s)))
         if self._on_warning():
             self._pass_on(self._warn_as)
 
@@ -83,6 +98,11 @@ class Child:
     def _pass_on(self, number: signal.Signals) -> None:
         if self._process is not None:
             self._process.send_signal(number)
+
+
+def _end_with_parent() -> None:
+    """Between fork and exec: the launcher is told to stop when this process dies, by SIGKILL for example."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def end_what_is_left() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpc_accel.files import read_json
 from hpc_accel.jobs import allocation
@@ -63,11 +64,12 @@ def told_by_ranks(failure: Failure, run_dir: Path, since_unix_s: float) -> Failu
 
     How the job was stopped from outside explains itself, and stays.
     """
-    told = [read_json(path) for path in run_dir.glob("error.rank*.json") if path.stat().st_mtime >= since_unix_s]
+    told = _fresh(run_dir, "error.rank*.json", since_unix_s)
     known = [each for each in told if isinstance(each.get("time_ns"), int) and each.get("message") is not None]
     if failure.kind not in ("exit code", "no record") or not known:
         return failure
-    first = min(known, key=lambda each: each["time_ns"])
+    # Of NaN the first step counts: it spreads with gradients, and a rank that got it may tell it first.
+    first = min(known, key=lambda each: (each.get("step") or 0, each["time_ns"]))
     lines = str(first["message"]).splitlines() or [""]
     where = f" ({first['where']})" if first.get("where") else ""
     return replace(
@@ -77,6 +79,54 @@ def told_by_ranks(failure: Failure, run_dir: Path, since_unix_s: float) -> Failu
         remedy=str(first.get("remedy") or SEE_LOG),
         rank=first["rank"] if isinstance(first.get("rank"), int) else None,
     )
+
+
+def told_by_hang(failure: Failure, run_dir: Path, since_unix_s: float) -> Failure:
+    """`failure` with what ranks wrote of a hang (hang.rank<k>.json) or of a crash in C (stacks.rank<k>.txt)."""
+    told = [each for each in _fresh(run_dir, "hang.rank*.json", since_unix_s) if isinstance(each.get("rank"), int)]
+    if not told or failure.status == "cancelled":
+        return _crashed(failure, run_dir, since_unix_s) if failure.kind == "killed" else failure
+    silent = sorted(set(range(int(told[0].get("size") or 0))) - {each["rank"] for each in told})
+    absent = silent or sorted(each["rank"] for each in told if not each.get("waits_in")) or [told[0]["rank"]]
+    first = next((each for each in told if each["rank"] in absent), told[0])
+    waiting = sorted({str(what) for each in told if each["rank"] not in absent for what in each.get("waits_in") or []})
+    where = _innermost(run_dir / f"stacks.rank{absent[0]}.txt")
+    message = f"rank {absent[0]} hung in {first.get('phase')} {first.get('step')}: no end in {first.get('limit_s')} s"
+    message += f", at {where}" if where else ", and it could not write its stack: stopped, or its node is gone"
+    message += f"; others waited in {', '.join(waiting)}" if waiting else ""
+    remedy = "read stacks.rank*.txt beside summary.json; raise measure.hang_after_s if that rank was only slow"
+    return Failure(status="hung", kind="hung", message=message, remedy=remedy, exit_code=75, rank=absent[0])
+
+
+def _crashed(failure: Failure, run_dir: Path, since_unix_s: float) -> Failure:
+    """Where a rank's native crash happened, as Python's fault handler wrote it."""
+    for path in sorted(run_dir.glob("stacks.rank*.txt")):
+        if path.stat().st_mtime >= since_unix_s and path.read_text(errors="replace").startswith("Fatal Python error"):
+            rank, where = path.name.split(".")[1].removeprefix("rank"), _innermost(path)
+            message = f"rank {rank}: {failure.message.removeprefix('a rank ')} at {where}; see {path.name}"
+            return replace(failure, message=message, rank=int(rank) if rank.isdigit() else None)
+    return failure
+
+
+def _fresh(run_dir: Path, pattern: str, since_unix_s: float) -> list[dict[str, Any]]:
+    return [read_json(path) for path in run_dir.glob(pattern) if path.stat().st_mtime >= since_unix_s]
+
+
+def _innermost(path: Path) -> str:
+    """`file:line in function` of a file of stacks: the user's innermost frame, else the innermost one; "" without any.
+
+    Of a crash the current thread is meant, of a hang the main thread, which comes last.
+    """
+    from hpc_accel.study.sources import is_users
+
+    text = path.read_text(errors="replace") if path.is_file() else ""
+    threads = re.split(r"^(Current t|T)hread 0x.*$", text, flags=re.MULTILINE)[1:]
+    if not threads:
+        return ""
+    crashed = text.startswith("Fatal Python error") and "Current t" in threads
+    frames = re.findall(r'File "(.+?)", line (\d+) in (.+)', threads[threads.index("Current t") + 1 if crashed else -1])
+    own = [frame for frame in frames if is_users(Path(frame[0]))]
+    return "{}:{} in {}".format(*(own or frames)[0]) if frames else ""
 
 
 def _stopped(exit_code: int, asked_to_stop: str, job_id: str | None) -> Failure:

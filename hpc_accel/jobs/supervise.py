@@ -26,7 +26,8 @@ from hpc_accel.files import read_json, write_json
 from hpc_accel.jobs import allocation, attempt, daemons, placement
 from hpc_accel.jobs.allocation import Component
 from hpc_accel.jobs.child import Child
-from hpc_accel.jobs.diagnosis import diagnose, told_by_ranks
+from hpc_accel.jobs.diagnosis import diagnose, told_by_hang, told_by_ranks
+from hpc_accel.jobs.lock import only_attempt
 from hpc_accel.jobs.restart import decide_restart
 from hpc_accel.jobs.staging import StagedEnvironment
 
@@ -75,7 +76,9 @@ def supervise(directory: Path, command: Sequence[str], settings: Settings) -> in
             command, directory = rehearse(directory, command)
     if settings.result:
         return _supervise_program(directory, command, settings)
-    return _supervise_run(directory, command, settings)
+    attempt.check_writable(directory)
+    with only_attempt(directory, tell):
+        return _supervise_run(directory, command, settings)
 
 
 def rehearse(directory: Path, command: Sequence[str]) -> tuple[list[str], Path]:
@@ -122,7 +125,8 @@ def _supervise_run(run_dir: Path, command: Sequence[str], settings: Settings) ->
             exit_code = exit_code or STOPPED  # mpirun can end with 0 when its daemons were stopped with it
     job = attempt.facts(environ, launched_unix_s=child.started_unix_s, exit_code=exit_code)
     failure = diagnose(exit_code, child.asked_to_stop, job["job_id"]) if exit_code else None
-    failure = failure and told_by_ranks(failure, run_dir, child.started_unix_s)
+    for told in (told_by_hang, told_by_ranks):
+        failure = failure and told(failure, run_dir, child.started_unix_s)
     if failure and failure.status == "cancelled" and job["job_id"] is None:
         # Ctrl-C on one's own machine is no result: without a record, the next start measures this run again.
         (run_dir / "summary.json").unlink(missing_ok=True)
@@ -161,6 +165,10 @@ def _launch(child: Child, command: Sequence[str], directory: Path, settings: Set
         end_unix_s = allocation.end_unix_s(environ["SLURM_JOB_ID"])
         if end_unix_s is not None:
             child.warn_in(end_unix_s - time.time() - settings.warn_before_end_s)
+    limit_min = None if in_slurm else (read_json(directory / "run.json").get("resources") or {}).get("time_limit_min")
+    if limit_min and not settings.result:
+        # Here nobody else ends a run that hangs or takes longer than it was given.
+        child.warn_in(limit_min * 60 - min(settings.warn_before_end_s, limit_min * 30), stop_in_s=limit_min * 60)
     return child.run(words, environ)
 
 

@@ -43,6 +43,11 @@ def stuck() -> list[str]:
     return [what for what, deadline in list(_under_way.values()) if now > deadline]
 
 
+def under_way() -> list[str]:
+    """Operations that wait for other ranks now."""
+    return [what for what, _ in list(_under_way.values())]
+
+
 def start() -> None:
     """Begin to watch, once per process."""
     if _state["started"]:

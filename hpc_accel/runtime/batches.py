@@ -8,10 +8,12 @@ its contiguous share of each global batch.
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -21,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from hpc_accel.errors import ConfigError, DataError
 from hpc_accel.parallel import planted
+from hpc_accel.runtime.data_worker import end_with
 from hpc_accel.runtime.randomness import seed_all, seed_of, states_kept
 from hpc_accel.runtime.seeded import Drawn, digest_of_sample
 from hpc_accel.workloads.batch import Batch, BatchRules
@@ -274,6 +277,7 @@ def _loader(
         options["batch_size"] = None  # a stream yields whole shares
     if num_workers:
         options |= {"multiprocessing_context": "forkserver", "persistent_workers": True}
+        options["worker_init_fn"] = partial(end_with, os.getpid())
     loader: DataLoader[Any] = DataLoader(dataset, **options)
     try:
         loaded = iter(loader)

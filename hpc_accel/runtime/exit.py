@@ -15,8 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from hpc_accel.errors import CannotCreateError, HpcAccelError, RetryableError
+from hpc_accel.errors import CannotCreateError, HpcAccelError, NonFiniteError, RetryableError
 from hpc_accel.study.sources import is_users
+
+FIRST_IN_TIME_S = 0.5
 
 
 @contextmanager
@@ -72,6 +74,7 @@ def _fail(directory: Path, error: BaseException) -> None:
         "where": users_frame(error),
         "remedy": getattr(error, "remedy", None),
         "exit_code": code,
+        "step": getattr(error, "step", None),
         "traceback": traceback.format_exc(),
     }
     try:
@@ -83,6 +86,8 @@ def _fail(directory: Path, error: BaseException) -> None:
     sys.stderr.write(f"rank {rank}: {text}\n" if not alone else f"{text}\n")
     sys.stderr.flush()
     if not alone:
+        if isinstance(error, NonFiniteError):
+            time.sleep(FIRST_IN_TIME_S)  # a NaN spreads with gradients: the rank it began on may be about to tell it
         # The others may be waiting for this rank, and would for ever.
         MPI.COMM_WORLD.Abort(code)
     raise SystemExit(code)

@@ -7,7 +7,7 @@ Read it in this order:
   rules, rules_*, refusal        what cannot work, told as value, rule, remedy before any rank starts
   references                     which runs share a serial reference, and its job
   node_kinds, devices            runs on nodes that differ; what `device` means
-  sources                        the user's files that a workload depends on
+  sources, results               the user's files that a workload depends on; whose results a directory holds
   builtin_workloads, model_facts, stage_partition    names of models, their sizes, layers into stages
   sbatch_options, slurm_time     what else Slurm may be asked, and how it writes times
   yaml, base, run_file, starter  reading files; the strict base of all schemas; what `init` writes

@@ -64,6 +64,17 @@ def resolve_workload(choice: WorkloadChoice) -> WorkloadSpec:
     )
 
 
+def resolve_workloads(study: Study) -> list[WorkloadSpec]:
+    """The workloads of a study, each resolved. Raises ConfigError, also where two have one name."""
+    workloads = [resolve_workload(choice) for choice in study.workloads]
+    names = [workload.name for workload in workloads]
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            f"workload names {', '.join(names)}", "every workload has a name of its own", "add `name:` to one of them"
+        )
+    return workloads
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dropped:
     """One combination of a study's lists that makes no run: its global batch cannot be divided."""
@@ -193,7 +204,7 @@ def _micro_batches(
     schedule: str | None, pp: int, chunks: int, shares: tuple[int, ...], at_most: int | None = None
 ) -> int:
     """As many as the schedule takes, up to four per stage; 1, which a rule may refuse, if it takes none of them."""
-    most = 4 * pp * chunks if at_most is None else min(4 * pp * chunks, at_most)
+    most = min(4 * pp * chunks, *shares, *(() if at_most is None else (at_most,)))
     fitting = [m for m in range(1, most + 1) if all(share % m == 0 for share in shares)]
     return max((m for m in fitting if not (schedule and micro_batch_rule(schedule, pp, chunks, m))), default=1)
 

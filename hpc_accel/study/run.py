@@ -150,7 +150,8 @@ class Measure(StrictModel):
     `parity_steps` losses are compared with a serial fp32 run; `parity_tolerance` (relative) is filled
     from the precision when the study does not set it. The workload's metric is computed on at most `metric_samples`
     held-out samples, evenly spread; 0 leaves it out. Up to `max_steps` are timed where `steps` take less than 100
-    updates of the energy sensors. `idle_s` None measures idle power where a sensor can be read, 0 never.
+    updates of the energy sensors. `idle_s` None measures idle power where a sensor can be read, 0 never. A rank that
+    takes longer than `hang_after_s` for a step or a checkpoint hangs; None: see runtime/hang.py.
     """
 
     warmup_steps: Count = 5
@@ -161,6 +162,7 @@ class Measure(StrictModel):
     max_steps: PositiveInt | None = None
     idle_s: Annotated[float, Field(ge=0, le=600)] | None = None
     target_loss: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    hang_after_s: PositiveInt | None = None
 
 
 class Checkpoint(StrictModel):

@@ -24,7 +24,10 @@ MAX_HASHED_BYTES = 64 * 2**20
 """A larger file is known by its size and its time of change: reading it would delay every start."""
 NOT_THE_USERS = tuple(
     Path(path).resolve()
-    for path in {*map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")), *hpc_accel.__path__}
+    for path in {
+        *map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib", "scripts")),
+        *hpc_accel.__path__,
+    }
 )
 
 

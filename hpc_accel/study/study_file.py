@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +18,7 @@ from hpc_accel.study.yaml import read_yaml, validated
 
 Layouts = Annotated[list[LayoutChoice], Field(min_length=1)]
 Recipes = Annotated[list[RecipeChoice], Field(min_length=1)]
+ENTRY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 @fields_of(Measure, optional=Measure.model_fields)
@@ -57,6 +59,13 @@ class WorkloadChoice(StrictModel):
     @classmethod
     def _name(cls, value: str | None) -> str | None:
         return checked_name(value) if value is not None else None
+
+    @field_validator("entry")
+    @classmethod
+    def _entry(cls, value: str | None) -> str | None:
+        if value is not None and not ENTRY.fullmatch(value):
+            raise ValueError("an entry is module:function, with a colon between names that Python can import")
+        return value
 
 
 @fields_of(NodeKind, optional=("cpus_per_rank", "memory_mb", "partition"), but=("number",))
@@ -120,7 +129,7 @@ class Study(StrictModel):
     """All runs in turn on the same nodes, in one Slurm job: fair to compare; kind to the queue when runs are short."""
     backend: Backend = "mpi4py"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    seed: Annotated[int, Field(ge=0, strict=True)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)] = 0
 
     @property
     def workloads(self) -> list[WorkloadChoice]:

@@ -102,16 +102,17 @@ def _collect_lines(node: Node | None, at: tuple[str | int, ...], lines: Lines) -
 
 
 def _config_error(model: type[BaseModel], error: ValidationError, path: Path, lines: Lines) -> ConfigError:
-    first = error.errors()[0]
-    # Union branches add names of types to the location; only the parts that are in the file have lines.
-    at: tuple[str | int, ...] = ()
-    for part in first["loc"]:
-        if (*at, part) in lines:
-            at = (*at, part)
+    # Of the branches of a union the one that fits best, which is the one that is told of the deepest place.
+    same = [each for each in error.errors() if each["loc"][:1] == error.errors()[0]["loc"][:1]]
+    first = max(same, key=lambda each: len(_place(each["loc"], lines)))
+    at = _place(first["loc"], lines)
+    others = {_place(each["loc"], lines) for each in error.errors()}
+    # A value that fits no branch of a union is told once for each branch, and again where it contains what is wrong.
+    num_more = sum(other != at[: len(other)] for other in others)
     line = lines.get(at)
     where = f"{path}:{line}" if line else str(path)
     key = ".".join(str(part) for part in (at if first["type"] != "missing" else first["loc"])) or "the file"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    more = f" (and {num_more} more)" if num_more else ""
     if first["type"] == "extra_forbidden":
         owner = _owner(model, at[:-1])
         known = ", ".join(owner.model_fields) if owner else "see docs/study.md"
@@ -120,6 +121,15 @@ def _config_error(model: type[BaseModel], error: ValidationError, path: Path, li
         return ConfigError(f"{where}: {key!r} is missing{more}", "the key is required", f"add `{first['loc'][-1]}:`")
     rule = first["msg"].removeprefix("Value error, ")
     return ConfigError(f"{where}: {key} is {first['input']!r}{more}", rule, "change the value or delete the line")
+
+
+def _place(location: tuple[str | int, ...], lines: Lines) -> tuple[str | int, ...]:
+    """The keys that are in the file, of a location to which branches of unions add the names of types."""
+    at: tuple[str | int, ...] = ()
+    for part in location:
+        if (*at, part) in lines:
+            at = (*at, part)
+    return at
 
 
 def _owner(model: type[BaseModel], at: tuple[str | int, ...]) -> type[BaseModel] | None:

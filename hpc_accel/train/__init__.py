@@ -2,7 +2,7 @@
 
 Read it in this order:
   main, setup, loop, record      the job: what it needs first, its steps, what it writes
-  step_log, step_table           what a rank saw of each step; rows of steps.parquet
+  step_log, step_table, finite   what a rank saw of each step; rows of steps.parquet; the first NaN ends a run
   parity, evaluate               whether the run computes what the serial run does; the metric on held-out data
   checkpoint, checkpoint_files, state    saving and going on
   efficiency, utilisation        joules per sample and token; share of the peak rate

@@ -5,10 +5,12 @@ Honoured only with HPC_ACCEL_TESTING=1, so that no variable left in an environme
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import time
 
-KINDS = ("kill", "raise", "exit", "usr1", "term")
+KINDS = ("kill", "raise", "exit", "usr1", "term", "hang", "spin", "hold", "stop", "crash")
 
 
 def reach(point: str, rank: int, step: int) -> None:
@@ -27,5 +29,21 @@ def reach(point: str, rank: int, step: int) -> None:
         raise RuntimeError(f"injected at {point} of step {step} on rank {rank}")
     elif kind in {"usr1", "term"}:
         os.kill(os.getppid() if kind == "term" else os.getpid(), signal.SIGUSR1 if kind == "usr1" else signal.SIGTERM)
+    elif kind in {"hang", "spin", "hold"}:
+        _hang(kind)
+    elif kind == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif kind == "crash":
+        ctypes.string_at(0)
     else:
         raise ValueError(f"HPC_ACCEL_FAULT {wanted!r}: kinds are {', '.join(KINDS)}")
+
+
+def _hang(kind: str) -> None:
+    """For an hour: asleep, in a loop of Python, or in C with the interpreter held."""
+    if kind == "hold":
+        ctypes.PyDLL(None).sleep(3600)
+    end_s = time.monotonic() + 3600
+    while time.monotonic() < end_s:
+        if kind == "hang":
+            time.sleep(1)

@@ -25,6 +25,7 @@ from hpc_accel.measure.energy.meter import EnergyMeter, Window
 from hpc_accel.mpi import timeline
 from hpc_accel.record.figure import Count
 from hpc_accel.record.parts import Checkpoints, Disturbance, Metric
+from hpc_accel.runtime import hang
 from hpc_accel.runtime.device import unused_gpus_here
 from hpc_accel.runtime.disturbance import DisturbanceWatch
 from hpc_accel.runtime.gpu_frequency import GpuFrequency
@@ -36,6 +37,7 @@ from hpc_accel.runtime.stop import StopRequest
 from hpc_accel.runtime.waiting import SAMPLE_HZ, quiet_barrier
 from hpc_accel.train import faults
 from hpc_accel.train.evaluate import evaluate
+from hpc_accel.train.finite import refuse_broken_weights
 from hpc_accel.train.setup import Session
 from hpc_accel.train.state import tensors_of, values_of
 from hpc_accel.train.step_table import StepTable, busy_ms
@@ -82,6 +84,7 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
         meter.measure_idle(session.run.measure.idle_s)
         steps = _Steps(session, meter, gpu_clock, progress)
         steps.run()
+        session.hang.enter(hang.EVALUATION)
         peak_memory_bytes = steps.peak_memory_bytes()
         reserved_bytes = peak_memory.reserved_bytes(session.device)
         device_used_bytes = peak_memory.device_used_bytes(session.device)
@@ -174,6 +177,7 @@ class _Steps:
         """Steps up to `until`; true if the ranks agreed to stop before the run's last step."""
         session = self.session
         while self._done < until:
+            session.hang.enter(hang.STEP, self._done)
             faults.reach("step", session.rank, self._done)
             before = digest_of_states() if self._done == session.first_step else None
             self.rows.add(self._done, warmup, session.stepper.step())
@@ -222,6 +226,8 @@ class _Steps:
 
     def _save(self, *, stopping: bool) -> None:
         session, began = self.session, time.perf_counter_ns()
+        session.hang.enter(hang.CHECKPOINT, self._done)
+        refuse_broken_weights(session.stepper, session.rank, self._done - 1)
         values = {
             **values_of(session.stepper),
             "rows": self.rows.all(),

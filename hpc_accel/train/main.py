@@ -22,19 +22,24 @@ def run_training(path: Path, progress: Callable[[int, int], None] = lambda done,
     if run.infer is not None:
         raise ConfigError(f"{path}: an inference run", "what serves is not trained", f"hpc-accel infer {path}")
     with exit_together(directory):
+        from hpc_accel.runtime import hang
         from hpc_accel.train.loop import train
         from hpc_accel.train.record import write_record
         from hpc_accel.train.setup import open_session
 
-        session = open_session(run, directory, (time.perf_counter() - began) * 1e3)
-        if session.rank == 0:
-            stop.announce(directory)
         try:
-            seen = train(session, progress)
-        except RetryableError as error:
-            exit_cleanly(session.rank, error)
-        summary = write_record(session, seen, started_utc)
-        session.checkpoints.discard()
+            session = open_session(run, directory, (time.perf_counter() - began) * 1e3)
+            if session.rank == 0:
+                stop.announce(directory)
+            try:
+                seen = train(session, progress)
+            except RetryableError as error:
+                exit_cleanly(session.rank, error)
+            session.hang.enter(hang.END)
+            summary = write_record(session, seen, started_utc)
+            session.checkpoints.discard()
+        finally:
+            hang.end_watching()
     if summary is not None and summary.error and summary.error.kind == "non-finite loss":
         raise NonFiniteError(summary.error.message, "losses are finite", summary.error.remedy)
     return summary

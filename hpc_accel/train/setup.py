@@ -12,6 +12,7 @@ import torch
 from hpc_accel.measure.energy.figure import EnergyFigure
 from hpc_accel.parallel.mesh import RankCoordinates, rank_coordinates
 from hpc_accel.runtime.device import mesh_device
+from hpc_accel.runtime.hang import HangWatch
 from hpc_accel.runtime.make_stepper import make_stepper
 from hpc_accel.runtime.randomness import seed_rank
 from hpc_accel.runtime.stage_sizes import stage_sizes
@@ -32,6 +33,7 @@ class Session(RankSetup):
     `earlier` is what earlier attempts measured on this rank: rows, windows, peak_memory_bytes, notes.
     """
 
+    hang: HangWatch
     workload: Workload
     split: tuple[int, ...] | None
     place: RankCoordinates
@@ -51,6 +53,13 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
     Raises ConfigError when the launch does not fit, DataError when there are checkpoints and all are broken.
     """
     launch = start_ranks(run, directory)
+    hang = HangWatch(
+        directory,
+        launch.rank,
+        launch.comm.Get_size(),
+        hang_after_s=run.measure.hang_after_s,
+        start_up_s=run.resources.time_limit_min * 60,
+    )
     device, comm = launch.device, launch.comm
     place = rank_coordinates(run.layout, launch.rank, mesh_device(run, device))
     checkpoints = Checkpoints(run, directory, comm, place)
@@ -78,6 +87,7 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
     built = time.perf_counter()
     return Session(
         **vars(launch),
+        hang=hang,
         workload=workload,
         split=split,
         place=place,

@@ -13,6 +13,7 @@ from hpc_accel.measure.phases import exposed_ns, union, waits, without
 from hpc_accel.mpi.timeline import CommEvent
 from hpc_accel.runtime.in_flight import StepInFlight, StepResult
 from hpc_accel.study.run import Run
+from hpc_accel.train.finite import LossWatch
 from hpc_accel.train.step_log import StepLog
 
 NUM_TOGETHER = 64
@@ -40,6 +41,7 @@ class StepTable:
         self._drain = drain
         self._pending: list[tuple[int, bool, StepInFlight]] = []
         self._kept = StepLog()
+        self._losses = LossWatch(rank, run.recipe.precision)
 
     def add(self, step: int, warmup: bool, launched: StepInFlight) -> None:
         """Keep a step; it is looked at when many have come together."""
@@ -63,6 +65,7 @@ class StepTable:
                 while at < len(events) and (index >= len(begins) or events[at].enqueued_ns < begins[index]):
                     at += 1
                 mine = list(events[first:at])
+            self._losses.see(step, results[index].loss)
             self._kept.add(step, warmup, results[index], mine)
 
     @property

@@ -10,7 +10,8 @@ import inspect
 import os
 import random
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpc_accel.errors import ConfigError
+from hpc_accel.errors import ConfigError, HpcAccelError
 from hpc_accel.study.run import WorkloadSpec
 from hpc_accel.workloads.nested import shapes_of
 from hpc_accel.workloads.stream import Stream, is_stream, num_samples_of
@@ -30,14 +31,19 @@ def build(spec: WorkloadSpec, seed: int) -> Workload:
 
     Raises ConfigError (value, rule, remedy) for anything the user's module gets wrong.
     """
+    with users_code(spec.entry):
+        return checked(spec.entry, _called(spec, seed), seed, spec.global_batch_size)
+
+
+def _called(spec: WorkloadSpec, seed: int) -> Any:
+    """What the user's function returns."""
     function = _function(spec.entry)
     _check_arguments(spec, function)
-    directory = Path.cwd()
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
     try:
-        built = function(**spec.args)
+        return function(**spec.args)
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:
@@ -46,9 +52,27 @@ def build(spec: WorkloadSpec, seed: int) -> Workload:
             "the function builds the model, the loss and the data without failing",
             f"try it alone: python -c 'import {_module(spec.entry)} as m; m.{_name(spec.entry)}()'",
         ) from error
+
+
+@contextmanager
+def users_code(entry: str) -> Iterator[None]:
+    """Around all that calls the user's code: it ends in the directory it was started in, where a study's paths begin.
+
+    What the code raises, `sys.exit` among it, becomes ConfigError; errors in our own words stay.
+    """
+    directory = Path.cwd()
+    try:
+        yield
+    except HpcAccelError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ConfigError(
+            f"entry {entry!r}: {type(error).__name__}: {error}",
+            "model, loss and data set can be used without failing",
+            "correct the line that is named",
+        ) from error
     finally:
-        os.chdir(directory)  # paths of the run are relative to where it was started
-    return checked(spec.entry, built, seed, spec.global_batch_size)
+        os.chdir(directory)
 
 
 def checked(entry: str, built: Any, seed: int = 0, batch_size: int = 1) -> Workload:

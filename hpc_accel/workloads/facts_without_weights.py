@@ -24,6 +24,8 @@ from hpc_accel.workloads.workload import Workload
 
 LARGEST_WITH_VALUES_BYTES = 100 * 10**6
 """Parameters up to which a model is run for real: that also checks the values, in about a second."""
+NO_MEMORY = "can't allocate memory"
+"""How torch says so."""
 SHARE_OF_MEMORY = 0.2
 """Parameters may take this much of what is free: gradients, activations and the data come on top."""
 
@@ -32,8 +34,22 @@ class _TooLargeError(BaseException):
     """Ends a build early. No Exception, so that no `except Exception` of the user's module keeps it."""
 
 
+def build_up_to(limit_bytes: int, spec: WorkloadSpec, seed: int) -> Workload | None:
+    """The workload, if its parameters hold at most `limit_bytes`. Raises ConfigError as `entry.build` does."""
+    try:
+        with entry.users_code(spec.entry), _parameters_up_to(limit_bytes):
+            return entry.build(spec, seed)
+    except _TooLargeError:
+        return None
+
+
 def facts_of(spec: WorkloadSpec, seed: int) -> ModelFacts:
     """What the planner needs to know of a workload. Raises ConfigError as `entry.build` and `describe` do."""
+    with entry.users_code(spec.entry):
+        return _facts_of(spec, seed)
+
+
+def _facts_of(spec: WorkloadSpec, seed: int) -> ModelFacts:
     try:
         with _parameters_up_to(LARGEST_WITH_VALUES_BYTES):
             return describe(entry.build(spec, seed))
@@ -47,7 +63,7 @@ def facts_of(spec: WorkloadSpec, seed: int) -> ModelFacts:
         without_values = error
     # Something looks at values (`labels.max().item()`): then for real, if this machine can hold it.
     try:
-        with _parameters_up_to(int(SHARE_OF_MEMORY * _free_memory_bytes())):
+        with _parameters_up_to(int(SHARE_OF_MEMORY * free_memory_bytes())):
             return describe(entry.build(spec, seed))
     except _TooLargeError:
         raise ConfigError(
@@ -61,12 +77,15 @@ def facts_of(spec: WorkloadSpec, seed: int) -> ModelFacts:
 def facts_of_built(workload: Workload, spec: WorkloadSpec, seed: int) -> ModelFacts:
     """The same of a workload that is built already, which is run if it is small."""
     num_bytes = sum(each.numel() * each.element_size() for each in workload.model.parameters())
-    return describe(workload) if num_bytes <= LARGEST_WITH_VALUES_BYTES else facts_of(spec, seed)
+    if num_bytes > LARGEST_WITH_VALUES_BYTES:
+        return facts_of(spec, seed)
+    with entry.users_code(spec.entry):
+        return describe(workload)
 
 
 @contextmanager
 def _parameters_up_to(limit_bytes: int) -> Iterator[None]:
-    """Raises _TooLargeError as soon as parameters registered inside hold more than `limit_bytes`."""
+    """Raises _TooLargeError when parameters registered inside hold more than `limit_bytes`, or memory is refused."""
     seen: set[int] = set()
     total = 0
 
@@ -82,9 +101,14 @@ def _parameters_up_to(limit_bytes: int) -> Iterator[None]:
     handle = register_module_parameter_registration_hook(count)
     try:
         yield
+    except ConfigError as error:
+        if NO_MEMORY in str(error.__cause__):  # one parameter is larger than what the system gives
+            raise _TooLargeError from error
+        raise
     finally:
         handle.remove()
 
 
-def _free_memory_bytes() -> int:
+def free_memory_bytes() -> int:
+    """Of this machine, at present."""
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

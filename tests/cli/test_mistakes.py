@@ -53,6 +53,11 @@ GOOD = 'workload: {entry: "my_model:build", global_batch_size: 16}\nresources: {
         (GOOD + "layouts: [{dp: 4}]\n", MODEL, "4 ranks"),
         (GOOD + "site: nowhere\n", MODEL, "site 'nowhere'"),
         (GOOD + "recipes: [{precision: fp7}]\n", MODEL, "fp7"),
+        (GOOD.replace("my_model:build", "my_model"), MODEL, "s.yaml:1: workload.entry is 'my_model'"),
+        (GOOD + "seed: 123456789012345678901\n", MODEL, "s.yaml:3: seed is 123456789012345678901"),
+        (GOOD + "layouts: [{pp: 1000000000}]\n", MODEL, "1000000000 ranks"),
+        ("workload: [{entr: my_model}]\n", MODEL, "s.yaml:1: unknown key 'workload.0.entr'"),
+        (GOOD, MODEL.replace("return", "raise KeyError('gone');"), "my_model.py:6 in build"),
     ],
 )
 def test_plan_refuses_with_value_rule_and_remedy(tmp_path, study, model, expected):
@@ -63,6 +68,22 @@ def test_plan_refuses_with_value_rule_and_remedy(tmp_path, study, model, expecte
     assert "remedy:" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "results").exists()
+
+
+def test_a_data_set_that_changes_the_directory_moves_no_plan(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    moving = "    def __getitem__(self, index):\n        import os; os.chdir(os.environ['ELSEWHERE'])\n"
+    moving = moving.replace("os.environ['ELSEWHERE']", repr(str(tmp_path / "elsewhere")))
+    model = f"class Data(TensorDataset):\n{moving}        return super().__getitem__(index)\n"
+    done = plan(tmp_path, GOOD + "layouts: [{}]\n", MODEL.replace(", TensorDataset(", ", Data(") + model)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "results/s/plan.json").exists()
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_usage_errors_have_their_own_code():
+    assert call(".", "plan").returncode == 64
+    assert call(".", "check", "--no-such-option", "s.yaml").returncode == 64
 
 
 def scripts(directory) -> list[Path]:

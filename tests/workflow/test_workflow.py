@@ -16,7 +16,7 @@ import pytest
 
 from .conftest import ROOT, STUDY, Workflow
 
-ALL = ["probe", "plan", "reference digits", "train serial", "train dp2", "train tp2", "report"]
+ALL = ["check", "probe", "plan", "reference digits", "train serial", "train dp2", "train tp2", "report"]
 
 
 def test_from_study_to_report_and_then_nothing(workflow: Workflow):
@@ -34,12 +34,52 @@ def test_changed_study_runs_only_what_changed(workflow: Workflow):
     workflow.calls()
     workflow.write_study(STUDY + "  - {dp: 2, accumulation_steps: 4}\n")
     workflow.snakemake("--cores", "2")
-    assert workflow.calls() == ["plan", "reference digits", "train dp2", "report"], "other groups of samples"
+    assert workflow.calls() == ["check", "plan", "reference digits", "train dp2", "report"], "other groups of samples"
     workflow.write_study(STUDY.replace("2}\nworkload", "2, time_limit_min: 7}\nworkload") + "  # another comment\n")
     workflow.snakemake("--cores", "2")
-    assert workflow.calls() == ["plan", "reference digits", "report"], "a queueing option measures nothing again"
+    assert workflow.calls() == ["check", "plan", "reference digits", "report"], (
+        "a queueing option measures nothing again"
+    )
     scripts = list((workflow.directory / "results/s/runs").glob("*-a1-*/job.sbatch"))
     assert all("--time=7\n" in path.read_text() for path in scripts)
+    assert "Nothing to be done" in workflow.snakemake("--cores", "2")
+
+
+def test_a_failed_check_is_told_and_costs_no_measurement(workflow: Workflow):
+    workflow.snakemake("--cores", "2")
+    workflow.calls()
+    broken = workflow.directory / "broken"
+    broken.write_text("error: that is wrong\n  where:  mine.py:3 in build\n  rule:   it is right\n  remedy: right it")
+    workflow.write_study(STUDY + "# an edit\n")
+    output = workflow.snakemake("--cores", "2", check=False)
+    _, _, below = output.partition("Exiting because a job execution failed")
+    assert (
+        "s/check.log:\nerror: that is wrong\n  where:  mine.py:3 in build\n  rule:   it is right\n  remedy: " in below
+    )
+    assert set(workflow.calls()) == {"check", "report"}
+    broken.unlink()
+    workflow.snakemake("--cores", "2")
+    assert workflow.calls() == ["check"], "what was measured before the edit is measured still"
+    assert "Nothing to be done" in workflow.snakemake("--cores", "2")
+
+
+def test_an_edit_of_the_site_or_the_users_files_is_checked(workflow: Workflow):
+    study = STUDY.replace("name: digits", 'name: digits, entry: "mine:build", global_batch_size: 16')
+    (workflow.directory / "mine.py").write_text("")
+    site = workflow.directory / "here.yaml"
+    site.write_text("scheduler: none\n")
+    workflow.write_study(f"site: here.yaml\n{study}")
+    workflow.snakemake("--cores", "2")
+    workflow.calls()
+    (workflow.directory / "mine.py").write_text("# another\n")
+    workflow.snakemake("--cores", "2", "--until", "check")
+    assert workflow.calls() == ["check"]
+    workflow.snakemake("--cores", "2")
+    workflow.calls()
+    assert "Nothing to be done" in workflow.snakemake("--cores", "2")
+    site.write_text("scheduler: none\nabout: another\n")
+    workflow.snakemake("--cores", "2")
+    assert workflow.calls()[:3] == ["check", "probe", "plan"]
     assert "Nothing to be done" in workflow.snakemake("--cores", "2")
 
 
@@ -64,7 +104,7 @@ def test_deleted_measurement_is_measured_again(workflow: Workflow):
 )
 def test_failing_run_stops_neither_others_nor_report(workflow: Workflow, times, code, status, num_tries):
     workflow.fail("dp2", times, code)
-    workflow.snakemake("--cores", "2")
+    output = workflow.snakemake("--cores", "2")
     assert workflow.calls().count("train dp2") == num_tries
     assert workflow.answer() == {"serial": "completed", "dp2": status, "tp2": "completed"}
     (run_dir,) = (workflow.directory / "results/s/runs").glob("digits-dp2-*")
@@ -72,6 +112,7 @@ def test_failing_run_stops_neither_others_nor_report(workflow: Workflow, times, 
         error = json.loads((run_dir / "summary.json").read_text())["error"]
         assert str(code) in error["message"] or "SIGKILL" in error["message"]
         assert error["remedy"]
+        assert f"error: {error['message']}\n  remedy: {error['remedy']}" in output.partition("Select jobs")[2]
     assert "Nothing to be done" in workflow.snakemake("--cores", "2")
 
 
@@ -93,13 +134,22 @@ def test_runs_take_turns_in_one_allocation(workflow: Workflow):
     output = workflow.snakemake("--cores", "2")
     assert "rule run:" not in output and output.count("rule pack:") == 1
     dp2 = ["train dp2", "train dp2"]
-    assert workflow.calls() == ["probe", "plan", "reference digits", "train serial", *dp2, "train tp2", "report"]
+    assert workflow.calls() == [
+        "check",
+        "probe",
+        "plan",
+        "reference digits",
+        "train serial",
+        *dp2,
+        "train tp2",
+        "report",
+    ]
     assert workflow.answer() == {"serial": "completed", "dp2": "failed", "tp2": "completed"}
     assert "Nothing to be done" in workflow.snakemake("--cores", "2")
     workflow.fail("dp2", 0, 1)
     workflow.write_study("same_allocation: true\n" + STUDY + "  - {dp: 2, accumulation_steps: 4}\n")
     workflow.snakemake("--cores", "2")
-    calls = ["plan", "reference digits", "train dp2", "report"]
+    calls = ["check", "plan", "reference digits", "train dp2", "report"]
     assert workflow.calls() == calls, "what is measured stays measured"
     next(workflow.directory.glob("results/s/runs/*-tp2-*/summary.json")).unlink()
     workflow.snakemake("--cores", "2")
@@ -156,6 +206,24 @@ def test_a_thousand_runs_are_planned_in_20_s_of_one_core(workflow: Workflow):
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 20
     assert "run " in output and str(num_runs) in output
+
+
+@pytest.mark.parametrize("mistake", ["study=", "studdy=s.yaml", "study=t.yaml", "check_limit_s=soon"])
+def test_mistakes_on_the_command_line(workflow: Workflow, mistake: str):
+    command = [sys.executable, "-m", "snakemake", "-n", "-s", str(ROOT / "Snakefile"), "--config", "study=s.yaml"]
+    done = subprocess.run(
+        [*command, mistake],
+        cwd=workflow.directory,
+        env=workflow.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"{mistake.partition('=')[0]}" in done.stderr
+    assert "  rule:   " in done.stderr and "  remedy: " in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_lint_and_format():

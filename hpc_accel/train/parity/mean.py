@@ -17,6 +17,7 @@ import torch
 from hpc_accel.runtime.loss import HALVES
 from hpc_accel.runtime.weight import IGNORED, MeanOver, Weigh
 from hpc_accel.workloads import nested
+from hpc_accel.workloads.batch import Batch
 from hpc_accel.workloads.workload import Loss, Workload
 
 TOLERANCE = 2e-5
@@ -24,6 +25,8 @@ TOLERANCE = 2e-5
 MOST_VALUES = 512
 ZERO = 1e-4
 Targets = Any
+Compute = Callable[[torch.Tensor], tuple[float, Targets]]
+"""Of a part its loss and its targets."""
 
 
 class Losses(Protocol):
@@ -67,7 +70,7 @@ class CutLosses:
 class ComputedLosses:
     """The loss of parts of the samples, which `compute` collates and computes anew, with their targets."""
 
-    def __init__(self, compute: Callable[[torch.Tensor], tuple[float, Targets]], count: int) -> None:
+    def __init__(self, compute: Compute, count: int) -> None:
         self.compute = compute
         self.count = count
         self._known: dict[tuple[int, ...], tuple[float, Targets]] = {}
@@ -85,6 +88,17 @@ class ComputedLosses:
     def targets(self, part: torch.Tensor) -> Targets:
         """The targets of a part."""
         return self._of(part)[1]
+
+
+def losses_of(workload: Workload, batch: Batch, outputs: Any, compute: Compute) -> Losses:
+    """The losses of parts of `batch`: of parts of its `outputs`, or by `compute` where the model returns the loss, or
+    outputs or targets that cannot be cut by sample.
+    """
+    count, lists = batch.count, batch.lists
+    is_cut = nested.is_cuttable(outputs, count, lists=True) and nested.is_cuttable(batch.targets, count, lists=lists)
+    if workload.loss is not None and is_cut:
+        return CutLosses(workload.loss, outputs, batch.targets, count, lists=lists)
+    return ComputedLosses(compute, count)
 
 
 def measure_mean(workload: Workload, losses: Losses) -> MeanOver:

@@ -19,9 +19,9 @@ from hpc_accel.runtime.randomness import digest_of_states
 from hpc_accel.runtime.still import held_still
 from hpc_accel.runtime.weight import MeanOver, Weigh
 from hpc_accel.train.parity.engine import Engine, summaries_raw
-from hpc_accel.train.parity.mean import ComputedLosses, CutLosses, measure_mean
+from hpc_accel.train.parity.mean import CutLosses, losses_of, measure_mean
 from hpc_accel.workloads.batch import Batch
-from hpc_accel.workloads.nested import floats_of, is_cuttable, tensors_of
+from hpc_accel.workloads.nested import floats_of, tensors_of
 
 APART = 1e-4
 """Outputs or losses that differ by more, relative to the largest, depend on the other samples of the batch."""
@@ -64,15 +64,13 @@ class Together:
         """
         workload, count = self.engine.workload, self.batch.count
         move_loss(workload.loss, self.engine.device)
-        lists = self.batch.lists
-        is_cut = is_cuttable(self.outputs, count, lists=True) and is_cuttable(self.batch.targets, count, lists=lists)
-        if workload.loss is not None and is_cut:
-            losses = CutLosses(workload.loss, self.outputs, self.batch.targets, count, lists=lists)
+        losses = losses_of(workload, self.batch, self.outputs, self._computed)
+        if isinstance(losses, CutLosses):
             with held_still(self.engine.still):
                 self.engine.still.batch(0, list(range(count)))
                 return measure_mean(workload, losses)
         with _fixed_statistics(self.engine.model):
-            found = measure_mean(workload, ComputedLosses(self._computed, count))
+            found = measure_mean(workload, losses)
         self.engine.back()
         return found
 

@@ -1,0 +1,1 @@
+"""Tests of `hpc-accel check`."""

@@ -1,0 +1,57 @@
+"""Rows 6 to 8: a rank that sleeps, is frozen, loops, or holds the interpreter is found within its limit and named."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from hpc_accel.runtime.hang import CHECKPOINT, LEARNT_FROM, LIMIT_S, STEP, HangWatch
+from tests.faults.started import gone, prepare, ranks_of, start
+
+LIMIT = 5
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("kind", ["hang", "spin", "hold", "stop"])
+def test_rows_6_to_8(kind, tmp_path):
+    directory = prepare(tmp_path, {"dp": 2}, measure={"hang_after_s": LIMIT})
+    started = start(directory, f"{kind}@1:20")
+    started.until_training()
+    began = time.monotonic()
+    pids = ranks_of(directory)
+    assert started.wait(LIMIT + 40) == 75, started.log()
+    assert time.monotonic() - began < LIMIT + 5 + 10  # the steps before it, on busy cores
+    summary = started.summary
+    assert summary["status"] == "hung"
+    assert summary["error"]["rank"] == 1
+    assert "step 20" in summary["error"]["message"]
+    if kind != "stop":
+        assert "faults.py" in summary["error"]["message"], "where it was"
+        assert "_hang" in (directory / "stacks.rank1.txt").read_text()
+    assert "Thread" in (directory / "stacks.rank0.txt").read_text()
+    assert gone(pids, 5)
+
+
+def test_the_limit_is_learnt_from_steps(tmp_path, monkeypatch):
+    watch = HangWatch(tmp_path, 0, 1, hang_after_s=None, start_up_s=7200)
+    now = [1000.0]
+    monkeypatch.setattr("hpc_accel.runtime.hang.time.monotonic", lambda: now[0])
+    assert watch.limit_s == 7200, "as long as the run may take"
+    for step in range(LEARNT_FROM + 1):
+        watch.enter(STEP, step)
+        now[0] += 10.0
+    assert watch.limit_s == 200.0
+    watch.enter(CHECKPOINT)
+    assert watch.limit_s == LIMIT_S[CHECKPOINT]
+    monkeypatch.undo()
+    watch.close()
+    assert list(tmp_path.iterdir()) == [], "nothing is left of a run that did not hang"
+
+
+def test_quick_steps_may_still_take_a_minute(tmp_path):
+    watch = HangWatch(tmp_path, 0, 1, hang_after_s=None)
+    for step in range(LEARNT_FROM + 1):
+        watch.enter(STEP, step)
+    assert watch.limit_s == LIMIT_S[STEP]
+    watch.close()

@@ -56,8 +56,7 @@ class TextWindows(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """
 
     def __init__(self, text: bytes | torch.Tensor, sequence: int, stride: int) -> None:
-        is_bytes = isinstance(text, bytes)
-        self.data = torch.frombuffer(bytearray(text), dtype=torch.uint8) if is_bytes else text
+        self.data = torch.frombuffer(bytearray(text), dtype=torch.uint8) if isinstance(text, bytes) else text
         self.sequence = sequence
         self.stride = stride
 

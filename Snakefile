@@ -15,47 +15,40 @@ from pathlib import Path
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from snakemake.exceptions import WorkflowError
-from snakemake.utils import min_version
+from snakemake.utils import min_version, validate
 
 min_version("9.10")
 
-# What `--config` may say.
-CONFIG = {"study": "studies/quickstart.yaml", "check_limit_s": 300}
+# This file also works alone, copied beside a study: then the schema, the captions and the environment are not there.
+HERE = Path(workflow.basedir)
 
 
-def said_wrong():
-    """Value, rule and remedy of the first mistake in `--config`; None without one."""
-    for key in config:
-        if key not in CONFIG:
-            return key, f"--config knows {', '.join(CONFIG)}", "correct the spelling"
-    study, limit_s = (config.get(key, usual) for key, usual in CONFIG.items())
-    if not Path(str(study or "")).is_file() or not str(study).endswith(
-        (".yaml", ".yml")
-    ):
-        known = [str(path) for path in sorted(Path("studies").glob("*.yaml"))]
+def mistake():
+    """Value, rule and remedy of the first mistake in `--config`; None without one. The schema says what it may hold."""
+    study, unknown = str(config.get("study") or ""), sorted(set(config) - {"study"})
+    if unknown:
+        return unknown[0], "--config knows one key, study", "correct the spelling"
+    if not Path(study).is_file() or not study.endswith((".yaml", ".yml")):
+        known = ", ".join(str(path) for path in sorted(Path("studies").glob("*.yaml")))
         return (
-            f"study={study or ''}",
+            f"study={study}",
             "the study is a .yaml file that is there",
-            f"here are {', '.join(known)}" if known else "hpc-accel init writes one",
+            f"here are {known}" if known else "hpc-accel init writes one",
         )
-    if not isinstance(limit_s, int | float) or limit_s < 1:
-        return (
-            f"check_limit_s={limit_s}",
-            "seconds, at least 1",
-            "for example check_limit_s=900",
-        )
+    return None
 
 
-if mistake := said_wrong():
-    raise WorkflowError("{}\n  rule:   {}\n  remedy: {}".format(*mistake))
+config.setdefault("study", "studies/quickstart.yaml")
+if wrong := mistake():
+    raise WorkflowError("{}\n  rule:   {}\n  remedy: {}".format(*wrong))
+if (HERE / "workflow/schemas/config.schema.yaml").exists():
+    validate(config, "workflow/schemas/config.schema.yaml")
 
-STUDY = config.get("study", CONFIG["study"])
+STUDY = config["study"]
 RESULTS = f"results/{Path(STUDY).stem}"
 PLAN = f"{RESULTS}/plan.json"
 CHECK = f"{RESULTS}/check.json"
-# This file also works alone, copied beside a study.
-CONDA = Path(workflow.basedir) / "envs/conda.yaml"
-ENVIRONMENT = str(CONDA) if CONDA.exists() else None
+ENVIRONMENT = "envs/conda.yaml" if (HERE / "envs/conda.yaml").exists() else None
 STARTED = time.time()
 
 
@@ -251,9 +244,8 @@ checkpoint check:
     params:
         site=site(),
         sources=lambda _wildcards: sources(),
-        limit_s=config.get("check_limit_s", CONFIG["check_limit_s"]),
     shell:
-        "hpc-accel check {input.study:q} --limit-s {params.limit_s} --out {output:q} > {log:q} 2>&1"
+        "hpc-accel check {input.study:q} --limit-s 900 --out {output:q} > {log:q} 2>&1"
 
 
 rule probe_script:

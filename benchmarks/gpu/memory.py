@@ -28,8 +28,9 @@ from hpc_accel.probe.hardware import Hardware, checked_hardware, load_hardware
 from hpc_accel.runtime.precision import arithmetic
 from hpc_accel.study.expand import resolve_workload
 from hpc_accel.study.layout import Layout
+from hpc_accel.study.optimizer import Optimizer
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.run import Optimizer, Resources
+from hpc_accel.study.run import Resources
 from hpc_accel.workloads.facts_without_weights import facts_of
 
 BEGAN = time.perf_counter()

@@ -104,7 +104,7 @@ class _Process:
             error: HpcAccelError = RetryableError(
                 f"{name}: no end within {self.limit_s:g} s while {doing}",
                 "a workload is built and tried on a few samples in that time",
-                "correct the line that is named, or give more time with --limit-s (snakemake: check_limit_s=...)",
+                "correct the line that is named, or give more time with --limit-s (the workflow gives 900 s)",
             )
         elif code < 0 and code != -signal.SIGKILL:
             error = ConfigError(

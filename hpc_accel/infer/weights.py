@@ -13,12 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hpc_accel.parallel.loss_device import loss_of, move_loss
-from hpc_accel.parallel.mesh import rank_coordinates
 from hpc_accel.runtime.batches import sampler_for
-from hpc_accel.runtime.optimizer import make_optimizer
-from hpc_accel.study.layout import Layout
 from hpc_accel.study.run import Run
 from hpc_accel.workloads import entry
+from hpc_accel.workloads.optimizers import build_optimizer
+from hpc_accel.workloads.parameter_groups import group_parameters
 from hpc_accel.workloads.stream import num_samples_of
 from hpc_accel.workloads.workload import Workload
 
@@ -58,8 +57,8 @@ def _state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def _train(run: Run, workload: Workload, steps: int) -> None:
     batch = min(TRAINING_BATCH, num_samples_of(workload.dataset) or TRAINING_BATCH)
     sampler = iter(sampler_for(workload.dataset, batch, start=0, share=batch, seed=run.seed))
-    alone = rank_coordinates(Layout(micro_batch_size=batch, accumulation_steps=1), 0, "cpu")
-    optimizer = make_optimizer(run.workload.optimizer, list(workload.model.parameters()), alone)
+    named = [(name, each) for name, each in workload.model.named_parameters() if each.requires_grad]
+    optimizer = build_optimizer(group_parameters(run.workload.optimizer, workload.model), named)
     assert optimizer is not None
     move_loss(workload.loss, torch.device("cpu"))  # one object may serve several builds, and one of them a GPU
     workload.model.train()

@@ -49,6 +49,11 @@ def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(each.shape) for name, each in model.named_parameters() if each.requires_grad}
 
 
+def shapes_by_name(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The same by every name: tied parameters have several."""
+    return {name: tuple(each.shape) for name, each in model.named_parameters(remove_duplicate=False)}
+
+
 def pieces_of(
     model: ParallelModel, place: RankCoordinates, divided: Mapping[str, Division], shapes: Shapes
 ) -> Iterator[Piece]:
@@ -64,6 +69,16 @@ def pieces_of(
                 name = model.names[plain(long_name)]
                 pieces = _pieces(name, parameter, shapes[name], place, divided.get(name))
                 yield from (replace(each, counts=False) if name in elsewhere else each for each in pieces)
+
+
+def named_parameters(model: ParallelModel) -> list[tuple[str, nn.Parameter]]:
+    """This rank's trainable parameters, in the order of `model.parameters`, under the whole model's names."""
+    return [
+        (model.names[plain(name)], each)
+        for module in model.modules.values()
+        for name, each in module.named_parameters()
+        if each.requires_grad
+    ]
 
 
 def _pieces(

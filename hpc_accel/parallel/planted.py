@@ -18,6 +18,7 @@ KINDS = (
     "one_parameter_lost",
     "stale_stage",
     "update_scaled",
+    "norm_per_rank",
     "sampler_repeats",
     "one_mask",
     "other_data",

@@ -133,7 +133,7 @@ def make_plan(
         models: dict[Recipe, StepModel] = {}
         measured = (calibrations or {}).get(workload.name)
         for recipe in recipes(choice.recipes, study.recipes):
-            software = torch_amp(workload.optimizer, recipe, study.backend)
+            software = torch_amp(workload.optimizer, recipe, study.backend, facts[workload.name].optimizer)
             known = (facts[workload.name], machine, recipe.precision, software, study.backend)
             models[recipe] = StepModel(*known, calibration=measured)
         layouts = choice.layouts if choice.layouts is not None else study.layouts

@@ -58,7 +58,7 @@ def predict(
     model: StepModel | None = None,
 ) -> Prediction:
     """Everything predicted of `run`. `model` may carry what earlier predictions computed for the same workload."""
-    software = software or torch_amp(run.workload.optimizer, run.recipe, run.backend)
+    software = software or torch_amp(run.workload.optimizer, run.recipe, run.backend, facts.optimizer)
     model = model or StepModel(facts, hardware, run.recipe.precision, software, run.backend)
     room = room_of(run.layout, run.resources, model)
     memory: dict[str, Any] = {

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from hpc_accel.study.model_facts import OptimizerFacts
+from hpc_accel.study.optimizer import Optimizer
 from hpc_accel.study.recipe import Offload, Precision, Recipe, Recompute
-from hpc_accel.study.run import Backend, Optimizer
+from hpc_accel.study.run import Backend
 
 INTERLEAVING = 1.133 / 1.063
 """Measured over simulated time of interleaved 1F1B and of 1F1B, A100 (Qi et al., arXiv 2401.10241, recomputed)."""
@@ -134,21 +136,24 @@ class Software:
     """Resident memory of a training process beyond what the probe's had: modules, allocator."""
 
 
-_STATE_BYTES = {"sgd": 0, "sgd+momentum": 4, "adamw": 8}
-_TRAFFIC_BYTES = {"sgd": 12, "sgd+momentum": 20, "adamw": 28}
-_OPERATIONS = {"sgd": 1, "sgd+momentum": 3, "adamw": 10}
+def torch_amp(
+    optimizer: Optimizer, recipe: Recipe, backend: Backend = "mpi4py", measured: OptimizerFacts | None = None
+) -> Software:
+    """hpc_accel's own training: optimizer and precision of `runtime`, and what the recipe asks of data parallelism.
 
-
-def torch_amp(optimizer: Optimizer, recipe: Recipe, backend: Backend = "mpi4py") -> Software:
-    """hpc_accel's own training: optimizer and precision of `runtime`, and what the recipe asks of data parallelism."""
-    name = "sgd+momentum" if optimizer.name == "sgd" and optimizer.momentum else optimizer.name
+    `measured` is the optimizer on the model, by default on one matrix. Its traffic is assumed: weights are read and
+    written, gradients read, and all state read and written, once each; clipping reads gradients, and reads and writes
+    them again.
+    """
+    own = measured or _on_one_matrix(optimizer)
+    state, clips = own.state_bytes_per_parameter, optimizer.clip_grad_norm is not None
     half = recipe.precision in HALF
-    # AdamW's second moments under their root; plain SGD's gradients with the decay added.
-    has_temporaries = name == "adamw" or optimizer.weight_decay > 0
+    # Second moments under their root; plain SGD's gradients with the decay added.
+    has_temporaries = optimizer.name != "sgd" or bool(optimizer.weight_decay)
     software = Software(
-        optimizer_state_bytes=_STATE_BYTES[name],
-        optimizer_traffic_bytes=_TRAFFIC_BYTES[name],
-        optimizer_operations_per_tensor=_OPERATIONS[name],
+        optimizer_state_bytes=state,
+        optimizer_traffic_bytes=12 + 2 * state + (12 if clips else 0),
+        optimizer_operations_per_tensor=own.operations_per_tensor + (2 if clips else 0),
         activation_bytes=_activation_bytes(recipe) if half else 4,
         wire_bytes=wire_bytes(recipe.precision),
         queues_collectives=backend == "nccl",
@@ -170,6 +175,12 @@ def torch_amp(optimizer: Optimizer, recipe: Recipe, backend: Backend = "mpi4py")
         return software
     size = recipe.bucket_mb * 2**20
     return replace(software, gradient_bucket_bytes=size, first_bucket_bytes=min(size, software.first_bucket_bytes))
+
+
+def _on_one_matrix(optimizer: Optimizer) -> OptimizerFacts:
+    from hpc_accel.workloads.optimizer_facts import usual_facts  # torch, which a plan from sizes alone does without
+
+    return usual_facts(optimizer)
 
 
 HALF = ("bf16", "fp16", "fp8")

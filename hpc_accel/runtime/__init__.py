@@ -3,7 +3,7 @@
 Read it in this order:
   start_ranks, device, threads            who the ranks are and what each computes on
   randomness, still, seeded               who draws which random numbers; how they are held still
-  batches, data_worker, weight, loss, optimizer, precision, scaler, make_stepper, step
+  batches, data_worker, weight, loss, optimizer, clip, precision, scaler, make_stepper, step
                                           the stepper and what it is made of
   phase_timer, cuda_timer, in_flight, copies      when each phase of a step began and ended
   set_frequencies, gpu_frequency          the frequency asked for, and whether the GPU kept it

@@ -14,21 +14,35 @@ Reading = Callable[[], float]
 
 
 class StepResult(NamedTuple):
-    """What one rank saw of one step. `loss` is its share's part of the mean; None where no loss is computed."""
+    """What one rank saw of one step. `loss` is its share's part of the mean; None where no loss is computed.
+
+    `learning_rate` is that of the first parameter group in this step, `grad_norm` that of the whole model's gradient
+    before it was clipped; None where there is none.
+    """
 
     step: PhaseSpan
     phases: list[PhaseSpan]
     loss: float | None
+    learning_rate: float | None = None
+    grad_norm: float | None = None
 
 
 class StepInFlight:
     """A step whose work is launched."""
 
-    __slots__ = ("_found", "_loss", "_timing")
+    __slots__ = ("_found", "_grad_norm", "_learning_rate", "_loss", "_timing")
 
-    def __init__(self, timing: Timing, loss: Reading | None) -> None:
+    def __init__(
+        self,
+        timing: Timing,
+        loss: Reading | None,
+        learning_rate: float | None = None,
+        grad_norm: Reading | None = None,
+    ) -> None:
         self._timing: Timing | None = timing
         self._loss = loss
+        self._learning_rate = learning_rate
+        self._grad_norm = grad_norm
         self._found: StepResult | None = None
 
     def result(self) -> StepResult:
@@ -36,8 +50,10 @@ class StepInFlight:
         if self._found is None:
             assert self._timing is not None
             step, phases = self._timing()
-            self._found = StepResult(step, phases, None if self._loss is None else self._loss())
-            self._timing = self._loss = None  # events and host memory are free for later steps
+            loss = None if self._loss is None else self._loss()
+            norm = None if self._grad_norm is None else self._grad_norm()
+            self._found = StepResult(step, phases, loss, self._learning_rate, norm)
+            self._timing = self._loss = self._grad_norm = None  # events and host memory are free for later steps
         return self._found
 
 

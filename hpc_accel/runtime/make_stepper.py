@@ -8,6 +8,7 @@ import torch
 
 from hpc_accel.parallel.apply import parallelize
 from hpc_accel.parallel.mesh import RankCoordinates
+from hpc_accel.parallel.pieces import named_parameters, shapes_by_name
 from hpc_accel.runtime.batches import (
     Collate,
     ShareOfStream,
@@ -17,6 +18,7 @@ from hpc_accel.runtime.batches import (
     share_loader,
     stream_loader,
 )
+from hpc_accel.runtime.clip import GradientClip
 from hpc_accel.runtime.cuda_timer import CudaTimer
 from hpc_accel.runtime.loss import MicroBatchLoss
 from hpc_accel.runtime.optimizer import make_optimizer
@@ -27,6 +29,8 @@ from hpc_accel.runtime.step import Stepper
 from hpc_accel.runtime.weight import MeanOver, Weigh
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.run import Run
+from hpc_accel.workloads.parameter_groups import group_parameters
+from hpc_accel.workloads.schedules import build_schedule
 from hpc_accel.workloads.stream import Stream
 from hpc_accel.workloads.workload import Workload
 
@@ -73,7 +77,12 @@ def make_stepper(
     scaler = make_scaler(recipe.precision, device)
     loss = MicroBatchLoss(workload.loss, place.layout.dp, scaler, mean, is_padded=staged)
     autocast_dtype = AUTOCAST[recipe.precision]
+    # Of the whole model, before it is divided.
+    grouping, shapes = group_parameters(run.workload.optimizer, workload.model), shapes_by_name(workload.model)
     model = parallelize(workload, split, place, device, loss=loss, recipe=recipe, autocast_dtype=autocast_dtype)
+    named, spec = named_parameters(model), run.workload.optimizer
+    optimizer = make_optimizer(grouping, named, place, fused=recipe.fused_optimizer)
+    clip = spec.clip_grad_norm
     sampler = make_sampler(run, workload, place, first_step, tells_epoch=draws_data)
     size = place.share if staged else place.micro_batch_size
     collate = Collate(workload.rules, size, digests=digests, seed=run.seed if draws_data else None)
@@ -91,7 +100,9 @@ def make_stepper(
         model=model,
         recipe=recipe,
         loss=loss,
-        optimizer=make_optimizer(run.workload.optimizer, model.parameters, place, fused=recipe.fused_optimizer),
+        optimizer=optimizer,
+        clip=GradientClip(clip, named, place, shapes, device) if clip is not None else None,
+        course=build_schedule(spec.schedule, optimizer),
         sampler=sampler,
         shares=shares,
         stream=stream,

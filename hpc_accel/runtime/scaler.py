@@ -6,6 +6,8 @@ unscales, but a fused optimizer unscales by itself and would step, or not, by wh
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -25,8 +27,13 @@ class Scaler(ShardedGradScaler):
         assert self._scale is not None
         return self._scale.clone()
 
-    def step_together(self, optimizer: torch.optim.Optimizer | None) -> None:
+    def step_together(
+        self, optimizer: torch.optim.Optimizer | None, clip: Callable[[], None] | None = None, *, asks: bool = False
+    ) -> bool:
         """Step with scaled gradients, or skip the step, and set the next scale. Collective.
+
+        `clip` sees the gradients without their scale. With `asks` the answer is whether the step was taken, for which
+        the host waits; without, it is always true.
 
         A rank without an optimizer takes part with a parameter that nothing depends on: the others' reductions wait
         for it, and it needs the same scale.
@@ -35,8 +42,13 @@ class Scaler(ShardedGradScaler):
             self._nothing.grad = torch.zeros_like(self._nothing)
             optimizer = torch.optim.SGD([self._nothing], lr=0.0)
         self.unscale_(optimizer)
+        if clip is not None:
+            clip()
+        found = self._per_optimizer_states[id(optimizer)]["found_inf_per_device"]
+        stepped = not asks or not any(float(each) for each in found.values())
         self.step(optimizer)
         self.update()
+        return stepped
 
     def unscale_(self, optimizer: torch.optim.Optimizer) -> None:
         """Divide gradients by the scale, and learn whether any rank's overflowed."""

@@ -15,6 +15,7 @@ from hpc_accel.parallel.apply import ParallelModel
 from hpc_accel.parallel.memory_layout import channels_last
 from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.runtime.batches import Share, ShareOfStream, ShareSampler
+from hpc_accel.runtime.clip import GradientClip
 from hpc_accel.runtime.copies import Copies
 from hpc_accel.runtime.in_flight import StepInFlight, read_later
 from hpc_accel.runtime.loss import MicroBatchLoss, counts_of
@@ -23,6 +24,7 @@ from hpc_accel.runtime.still import Still, held_still
 from hpc_accel.runtime.weight import Weigh
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.workloads.batch import Batch
+from hpc_accel.workloads.schedules import Course
 
 CHUNKS = {"forward_one_chunk": "forward", "backward_one_chunk": "backward", "backward_weight_one_chunk": "backward"}
 """What a pipeline schedule calls, and the phase it is."""
@@ -44,6 +46,8 @@ class Stepper:
         recipe: Recipe,
         loss: MicroBatchLoss,
         optimizer: torch.optim.Optimizer | None,
+        clip: GradientClip | None = None,
+        course: Course | None = None,
         sampler: ShareSampler,
         shares: Iterator[Share],
         clock: PhaseTimer,
@@ -56,6 +60,11 @@ class Stepper:
         self.recipe = recipe
         self.loss = loss
         self.optimizer = optimizer
+        self.clip = clip
+        self.course = course
+        self.grad_norm: torch.Tensor | None = None
+        """Of the last step, before it was clipped."""
+        self._parameters = model.parameters
         self.sampler = sampler
         self.shares = shares
         self.stream = stream
@@ -78,11 +87,13 @@ class Stepper:
         with self.clock.phase("data"):
             micro_batches = self.next_batch()
         losses = self.backward(micro_batches)
+        rate = self.learning_rate
         with self.clock.phase("optimizer"):
             self.update()
         timing = self.clock.finish()
         loss = read_later(torch.stack(losses).sum() / scale) if losses else None
-        launched = StepInFlight(timing, loss)
+        norm = read_later(self.grad_norm) if self.grad_norm is not None else None
+        launched = StepInFlight(timing, loss, rate, norm)
         self._in_flight.append(launched)
         self._wait(self.clock.num_ahead)
         return launched
@@ -111,7 +122,7 @@ class Stepper:
     def release(self) -> None:
         """Let go of the model, the optimizer and the data: no step can follow."""
         self.settle()
-        del self.model, self.optimizer, self.shares
+        del self.model, self.optimizer, self.clip, self.course, self._parameters, self.shares
 
     def next_batch(self) -> list[Batch]:
         """This rank's share of the next global batch, on the device; the loss is told how many of it count.
@@ -203,20 +214,35 @@ class Stepper:
             if planted.is_on("one_parameter_lost") and self.model.parameters:
                 self.model.parameters[0].grad = torch.zeros_like(self.model.parameters[0])
 
+    @property
+    def learning_rate(self) -> float | None:
+        """That of the first parameter group; None without one."""
+        rate = self.optimizer.param_groups[0].get("lr") if self.optimizer is not None else None
+        return None if rate is None else float(rate)
+
     def update(self) -> None:
-        """One step of the optimizer, and no gradients left."""
+        """Clip the gradients, one step of the optimizer and of its learning rate, and no gradients left."""
         scaler = self.loss.scaler
         if planted.is_on("stale_stage", dist.get_rank() if dist.is_initialized() else 0):
-            pass
+            stepped = False
         elif scaler is not None:
-            scaler.step_together(self.optimizer)
-        elif self.optimizer is not None:
-            self.optimizer.step()
+            stepped = scaler.step_together(self.optimizer, self._clip_gradients, asks=self.course is not None)
+        else:
+            self._clip_gradients()
+            stepped = True
+            if self.optimizer is not None:
+                self.optimizer.step()
+        if self.course is not None and stepped:
+            self.course.step()
         if self.optimizer is None:
             return
-        self.optimizer.zero_grad(set_to_none=True)
+        for each in self._parameters:  # also of those that the optimizer leaves out
+            each.grad = None
         if self.num_steps % self.recipe.average_every == 0:
             self.average_replicas()
+
+    def _clip_gradients(self) -> None:
+        self.grad_norm = self.clip() if self.clip is not None else None
 
     def average_replicas(self) -> None:
         """Make replicas that train alone (local SGD) equal; nothing elsewhere. Collective over them."""

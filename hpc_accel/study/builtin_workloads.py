@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hpc_accel.study.run import Optimizer
+from hpc_accel.study.optimizer import Optimizer
 
 
 @dataclass(frozen=True, kw_only=True)

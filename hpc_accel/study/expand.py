@@ -14,8 +14,9 @@ from hpc_accel.study.choices import LayoutChoice, RecipeChoice
 from hpc_accel.study.layout import SINGLE, Layout, micro_batch_rule, plain_order
 from hpc_accel.study.model_facts import ModelFacts
 from hpc_accel.study.node_kinds import Speed, place_on_node_kinds, replica_speeds
+from hpc_accel.study.optimizer import Optimizer
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.run import Measure, Optimizer, Resources, Run, WorkloadSpec
+from hpc_accel.study.run import Measure, Resources, Run, WorkloadSpec
 from hpc_accel.study.shares import ROUNDING, proportional
 from hpc_accel.study.sources import sources
 from hpc_accel.study.study_file import MeasureChoice, ResourcesChoice, Study, WorkloadChoice
@@ -26,6 +27,14 @@ def _optimizer(chosen: Optimizer | None, usual: Optimizer) -> Optimizer:
     if chosen is None or (chosen.name != usual.name and "name" in chosen.model_fields_set):
         return chosen or usual
     return Optimizer(**usual.model_dump() | chosen.model_dump(exclude_unset=True))
+
+
+def _sources(entry: str, args: dict[str, Any], optimizer: Optimizer) -> dict[str, str]:
+    """Of the workload, and of what the optimizer names of the user's."""
+    found = sources(entry, args)
+    for function, own in optimizer.entries.items():
+        found |= sources(function, own)
+    return found
 
 
 def resolve_workload(choice: WorkloadChoice) -> WorkloadSpec:
@@ -44,7 +53,7 @@ def resolve_workload(choice: WorkloadChoice) -> WorkloadSpec:
             args=choice.args,
             global_batch_size=choice.global_batch_size or builtin.global_batch_size,
             optimizer=_optimizer(choice.optimizer, builtin.optimizer),
-            sources=sources(builtin.entry, choice.args),
+            sources=_sources(builtin.entry, choice.args, _optimizer(choice.optimizer, builtin.optimizer)),
             last_batch=choice.last_batch,
         )
     if choice.global_batch_size is None:
@@ -59,7 +68,7 @@ def resolve_workload(choice: WorkloadChoice) -> WorkloadSpec:
         args=choice.args,
         global_batch_size=choice.global_batch_size,
         optimizer=choice.optimizer or Optimizer(),
-        sources=sources(choice.entry, choice.args),
+        sources=_sources(choice.entry, choice.args, choice.optimizer or Optimizer()),
         last_batch=choice.last_batch,
     )
 
@@ -234,6 +243,11 @@ def make_run(
         )
     whole, rest = divmod(facts.num_samples or 0, workload.global_batch_size)
     steps_per_epoch = max(1, whole + (rest > 0 and workload.last_batch == "keep"))
+    measure = _measure(study.measure, choice.measure, recipe, steps_per_epoch)
+    if (schedule := workload.optimizer.schedule) is not None:
+        schedule = schedule.ending_after(measure.warmup_steps + measure.steps)
+        optimizer = workload.optimizer.model_copy(update={"schedule": schedule})
+        workload = workload.model_copy(update={"optimizer": optimizer})
     return Run(
         study=study.name,
         site=study.site,
@@ -242,7 +256,7 @@ def make_run(
         layout=layout,
         recipe=recipe,
         resources=place(layout, study.resources, study.device),
-        measure=_measure(study.measure, choice.measure, recipe, steps_per_epoch),
+        measure=measure,
         checkpoint=study.checkpoint,
         backend=study.backend,
         device=study.device,

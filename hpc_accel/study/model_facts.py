@@ -77,6 +77,18 @@ class LayerFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OptimizerFacts:
+    """What a step of the workload's optimizer keeps and computes, measured."""
+
+    state_bytes_per_parameter: float
+    """On average over the model."""
+    operations_per_tensor: float
+    """torch operations that one tensor's update dispatches where tensors are updated one by one."""
+    keeps_groups: bool
+    """Whether it has the groups that it was given, and none of its own making."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelFacts:
     """A workload as the planner sees it."""
 
@@ -107,6 +119,8 @@ class ModelFacts:
     complex_parameters: tuple[str, ...] = ()
     has_channels: bool = True
     """Whether any parameter has the 4 or 5 dimensions of images' or volumes' weights."""
+    optimizer: OptimizerFacts | None = None
+    """None of a model that is known by its sizes only."""
     max_tokens: int | None = None
     """Longest sequence of a model that generates tokens; None for one that does not."""
 

@@ -39,11 +39,8 @@ def model_recipe_refusals(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
 
 def _sparse(run: Run, name: str) -> Iterator[ConfigError]:
     """What torch does not do with sparse gradients."""
-    optimizer, recipe = run.workload.optimizer, run.recipe
-    remedy = "use plain sgd, or build the embedding with sparse=False"
+    recipe, remedy = run.recipe, "leave it out, or build the embedding with sparse=False"
     for value, wrong in (
-        (f"optimizer {optimizer.name}", optimizer.name != "sgd"),
-        (f"weight_decay {optimizer.weight_decay}", bool(optimizer.weight_decay)),
         ("fused_optimizer", recipe.fused_optimizer),
         (f"compression {recipe.compression}", recipe.compression != "none"),
     ):
@@ -110,9 +107,6 @@ def _data_parallel(run: Run) -> Iterator[ConfigError]:
     if layout.shard == "full" and recipe.channels_last:
         rule = "torch's FSDP2 divides contiguous parameters only"
         yield refusal(run, "channels_last with shard full", rule, "set shard: none or optimizer, or leave it out")
-    if layout.shard == "full" and recipe.fused_optimizer and run.workload.optimizer.name == "sgd":
-        rule = "torch has no fused SGD for the divided parameters of FSDP2"
-        yield refusal(run, "fused_optimizer of sgd with shard full", rule, "leave it out, or use adamw")
     if recipe.recompute == "selective" and layout.splits_backward:
         yield refusal(
             run,

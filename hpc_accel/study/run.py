@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -17,27 +16,12 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from hpc_accel.study.base import MemoryMb, Minutes, PositiveInt, StrictModel, checked_name
 from hpc_accel.study.infer_options import Infer
 from hpc_accel.study.layout import Layout
+from hpc_accel.study.optimizer import ENTRY, Optimizer
 from hpc_accel.study.recipe import Count, Recipe
 from hpc_accel.study.sbatch_options import StudyOptions, deciding
 
 Backend = Literal["mpi4py", "gloo", "nccl"]
 Objective = Literal["time", "energy", "cost"]
-ENTRY = re.compile(r"[A-Za-z_][\w]*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-
-
-class Optimizer(StrictModel):
-    """Which torch optimizer, and its learning rate."""
-
-    name: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.01
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-
-    @model_validator(mode="after")
-    def _acts(self) -> Optimizer:
-        if self.name == "adamw" and self.momentum:
-            raise ValueError("momentum is an option of sgd; adamw has its own")
-        return self
 
 
 class WorkloadSpec(StrictModel):

@@ -12,7 +12,8 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.base import NAME, Minutes, PositiveInt, StrictModel, checked_name
 from hpc_accel.study.choices import InferChoice, LayoutChoice, RecipeChoice, fields_of
-from hpc_accel.study.run import Backend, Checkpoint, Measure, NodeKind, NodeShape, Objective, Optimizer
+from hpc_accel.study.optimizer import Optimizer
+from hpc_accel.study.run import Backend, Checkpoint, Measure, NodeKind, NodeShape, Objective
 from hpc_accel.study.sbatch_options import StudyOptions
 from hpc_accel.study.yaml import read_yaml, validated
 

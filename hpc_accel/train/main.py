@@ -40,6 +40,6 @@ def run_training(path: Path, progress: Callable[[int, int], None] = lambda done,
             session.checkpoints.discard()
         finally:
             hang.end_watching()
-    if summary is not None and summary.error and summary.error.kind == "non-finite loss":
-        raise NonFiniteError(summary.error.message, "losses are finite", summary.error.remedy)
+    if summary is not None and summary.error and summary.error.kind.startswith("non-finite"):
+        raise NonFiniteError(summary.error.message, "losses and gradients are finite", summary.error.remedy)
     return summary

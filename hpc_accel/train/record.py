@@ -39,8 +39,10 @@ def write_record(session: Session, seen: Observations, started_utc: str) -> Summ
     peaks = session.comm.gather((seen.peak_memory_bytes, seen.reserved_bytes, seen.device_used_bytes), root=0)
     if session.rank != 0:
         return None
+    integers = ("comm_exposed_ns", "pipeline_wait_ns", "comm_overlapped_ns")
+    figures = ("loss", "learning_rate", "grad_norm")
     steps = pl.DataFrame([row for rows in gathered for row in rows], infer_schema_length=None).cast(
-        {"comm_exposed_ns": pl.Int64, "pipeline_wait_ns": pl.Int64, "comm_overlapped_ns": pl.Int64, "loss": pl.Float64}
+        {**dict.fromkeys(integers, pl.Int64), **dict.fromkeys(figures, pl.Float64)}
     )
     for stale in session.directory.glob("error.rank*.json"):
         stale.unlink(missing_ok=True)  # of an earlier attempt; this one got here
@@ -61,6 +63,7 @@ def summarise(
     timed, losses = steps.filter(~pl.col("warmup")), mean_losses(steps)
     reference = session.checked.reference
     parity = parity_of(session.checked, seen.draws)
+    problem = _non_finite(run, steps, losses)
     peak, reserved, device_used = (list(each) for each in zip(*peaks, strict=True))
     step_time_ms = step_time(run, slowest(timed), STEP_METHOD)
     step_facts = _steps(session, steps, list(slowest(timed)), list(slowest(timed).values()))
@@ -69,8 +72,8 @@ def summarise(
     bubble_fraction, bubble_ideal = _bubble(run.layout, timed, phases)
     return Summary(
         **identity(session, session.split, attempt=session.attempt, started_utc=started_utc),
-        status=_status(parity, losses),
-        error=_error(parity, losses),
+        status=_status(parity, problem),
+        error=problem or _error(parity),
         steps=step_facts,
         step_time_ms=step_time_ms,
         throughput_samples_per_s=throughput(run, step_time_ms),
@@ -216,19 +219,27 @@ def _losses(losses: Sequence[float], reference: Sequence[float], parity_steps: i
     )
 
 
-def _status(parity: Parity, losses: Sequence[float]) -> Status:
-    if not all(map(math.isfinite, losses)):
+def _non_finite(run: Run, steps: pl.DataFrame, losses: Sequence[float]) -> Error | None:
+    """The first loss, or norm of gradients, that is no number. With a loss scale such a step was skipped."""
+    remedy = "lower the learning rate, or use precision bf16 or fp32"
+    for step, loss in enumerate(losses):
+        if not math.isfinite(loss):
+            return Error(kind="non-finite loss", message=f"loss of step {step}", remedy=remedy)
+    norms = steps.filter(~pl.col("grad_norm").is_finite()).sort("step")
+    if norms.height and run.recipe.precision != "fp16":
+        message = f"grad_norm of step {norms['step'][0]} is {norms['grad_norm'][0]}"
+        return Error(kind="non-finite gradient", message=message, remedy=remedy)
+    return None
+
+
+def _status(parity: Parity, problem: Error | None) -> Status:
+    if problem is not None:
         return "failed"
     return "completed" if parity.passed or not parity.steps else "wrong"
 
 
-def _error(parity: Parity, losses: Sequence[float]) -> Error | None:
-    status = _status(parity, losses)
-    if status == "failed":
-        first = next(index for index, value in enumerate(losses) if not math.isfinite(value))
-        remedy = "lower the learning rate, or use precision bf16 or fp32"
-        return Error(kind="non-finite loss", message=f"loss of step {first}", remedy=remedy)
-    if status == "wrong":
+def _error(parity: Parity) -> Error | None:
+    if _status(parity, None) == "wrong":
         remedy = "read parity.found in summary.json, which has every distance; docs/parity.md tells what a cause means"
         return Error(kind="parity", message=parity.reason or "", remedy=remedy)
     return None

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from hpc_accel.runtime.optimizer import held_here
 from hpc_accel.runtime.step import Stepper
 from hpc_accel.train.checkpoint_files import CheckpointFile
+from hpc_accel.workloads.optimizers import parts_of
 
 Tensors = dict[str, torch.Tensor]
 
@@ -26,8 +28,10 @@ def tensors_of(stepper: Stepper, part: CheckpointFile) -> Tensors:
         for stage, module in stepper.model.modules.items():
             found |= {f"{_prefix(stepper, stage)}{name}": value for name, value in module.state_dict().items()}
     if part.has_optimizer:
-        for index, entries in _optimizer_state(stepper).items():
-            found |= {f"optimizer.{index}.{key}": value for key, value in entries.items() if torch.is_tensor(value)}
+        for number, optimizer in enumerate(_parts(stepper)):
+            for index, entries in optimizer.state_dict()["state"].items():
+                tensors = {key: value for key, value in entries.items() if torch.is_tensor(value)}
+                found |= {f"optimizer.{number}.{index}.{key}": value for key, value in tensors.items()}
     # A copy each: two names of one tensor (tied weights) and views are refused by the format.
     return {name: _local(value.detach()).to("cpu", copy=True).contiguous() for name, value in found.items()}
 
@@ -43,17 +47,14 @@ def _local(value: torch.Tensor) -> torch.Tensor:
 
 def values_of(stepper: Stepper) -> dict[str, Any]:
     """What else this rank needs, as JSON: the optimizer's plain values, the loss scale, random states."""
-    optimizer = {
-        str(index): {key: value for key, value in entries.items() if not torch.is_tensor(value)}
-        for index, entries in _optimizer_state(stepper).items()
-    }
     version, internal, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state()
     states = {"cpu": torch.get_rng_state()}
     if stepper.device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(stepper.device)
     return {
-        "optimizer": optimizer,
+        "scheduled_steps": stepper.course.num_steps if stepper.course is not None else 0,
+        "optimizer": [_plain_values(whole) for whole in parts_of(stepper.optimizer)],
         "scaler": dict(stepper.loss.scaler.state_dict()) if stepper.loss.scaler is not None else {},
         "stream": stepper.stream.position() if stepper.stream is not None else None,
         "random": {
@@ -70,14 +71,14 @@ def restore(stepper: Stepper, tensors: Tensors, values: dict[str, Any]) -> None:
         prefix = _prefix(stepper, stage)
         mine = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
         _load(module, mine)
-    optimizer = _optimizer(stepper)
-    if optimizer is not None:
-        state: dict[int, dict[str, Any]] = {int(index): dict(each) for index, each in values["optimizer"].items()}
-        for name, value in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".", 2)
-                state.setdefault(int(index), {})[key] = value
-        _load_optimizer(optimizer, state)
+    if stepper.course is not None:
+        stepper.course.go_to(values["scheduled_steps"])
+    for number, (whole, plain) in enumerate(zip(parts_of(stepper.optimizer), values["optimizer"], strict=True)):
+        prefix = f"optimizer.{number}."
+        own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        _load_optimizer(held_here(whole), own, plain)
+        for group, known in zip(whole.param_groups, plain["groups"], strict=True):
+            group.update({key: tuple(value) if isinstance(value, list) else value for key, value in known.items()})
     if stepper.loss.scaler is not None:
         stepper.loss.scaler.load_state_dict(values["scaler"])
     if stepper.stream is not None:
@@ -112,25 +113,54 @@ def _load(module: nn.Module, tensors: Tensors) -> None:
             _local(value).copy_(tensors[name])
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[int, dict[str, Any]]) -> None:
-    """A plain shard of the state becomes one of a divided tensor again where the parameter is divided."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for index, entries in state.items():
-        parameter = parameters[index]
-        for key, value in entries.items():
-            if hasattr(parameter, "to_local") and torch.is_tensor(value) and value.dim():
-                whole = torch.empty_like(parameter)
-                _local(whole).copy_(value)
-                entries[key] = whole
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+def _parts(stepper: Stepper) -> list[torch.optim.Optimizer]:
+    """What holds this rank's state, one for each optimizer that steps."""
+    return [held_here(part) for part in parts_of(stepper.optimizer)]
 
 
-def _optimizer(stepper: Stepper) -> torch.optim.Optimizer | None:
-    """What holds this rank's state: of a ZeRO optimizer the one inside, which has this rank's parameters only."""
-    return getattr(stepper.optimizer, "optim", stepper.optimizer)
+def _plain_values(whole: torch.optim.Optimizer) -> dict[str, Any]:
+    """Of each parameter and group what is no tensor; and which tensors are divided as their parameter is, or lie on
+    the host although it does not. Options are those of the whole optimizer: a divided one passes on what a schedule
+    changed with its next step.
+    """
+    part = held_here(whole)
+    parameters = [parameter for group in part.param_groups for parameter in group["params"]]
+    found = part.state_dict()
+    state: dict[str, Any] = {}
+    for index, entries in found["state"].items():
+        tensors = {key: value for key, value in entries.items() if torch.is_tensor(value)}
+        state[str(index)] = {
+            "plain": {key: value for key, value in entries.items() if key not in tensors},
+            "divided": [key for key, value in tensors.items() if hasattr(value, "to_local")],
+            "on_host": [key for key, value in tensors.items() if value.device != _local(parameters[index]).device],
+        }
+    groups = [
+        {key: value for key, value in group.items() if key not in ("params", "param_names") and _is_plain(value)}
+        for group in whole.param_groups
+    ]
+    return {"state": state, "groups": groups}
 
 
-def _optimizer_state(stepper: Stepper) -> dict[int, dict[str, Any]]:
-    optimizer = _optimizer(stepper)
-    return optimizer.state_dict()["state"] if optimizer is not None else {}
+def _is_plain(value: Any) -> bool:
+    """Whether JSON holds an option of a group, which a schedule or the optimizer may have changed."""
+    if isinstance(value, list | tuple):
+        return all(isinstance(each, int | float) for each in value)
+    return value is None or isinstance(value, int | float | str)
+
+
+def _load_optimizer(part: torch.optim.Optimizer, tensors: Tensors, plain: dict[str, Any]) -> None:
+    """Put both into its state as they were: torch's load_state_dict would round what is wider than its parameter."""
+    parameters = [parameter for group in part.param_groups for parameter in group["params"]]
+    counts_on_device = any(group.get("capturable") or group.get("fused") for group in part.param_groups)
+    for name, value in tensors.items():
+        index, key = name.split(".", 1)
+        parameter, known = parameters[int(index)], plain["state"][index]
+        if key in known["divided"]:
+            whole = torch.empty_like(parameter, dtype=value.dtype)
+            _local(whole).copy_(value)
+            part.state[parameter][key] = whole
+        else:
+            stays = key in known["on_host"] or (key == "step" and not counts_on_device)
+            part.state[parameter][key] = value if stays else value.to(_local(parameter).device)
+    for index, known in plain["state"].items():
+        part.state[parameters[int(index)]].update(known["plain"])

@@ -4,7 +4,7 @@
     phase:   name, start, end
     event:   operation, group, bytes, peer (-1: none), enqueued, started, ended, via future, number of waits
     wait:    start, end
-    last:    whether the step has a loss on this rank
+    last:    whether the step has a loss on this rank, a learning rate, a norm of gradients
 
 Python objects would take four times as much, and a run of many steps on many ranks must not fill its node. Names are
 numbers in the order of their first use; the latest steps are also kept as they came.
@@ -17,7 +17,6 @@ from array import array
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any
 
 from hpc_accel.mpi.timeline import CommEvent
@@ -44,13 +43,13 @@ class StepLog:
 
     def __init__(self) -> None:
         self._numbers = array("q")
-        self._losses = array("d")
+        self._figures = array("d")
         self._begins = array("q")
         self._ids = _Ids()
         self.recent: deque[StepEntry] = deque(maxlen=NUM_RECENT)
 
     def __len__(self) -> int:
-        return len(self._losses)
+        return len(self._begins)
 
     def add(self, step: int, warmup: bool, result: StepResult, events: list[Any] | None) -> None:
         """Keep a step; between two timed steps, so it is quick."""
@@ -64,11 +63,12 @@ class StepLog:
             found += (enqueued_ns, started_ns, ended_ns, via_future, len(waits))
             for wait in waits:
                 found += wait
-        # A loss may be NaN in earnest, so that there is none is a number of its own.
-        found.append(result.loss is not None)
+        # Each may be NaN in earnest, so that there is none is a number of its own.
+        figures = result.loss, result.learning_rate, result.grad_norm
+        found += [each is not None for each in figures]
         self._begins.append(len(self._numbers))
         self._numbers.extend(found)
-        self._losses.append(math.nan if result.loss is None else result.loss)
+        self._figures.extend(math.nan if each is None else each for each in figures)
 
     def __iter__(self) -> Iterator[StepEntry]:
         return self.after(0)
@@ -82,7 +82,8 @@ class StepLog:
         if num_steps >= len(self):
             return
         numbers, at, names = self._numbers, self._begins[num_steps], list(self._ids)
-        for loss in islice(self._losses, num_steps, None):
+        for number in range(num_steps, len(self)):
+            figures = self._figures[3 * number : 3 * number + 3]
             step, warmup, start, end, num_phases, num_events = numbers[at : at + 6]
             at += 6
             phases = []
@@ -109,6 +110,7 @@ class StepLog:
                         via_future=bool(via_future),
                     )
                 )
-            known, at = bool(numbers[at]), at + 1
-            result = StepResult(step=PhaseSpan("step", start, end), phases=phases, loss=loss if known else None)
+            known = [value if numbers[at + n] else None for n, value in enumerate(figures)]
+            at += 3
+            result = StepResult(PhaseSpan("step", start, end), phases, *known)
             yield step, bool(warmup), result, events

@@ -121,6 +121,8 @@ class StepTable:
             "pipeline_wait_ns": pipeline_wait,
             "comm_overlapped_ns": overlapped,
             "loss": result.loss,
+            "learning_rate": result.learning_rate,
+            "grad_norm": result.grad_norm,
         }
 
 

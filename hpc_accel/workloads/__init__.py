@@ -7,7 +7,8 @@ Read it in this order:
   chain, blocks, block_chain  models in pieces, which pipelines cut and recomputation wraps
   control_flow                what a step leaves idle
   linears, tensor_plan, kv_cache    what a model says of tensor parallelism and of generation
+  parameter_groups, optimizers, schedules    what updates the weights, by names of parameters
   twin                        a smaller model of the same kind, with fewer of its alike blocks
-  counting, count_facts, facts_without_weights    operations, memory and sizes for the planner
+  counting, count_facts, optimizer_facts, facts_without_weights    operations, memory and sizes for the planner
   builtin/                    the built-in models and their data, by the same contract
 """

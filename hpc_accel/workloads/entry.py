@@ -37,7 +37,7 @@ def build(spec: WorkloadSpec, seed: int) -> Workload:
 
 def _called(spec: WorkloadSpec, seed: int) -> Any:
     """What the user's function returns."""
-    function = _function(spec.entry)
+    function = function_of(spec.entry)
     _check_arguments(spec, function)
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
@@ -141,7 +141,8 @@ def _check_metric(entry: str, built: Workload, metric: Any, sample: Any) -> None
         raise _wrong(entry, value, "hold out samples of the same shapes")
 
 
-def _function(entry: str) -> Callable[..., Any]:
+def function_of(entry: str) -> Callable[..., Any]:
+    """What "package.module:function" names. Raises ConfigError where there is no such thing."""
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -20,6 +21,7 @@ from hpc_accel.study.model_facts import ModelFacts
 from hpc_accel.study.run import WorkloadSpec
 from hpc_accel.workloads import entry
 from hpc_accel.workloads.count_facts import describe
+from hpc_accel.workloads.optimizer_facts import optimizer_facts
 from hpc_accel.workloads.workload import Workload
 
 LARGEST_WITH_VALUES_BYTES = 100 * 10**6
@@ -44,27 +46,32 @@ def build_up_to(limit_bytes: int, spec: WorkloadSpec, seed: int) -> Workload | N
 
 
 def facts_of(spec: WorkloadSpec, seed: int) -> ModelFacts:
-    """What the planner needs to know of a workload. Raises ConfigError as `entry.build` and `describe` do."""
+    """What the planner needs to know of a workload. Raises ConfigError as `entry.build`, `describe` and
+    `optimizer_facts` do.
+    """
     with entry.users_code(spec.entry):
-        return _facts_of(spec, seed)
+        workload, facts = _described(spec, seed)
+        return replace(facts, optimizer=optimizer_facts(spec.optimizer, workload.model, facts.sparse_gradients))
 
 
-def _facts_of(spec: WorkloadSpec, seed: int) -> ModelFacts:
+def _described(spec: WorkloadSpec, seed: int) -> tuple[Workload, ModelFacts]:
     try:
         with _parameters_up_to(LARGEST_WITH_VALUES_BYTES):
-            return describe(entry.build(spec, seed))
+            workload = entry.build(spec, seed)
+            return workload, describe(workload)
     except _TooLargeError:
         pass
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
             workload = entry.build(spec, seed)
-        return describe(workload)
+        return workload, describe(workload)
     except ConfigError as error:
         without_values = error
     # Something looks at values (`labels.max().item()`): then for real, if this machine can hold it.
     try:
         with _parameters_up_to(int(SHARE_OF_MEMORY * free_memory_bytes())):
-            return describe(entry.build(spec, seed))
+            workload = entry.build(spec, seed)
+            return workload, describe(workload)
     except _TooLargeError:
         raise ConfigError(
             f"{without_values.value} (on tensors without values)",
@@ -75,12 +82,10 @@ def _facts_of(spec: WorkloadSpec, seed: int) -> ModelFacts:
 
 
 def facts_of_built(workload: Workload, spec: WorkloadSpec, seed: int) -> ModelFacts:
-    """The same of a workload that is built already, which is run if it is small."""
+    """Facts of a workload that is built already, without its optimizer; it is run if it is small."""
     num_bytes = sum(each.numel() * each.element_size() for each in workload.model.parameters())
-    if num_bytes > LARGEST_WITH_VALUES_BYTES:
-        return facts_of(spec, seed)
     with entry.users_code(spec.entry):
-        return describe(workload)
+        return describe(workload) if num_bytes <= LARGEST_WITH_VALUES_BYTES else _described(spec, seed)[1]
 
 
 @contextmanager

@@ -14,9 +14,10 @@ from hpc_accel.runtime.batches import Collate, ShareSampler, share_loader
 from hpc_accel.runtime.optimizer import make_optimizer
 from hpc_accel.runtime.precision import AUTOCAST, arithmetic
 from hpc_accel.study.layout import Layout
+from hpc_accel.study.optimizer import Optimizer
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.run import Optimizer
 from hpc_accel.workloads.batch import BatchRules
+from hpc_accel.workloads.parameter_groups import group_parameters
 from hpc_accel.workloads.workload import Workload
 
 ALONE = rank_coordinates(Layout(micro_batch_size=4, accumulation_steps=1), 0, "cpu")
@@ -111,7 +112,9 @@ def test_fused_optimizers_step_alike(name):
     stepped = {}
     for fused in (False, True):
         weight = nn.Parameter(torch.linspace(-1, 1, 64))
-        optimizer = make_optimizer(Optimizer(name=name, learning_rate=0.1), [weight], ALONE, fused=fused)
+        holder = nn.ParameterDict({"weight": weight})
+        grouping = group_parameters(Optimizer(name=name, learning_rate=0.1), holder)
+        optimizer = make_optimizer(grouping, [("weight", weight)], ALONE, fused=fused)
         assert bool(optimizer.param_groups[0]["fused"]) == fused
         for _ in range(3):
             weight.grad = weight.detach().square()

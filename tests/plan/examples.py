@@ -8,8 +8,9 @@ from typing import Any
 from hpc_accel.probe.hardware import Hardware, checked_hardware
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.model_facts import LayerFacts, ModelFacts
+from hpc_accel.study.optimizer import Optimizer
 from hpc_accel.study.recipe import Precision, Recipe
-from hpc_accel.study.run import Measure, Optimizer, Resources, Run, WorkloadSpec
+from hpc_accel.study.run import Measure, Resources, Run, WorkloadSpec
 
 LAYER = LayerFacts(
     name="block",

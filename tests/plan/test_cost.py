@@ -9,8 +9,8 @@ import pytest
 from hpc_accel.plan.cost import StepModel
 from hpc_accel.plan.prediction import Prices, predict
 from hpc_accel.plan.software import Software, torch_amp
+from hpc_accel.study.optimizer import Optimizer
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.run import Optimizer
 from hpc_accel.study.stage_partition import automatic_split
 from tests.plan.examples import LAYER, machine, model, run
 

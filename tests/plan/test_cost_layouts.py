@@ -10,8 +10,8 @@ from hpc_accel.parallel.data import POWERSGD_RANK
 from hpc_accel.plan.cost import StepModel
 from hpc_accel.plan.prediction import predict
 from hpc_accel.plan.software import torch_amp
+from hpc_accel.study.optimizer import Optimizer
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.run import Optimizer
 from tests.plan.examples import machine, machine_json, model, run
 from tests.plan.test_cost import PLAIN
 

@@ -9,8 +9,8 @@ import pytest
 from hpc_accel.plan.memory import peak_memory_bytes, rank_sizes
 from hpc_accel.plan.software import torch_amp
 from hpc_accel.study.layout import Layout
+from hpc_accel.study.optimizer import Optimizer
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.run import Optimizer
 from tests.plan.examples import model
 
 ADAM = torch_amp(Optimizer(name="adamw"), Recipe())

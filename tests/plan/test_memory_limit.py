@@ -13,8 +13,9 @@ from hpc_accel.plan.memory import CONTEXT_BYTES, USABLE_SHARE, device_limit_byte
 from hpc_accel.plan.memory_fit import memory_refusal
 from hpc_accel.plan.software import torch_amp
 from hpc_accel.study.layout import Layout
+from hpc_accel.study.optimizer import Optimizer
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.run import Optimizer, Resources
+from hpc_accel.study.run import Resources
 from tests.plan.examples import machine, model
 from tests.plan.test_memory import layout, peak
 

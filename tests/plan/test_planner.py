@@ -17,8 +17,8 @@ from hpc_accel.plan.schedules import SCHEDULES
 from hpc_accel.plan.software import torch_amp
 from hpc_accel.study.expand import place
 from hpc_accel.study.layout import SPLIT_BACKWARD
+from hpc_accel.study.optimizer import Optimizer
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.run import Optimizer
 from hpc_accel.study.study_file import Study
 from tests.plan.examples import machine, machine_json, model
 

@@ -6,7 +6,7 @@ import pytest
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.expand import listed_runs, repeats, resolve_workload
-from hpc_accel.study.model_facts import LayerFacts, ModelFacts
+from hpc_accel.study.model_facts import LayerFacts, ModelFacts, OptimizerFacts
 from hpc_accel.study.rules import refusals
 from hpc_accel.study.run import Run
 from hpc_accel.study.study_file import ResourcesChoice, Study
@@ -178,19 +178,25 @@ def test_tied_layers_of_one_stage_and_idle_parameters_are_not_refused():
         assert refused({**content, "layouts": [{"dp": 2, "shard": kind}]}, idle) == []
 
 
+OWN_GROUPS = OptimizerFacts(state_bytes_per_parameter=8.0, operations_per_tensor=9.0, keeps_groups=False)
+
+
 @pytest.mark.parametrize(
     ("model", "recipe", "optimizer", "expected"),
     [
         ({"looks_at_values": True}, {"static_graph": True}, {}, "static_graph with a model that looks at values"),
         ({"complex_parameters": ("w",)}, {"compression": "bf16"}, {}, "complex parameters, first w"),
         ({"sparse_gradients": ("w",)}, {"compression": "bf16"}, {}, "compression bf16 with sparse gradients of w"),
-        ({"sparse_gradients": ("w",)}, {}, {"name": "adamw"}, "optimizer adamw with sparse gradients of w"),
-        ({"sparse_gradients": ("w",)}, {}, {"weight_decay": 0.1}, "weight_decay 0.1 with sparse gradients of w"),
+        ({"sparse_gradients": ("w",)}, {"fused_optimizer": True}, {}, "fused_optimizer with sparse gradients of w"),
+        ({}, {"fused_optimizer": True}, {"name": "rmsprop"}, "fused_optimizer with optimizer rmsprop"),
+        ({"optimizer": OWN_GROUPS}, {}, {"name": "tests.train.optimizers:by_name"}, "by_name with shard optimizer"),
     ],
 )
 def test_what_a_model_rules_out_is_refused(model, recipe, optimizer, expected):
     workload = {"name": "digits", "optimizer": {"name": "sgd", "learning_rate": 0.1, **optimizer}}
-    [message] = refused({"workload": workload, "layouts": [{"dp": 2}], "recipes": [recipe]}, facts(**model))
+    shard = "optimizer" if "optimizer" in model else "none"
+    layouts = [{"dp": 2, "shard": shard}]
+    [message] = refused({"workload": workload, "layouts": layouts, "recipes": [recipe]}, facts(**model))
     assert expected in message
     assert "remedy:" in message
 

@@ -208,7 +208,7 @@ def test_a_thousand_runs_are_planned_in_20_s_of_one_core(workflow: Workflow):
     assert "run " in output and str(num_runs) in output
 
 
-@pytest.mark.parametrize("mistake", ["study=", "studdy=s.yaml", "study=t.yaml", "check_limit_s=soon"])
+@pytest.mark.parametrize("mistake", ["study=", "studdy=s.yaml", "study=t.yaml"])
 def test_mistakes_on_the_command_line(workflow: Workflow, mistake: str):
     command = [sys.executable, "-m", "snakemake", "-n", "-s", str(ROOT / "Snakefile"), "--config", "study=s.yaml"]
     done = subprocess.run(

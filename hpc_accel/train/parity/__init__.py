@@ -11,6 +11,7 @@ Read it in this order (docs/parity.md tells the same in prose):
   store         found by its digest, or computed where there is none
   job           the process that computes them, for all runs of a model
   steps         the same steps taken by the run's own ranks
+  optimizer_check    the run's own optimizer beside plain torch's, and the norm that gradients are clipped by
   effect        what PowerSGD and local SGD change, which no serial run has
   room          how much fits on one rank, and letting go of it
   compare       distances and tolerances

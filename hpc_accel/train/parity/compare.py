@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hpc_accel.study.optimizer import Optimizer
 from hpc_accel.train.parity.reference import Reference
 from hpc_accel.train.parity.sketch import NUM_BUCKETS, squared
 from hpc_accel.train.parity.steps import Measured
@@ -27,11 +28,17 @@ LOSS = 1e-6
 ONE_OF_ITSELF, ONE_OF_WHOLE, ONE_OWN = 1e-4, 1e-6, 10.0
 UPDATE = 1e-4
 RECIPE = 3.0
-OPTIMIZER = 1e-3
+OPTIMIZER, MUON = 1e-3, 5e-2
+"""Of the optimizer's update; Muon multiplies matrices in 16 bits, in another order where they are divided."""
 COPIES = 1e-5
 BUFFERS = 1e-4
 LARGEST_OWN = 0.1
 """A model whose own cuttings differ by more computes noise: nothing can be said of a layout."""
+
+
+def optimizer_tolerance(spec: Optimizer) -> float:
+    """How far the run's update may be from plain torch's on the same gradient, relative to it."""
+    return MUON if "muon" in spec.names else OPTIMIZER
 
 
 @dataclass(frozen=True, kw_only=True)

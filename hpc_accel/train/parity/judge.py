@@ -53,8 +53,9 @@ def judge(
     if not cause and serial is None and is_alike:
         outside = compare.buffers_outside(measured.buffers, exact.buffers)
         cause = verdict.statistics_differ(outside, measured.buffers, exact.buffers) if outside else ""
+    cause = cause or verdict.norms_differ(measured)
     apart = measured.optimizer_apart
-    if not cause and apart is not None and not apart <= compare.OPTIMIZER:
+    if not cause and apart is not None and not apart <= compare.optimizer_tolerance(run.workload.optimizer):
         cause = f"the optimizer's update differs by {apart:.2g} from plain torch's on the same gradient"
     return Phase(
         name=cast("Literal['layout', 'recipe']", name),

@@ -17,20 +17,18 @@ import torch
 from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.parallel.pieces import Piece, pieces_of, shapes_of
 from hpc_accel.runtime.make_stepper import make_stepper
-from hpc_accel.runtime.optimizer import kind_of
 from hpc_accel.runtime.precision import arithmetic
 from hpc_accel.runtime.step import Stepper
 from hpc_accel.runtime.still import Still
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.study.run import Optimizer, Run
+from hpc_accel.study.run import Run
 from hpc_accel.train.parity.engine import NUM_GRADIENTS, build_still, raised, summaries
+from hpc_accel.train.parity.optimizer_check import OptimizerCheck
 from hpc_accel.train.parity.reference import Reference
 from hpc_accel.train.parity.room import make_room
 from hpc_accel.train.parity.sketch import WIDTH, sketch
+from hpc_accel.workloads.parameter_groups import group_parameters
 from hpc_accel.workloads.tensor_plan import divisions, planned
-
-SAMPLED = 1024
-"""Elements of each parameter on which the optimizer is checked."""
 
 
 @dataclass(kw_only=True)
@@ -51,6 +49,8 @@ class Measured:
     buffers: dict[str, list[float]] = field(default_factory=dict)
     stages: dict[str, int] = field(default_factory=dict)
     optimizer_apart: float | None = None
+    clip_norms: tuple[float, float] | None = None
+    """See OptimizerCheck."""
     drift: float | None = None
     """Under local SGD: distance of replicas from their mean just before the last average, relative to the change."""
 
@@ -77,6 +77,7 @@ def take_steps(
         shapes_of(workload.model),
         divisions(workload.model, planned(workload.model, workload.tensor_plan)) if place.layout.tp > 1 else {},
     )
+    grouping = group_parameters(run.workload.optimizer, workload.model)
     still = Still(run.seed)
     if not recipe.compile:  # a compiled graph cannot be watched; its attributes say what is dropped
         still.watch(workload.model)
@@ -86,12 +87,12 @@ def take_steps(
         )
         stepper.still = None if recipe.compile else still
         pieces = list(pieces_of(stepper.model, place, divided, shapes))
-        steps = _Steps(comm, place, stepper, pieces, reference, run.workload.optimizer, raised=raised)
-        found = steps.run(
-            num_steps or run.measure.parity_steps,
-            num_gradients=num_steps or NUM_GRADIENTS,
-            checks_optimizer=checks_optimizer,
-        )
+        steps = _Steps(comm, place, stepper, pieces, reference, raised=raised)
+        found = steps.run(num_steps or run.measure.parity_steps, num_gradients=num_steps or NUM_GRADIENTS)
+        if checks_optimizer and recipe.average_every == 1:  # replicas that train alone have gradients of their own
+            check = OptimizerCheck(comm, stepper, pieces, grouping, run.workload.optimizer)
+            checked = check(steps.gradients())
+            found.optimizer_apart, found.clip_norms = checked.apart, checked.norms
     make_room(stepper, workload, device)
     return found
 
@@ -104,20 +105,20 @@ class _Steps:
         stepper: Stepper,
         pieces: list[Piece],
         reference: Reference,
-        spec: Optimizer,
         *,
         raised: bool,
     ) -> None:
         self.comm, self.place, self.stepper, self.pieces = comm, place, stepper, pieces
-        self.reference, self.spec, self.raised = reference, spec, raised
+        self.reference, self.raised = reference, raised
         self.rows = {name: index for index, name in enumerate(reference.names)}
         layout = place.layout
         self.replicas = comm.Split(place.pp_rank * layout.tp + place.tp_rank, place.dp_rank) if layout.dp > 1 else None
         self.slices = comm.Split(place.pp_rank * layout.dp + place.dp_rank, place.tp_rank) if layout.tp > 1 else None
 
-    def run(self, num_steps: int, *, num_gradients: int, checks_optimizer: bool) -> Measured:
+    def run(self, num_steps: int, *, num_gradients: int) -> Measured:
         found, stepper = Measured(), self.stepper
-        own = stepper.optimizer
+        own = stepper.optimizer, stepper.clip, stepper.course
+        stepper.clip = stepper.course = None
         parameters = stepper.model.parameters
         # One by one: a loop over many tensors at once takes no mixture of divided and whole ones.
         plain = torch.optim.SGD(parameters, lr=0.0, foreach=False) if parameters else None
@@ -142,12 +143,15 @@ class _Steps:
             found.updates_apart = self._apart(changes)
         found.buffers = self._buffers()
         found.stages = self._stages()
-        stepper.optimizer = own
-        found.optimizer_apart = self._optimizer() if checks_optimizer else None
+        stepper.optimizer, stepper.clip, stepper.course = own
         for comm in (self.replicas, self.slices):
             if comm is not None:
                 comm.Free()
         return found
+
+    def gradients(self) -> list[torch.Tensor]:
+        """Those of one step more, of this rank's pieces, unscaled; the stepper has not updated."""
+        return self._backward(Measured())[0]
 
     def _drifted_in(self, update: Callable[[], None], first: list[torch.Tensor]) -> float:
         """Make the last step of a period, and say how far replicas were apart before they were averaged."""
@@ -240,36 +244,6 @@ class _Steps:
     def _stages(self) -> dict[str, int]:
         mine = {piece.name: self.place.pp_rank for piece in self.pieces} if self.place.layout.pp > 1 else {}
         return {name: stage for part in self.comm.gather(mine, root=0) or () for name, stage in part.items()}
-
-    def _optimizer(self) -> float | None:
-        """How far the run's optimizer is from plain torch on the run's own gradient, relative to the update; None
-        where replicas train alone between two averages.
-        """
-        stepper = self.stepper
-        if stepper.recipe.average_every > 1:
-            return None
-        gradients, _ = self._backward(Measured())
-        parts = [piece.local(piece.parameter).detach().reshape(-1)[:SAMPLED] for piece in self.pieces]
-        before = [part.clone() for part in parts]
-        copies = [part.clone().requires_grad_() for part in parts]
-        for copy, gradient in zip(copies, gradients, strict=True):
-            copy.grad = gradient.reshape(-1)[:SAMPLED].to(copy.dtype).clone()
-        kind, options = kind_of(self.spec)
-        finite = all(bool(torch.isfinite(each).all()) for each in gradients)
-        finite = bool(self.comm.allreduce(int(not finite)) == 0)
-        if copies and finite:
-            kind(copies, **options).step()
-        stepper.update()
-        apart = moved = rounding = 0.0
-        for piece, start, copy in zip(self.pieces, before, copies, strict=True):
-            now = piece.local(piece.parameter).detach().reshape(-1)[:SAMPLED].double()
-            apart += float(((now - copy.detach().double()) ** 2).sum())
-            moved += float(((copy.detach().double() - start.double()) ** 2).sum())
-            rounding += float((start.double() * torch.finfo(start.dtype).eps).square().sum())
-        apart, moved, rounding = self.comm.allreduce(np.array([apart, moved, rounding]))
-        if not finite:
-            return None
-        return math.sqrt(max(0.0, apart - 16 * rounding)) / math.sqrt(moved) if moved > 0 else 0.0
 
 
 def _op(name: str) -> Any:

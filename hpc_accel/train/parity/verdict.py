@@ -21,6 +21,8 @@ from hpc_accel.train.parity.steps import Measured
 
 MOST_NAMED = 3
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
+NORM = 1e-4
+"""How far the norm that gradients are clipped by may be from the whole gradient's, relative."""
 EXPLAINED = 0.05
 """A fault of scale explains a difference of which this share is left."""
 
@@ -40,6 +42,19 @@ def norms_of(model: nn.Module) -> frozenset[str]:
     """Names of the parameters of normalisation layers."""
     owners = [(name, module) for name, module in model.named_modules() if isinstance(module, NORMS)]
     return frozenset(f"{name}.{key}" for name, module in owners for key, _ in module.named_parameters())
+
+
+def norms_differ(measured: Measured) -> str:
+    """Gradients that were clipped by another norm than the whole gradient's; "" where they were not."""
+    if measured.clip_norms is None:
+        return ""
+    mine, wanted = measured.clip_norms
+    if abs(mine - wanted) <= NORM * wanted:
+        return ""
+    return (
+        f"gradients are clipped by a norm of {mine:.6g}, and the whole model's gradient has {wanted:.6g}: a norm of "
+        "what one rank holds, or of elements that count twice"
+    )
 
 
 def inputs_differ(measured: Measured, exact: Reference) -> str:

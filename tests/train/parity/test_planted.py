@@ -17,6 +17,7 @@ PP, TP = {"pp": 2, "split": [2, 2], "accumulation_steps": 2}, {"tp": 2}
 FULL, OPTIMIZER = {"dp": 2, "shard": "full"}, {"dp": 2, "shard": "optimizer"}
 TWICE = "every gradient is 2.00 times the serial one"
 EMBEDDING = "only 0.byte.weight, all other parameters agree"
+CLIPPED_SGD, CLIPPED = {**SGD, "clip_grad_norm": 0.1}, "gradients are clipped by a norm of "
 OTHER_WEIGHTS = "replicas hold different weights"
 CASES = [
     # fault, workload, layout, precision, optimizer, cause
@@ -40,6 +41,9 @@ CASES = [
     ("stale_stage", "lm", FULL, "fp32", SGD, "no weight is updated"),
     ("update_scaled", "lm", OPTIMIZER, "fp32", ADAMW, "the optimizer's update differs by 0.5 from plain torch's"),
     ("update_scaled", "lm", TP, "bf16", SGD, "the optimizer's update differs by 0.5 from plain torch's"),
+    ("norm_per_rank", "lm", PP, "fp32", CLIPPED_SGD, CLIPPED),
+    ("norm_per_rank", "lm", TP, "bf16", {**ADAMW, "clip_grad_norm": 0.1}, CLIPPED),
+    ("norm_per_rank", "lm", FULL, "fp32", CLIPPED_SGD, CLIPPED),
     ("sampler_repeats", "lm", DP, "fp32", ADAMW, "were trained on by no rank: the sampler"),
     ("sampler_repeats", "lm", FULL, "bf16", SGD, "were trained on by no rank: the sampler"),
     ("other_data@1", "lm", DP, "fp32", SGD, "inputs differ between ranks: sample"),

@@ -57,6 +57,11 @@ class ParallelModel:
     """The first name in the whole model of each name that a parameter has."""
 
     @property
+    def counted_elsewhere(self) -> frozenset[str]:
+        """Parameters here, by name, of which another stage's copy counts in sums over the whole model."""
+        return frozenset(tie.name for tie in self.ties if self.place.pp_rank != tie.ranks[0])
+
+    @property
     def unfinished(self) -> bool:
         """Whether gradients are left to exchange after backward."""
         return bool(self.partial or self.ties) or self.average is not None

@@ -62,7 +62,7 @@ def pieces_of(
 
     Raises KeyError for a parameter that the whole model does not have under its name.
     """
-    elsewhere = {tie.name for tie in model.ties if place.pp_rank != tie.ranks[0]}
+    elsewhere = model.counted_elsewhere
     for module in model.modules.values():
         for long_name, parameter in module.named_parameters():
             if parameter.requires_grad:

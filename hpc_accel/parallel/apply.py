@@ -125,6 +125,9 @@ def parallelize(
         modules = {0: prepare(workload.model)}
     else:
         modules = {index: prepare(module, stages.output_dtypes(index)) for index, module in stages.modules.items()}
+        for module in stages.modules.values():
+            if enter_first := getattr(module, "enter_first", None):
+                enter_first()
         schedule = make_schedule(modules, stages, place, device, loss)
     if tensor_cut is not None:
         tensor_cut.done()

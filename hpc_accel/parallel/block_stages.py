@@ -3,7 +3,7 @@
 A stage is a copy of the model's structure that shares the parameters it uses. Its blocks are real; the other blocks,
 and what only other stages need of embeddings and heads, are hollow: without parameters, they return zeros of the shape
 seen once. So positions, masks and whatever else the model computes from its inputs is there on every stage. What the
-block before made is put in as the first own block begins, and the stage ends where the next stage's first block is
+stage before made is put in as the first own block begins, and the stage ends where the next stage's first block is
 called.
 """
 
@@ -123,31 +123,39 @@ class _Stage:
         self.needed = {key for key, name in first_names.items() if name in needed}
         anywhere = frozenset().union(*chain.used)
         self.unused = {key for key, name in first_names.items() if name not in anywhere}
-        self.received: list[torch.Tensor] = []
+        self.states: tuple[torch.Tensor, ...] = ()
+        self.trains = self.trains_before = False
+        """Whether gradients are wanted; whether there are parameters that this stage uses after its blocks only, and
+        that the model uses before them."""
+        self.first: nn.Module | None = None
         self.elsewhere: list[tuple[nn.Module, str]] = []
         """Zeros in place of parameters of other stages, by owner and name."""
 
     def build(self) -> nn.Module:
         kept = self._kept()
         own = {self.chain.names[index] for index in self.blocks}
+        early = [name for name in kept if _is_among(name, self.chain.before)]
+        self.trains_before = not self.is_first and any(
+            _has_parameters(self.model.get_submodule(name)) for name in early
+        )
         stage = self._copied("", own | kept, set(_beside(self.model, self.chain)) - kept)
         forward = _forward_of(self.model, stage)
-        received, is_first = self.received, self.is_first
-        place = self._place
 
         def run(*states: torch.Tensor, given: Given) -> Any:
             args, kwargs = given
-            if not is_first:
-                received[:] = states
-            place(args, kwargs, states)
+            self.states = states
+            self.trains = torch.is_grad_enabled()
+            self._place(args, kwargs)
             try:
-                return forward(*args, **kwargs)
+                with torch.set_grad_enabled(self.trains and not self.trains_before):
+                    return forward(*args, **kwargs)
             except _Left as left:
                 return left.states
             finally:
-                received.clear()
+                self.states = ()
 
         stage.forward = run
+        stage.enter_first = self._enter_first  # type: ignore[assignment]
         return stage
 
     def _kept(self) -> set[str]:
@@ -189,6 +197,7 @@ class _Stage:
         """Of the parameters of a module above blocks, keep what this stage uses; zeros stand for the others."""
         for key, parameter in list(clone._parameters.items()):
             if parameter is None or not parameter.requires_grad or id(parameter) in self.needed:
+                self.trains_before |= parameter is not None and parameter.requires_grad and not self.is_first
                 continue
             if self.is_last and id(parameter) in self.unused:
                 continue
@@ -197,18 +206,28 @@ class _Stage:
             self.elsewhere.append((clone, key))
 
     def _entrance(self, block: nn.Module, name: str) -> nn.Module:
-        """The first own block begins with what the stage received; others are as they are."""
+        """The first own block is a copy, so that the hook of one stage is not another's; others are as they are."""
         if self.is_first or name != self.chain.names[self.blocks.start]:
             return block
-        clone, received = shell(block), self.received
+        self.first = shell(block)
+        return self.first
 
-        def put(_module: nn.Module, args: Any, kwargs: Any) -> Any:
-            if args:
-                return (received[0], *args[1:]), kwargs
-            return args, {**kwargs, next(iter(kwargs)): received[0]}
+    def _enter_first(self) -> None:
+        """Make the first own block begin with what the stage received; before all other hooks, FSDP's for example.
 
-        clone.register_forward_pre_hook(put, with_kwargs=True)
-        return clone
+        The received values are written into the tensor that the model has made so far, as it may use it beside the
+        block too, for a residual; gradients go back to what was received.
+        """
+        if self.first is None:
+            return
+
+        def put(_module: nn.Module, args: Any, kwargs: Any) -> None:
+            torch.set_grad_enabled(self.trains)
+            states = first_tensor(args, kwargs)
+            assert states is not None
+            states.copy_(self.states[0])
+
+        self.first.register_forward_pre_hook(put, with_kwargs=True, prepend=True)
 
     def _hollow(self, module: nn.Module, name: str) -> nn.Module:
         """Without parameters; attributes that the model reads are there."""
@@ -222,9 +241,9 @@ class _Stage:
     def _batch(self) -> tuple[int, torch.device]:
         return self.size, self.device
 
-    def _place(self, args: Any, kwargs: Any, states: Any) -> None:
+    def _place(self, args: Any, kwargs: Any) -> None:
         """Zeros follow the inputs to their device and their number of samples."""
-        inputs = first_tensor([*args, *kwargs.values()], {}) if not states else states[0]
+        inputs = self.states[0] if self.states else first_tensor([*args, *kwargs.values()], {})
         assert inputs is not None
         self.size, self.device = inputs.shape[0], inputs.device
         for owner, key in self.elsewhere:

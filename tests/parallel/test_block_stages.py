@@ -17,7 +17,7 @@ BLOCKS = {"num_hidden_layers": 3, "hidden_size": 32, "intermediate_size": 64, "n
 
 
 class Tied(nn.Module):
-    """Parameters outside of modules, one that both ends use, and a module between blocks."""
+    """Parameters outside of modules, one that both ends use, residuals and a module outside of blocks."""
 
     def __init__(self):
         super().__init__()
@@ -30,7 +30,7 @@ class Tied(nn.Module):
     def forward(self, ids, *, scale):
         states = self.table[ids] + self.shift
         for index, layer in enumerate(self.layers):
-            states = layer(states) * scale[:, None, None]
+            states = states + torch.tanh(layer(states)) * scale[:, None, None]
             if index == 1:
                 states = self.between(states)
         return self.tail(states.mean(1)) @ self.table.T
@@ -86,6 +86,7 @@ def in_stages(model, sizes, args, kwargs=None, blocks=""):
     for index, size in enumerate(sizes):
         start = sum(sizes[:index])
         stage = block_stage(model, chain, seen, range(start, start + size))
+        stage.enter_first()
         outputs = stage(*states, given=given)
         assert (outputs.shape, outputs.dtype) == (boundaries[index + 1][0].shape, boundaries[index + 1][0].dtype)
         names.append({name for name, _ in stage.named_parameters()})

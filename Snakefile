@@ -229,13 +229,13 @@ rule all:
 
 
 # First of all, and again after an edit of the study, the site or the user's files. It makes a new plan, and forces
-# nothing to be measured again: it is `ancient` to the probe, and a check that fails leaves the old result (`update`).
+# nothing to be measured again: it is `ancient` to the probe. One that failed left no file: then the probe comes again.
 # As a checkpoint it lets Snakemake look at the probe anew, which it takes for settled while a job before it runs.
 checkpoint check:
     input:
         study=STUDY,
     output:
-        update(CHECK),
+        CHECK,
     log:
         f"logs/{RESULTS}/check.log",
     retries: 0
@@ -320,6 +320,7 @@ rule script:
         ENVIRONMENT
     params:
         run=digest_of_run,
+        site=site(),
     shell:
         "hpc-accel script {input.plan:q} --run {wildcards.run_id:q} > {log:q} 2>&1"
 
@@ -354,6 +355,7 @@ use rule script as reference_script with:
         request=f"{RESULTS}/references/{{run_id}}/request.json",
     params:
         run=digest_of_reference,
+        site=site(),
 
 
 # The serial run that all runs of one model, seed and batch are compared with, once: a job of its own with one rank. Its
@@ -378,6 +380,7 @@ use rule script as pack_script with:
         f"logs/{RESULTS}/script/{{run_id}}.log",
     params:
         run=digest_of_pack,
+        site=site(),
 
 
 # All runs in turn in one allocation, each by its own script. What has a summary.json is not measured again.

@@ -54,6 +54,7 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
     from hpc_accel.study.expand import resolve_workloads
     from hpc_accel.study.references import planned_references
     from hpc_accel.study.results import owner_file
+    from hpc_accel.study.sources import digest
     from hpc_accel.study.study_file import load_study
 
     study = load_study(study_path)
@@ -61,7 +62,8 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
     study = with_memory_of(study, site)
     workloads = resolve_workloads(study)
     hardware = load_hardware(hardware_path)
-    if hardware.site != study.site:
+    elsewhere = hardware.site != study.site
+    if elsewhere and hardware_path.resolve().parent == out.resolve().parent:
         raise ConfigError(
             f"{hardware_path} of site {hardware.site!r} for a study at site {study.site!r}",
             "a plan is made with what the probe measured at the study's own site",
@@ -92,9 +94,12 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
             if not alike:
                 for key in ("price_per_node_hour", "power_w_per_node"):
                     candidate[key] = site.mean_per_node(key, run.resources.nodes_by_partition)
+    if elsewhere:
+        note = f"{hardware_path} is of site {hardware.site!r}: times and memory are predicted for that machine"
+        content["notes"] = [note, *content["notes"]]
     content["references"] = planned_references(runs.values())
     content["pack"] = _pack(list(runs.values()), site) if study.same_allocation and runs else None
-    write_atomically(owner, f"{study_path.resolve()}\n")
+    write_atomically(owner, f"{study_path.resolve()}\n{digest(study_path)}\n")
     write_atomically(out, json.dumps(content, indent=1) + "\n")
     return content
 

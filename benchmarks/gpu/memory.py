@@ -25,12 +25,14 @@ from hpc_accel.plan.memory import CONTEXT_BYTES, device_limit_bytes
 from hpc_accel.plan.memory_fit import memory_refusal
 from hpc_accel.plan.software import torch_amp
 from hpc_accel.probe.hardware import Hardware, checked_hardware, load_hardware
+from hpc_accel.runtime.batches import Share
 from hpc_accel.runtime.precision import arithmetic
 from hpc_accel.study.expand import resolve_workload
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.optimizer import Optimizer
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.run import Resources
+from hpc_accel.workloads.batch import Batch
 from hpc_accel.workloads.facts_without_weights import facts_of
 
 BEGAN = time.perf_counter()
@@ -179,8 +181,7 @@ def fits(stepper: Any, micro: int) -> bool:
     layout = stepper.place.layout.model_copy(update={"micro_batch_size": micro})
     stepper.place = replace(stepper.place, layout=layout)
     stepper.sampler.global_batch_size = stepper.sampler.share = micro
-    (sample,), target = random_batch(stepper, micro)
-    stepper.batches = itertools.repeat(((sample,), target))
+    stepper.shares = itertools.repeat(Share(micro_batches=[random_batch(stepper, micro)], digests=[]))
     if not PRETENDED:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -193,12 +194,16 @@ def fits(stepper: Any, micro: int) -> bool:
     return True
 
 
-def random_batch(stepper: Any, micro: int) -> Any:
+def random_batch(stepper: Any, micro: int) -> Batch:
     """As many samples as asked for, like those of the data set."""
-    (inputs,), targets = next(stepper.batches)
+    batch = next(stepper.shares).micro_batches[0]
+    (inputs,), targets = batch.args, batch.targets
     if inputs.is_floating_point():
-        return (torch.randn(micro, *inputs.shape[1:]),), torch.randint(0, 4, (micro,))
-    return (torch.randint(0, 256, (micro, *inputs.shape[1:])),), torch.randint(0, 256, (micro, *targets.shape[1:]))
+        args, targets = (torch.randn(micro, *inputs.shape[1:]),), torch.randint(0, 4, (micro,))
+    else:
+        args = (torch.randint(0, 256, (micro, *inputs.shape[1:])),)
+        targets = torch.randint(0, 256, (micro, *targets.shape[1:]))
+    return replace(batch, args=args, targets=targets, count=micro)
 
 
 def compare_peak(name: str, predicted: int) -> None:

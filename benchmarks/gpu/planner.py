@@ -69,7 +69,8 @@ def composed_ms(stepper: Any, name: str, batch: int) -> float:
     """One block's forward and backward times the number of blocks, and the rest of the step measured without them."""
     model, autocast = stepper.model.module, torch.autocast(DEVICE.type, dtype=torch.bfloat16)
     layers = list(model)
-    inputs, targets = stepper.next_batch()
+    first = stepper.next_batch()[0]
+    inputs, targets = first.args, first.targets
     with autocast:
         states = layers[0](*(each[:batch] for each in inputs)).detach().requires_grad_(True)
 

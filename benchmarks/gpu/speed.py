@@ -56,8 +56,7 @@ class Plain:
         self.model = copy.deepcopy(stepper.model.module)
         self.model.__dict__.pop("forward", None)  # the product's autocast around the product's own weights
         self.loss = stepper.loss.loss
-        moved = [(stepper.moved(inputs), targets.to(DEVICE)) for inputs, targets in batches]
-        self.batches = itertools.cycle(moved)
+        self.batches = itertools.cycle([stepper.moved(share.micro_batches[0]) for share in batches])
         decay = stepper.optimizer.defaults["weight_decay"]
         parameters = self.model.parameters()
         self.optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=decay, fused=True)
@@ -65,10 +64,10 @@ class Plain:
 
     def step(self) -> None:
         """One step, launched."""
-        inputs, targets = next(self.batches)
+        batch = next(self.batches)
         with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
-            outputs = self.call(*inputs)
-        self.loss(outputs.float(), targets).backward()
+            outputs = self.call(*batch.args)
+        self.loss(outputs.float(), batch.targets).backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -140,12 +139,13 @@ def language(
     plain = Plain(stepper, batches, compiled=compiled)
     if not compiled:
         same_outputs(name, stepper, plain, batches[0])
-    tokens = batches[0][1].numel()
+    targets = batches[0].micro_batches[0].targets
+    tokens = targets.numel()
     plain_s, product_s = compare(name, stepper, plain, steps, rounds)
     figure(f"{name} product", tokens / product_s, "tokens/s")
     figure(f"{name} plain", tokens / plain_s, "tokens/s")
     figure(f"{name} data phase, median", data_ms(stepper, size(5, 2)), "ms")
-    flops = tokens * flops_per_token(plain.model, batches[0][1].shape[1])
+    flops = tokens * flops_per_token(plain.model, targets.shape[1])
     figure(f"{name} product's rate", flops / product_s / 1e12, "TFLOP/s")
     figure(f"{name} MFU over the measured product", flops / product_s / rate if rate else None)
     tell_memory(name)
@@ -156,14 +156,14 @@ def vision(name: str, args: dict[str, Any], batch: int, steps: int, rounds: int,
     recipe = {**RECIPE, **PINNED, **more}
     stepper = built("vision", args, batch, recipe)
     batches = pinned_batches(stepper)
-    loader, stepper.batches = stepper.batches, itertools.cycle(batches)
+    loader, stepper.shares = stepper.shares, itertools.cycle(batches)
     plain = Plain(stepper, batches)
     same_outputs(name, stepper, plain, batches[0])
     plain_s, product_s = compare(name, stepper, plain, steps, rounds)
     figure(f"{name} product", batch / product_s, "images/s")
     figure(f"{name} plain", batch / plain_s, "images/s")
     tell_memory(name)
-    stepper.batches = loader
+    stepper.shares = loader
     loader_s, loader_ms = loaded(stepper, 3)
     figure(f"{name} product, images drawn by the host, no workers", batch / loader_s, "images/s")
     figure(f"{name} data phase, no workers, median", loader_ms, "ms")
@@ -202,18 +202,13 @@ def built(name: str, args: dict[str, Any], batch: int, recipe: dict[str, Any]) -
 
 def pinned_batches(stepper: Any, count: int = 4) -> list[Any]:
     """The product's first batches, on the host; pinned where there is a device to read them."""
-    batches = [next(stepper.batches) for _ in range(count)]
-    if PRETENDED:
-        return batches
-    return [
-        (tuple(each if each.is_pinned() else each.pin_memory() for each in inputs), targets.pin_memory())
-        for inputs, targets in batches
-    ]
+    batches = [next(stepper.shares) for _ in range(count)]
+    return batches if PRETENDED else [each.pin_memory() for each in batches]
 
 
 def same_outputs(name: str, stepper: Any, plain: Plain, batch: Any) -> None:
     """Both sides compute the same thing before they train: or no comparison means anything."""
-    inputs = stepper.moved(batch[0])
+    inputs = stepper.moved(batch.micro_batches[0]).args
     with torch.no_grad():
         ours = stepper.model.module(*inputs).float()
         with torch.autocast(DEVICE.type, dtype=torch.bfloat16):

@@ -21,7 +21,6 @@ from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.parallel.pipeline import stage_layers
 from hpc_accel.parallel.traced import trace
 from hpc_accel.runtime.exit import users_frame
-from hpc_accel.runtime.loss import HALVES
 from hpc_accel.runtime.precision import AUTOCAST
 from hpc_accel.runtime.weight import MeanOver, Weigh
 from hpc_accel.study.model_facts import ModelFacts
@@ -31,7 +30,7 @@ from hpc_accel.train.parity.mean import losses_of, measure_mean
 from hpc_accel.workloads.batch import Batch
 from hpc_accel.workloads.chain import is_sequence
 from hpc_accel.workloads.facts_without_weights import SHARE_OF_MEMORY, free_memory_bytes
-from hpc_accel.workloads.nested import mapped
+from hpc_accel.workloads.nested import HALVES, mapped
 from hpc_accel.workloads.workload import Workload
 
 MOST_OPERATIONS = 2e12

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.jobs.launcher_words import LauncherWords
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 GRACE_S = 2.0
@@ -46,12 +47,16 @@ class Child:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._stop)
 
-    def run(self, command: Sequence[str], environ: MutableMapping[str, str], **options: Any) -> int:
+    def run(
+        self, command: Sequence[str], environ: MutableMapping[str, str], *, is_launcher: bool = False, **options: Any
+    ) -> int:
         """The command's exit code, 128 + n when signal n ended it. Raises ConfigError when there is no such program.
 
-        In a process group of its own: Ctrl-C in a terminal reaches this process, which passes it on.
+        In a process group of its own: Ctrl-C in a terminal reaches this process, which passes it on. What a launcher
+        says is read on its way: one that told of a rank's end and stays all the same is ended, with that rank's code.
         """
         self.started_unix_s = time.time()
+        options |= {"stderr": subprocess.PIPE} if is_launcher else {}
         try:
             self._process = subprocess.Popen(
                 command,
@@ -69,10 +74,13 @@ class Child:
             ) from error
         if self.asked_to_stop in {"TERM", "INT"}:  # it came before there was somebody to tell
             self._pass_on(signal.SIGTERM)
+        told = LauncherWords(self._process) if is_launcher else None
         code = self._process.wait()
         self._process = None
         signal.alarm(0)
         end_what_is_left()
+        if told is not None and told.finish():
+            return told.code
         return code if code >= 0 else 128 - code
 
     def warn_in(self, seconds: float, *, stop_in_s: float | None = None) -> None:

@@ -79,7 +79,8 @@ def reference_resources(runs: Sequence[Run]) -> Resources:
     }
     part = widest.model_copy(update=alone)
     time_limit_min = max(run.resources.time_limit_min for run in runs)
-    return Resources(time_limit_min=time_limit_min, node_kinds=(part,), **part.shape)
+    options = runs[0].resources.sbatch_options
+    return Resources(time_limit_min=time_limit_min, sbatch_options=options, node_kinds=(part,), **part.shape)
 
 
 def check_fits(resources: Resources, site: Site) -> None:

@@ -129,11 +129,16 @@ class Site(StrictModel):
         return float(total / sum(num_nodes for _, num_nodes in asked))
 
 
+def site_file(name_or_path: str | Path) -> Path:
+    """Where a site is written, whether or not it is: slurm/sites/<name>.yaml, or a path ending in .yaml."""
+    path = Path(name_or_path)
+    return path if path.suffix in {".yaml", ".yml"} else SITES_DIR / f"{name_or_path}.yaml"
+
+
 def load_site(name_or_path: str | Path) -> Site:
     """The site `name` from slurm/sites/<name>.yaml, or from a path ending in .yaml. Raises ConfigError."""
-    path = Path(name_or_path)
-    if path.suffix not in {".yaml", ".yml"}:
-        path = SITES_DIR / f"{name_or_path}.yaml"
+    path = site_file(name_or_path)
+    if path != Path(name_or_path):
         if not path.is_file() and str(name_or_path) == "local":
             return Site(name="local", scheduler="none")
         if not path.is_file():

@@ -30,6 +30,7 @@ from hpc_accel.jobs.diagnosis import diagnose, told_by_hang, told_by_ranks
 from hpc_accel.jobs.lock import only_attempt
 from hpc_accel.jobs.restart import decide_restart
 from hpc_accel.jobs.staging import StagedEnvironment
+from hpc_accel.study.sources import changed
 
 IN_PACK = "HPC_ACCEL_PACK"
 """Set for runs that take turns in one allocation, of which each may use a part."""
@@ -81,6 +82,25 @@ def supervise(directory: Path, command: Sequence[str], settings: Settings) -> in
         return _supervise_run(directory, command, settings)
 
 
+def tell_edits(directory: Path, request: Path) -> dict[str, str]:
+    """Say that site or study were edited since the script was written, which runs as it stands; the site's digest then.
+
+    A run's directory lies two below its study's, whose `.study` names the study file and its digest when planned.
+    """
+    written_from = read_json(request).get("written_from") or {}
+    planned, owner = {}, directory.parent.parent / ".study"
+    if owner.is_file():
+        path, _, known = owner.read_text().strip().partition("\n")
+        planned = {path: known} if known else {}
+    edited = changed(written_from | planned)
+    if edited:
+        tell(
+            f"{', '.join(edited)}: edited since this script was written, which runs as it stands; for what they "
+            "say now, plan again (hpc-accel plan) and write the scripts anew (hpc-accel script)"
+        )
+    return dict(written_from)
+
+
 def rehearse(directory: Path, command: Sequence[str]) -> tuple[list[str], Path]:
     """The same command with its records apart: outside Slurm it must never pass for a measurement of the site."""
     apart = directory / REHEARSAL
@@ -115,6 +135,7 @@ def _supervise_run(run_dir: Path, command: Sequence[str], settings: Settings) ->
     """A run: it saves a checkpoint when it is warned, and its record says how it ended."""
     environ = os.environ
     attempt.begin(run_dir, environ.get("SLURM_JOB_ID"))
+    written_from = tell_edits(run_dir, run_dir / "request.json")
     child = Child(lambda: attempt.keep_warning(run_dir))
     with ExitStack() as stack:
         exit_code = _launch(child, command, run_dir, settings, stack)
@@ -141,7 +162,12 @@ def _supervise_run(run_dir: Path, command: Sequence[str], settings: Settings) ->
         progress=progress,
         earlier=read_json(run_dir / "job.json"),
     )
-    job |= {"format": 1, "progress": progress, "num_without_progress": restart.num_without_progress}
+    job |= {
+        "format": 1,
+        "written_from": written_from,
+        "progress": progress,
+        "num_without_progress": restart.num_without_progress,
+    }
     write_json(run_dir / "job.json", job)
     if restart.message:
         tell(restart.message)
@@ -169,7 +195,7 @@ def _launch(child: Child, command: Sequence[str], directory: Path, settings: Set
     if limit_min and not settings.result:
         # Here nobody else ends a run that hangs or takes longer than it was given.
         child.warn_in(limit_min * 60 - min(settings.warn_before_end_s, limit_min * 30), stop_in_s=limit_min * 60)
-    return child.run(words, environ)
+    return child.run(words, environ, is_launcher=True)
 
 
 def _placed(

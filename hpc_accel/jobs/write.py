@@ -14,10 +14,11 @@ from hpc_accel.errors import ConfigError
 from hpc_accel.files import read_json, write_atomically
 from hpc_accel.jobs import frequency_options, script
 from hpc_accel.jobs.request import pack_resources, probe_resources, reference_resources, request_file
-from hpc_accel.jobs.site import Site, load_site
+from hpc_accel.jobs.site import Site, load_site, site_file
 from hpc_accel.study.references import RUNS, one_of_each, runs_by_reference
 from hpc_accel.study.run import Run
 from hpc_accel.study.run_file import read_run, write_run_file
+from hpc_accel.study.sources import digest
 from hpc_accel.study.study_file import Study
 
 
@@ -33,7 +34,7 @@ def write_run(run: Run, run_dir: Path, places: Places | None = None, site: Site 
     """job.sbatch and request.json of one run in its directory; the script's path."""
     places, site, run_dir = places or Places(), site or load_site(run.site), run_dir.resolve()
     text = script.render(run, site, root=places.root, run_dir=run_dir, environment=places.environment)
-    _write_request(run_dir / "request.json", request_file(run.resources, site, run.recipe))
+    _write_request(run_dir / "request.json", request_file(run.resources, site, run.recipe), run.site)
     return _write_script(run_dir / "job.sbatch", text)
 
 
@@ -97,7 +98,7 @@ def write_pack(runs: Sequence[Run], results: Path, name: str, places: Places | N
     paths = {"root": places.root, "environment": places.environment}
     text = script.render_pack(runs, site, name=name, study_dir=results, **paths)
     request = request_file(pack_resources(runs, site), site, frequency_options.common(runs))
-    _write_request(results / "packs" / f"{name}.request.json", request)
+    _write_request(results / "packs" / f"{name}.request.json", request, runs[0].site)
     return _write_script(results / "packs" / f"{name}.sbatch", text)
 
 
@@ -108,7 +109,7 @@ def write_reference(runs: Sequence[Run], results: Path, name: str, places: Place
     text = script.render_reference(runs, site, name=name, directory=directory, **paths)
     different = [run.model_dump(mode="json") for run in one_of_each(runs)]
     write_atomically(directory / RUNS, json.dumps({"runs": different}, indent=1) + "\n")
-    _write_request(directory / "request.json", request_file(reference_resources(runs), site))
+    _write_request(directory / "request.json", request_file(reference_resources(runs), site), runs[0].site)
     return _write_script(directory / "job.sbatch", text)
 
 
@@ -124,11 +125,14 @@ def write_probe(study: Study, study_path: Path, out: Path | None, places: Places
         out_dir=path.parent,
         environment=places.environment,
     )
-    _write_request(path.with_suffix(".request.json"), request_file(probe_resources(study), site))
+    _write_request(path.with_suffix(".request.json"), request_file(probe_resources(study), site), study.site)
     return _write_script(path, text)
 
 
-def _write_request(path: Path, request: dict[str, Any]) -> None:
+def _write_request(path: Path, request: dict[str, Any], site_name: str) -> None:
+    """With the digest of the site file, so that a script can say that the file was edited since."""
+    file = site_file(site_name)
+    request = request | {"written_from": {str(file): digest(file)} if file.is_file() else {}}
     write_atomically(path, json.dumps(request, indent=1) + "\n")
 
 

@@ -16,7 +16,9 @@ from typing import Any
 
 from hpc_accel.measure import gpu_facts
 
-PACKAGES = {"hpc_accel": "hpc-accel", "torch": "torch", "mpi4py": "mpi4py", "numpy": "numpy", "zeus": "zeus"}
+PACKAGES = {"hpc_accel": "hpc-accel"} | {
+    name: name for name in ("torch", "mpi4py", "numpy", "zeus", "triton", "transformers", "torchvision", "monai")
+}
 ENVIRONMENT = (
     "OMP_NUM_THREADS",
     "CUDA_VISIBLE_DEVICES",

@@ -106,9 +106,12 @@ class HangWatch:
     def _arm(self) -> None:
         """Anew at most every second, which is what the timer in C may come late."""
         self._armed_s, self._armed_for_s = time.monotonic(), self.limit_s
-        self._stacks.truncate(0)
-        self._stacks.seek(0)
+        self._empty()
         faulthandler.dump_traceback_later(self.limit_s + MAX_TICK_S, file=self._stacks)
+
+    def _empty(self) -> None:
+        self._stacks.seek(0)  # what is written next begins at the file's begin, not behind a hole
+        self._stacks.truncate()
 
     def _watch(self) -> None:
         last_s = time.monotonic()
@@ -122,7 +125,7 @@ class HangWatch:
 
     def _end(self) -> None:
         faulthandler.cancel_dump_traceback_later()
-        self._stacks.truncate(0)
+        self._empty()
         faulthandler.dump_traceback(self._stacks)
         told: dict[str, Any] = {
             "rank": self._rank,

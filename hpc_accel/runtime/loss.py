@@ -16,8 +16,6 @@ from hpc_accel.workloads.workload import Loss
 if TYPE_CHECKING:
     from hpc_accel.runtime.scaler import Scaler
 
-HALVES = (torch.float16, torch.bfloat16)
-
 
 class MicroBatchLoss:
     """The workload's loss of one micro-batch, weighted, and scaled for fp16 if asked.
@@ -72,8 +70,8 @@ class MicroBatchLoss:
         if tensors and tensors[0].device != self._device:
             self._device = tensors[0].device
             move_loss(self.loss, self._device)  # only now, because one loss object may serve a model on the CPU before
-        if any(each.dtype in HALVES for each in tensors):
-            outputs = nested.mapped(lambda each: each.float() if each.dtype in HALVES else each, outputs)
+        if any(each.dtype in nested.HALVES for each in tensors):
+            outputs = nested.mapped(nested.raised, outputs)
         dropped = planted.is_on("micro_batch_dropped") and self._next == len(self._counts)
         if count == 0 or weight == 0 or dropped:
             # Nothing counts, and still every gradient exists.

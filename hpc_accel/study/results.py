@@ -10,7 +10,7 @@ from hpc_accel.errors import ConfigError
 def owner_file(directory: Path, study_path: Path) -> Path:
     """The file that notes whose results these are. Raises ConfigError where they are another study's of this name."""
     owner, path = directory / ".study", study_path.resolve()
-    other = Path(owner.read_text().strip()) if owner.is_file() else path
+    other = Path(owner.read_text().partition("\n")[0]) if owner.is_file() else path  # a digest follows
     if other != path and other.is_file():
         raise ConfigError(
             f"{directory} holds the results of {other}",

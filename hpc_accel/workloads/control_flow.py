@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpc_accel.workloads.batch import Batch, own_loss
 from hpc_accel.workloads.blocks import blocks_of
+from hpc_accel.workloads.nested import HALVES, raised
 from hpc_accel.workloads.stream import spread_over
 from hpc_accel.workloads.workload import Workload
 
@@ -105,6 +106,9 @@ def control_flow_of(workload: Workload) -> ControlFlow:
     reentrant = False
     with _left_alone(model) as drew:
         batch = workload.batch_of(spread_over(workload.dataset, NUM_SAMPLES))
+        if not any(each.dtype in HALVES for each in parameters.values()):
+            # Weights were raised for a proof in fp32, or autocast is to come: samples of 16 bits would not fit.
+            batch = batch.mapped(raised)
         drew.clear()
         try:
             with fake or nullcontext(), looks:

@@ -21,6 +21,14 @@ _WHOLE = (str, bytes, int, float, bool, complex, type(None))
 """Leaves that hold nothing of single samples."""
 
 
+HALVES = (torch.float16, torch.bfloat16)
+
+
+def raised(tensor: torch.Tensor) -> torch.Tensor:
+    """In fp32 if it is of 16 bits."""
+    return tensor.float() if tensor.dtype in HALVES else tensor
+
+
 def mapped(function: Callable[[torch.Tensor], Any], value: Any) -> Any:
     """`value` with each tensor replaced by what `function` makes of it; one that stands there twice, once."""
     seen: dict[int, Any] = {}

@@ -37,12 +37,16 @@ def test_two_studies_of_one_name_do_not_share_results(here):
     plan("mine.yaml")  # the study was moved, and its results stay its own
 
 
-def test_a_machine_of_another_site_is_refused(here):
+def test_a_machine_of_another_site_is_refused_as_ones_own_and_told_where_it_is_named(here):
     machine = json.loads(Path("hardware.json").read_text())
     Path("hardware.json").write_text(json.dumps({**machine, "site": "elsewhere"}))
+    content = plan("a/mine.yaml")
+    assert content["notes"][0].startswith("hardware.json is of site 'elsewhere'")
+    results = Path("results/mine")
+    assert (results / "plan.json").exists()
+    Path("hardware.json").rename(results / "hardware.json")
     with pytest.raises(ConfigError, match="of site 'elsewhere' for a study at site 'local'"):
-        plan("a/mine.yaml")
-    assert not Path("results").exists()
+        plan_study(Path("a/mine.yaml"), results / "hardware.json", results / "plan.json")
 
 
 def test_combinations_that_cannot_work_are_listed(here):

@@ -14,7 +14,7 @@ import pytest
 
 from hpc_accel.errors import ConfigError, UsageError
 from hpc_accel.files import read_json, write_json
-from hpc_accel.jobs import allocation, attempt, placement
+from hpc_accel.jobs import allocation, attempt, launcher_words, placement
 from hpc_accel.jobs.allocation import Component
 from hpc_accel.jobs.diagnosis import Failure, diagnose, told_by_ranks
 from hpc_accel.jobs.restart import decide_restart
@@ -72,6 +72,25 @@ def test_a_rehearsal_of_node_kinds_shares_out_the_gpus_here():
     first, second = placement.split_parts(words)
     assert "CUDA_VISIBLE_DEVICES=4,5" in first and "CUDA_VISIBLE_DEVICES=6" in second
     assert first[-3:] == second[-3:] == PROGRAM and second[:2] == ["-n", "1"]
+
+
+ABORTED = "printf 'MPI_ABORT was invoked on rank 3 in communicator MPI_COMM_WORLD\\n  Errorcode: 5\\n' >&2; "
+LINGERS = "trap '' TERM; " + ABORTED + "for i in $(seq 100); do sleep 0.1; done"
+EXITED = "printf 'prterun detected that one or more processes exited\\n   Exit code:    3\\n' >&2"
+SPEAKS = "echo 'a worker ended, Exit code: 7' >&2; sleep 2"
+
+
+@pytest.mark.parametrize(("script", "ended", "code"), [(LINGERS, True, 5), (EXITED, False, 3), (SPEAKS, False, 1)])
+def test_a_launcher_that_told_of_a_ranks_end_and_stays_is_ended(script, ended, code, monkeypatch, capfdbinary):
+    monkeypatch.setattr(launcher_words, "LINGERS_S", 0.3)
+    monkeypatch.setattr(launcher_words, "INSISTS_S", 0.2)
+    process = subprocess.Popen(["bash", "-c", script], stderr=subprocess.PIPE)
+    words = launcher_words.LauncherWords(process)
+    began = time.monotonic()
+    process.wait(8)
+    assert words.finish() is ended
+    assert words.code == code
+    assert time.monotonic() - began < 5
 
 
 def test_start_of_the_script_is_that_of_its_process():

@@ -117,9 +117,12 @@ class Pinned:
     def __init__(self, calls):
         self.calls = calls
 
-    def to(self, device, non_blocking):
+    def moved(self, device, non_blocking):
         self.calls.append(("to", non_blocking))
         return self
+
+    def mapped(self, function):
+        function(self)
 
     def record_stream(self, stream):
         self.calls.append(("record_stream", stream))

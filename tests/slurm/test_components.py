@@ -98,11 +98,12 @@ device: cpu
 """
 
 
+@pytest.mark.timeout(600)
 def test_study_on_nodes_that_differ(cluster: Cluster):
     """By `snakemake --profile slurm`, whose plugin cannot send such jobs: from the probe to the report."""
     (cluster.directory / "s.yaml").write_text(STUDY)
     snakemake = ["snakemake", "-s", ROOT / "Snakefile", "--profile", "slurm", "--config", "study=s.yaml"]
-    output = cluster.run(*snakemake, timeout_s=280)
+    output = cluster.run(*snakemake, timeout_s=560)
     results = cluster.directory / "results/s"
     kinds = read(results, "hardware.json")["node_kinds"]
     assert [(PARTITION_OF[kind["name"]], kind["number"]) for kind in kinds] == [("main", 0), ("small", 1)]

@@ -247,4 +247,4 @@ def test_a_kept_step_is_small():
     kept = StepLog()
     for number in range(1000):
         kept.add(number, False, StepResult(step=PhaseSpan("step", 10, 95), phases=phases, loss=1.0), events)
-    assert len(kept._numbers) * kept._numbers.itemsize + len(kept._losses) * 8 < 500_000
+    assert len(kept._numbers) * kept._numbers.itemsize + len(kept._figures) * 8 < 500_000

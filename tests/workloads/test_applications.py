@@ -80,7 +80,7 @@ def test_the_loss_falls(workload):
 
 
 def test_the_loss_is_the_mean_over_samples(workload):
-    workload.model.eval()  # dropout is no part of a mean
+    workload.model.eval()  # dropout draws other numbers in each call
     inputs, targets = batch_of(workload.dataset, 6)
     with torch.no_grad():
         outputs = workload.model(*inputs)

@@ -1,5 +1,7 @@
 """The answer in five lines: best layout for time, for energy, for cost; speed-up over serial; what was not measured.
 
+A sixth says what changed between the runs that are compared, where anything did.
+
 A study with inference runs has a line for them, and only that line where nothing was trained.
 
 Each line answers for every workload of the study. Two layouts are called different only when their intervals
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpc_accel.report.judge import footprint, inference, plausibility, quantities, ranking, reasons, wording
+from hpc_accel.report.judge.differences import REMEDY, differences
 from hpc_accel.report.judge.ranking import Best
 from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.run_record import RunRecord
@@ -92,6 +95,7 @@ def answer(records: StudyRecords) -> Answer:
             *(trained if records.runs or not inferred else ()),
             *((Line(title="Best inference", parts=inferred),) if inferred else ()),
             Line(title="Not measured", parts=_not_measured(records)),
+            *_not_alike(records),
         ),
         winners={name: run.run_id for name, run in winners.items()},
         for_inference={name: run.run_id for name, run in for_inference.items()},
@@ -236,6 +240,14 @@ def _not_measured(records: StudyRecords) -> tuple[tuple[str, str], ...]:
         extent = "" if gap.num_runs == gap.of_runs else f" of {gap.num_runs} of {wording.counted(gap.of_runs, 'run')}"
         parts.append(gap.quantity + extent + (" (see above)" if whole else f" ({gap.reason})"))
     return tuple(("", part) for part in parts) or (("", "nothing: every run was measured in full"),)
+
+
+def _not_alike(records: StudyRecords) -> tuple[Line, ...]:
+    found = differences(records)
+    if not found:
+        return ()
+    parts = tuple((each.workload, each.text) for each in found)
+    return (Line(title="Not alike", parts=(*parts, ("", REMEDY))),)
 
 
 def _gap(records: StudyRecords, runs: list[RunRecord], quantity: str) -> str:

@@ -23,12 +23,13 @@ from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.run import Run
 from hpc_accel.train.parity import compare, verdict
 from hpc_accel.train.parity.effect import effects_without_a_twin
-from hpc_accel.train.parity.engine import HALF, build_still
+from hpc_accel.train.parity.engine import build_still
 from hpc_accel.train.parity.facts import each_weight
 from hpc_accel.train.parity.judge import finite, judge
 from hpc_accel.train.parity.reference import Kind, Reference
 from hpc_accel.train.parity.steps import Measured, take_steps
 from hpc_accel.train.parity.store import References, changes_numbers, obtain
+from hpc_accel.workloads.nested import HALVES
 from hpc_accel.workloads.twin import twin_split
 from hpc_accel.workloads.workload import Workload
 
@@ -116,7 +117,7 @@ def _types(run: Run) -> tuple[str, str]:
     """The 16-bit type that the user's weights have, or ""; and the type that the layout is proven in."""
     workload = build_still(run, raised=False)
     types = {each.dtype for each in workload.model.parameters()}
-    half = next((str(each).removeprefix("torch.") for each in types if each in HALF), "")
+    half = next((str(each).removeprefix("torch.") for each in types if each in HALVES), "")
     return half, "fp64" if torch.float64 in types else "fp32"
 
 

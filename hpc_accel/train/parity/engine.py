@@ -32,6 +32,7 @@ from hpc_accel.train.parity.pieces import BatchPiece, Cutting, sampler_of
 from hpc_accel.train.parity.sketch import sketch
 from hpc_accel.workloads import entry
 from hpc_accel.workloads.batch import Batch
+from hpc_accel.workloads.nested import HALVES, raised
 from hpc_accel.workloads.twin import keep_blocks
 from hpc_accel.workloads.workload import Workload
 
@@ -40,7 +41,6 @@ NUM_GRADIENTS = 2
 """Steps whose gradients are compared."""
 SCALE = {"fp16": 2.0**12}
 WIRE = {"bf16": torch.bfloat16, "fp16": torch.float16}
-HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(kw_only=True)
@@ -67,7 +67,7 @@ def build_still(run: Run, *, raised: bool, twin: Twin | None = None) -> Workload
     if twin is not None:
         keep_blocks(workload, twin.blocks)
     drop_nothing(workload.model)
-    if raised and any(each.dtype in HALF for each in workload.model.parameters()):
+    if raised and any(each.dtype in HALVES for each in workload.model.parameters()):
         workload.model.float()
     if planted.is_on("other_weights", dist.get_rank() if dist.is_initialized() else 0):
         with torch.no_grad():
@@ -226,11 +226,6 @@ class Engine:
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """All of a tensor that FSDP divided over one rank; any other as it is."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
-
-
-def raised(tensor: torch.Tensor) -> torch.Tensor:
-    """In fp32 if it is of 16 bits."""
-    return tensor.float() if tensor.dtype in HALF else tensor
 
 
 def rows(piece: BatchPiece, digests: Sequence[int]) -> list[tuple[int, int]]:

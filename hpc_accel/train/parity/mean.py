@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 import torch
 
-from hpc_accel.runtime.loss import HALVES
 from hpc_accel.runtime.weight import IGNORED, MeanOver, Weigh
 from hpc_accel.workloads import nested
 from hpc_accel.workloads.batch import Batch
+from hpc_accel.workloads.nested import HALVES
 from hpc_accel.workloads.workload import Loss, Workload
 
 TOLERANCE = 2e-5

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from hpc_accel.parallel.pieces import Piece, named_parameters
-from hpc_accel.runtime.loss import HALVES
 from hpc_accel.runtime.step import Stepper
 from hpc_accel.study.optimizer import ELEMENTWISE, Optimizer
+from hpc_accel.workloads.nested import HALVES
 from hpc_accel.workloads.optimizers import build_optimizer
 from hpc_accel.workloads.parameter_groups import Grouping
 from hpc_accel.workloads.schedules import build_schedule

@@ -22,11 +22,12 @@ from hpc_accel.runtime.step import Stepper
 from hpc_accel.runtime.still import Still
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.run import Run
-from hpc_accel.train.parity.engine import NUM_GRADIENTS, build_still, raised, summaries
+from hpc_accel.train.parity.engine import NUM_GRADIENTS, build_still, summaries
 from hpc_accel.train.parity.optimizer_check import OptimizerCheck
 from hpc_accel.train.parity.reference import Reference
 from hpc_accel.train.parity.room import make_room
 from hpc_accel.train.parity.sketch import WIDTH, sketch
+from hpc_accel.workloads.nested import raised
 from hpc_accel.workloads.parameter_groups import group_parameters
 from hpc_accel.workloads.tensor_plan import divisions, planned
 

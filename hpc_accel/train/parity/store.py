@@ -31,10 +31,11 @@ from hpc_accel.runtime.seeded import Drawn, Seeded, digest_of_sample
 from hpc_accel.study.references import RECORD, directory_of, reference_name
 from hpc_accel.study.run import Run
 from hpc_accel.study.sources import sources
-from hpc_accel.train.parity.engine import HALF, build_still
+from hpc_accel.train.parity.engine import build_still
 from hpc_accel.train.parity.facts import digest_of_weights
 from hpc_accel.train.parity.pieces import sampler_of
 from hpc_accel.train.parity.reference import Kind, Reference, compute_variant, compute_whole
+from hpc_accel.workloads.nested import HALVES
 from hpc_accel.workloads.stream import Stream, num_samples_of
 from hpc_accel.workloads.workload import Workload
 
@@ -112,7 +113,7 @@ def kinds_of(run: Run, whole: Reference, *, halves: bool) -> list[Kind]:
 
 def has_halves(workload: Workload) -> bool:
     """Whether any weight has 16 bits."""
-    return any(each.dtype in HALF for each in workload.model.parameters())
+    return any(each.dtype in HALVES for each in workload.model.parameters())
 
 
 def changes_numbers(run: Run, *, halves: bool) -> bool:

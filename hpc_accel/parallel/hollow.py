@@ -48,3 +48,8 @@ def emptied(module: nn.Module) -> nn.Module:
     for key, child in clone._modules.items():
         clone._modules[key] = None if child is None else emptied(child)
     return clone
+
+
+def is_hollow(module: nn.Module) -> bool:
+    """Whether the module stands for one of another stage: there are no weights of it to divide or to train."""
+    return next(module.parameters(), None) is None

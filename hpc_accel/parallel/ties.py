@@ -56,7 +56,7 @@ def ties_of(
     found = []
     for name, stages in shared.items():
         ranks = tuple(sorted({holder[stage] for stage in stages}))
-        if name in own and own[name].requires_grad and len(ranks) > 1:
+        if place.pp_rank in ranks and len(ranks) > 1 and own[name].requires_grad:
             found.append(Tie(name=name, parameter=own[name], ranks=ranks))
     return found
 

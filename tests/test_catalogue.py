@@ -46,7 +46,7 @@ def test_all_of_them_are_there(runs):
     assert {run["recipe"]["precision"] for run, _ in runs} == set(get_args(recipe.Precision)) - NEEDS_GPU
     assert {run["recipe"]["recompute"] for run, _ in runs} == set(get_args(recipe.Recompute))
     assert {run["recipe"]["compression"] for run, _ in runs} == set(get_args(recipe.Compression))
-    for key in ("compile", "channels_last", "fused_optimizer", "static_graph", "overlap"):
+    for key in ("compile", "channels_last", "sync_batch_norm", "fused_optimizer", "static_graph", "overlap"):
         assert {run["recipe"][key] for run, _ in runs} == {True, False}, key
     assert any(run["recipe"]["average_every"] > 1 for run, _ in runs)
     assert any(run["recipe"]["data_workers"] for run, _ in runs)

@@ -136,6 +136,17 @@ def had_nodes_to_itself(job_id: str | None) -> bool | None:
     return all(word == "NO" for word in found) if found else None
 
 
+def neighbours(environ: MutableMapping[str, str]) -> list[str]:
+    """Other jobs that run on this job's nodes now: "job 12 of alice on n1"; empty where Slurm does not answer."""
+    nodes = of_all_components(environ, "SLURM_JOB_NODELIST")
+    own = {value for key, value in environ.items() if key.startswith(("SLURM_JOB_ID", "SLURM_JOBID"))}
+    if not nodes or not own:
+        return []
+    answer = _answer(["squeue", "--noheader", "--states=RUNNING", f"--nodelist={nodes}", "--format=%A|%u|%N"])
+    rows = [line.split("|") for line in answer.splitlines() if line.count("|") == 2]
+    return [f"job {number} of {user} on {where}" for number, user, where in rows if number not in own]
+
+
 def end_unix_s(job_id: str) -> float | None:
     """When the time limit will end the running job; None when Slurm does not answer or there is no limit."""
     answer = _answer(["squeue", "--noheader", f"--jobs={job_id}", "--format=%e"])

@@ -68,6 +68,7 @@ def facts(environ: MutableMapping[str, str], *, launched_unix_s: float, exit_cod
         "ended_unix_s": time.time(),
         "exit_code": exit_code,
         "exclusive": allocation.had_nodes_to_itself(job_id),
+        "neighbours": allocation.neighbours(environ),
     }
 
 

@@ -19,11 +19,12 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpc_accel.files import read_json, write_json
 from hpc_accel.jobs import allocation, attempt, daemons, placement
+from hpc_accel.jobs.again import Again
 from hpc_accel.jobs.allocation import Component
 from hpc_accel.jobs.child import Child
 from hpc_accel.jobs.diagnosis import diagnose, told_by_hang, told_by_ranks
@@ -79,7 +80,12 @@ def supervise(directory: Path, command: Sequence[str], settings: Settings) -> in
         return _supervise_program(directory, command, settings)
     attempt.check_writable(directory)
     with only_attempt(directory, tell):
-        return _supervise_run(directory, command, settings)
+        again = Again(directory, tell)
+        code = _supervise_run(directory, command, settings)
+        while code == 0 and again.is_wanted():
+            # What was measured before stands, so a repeat that is cut short needs no second job.
+            code = _supervise_run(directory, command, replace(settings, max_restarts=0))
+        return again.settled(code)
 
 
 def tell_edits(directory: Path, request: Path) -> dict[str, str]:
@@ -135,6 +141,7 @@ def _supervise_run(run_dir: Path, command: Sequence[str], settings: Settings) ->
     """A run: it saves a checkpoint when it is warned, and its record says how it ended."""
     environ = os.environ
     attempt.begin(run_dir, environ.get("SLURM_JOB_ID"))
+    neighbours = allocation.neighbours(environ)
     written_from = tell_edits(run_dir, run_dir / "request.json")
     child = Child(lambda: attempt.keep_warning(run_dir))
     with ExitStack() as stack:
@@ -164,6 +171,7 @@ def _supervise_run(run_dir: Path, command: Sequence[str], settings: Settings) ->
     )
     job |= {
         "format": 1,
+        "neighbours": sorted({*neighbours, *job["neighbours"]}),
         "written_from": written_from,
         "progress": progress,
         "num_without_progress": restart.num_without_progress,

@@ -1,4 +1,4 @@
-"""What else used the machine while something was timed: processor time of others, waiting for a core, swapping.
+"""What else used the machine while something was timed: processor time of others, swapping, cores that slowed down.
 
     before = look()        both ends of what is timed, on every rank; `together` unites those of a node
     ...
@@ -6,7 +6,8 @@
 
 Linux counts a CPU's busy time in /proc/stat and a process's own in /proc/<pid>/stat, both in ticks of 10 ms, so windows
 under a second are known to some percent only. What no rank used was used by others. Steal is what a virtual machine's
-host took away. See proc(5).
+host took away. See proc(5). A core's clock stands in cpufreq/scaling_cur_freq, and how often heat held it back in
+thermal_throttle/core_throttle_count, where the kernel knows them: virtual machines show neither.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class Look:
     own_s: float  # used by this process and its children
     cpus: frozenset[int]  # those that it may use
     swapped_pages: int | None  # in and out, of the whole node
+    throttles: int | None = None  # how often the CPUs that it may use were held back by heat, since the node started
+    mhz: float | None = None  # of the CPU that it runs on, which is at work at both ends of what is timed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,33 +48,49 @@ class Disturbance:
     stolen_share: float | None
     """Of the CPUs that the ranks may use, what the host of a virtual machine took."""
     swapped_pages: int | None
+    throttle_events: int | None
+    """How often heat held a CPU of the ranks back."""
+    frequency_drop: float | None
+    """By how much of its clock the ranks' CPUs were slower at the end, where that was most."""
     reason: str = ""
 
 
-def look(proc: Path = Path("/proc")) -> Look | None:
+def look(proc: Path = Path("/proc"), cpus: Path = Path("/sys/devices/system/cpu")) -> Look | None:
     """The counters now, this process's own among them; None where the kernel does not show them."""
     try:
         busy, stolen = _cpu_times((proc / "stat").read_text())
         own = sum(_process_s(proc / str(pid)) for pid in _with_children(os.getpid(), proc))
     except (OSError, ValueError, IndexError):
         return None
+    usable = frozenset(os.sched_getaffinity(0))
     return Look(
         time_s=time.monotonic(),
         busy_s=busy,
         stolen_s=stolen,
         own_s=own,
-        cpus=frozenset(os.sched_getaffinity(0)),
+        cpus=usable,
         swapped_pages=_swapped(proc),
+        throttles=_throttles(cpus, usable),
+        mhz=_mhz(cpus, proc),
     )
 
 
 def together(looks: Sequence[Look | None]) -> Look | None:
-    """The looks of a node's ranks as one: their own times added, their CPUs united."""
+    """The looks of a node's ranks as one: their own times added, their CPUs united, the mean of their clocks."""
     known = [each for each in looks if each is not None]
     if not known or len(known) < len(looks):
         return None
     cpus = frozenset[int]().union(*(each.cpus for each in known))
-    return replace(known[0], own_s=sum(each.own_s for each in known), cpus=cpus)
+    # Ranks that share CPUs count the same events: the largest is enough to say that there were some.
+    throttles = [each.throttles for each in known if each.throttles is not None]
+    clocks = [each.mhz for each in known if each.mhz is not None]
+    return replace(
+        known[0],
+        own_s=sum(each.own_s for each in known),
+        cpus=cpus,
+        throttles=max(throttles, default=None),
+        mhz=sum(clocks) / len(clocks) if len(clocks) == len(known) else None,
+    )
 
 
 def between(windows: Sequence[tuple[Look | None, Look | None]]) -> Disturbance:
@@ -85,12 +104,14 @@ def between(windows: Sequence[tuple[Look | None, Look | None]]) -> Disturbance:
     all_cpus = known[0][1].busy_s
     cpus = [cpu for cpu in all_cpus if cpu in known[0][1].cpus] or list(all_cpus)
     own_s = sum(last.own_s - first.own_s for first, last in known)
-    swapped = [_difference(first.swapped_pages, last.swapped_pages) for first, last in known]
+    drops = [1 - last.mhz / first.mhz for first, last in known if first.mhz and last.mhz]
     return Disturbance(
         others_share=_share(_spent(known, "busy_s", cpus) - own_s, window_s * len(cpus)),
         node_others_share=_share(_spent(known, "busy_s", all_cpus) - own_s, window_s * len(all_cpus)),
         stolen_share=_share(_spent(known, "stolen_s", cpus), window_s * len(cpus)),
-        swapped_pages=None if None in swapped else sum(each or 0 for each in swapped),
+        swapped_pages=_grown(known, "swapped_pages"),
+        throttle_events=_grown(known, "throttles"),
+        frequency_drop=max(0.0, *drops) if drops else None,
     )
 
 
@@ -104,12 +125,22 @@ def _spent(windows: Iterable[tuple[Look, Look]], counter: str, cpus: Iterable[in
     )
 
 
-def _difference(first: int | None, last: int | None) -> int | None:
-    return None if first is None or last is None else last - first
+def _grown(windows: Iterable[tuple[Look, Look]], counter: str) -> int | None:
+    """By how much a counter of the node grew inside the windows; None where one end does not know it."""
+    ends = [(getattr(first, counter), getattr(last, counter)) for first, last in windows]
+    return None if any(None in pair for pair in ends) else sum(last - first for first, last in ends)
 
 
 def _unknown(reason: str) -> Disturbance:
-    return Disturbance(others_share=None, node_others_share=None, stolen_share=None, swapped_pages=None, reason=reason)
+    return Disturbance(
+        others_share=None,
+        node_others_share=None,
+        stolen_share=None,
+        swapped_pages=None,
+        throttle_events=None,
+        frequency_drop=None,
+        reason=reason,
+    )
 
 
 def _share(used_s: float, available_s: float) -> float:
@@ -156,4 +187,19 @@ def _swapped(proc: Path) -> int | None:
         rows = dict(line.split() for line in (proc / "vmstat").read_text().splitlines())
         return int(rows["pswpin"]) + int(rows["pswpout"])
     except (OSError, ValueError, KeyError):
+        return None
+
+
+def _throttles(cpus: Path, usable: Iterable[int]) -> int | None:
+    try:
+        return sum(int((cpus / f"cpu{cpu}/thermal_throttle/core_throttle_count").read_text()) for cpu in usable)
+    except (OSError, ValueError):
+        return None
+
+
+def _mhz(cpus: Path, proc: Path) -> float | None:
+    try:
+        cpu = int((proc / "self/stat").read_text().rpartition(")")[2].split()[36])  # field 39: where it ran last
+        return int((cpus / f"cpu{cpu}/cpufreq/scaling_cur_freq").read_text()) / 1e3
+    except (OSError, ValueError, IndexError):
         return None

@@ -4,10 +4,12 @@ Read it in this order:
   apply                     the one way from a layout and a recipe to a model that trains
   mesh                      which rank is which replica, stage and tensor-parallel part
   data, shard, gradients    DDP, FSDP2, ZeRO-1; how gradients meet
+  batch_norm, outputs_together    BatchNorm and losses over all replicas' samples
   tensor, exchange          layers cut over ranks; what these exchange, as autograd knows it
-  pipeline, traced, boundary, forward    stages, their boundaries, and forward alone
-  block_stages, hollow, ties             stages of a model's blocks; weights that stages share
+  pipeline, traced, draws, boundary, forward    stages, their boundaries, what they draw, and forward alone
+  block_stages, hollow, ties    stages of a model's blocks; weights that stages share
   layer_times               how long each layer takes, for stages of equal time
+  odd_parameters            those that a layout does not treat like the rest
   pieces                    where what a rank holds of each parameter lies in the whole model
   planted                   faults planted by tests
   recompute, float8, memory_layout, loss_device    recipes

@@ -38,6 +38,7 @@ class ParallelModel:
 
     `average` averages gradients after backward, or parameters under local SGD; None where DDP does. Of a model that
     FSDP divided, it averages those of the parameters that are whole.
+    `flow` is what was seen of the model's control flow, nothing with one replica.
     `partial` are parameters whose gradients the tensor-parallel ranks of `tp_group` must add up.
     """
 
@@ -46,6 +47,7 @@ class ParallelModel:
     boundaries: list[tuple[torch.Tensor, ...]]
     """Without values: what enters each stage and leaves the last; empty without stages, and where a tracer cut them."""
     average: ReplicaAverage | None
+    flow: ControlFlow
     partial: list[nn.Parameter]
     tp_group: dist.ProcessGroup | None
     given: bool
@@ -136,6 +138,7 @@ def parallelize(
         schedule=schedule,
         boundaries=getattr(stages, "boundaries", []),
         average=make_average(place, recipe, later=later),
+        flow=flow,
         partial=prepare.partial,
         tp_group=place.group("tp"),
         given=getattr(stages, "given", False),
@@ -193,6 +196,11 @@ class _Prepare:
         """`output_dtypes` are what the neighbour of a stage expects; None for a model without stages."""
         recipe = self.recipe
         module.to(self.device)
+        replicas = self.place.group("dp")
+        if recipe.sync_batch_norm and replicas is not None:
+            from hpc_accel.parallel.batch_norm import synchronise_batch_norm
+
+            module = synchronise_batch_norm(module, replicas)
         if recipe.channels_last:
             set_channels_last(module)
         if recipe.precision == "fp8":

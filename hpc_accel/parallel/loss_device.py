@@ -9,7 +9,7 @@ from torch import nn
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.workloads.batch import own_loss
-from hpc_accel.workloads.nested import tensors_of
+from hpc_accel.workloads.nested import all_raised, tensors_of
 from hpc_accel.workloads.workload import Loss
 
 ELSEWHERE = ("on the same device", "same device as the indexed tensor", "not on the expected device")
@@ -23,14 +23,14 @@ def move_loss(loss: Loss | None, device: torch.device) -> None:
 
 
 def loss_of(loss: Loss | None, outputs: Any, targets: Any) -> torch.Tensor:
-    """The loss; without one, that which the model returned.
+    """The loss, of outputs in fp32 at least; without one, that which the model returned.
 
     Raises ConfigError when it holds tensors that stay on another device.
     """
     if loss is None:
         return own_loss(outputs)
     try:
-        return loss(outputs, targets)
+        return loss(all_raised(outputs), targets)
     except RuntimeError as error:
         if not any(words in str(error) for words in ELSEWHERE):
             raise

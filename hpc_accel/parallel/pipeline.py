@@ -30,7 +30,7 @@ from torch.distributed.pipelining import (
 from torch.distributed.pipelining.schedules import PipelineScheduleMulti, PipelineScheduleSingle
 
 from hpc_accel.parallel.block_stages import block_stage, boundaries_of, chain_without_values, see
-from hpc_accel.parallel.boundary import Dtypes, buffers_kept
+from hpc_accel.parallel.boundary import Dtypes, buffers_kept, own_inputs
 from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.parallel.tensor import SEQUENCE
 from hpc_accel.parallel.ties import first_names, shared_names
@@ -38,6 +38,7 @@ from hpc_accel.parallel.traced import TracedStages, trace
 from hpc_accel.study.layout import SINGLE
 from hpc_accel.workloads.batch import Batch
 from hpc_accel.workloads.chain import Chain, is_sequence, layers_of
+from hpc_accel.workloads.control_flow import LOOKS
 from hpc_accel.workloads.tensor_plan import Cut, planned
 from hpc_accel.workloads.workload import Loss, Workload
 
@@ -95,8 +96,9 @@ def cut(
     if not is_sequence(model):
         found = _between_blocks(workload, batch, split, place, autocast_dtype)
         return trace(workload, split, place, autocast_dtype) if found is None else found
+    written: set[int] = set()
     with buffers_kept(model):
-        boundaries = boundary_tensors(model, split, batch.args, autocast_dtype)
+        boundaries = boundary_tensors(model, split, batch.args, autocast_dtype, written)
     if place.layout.sequence_parallel:
         for index in divided_boundaries(model, split, planned(model, workload.tensor_plan)):
             (whole,) = boundaries[index]
@@ -106,11 +108,10 @@ def cut(
     layers = [
         frozenset(names[f"{name}.{each}"] for each, _ in layer.named_parameters()) for name, layer in layers_of(model)
     ]
-    return Stages(
-        modules={index: stage_layers(model, split, index) for index in place.stages},
-        boundaries=boundaries,
-        shared=shared_names(layers, split),
-    )
+    modules: dict[int, nn.Module] = {index: stage_layers(model, split, index) for index in place.stages}
+    for index in written & modules.keys():
+        own_inputs(modules[index])
+    return Stages(modules=modules, boundaries=boundaries, shared=shared_names(layers, split))
 
 
 def _between_blocks(
@@ -146,19 +147,25 @@ def stage_layers(model: nn.Sequential, sizes: tuple[int, ...], stage: int) -> nn
 
 
 def boundary_tensors(
-    model: nn.Sequential, sizes: tuple[int, ...], inputs: Sequence[torch.Tensor], autocast_dtype: torch.dtype | None
+    model: nn.Sequential,
+    sizes: tuple[int, ...],
+    inputs: Sequence[torch.Tensor],
+    autocast_dtype: torch.dtype | None,
+    written: set[int] | None = None,
 ) -> list[tuple[torch.Tensor, ...]]:
     """What enters each stage and what leaves the last one, for a micro-batch `inputs`: shapes and dtypes, no values.
 
+    Stages that change what enters them in place are added to `written`.
+
     Known beforehand, the schedule need not run the first step twice to find out, which DDP around a stage forbids.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-        states = tuple(map(mode.from_tensor, inputs))
-        boundaries = [states]
-        with torch.autocast("cpu", dtype=autocast_dtype, enabled=autocast_dtype is not None):
-            for stage in range(len(sizes)):
-                states = (stage_layers(model, sizes, stage)(*states),)
-                boundaries.append(states)
+    autocast = torch.autocast("cpu", dtype=autocast_dtype, enabled=autocast_dtype is not None)
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode, autocast:
+            boundaries = _passed_on(model, sizes, tuple(map(mode.from_tensor, inputs)), written)
+    except LOOKS:  # layers inside follow values, as a mixture of experts does
+        with torch.random.fork_rng(devices=[]), autocast:
+            boundaries = _passed_on(model, sizes, tuple(each.clone() for each in inputs), written)
     return [
         tuple(
             torch.empty(
@@ -168,6 +175,21 @@ def boundary_tensors(
         )
         for index, states in enumerate(boundaries)
     ]
+
+
+@torch.no_grad()
+def _passed_on(
+    model: nn.Sequential, sizes: tuple[int, ...], states: tuple[torch.Tensor, ...], written: set[int] | None
+) -> list[tuple[torch.Tensor, ...]]:
+    boundaries = [states]
+    for stage in range(len(sizes)):
+        before = [state._version for state in states]
+        left = stage_layers(model, sizes, stage)(*states)
+        if written is not None and before != [state._version for state in states]:
+            written.add(stage)
+        states = (left,)
+        boundaries.append(states)
+    return boundaries
 
 
 def divided_boundaries(model: nn.Sequential, sizes: tuple[int, ...], plan: Mapping[str, Cut]) -> list[int]:

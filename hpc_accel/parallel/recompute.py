@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from hpc_accel.parallel.boundary import may_write, on_copies
 from hpc_accel.workloads.blocks import blocks_with_parameters
 
 _aten = torch.ops.aten
@@ -41,6 +42,7 @@ def recompute_blocks(module: nn.Module, kind: str) -> None:
     forward (running statistics, power iteration): it is computed again from the buffers of the first time, which are
     then left as they were.
     """
+    _keep_no_cache(module)
     options: dict[str, Any] = {"use_reentrant": False}
     if kind == "selective":
         options["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
@@ -48,13 +50,27 @@ def recompute_blocks(module: nn.Module, kind: str) -> None:
         block.forward = _recomputed(block.forward, list(block.buffers()), options)
 
 
+def _keep_no_cache(module: nn.Module) -> None:
+    """A cache of keys and values serves generation; in training a block that runs again would write into it twice.
+
+    As transformers has it, for its own checkpointing.
+    """
+    for part in module.modules():
+        config: Any = getattr(part, "config", None)
+        if getattr(config, "use_cache", None) is True:
+            config.use_cache = False
+
+
 def _recomputed(
     forward: Callable[..., Any], buffers: list[torch.Tensor], options: dict[str, Any]
 ) -> Callable[..., Any]:
+    writes = [True]  # into its inputs: until a call shows that it does not
+
     def wrapper(*inputs: Any, **named: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*inputs, **named)
-        again = _with_first_buffers(forward, buffers) if buffers else forward
+        again = on_copies(forward, writes) if may_write(writes) else forward
+        again = _with_first_buffers(again, buffers) if buffers else again
         return checkpoint(again, *inputs, **options, **named)
 
     return wrapper

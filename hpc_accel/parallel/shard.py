@@ -7,13 +7,14 @@ strided parameters, those with sparse gradients, and of each block those of anot
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.parallel.boundary import own_written_inputs
 from hpc_accel.parallel.data import WIRE
 from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.study.recipe import Recipe
@@ -28,7 +29,7 @@ def shard(
     autocast_dtype: torch.dtype | None,
     flow: ControlFlow,
 ) -> nn.Module:
-    """`module`, divided over the data-parallel ranks. Where `flow` says that blocks may not run, they are not units.
+    """`module`, divided over the data-parallel ranks. Where `flow` says that blocks may be skipped, they are not units.
 
     Raises ConfigError where parameters may idle and torch is too old to exchange gradients all the same.
     """
@@ -41,18 +42,19 @@ def shard(
         ),
         "offload_policy": CPUOffloadPolicy() if recipe.offload == "parameters" else OffloadPolicy(),
     }
-    units = [] if flow.looks_between_blocks else _units(module)
+    units = [] if flow.skips_blocks else _units(module)
     whole = {each for unit in units for each in left_whole(unit, list(unit.parameters()))}
     inside = {each for unit in units for each in unit.parameters()}
     whole |= set(left_whole(module, [each for each in module.parameters() if each not in inside]))
     for unit in units:
+        own_written_inputs(unit)  # FSDP2 gives a unit views, which autograd does not let it overwrite
         fully_shard(unit, **options, ignored_params=whole)
     fully_shard(module, **options, ignored_params=whole)
     _exchange_of_idle(module, flow)
     return module
 
 
-def _units(module: nn.Module) -> Iterator[nn.Module] | list[nn.Module]:
+def _units(module: nn.Module) -> list[nn.Module]:
     """Blocks that share no parameter: those stay with the whole, as FSDP2 wants tied weights in one group."""
     blocks = blocks_with_parameters(module)
     uses = Counter(id(parameter) for block in blocks for parameter in block.parameters())

@@ -16,6 +16,7 @@ from torch.distributed.pipelining.stage import _PipelineStageBase
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.parallel.boundary import Dtypes, buffers_kept
+from hpc_accel.parallel.draws import name_draws
 from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.workloads.blocks import blocks_of
 from hpc_accel.workloads.workload import Workload
@@ -75,6 +76,7 @@ def trace(
             "each block is called once, in the order of its list",
             "return a torch.nn.Sequential from build(), or use fewer stages",
         )
+    name_draws(pipe.get_stage_module(index) for index in range(pipe.num_stages))
     return TracedStages(modules={index: pipe.get_stage_module(index) for index in place.stages}, pipe=pipe)
 
 

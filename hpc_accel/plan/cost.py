@@ -92,7 +92,8 @@ class StepModel:
         layout, per_node = group.whole, resources.ranks_per_node
         tensor = group_of(layout, "tp", per_node) if layout.tp > 1 else None
         crossing = layout.pp if self.software.ring_wait_s else layout.pp > 1
-        key = (tensor, layout.micro_batch_size, per_node, crossing)
+        data = group_of(layout, "dp", per_node) if self.software.synchronises_batch_norm and layout.dp > 1 else None
+        key = (tensor, layout.micro_batch_size, per_node, crossing, data)
         if key not in self._works:
             self._works[key] = min(self.stage_times.least_work_s(one, resources) for one in group.divided())
         return self._works[key]
@@ -211,7 +212,8 @@ class StepModel:
             calibration=self.calibration,
         )
         return {
-            "communication": max(replicas.communication_s(rank) for rank in stages.ranks),
+            "communication": max(replicas.communication_s(rank) for rank in stages.ranks)
+            + replicas.outputs_s(self.facts, first),
             "optimizer": max(replicas.optimizer_s(rank) for rank in stages.ranks),
             "other": self._other_s(layout, resources, stages),
         }

@@ -4,6 +4,7 @@ shard none        gradients all-reduced in buckets while backward runs (Distribu
 shard optimizer   the same; each rank updates its part of the parameters and sends it (ZeRO-1)
 shard full        gradients reduce-scattered layer by layer; each rank updates its shards (FSDP2). The all-gathers
                   of parameters happen in every pass and are in `stages`.
+gather_outputs    the outputs of all replicas gathered for the loss, and what comes back scattered
 average_every k   no gradients; every k steps parameters are all-reduced (local SGD)
 
 A schedule that splits backward has no moment at which DistributedDataParallel would see a gradient finished, so there,
@@ -21,6 +22,7 @@ from hpc_accel.plan.software import Software
 from hpc_accel.plan.stage_cost import StageCost, exposed_s
 from hpc_accel.probe.hardware import Network
 from hpc_accel.study.layout import Layout
+from hpc_accel.study.model_facts import ModelFacts
 
 TENSORS_PER_LAUNCH = 50
 """On a GPU torch's optimizers update about this many tensors in one kernel."""
@@ -69,6 +71,15 @@ class Replicas:
         reduced = self._scattered_s(rank) if self.layout.shard == "full" else self._reduced_s(rank)
         copied = self._flattened_s(rank) if self.later else 0.0
         return reduced + copied + self._recoded_s(rank) + self._updated_s(rank) + self._synchronised_s(rank)
+
+    def outputs_s(self, facts: ModelFacts, rank: StageCost) -> float:
+        """Of one step, for a loss of all replicas' outputs: nothing hides it, as backward begins with its result."""
+        if not facts.gathers_outputs or self.layout.dp == 1:
+            return 0.0
+        batch = self.layout.dp * self.layout.micro_batch_size
+        num_bytes = facts.layers[-1].output_elements_per_sample * batch * self.software.gradient_bytes
+        overhead = self.software.collective_operations * rank.overhead_s
+        return 3 * overhead + 2 * self._gather(num_bytes)  # outputs, targets, and backward's gradients of outputs
 
     def optimizer_s(self, rank: StageCost) -> float:
         """Of one step; sharded, each rank updates its part."""

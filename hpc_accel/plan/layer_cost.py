@@ -16,6 +16,9 @@ from hpc_accel.study.layout import Layout
 from hpc_accel.study.model_facts import LayerFacts
 from hpc_accel.study.recipe import Precision
 
+BATCH_NORM_BYTES = 16
+"""Of one channel: a sum and a sum of squares in fp64, as `parallel.batch_norm` sends them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerCost:
@@ -23,7 +26,7 @@ class LayerCost:
 
     time: LayerTime
     message_s: float
-    """Collectives of tensor parallelism, forward, that compute does not contain."""
+    """Collectives forward that compute does not contain: of tensor parallelism, of BatchNorm over all replicas."""
     parameters: float
     gather_s: float
     """One gathering of its sharded parameters."""
@@ -67,7 +70,17 @@ class LayerCosts:
         measured = self.measured.of(layer, key, lambda other: self.alone_s(layer, layout, ranks_per_node, level, other))
         if measured is not None:
             time, message = _as_measured(time, measured), 0.0
+        message += self._batch_norm_s(layer, layout, ranks_per_node, level)
         return LayerCost(time=time, message_s=message, parameters=parameters, gather_s=gather)
+
+    def _batch_norm_s(self, layer: LayerFacts, layout: Layout, ranks_per_node: int, level: Level) -> float:
+        """All-reduces of the statistics of its BatchNorm layers, forward; backward's are as many of half the bytes."""
+        if not self.software.synchronises_batch_norm or layout.dp == 1 or not layer.num_batch_norms:
+            return 0.0
+        num_bytes = BATCH_NORM_BYTES * layer.batch_norm_channels / layer.num_batch_norms
+        send = allreduce_s(self.network, group_of(layout, "dp", ranks_per_node), num_bytes) or 0.0
+        overhead = self.software.collective_operations * level.kernel_overhead_s
+        return layer.num_batch_norms * (send + overhead)
 
     def _passes(self, layer: LayerFacts, layout: Layout, ranks_per_node: int, level: Level) -> tuple[LayerTime, float]:
         """Predicted compute, and messages of one forward pass."""

@@ -128,10 +128,11 @@ class StageTimes:
     def _layer_key(self, layout: Layout, ranks_per_node: int, at_once: int) -> tuple[object, ...]:
         """All that the passes of a layer depend on."""
         tensor = group_of(layout, "tp", ranks_per_node) if layout.tp > 1 else None
-        data = group_of(layout, "dp", ranks_per_node) if layout.shard == "full" else None
+        waits = layout.shard == "full" or (self.software.synchronises_batch_norm and layout.dp > 1)
+        data = group_of(layout, "dp", ranks_per_node) if waits else None
         crosses = layout.pp > 1 and bool(self.software.ring_wait_s)
         stages = group_of(layout, "pp", ranks_per_node).spans_nodes if crosses else None
-        return layout.micro_batch_size, at_once, tensor, layout.sequence_parallel, data, stages
+        return layout.micro_batch_size, at_once, tensor, layout.sequence_parallel, layout.shard == "full", data, stages
 
     def _layers_of(self, layout: Layout, ranks_per_node: int, at_once: int) -> dict[int, LayerCost]:
         key = self._layer_key(layout, ranks_per_node, at_once)

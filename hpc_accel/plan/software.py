@@ -65,6 +65,8 @@ class Software:
     """Per parameter that sharded replicas send each other and hold whole while a layer computes."""
     powersgd_rank: int | None = None
     """Rank of the two matrices that stand for a gradient on the wire (Vogels et al., arXiv 1905.13727)."""
+    synchronises_batch_norm: bool = False
+    """Whether BatchNorm layers wait for the sums of all replicas in each pass."""
     average_every: int = 1
     """Steps between averages of the replicas' parameters; above 1 gradients are not exchanged."""
     fused_optimizer: bool = False
@@ -167,6 +169,7 @@ def torch_amp(
         gradient_wire_bytes=2 if recipe.compression in ("bf16", "fp16") else None,
         gather_bytes=2 if half else 4,
         powersgd_rank=4 if recipe.compression == "powersgd" else None,  # parallel.data.POWERSGD_RANK
+        synchronises_batch_norm=recipe.sync_batch_norm,
         average_every=recipe.average_every,
         fused_optimizer=recipe.fused_optimizer,
         data_workers=recipe.data_workers,

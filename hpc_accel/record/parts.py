@@ -179,13 +179,23 @@ class Disturbance(Part):
     stolen_share: Fraction
     """What the host of a virtual machine took, of the CPUs that the run may use."""
     swapped_pages: Count
+    throttle_events: Count
+    """How often heat held back a CPU that the run may use."""
+    frequency_drop: Fraction
+    """By how much of their clock the run's CPUs were slower at the end of the timed steps than at their begin."""
 
     @classmethod
     def missing(cls, reason: str) -> Self:
         """Nobody looked, and why."""
-        share = Fraction.missing(reason)
-        pages = Count.missing(reason)
-        return cls(others_share=share, node_others_share=share, stolen_share=share, swapped_pages=pages)
+        share, count = Fraction.missing(reason), Count.missing(reason)
+        return cls(
+            others_share=share,
+            node_others_share=share,
+            stolen_share=share,
+            swapped_pages=count,
+            throttle_events=count,
+            frequency_drop=share,
+        )
 
 
 class Checkpoints(Part):

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from hpc_accel.measure import host
+from hpc_accel.measure.disturbance import Disturbance as Measured
 from hpc_accel.measure.disturbance import Look, between, look, together
 from hpc_accel.record.figure import Count, Fraction
 from hpc_accel.record.parts import Disturbance
@@ -16,6 +17,10 @@ MAX_OTHERS_SHARE = 0.10
 """Of the run's own CPUs. Daemons and the launcher take a few percent of a quiet node."""
 MAX_NODE_OTHERS_SHARE = 0.25
 MAX_STOLEN_SHARE = 0.05
+MAX_FREQUENCY_DROP = 0.05
+"""Of the clock. Cores that share a power limit move by some percent when one of them wakes."""
+NO_CLOCK = "the kernel shows no clock of the CPUs (cpufreq)"
+NO_THROTTLES = "the kernel does not count how often heat holds CPUs back (thermal_throttle)"
 
 
 class DisturbanceWatch:
@@ -40,21 +45,24 @@ class DisturbanceWatch:
         for node, name, windows in gathered:
             names[node] = name
             nodes.setdefault(node, []).append(windows)
-        figures = {}
+        found = []
         for node, ranks in nodes.items():
             united = [
                 (together([first for first, _ in same]), together([last for _, last in same]))
                 for same in zip(*ranks, strict=True)
             ]
-            figures[node] = between(united)
-        worst = max(figures, key=lambda node: figures[node].others_share or 0.0)
-        figure = figures[worst]
+            found.append(self._figures(names[node], between(united)))
+        return max(found, key=lambda each: (len(disturbed(each)), each.others_share.value or 0.0))
+
+    def _figures(self, name: str, figure: Measured) -> Disturbance:
         return Disturbance(
-            host=names[worst],
+            host=name,
             others_share=Fraction.of(figure.others_share, figure.reason),
             node_others_share=Fraction.of(figure.node_others_share, figure.reason),
             stolen_share=Fraction.of(figure.stolen_share, figure.reason),
             swapped_pages=Count.of(figure.swapped_pages, figure.reason or "the kernel does not count swapped pages"),
+            throttle_events=Count.of(figure.throttle_events, figure.reason or NO_THROTTLES),
+            frequency_drop=Fraction.of(figure.frequency_drop, figure.reason or NO_CLOCK),
         )
 
 
@@ -78,5 +86,21 @@ def disturbed(found: Disturbance) -> list[str]:
         said.append(
             f"disturbed: {found.host} swapped {found.swapped_pages.value:,} pages while steps were timed: choose a "
             "layout that needs less memory, or nodes with more"
+        )
+    return [*said, *_slowed(found)]
+
+
+def _slowed(found: Disturbance) -> list[str]:
+    """Of CPUs that were slower at the end than at the begin."""
+    said = []
+    if found.throttle_events.value:
+        said.append(
+            f"disturbed: heat held back CPUs of {found.host} {found.throttle_events.value:,} times while steps were "
+            "timed: measure again on a node that is cooled, or with fewer ranks on it"
+        )
+    if (found.frequency_drop.value or 0.0) > MAX_FREQUENCY_DROP:
+        said.append(
+            f"disturbed: the clock of the CPUs of {found.host} fell by {found.frequency_drop.value:.0%} while steps "
+            "were timed: measure again with cpu_freq_khz at a clock that they hold, or with more warm-up steps"
         )
     return said

@@ -1,4 +1,4 @@
-"""The clock a GPU really runs at while it works, beside the one the run is named after.
+"""The clock a GPU really runs at while it works: what held it back, and whether it is the one the run is named after.
 
 A request for a clock can be ignored without an error: by a Slurm that knows no GPUs, or by a board at its power or
 temperature limit. So NVML is asked what the clock is while steps run, by a thread of its own, so that a driver that
@@ -18,6 +18,8 @@ from hpc_accel.measure.energy.sensors import nvml_boards
 TOLERANCE = 0.02
 """Drivers round to the steps they have."""
 PERIOD_S = 0.2
+CALM_PERIOD_S = 1.0
+"""Where no clock was asked for: only whether something slows the GPU down is looked at."""
 TIMEOUT_S = 2.0
 MAX_RANKS_NAMED = 4
 IDLE = 0x1
@@ -31,6 +33,8 @@ LIMITS = {
     0x100: "a display's setting",
 }
 """NVML's bits for why a clock is below the highest; 0x2 only says that somebody asked for one."""
+DISTURBING = 0x8 | 0x20 | 0x40 | 0x80
+"""Those that come from the room and the node, not from the work: a power limit holds in every run of such work."""
 
 
 class Look(NamedTuple):
@@ -41,7 +45,7 @@ class Look(NamedTuple):
 
 
 class GpuFrequency:
-    """What was seen of one rank's GPU; with `wanted_mhz` None nothing is looked at."""
+    """What was seen of one rank's GPU; with `wanted_mhz` None, only whether something slowed it down."""
 
     def __init__(self, wanted_mhz: int | None, uuid: str) -> None:
         self._wanted_mhz = wanted_mhz
@@ -52,7 +56,7 @@ class GpuFrequency:
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Look while the block runs: it should hold nothing but work. Once at its end if it is a short one."""
-        if self._wanted_mhz is None or self._failed:
+        if self._failed:
             yield
             return
         stop = threading.Event()
@@ -71,7 +75,8 @@ class GpuFrequency:
             nvml = nvml_boards.load()
             handle = nvml.nvmlDeviceGetHandleByUUID(self._uuid)
             seen = 0
-            while not (stopped := stop.wait(PERIOD_S)) or not seen:
+            period_s = CALM_PERIOD_S if self._wanted_mhz is None else PERIOD_S
+            while not (stopped := stop.wait(period_s)) or not seen:
                 self._looks.append(
                     Look(int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)), _why(nvml, handle))
                 )
@@ -80,6 +85,11 @@ class GpuFrequency:
                     return
         except Exception as error:  # whatever the library raises is the reason
             self._failed = f"NVML: {nvml_boards.said(error)}"
+
+    def _slowdown(self) -> str:
+        """What slowed this rank's GPU down; empty where nothing did, or NVML does not say."""
+        slowed = [look._replace(reasons=look.reasons & DISTURBING) for look in self._looks if look.reasons & DISTURBING]
+        return f"{len(slowed)} of {len(self._looks)} looks{_limits(slowed)}" if slowed else ""
 
     def _finding(self) -> str:
         """What is wrong with this rank's clock; empty where it was as asked."""
@@ -96,13 +106,16 @@ class GpuFrequency:
 
     def told(self, comm: Any) -> str:
         """A sentence for the record where any rank's clock was not as asked or is not known, else "". Collective."""
-        if self._wanted_mhz is None:
-            return ""
-        findings = comm.allgather(self._finding())
+        findings = comm.allgather(self._slowdown() if self._wanted_mhz is None else self._finding())
         wrong = [(rank, finding) for rank, finding in enumerate(findings) if finding]
         if not wrong:
             return ""
         named = "; ".join(f"rank {rank}: {finding}" for rank, finding in wrong[:MAX_RANKS_NAMED])
+        if self._wanted_mhz is None:
+            return (
+                f"disturbed: the GPUs of {len(wrong)} of {len(findings)} ranks were slowed down while steps were timed "
+                f"({named}): measure again on a node that is cooled and has its power"
+            )
         return (
             f"gpu_freq_mhz {self._wanted_mhz} was not seen on {len(wrong)} of {len(findings)} ranks ({named}): a run "
             "is measured at the clock it is named after; leave gpu_freq_mhz out, choose a clock the GPU can hold, or "

@@ -8,6 +8,7 @@ import torch
 
 from hpc_accel.parallel import planted
 from hpc_accel.parallel.loss_device import loss_of, move_loss
+from hpc_accel.parallel.outputs_together import OutputsTogether
 from hpc_accel.runtime.weight import MeanOver
 from hpc_accel.workloads import nested
 from hpc_accel.workloads.batch import own_loss
@@ -23,7 +24,7 @@ class MicroBatchLoss:
     It is computed in the type of the outputs; only 16 bits are raised to fp32. Replicas average their gradients, so a
     micro-batch of weight w counts w x dp / (sum of all weights of the global batch); where `mean` is over samples, w is
     their number. `begin` says the weights of the step that comes; schedules call the loss in the order of the
-    micro-batches.
+    micro-batches. With `together` each replica computes the loss of the global batch, and that is all of it.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class MicroBatchLoss:
         scaler: Scaler | None,
         mean: MeanOver | None = None,
         *,
+        together: OutputsTogether | None = None,
         is_padded: bool = False,
     ) -> None:
         """`is_padded`: outputs and targets are tensors of whole micro-batches, whose first samples count."""
@@ -41,6 +43,7 @@ class MicroBatchLoss:
         self.dp = dp
         self.scaler = scaler
         self.mean = mean or MeanOver()
+        self.together = together
         self._device: torch.device | None = None
         self._counts: list[int] = []
         self._weights: list[float] = []
@@ -70,10 +73,11 @@ class MicroBatchLoss:
         if tensors and tensors[0].device != self._device:
             self._device = tensors[0].device
             move_loss(self.loss, self._device)  # only now, because one loss object may serve a model on the CPU before
-        if any(each.dtype in nested.HALVES for each in tensors):
-            outputs = nested.mapped(nested.raised, outputs)
+        outputs = nested.all_raised(outputs)
         dropped = planted.is_on("micro_batch_dropped") and self._next == len(self._counts)
-        if count == 0 or weight == 0 or dropped:
+        if self.together is not None and not dropped:
+            loss = self._of_all(self.together(outputs), self.together(targets))
+        elif count == 0 or weight == 0 or dropped:
             # Nothing counts, and still every gradient exists.
             loss = torch.stack([each.sum() for each in nested.floats_of(outputs)]).sum() * 0.0
         else:
@@ -82,6 +86,13 @@ class MicroBatchLoss:
         if planted.is_on("loss_divided_twice"):
             loss = loss / (len(self._counts) * self.dp)
         return self.scaler.scale(loss) if self.scaler is not None else loss
+
+    def _of_all(self, outputs: Any, targets: Any) -> torch.Tensor:
+        """Not times dp: what comes back to an output is already the sum over the replicas' losses."""
+        if self.mean.takes_total:
+            whole: Any = self.loss
+            return whole(outputs, targets, num_items_in_batch=self._total)
+        return loss_of(self.loss, outputs, targets)
 
     def _weighted(self, outputs: Any, targets: Any, weight: float) -> torch.Tensor:
         if self.mean.takes_total:

@@ -8,6 +8,7 @@ import torch
 
 from hpc_accel.parallel.apply import parallelize
 from hpc_accel.parallel.mesh import RankCoordinates
+from hpc_accel.parallel.outputs_together import outputs_together
 from hpc_accel.parallel.pieces import named_parameters, shapes_by_name
 from hpc_accel.runtime.batches import (
     Collate,
@@ -74,8 +75,9 @@ def make_stepper(
     """
     mean = mean or MeanOver()
     staged = place.layout.pp > 1
+    together = outputs_together(place) if workload.gather_outputs else None
     scaler = make_scaler(recipe.precision, device)
-    loss = MicroBatchLoss(workload.loss, place.layout.dp, scaler, mean, is_padded=staged)
+    loss = MicroBatchLoss(workload.loss, place.layout.dp, scaler, mean, together=together, is_padded=staged)
     autocast_dtype = AUTOCAST[recipe.precision]
     # Of the whole model, before it is divided.
     grouping, shapes = group_parameters(run.workload.optimizer, workload.model), shapes_by_name(workload.model)

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from hpc_accel.parallel.draws import PLACE
 from hpc_accel.runtime.randomness import seed_of, states_kept
 
 DROPPED = {"dropout_p": 0.0, "dropout": 0.0}
@@ -88,8 +89,7 @@ class Still(TorchDispatchMode):
         return self._draw(func, args, kwargs)
 
     def _draw(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        path = self._path[-1] if self._path else "loss"
-        number = self._count[path] = self._count.get(path, 0) + 1
+        path, number = PLACE.get() or self._next()
         rows = len(self._samples)
         if not any(_leads(each, rows) for each in args):
             self.shared_draws.add(path)
@@ -101,6 +101,12 @@ class Still(TorchDispatchMode):
             torch.manual_seed(seed_of(self._seed, self._step, path, number, sample))
             results.append(func(*(_row(each, row, rows) for each in args), **kwargs))
         return args[0] if func._schema.is_mutable else torch.cat(results)
+
+    def _next(self) -> tuple[str, int]:
+        """The module that draws now, and the number of its draw."""
+        path = self._path[-1] if self._path else "loss"
+        number = self._count[path] = self._count.get(path, 0) + 1
+        return path, number
 
 
 @contextmanager

@@ -68,6 +68,10 @@ class LayerFacts:
     """torch operations the forward pass dispatches; on a small model their overhead is most of the time."""
     num_matmuls: int = 1
     """Of those, matrix products and convolutions: FLOPs and parameters are spread over this many."""
+    num_batch_norms: int = 0
+    """BatchNorm layers inside."""
+    batch_norm_channels: int = 0
+    """Channels of all of them together."""
     num_parameter_tensors: int = 1
     """Tensors the parameters come in: an optimizer step costs its overhead once for each."""
     tp_num_allreduces: int = 0
@@ -112,13 +116,19 @@ class ModelFacts:
     """Modules of the tensor plan that share a parameter with one that it does not divide alike."""
     unused_parameters: tuple[str, ...] = ()
     """Trainable parameters that the loss of two samples does not depend on."""
-    looks_at_values: bool = False
-    """Whether branches of the model follow from values, so that steps and ranks may use different parameters."""
+    varies: bool = False
+    """Whether samples were seen to use different parameters, as in a mixture of experts."""
+    autocast_problem: str = ""
+    """What torch says where the model mixes 16-bit results of autocast with others; "" where it runs."""
     sparse_gradients: tuple[str, ...] = ()
     """Parameters with sparse gradients; none are known of a model too large to be run."""
     complex_parameters: tuple[str, ...] = ()
     has_channels: bool = True
     """Whether any parameter has the 4 or 5 dimensions of images' or volumes' weights."""
+    other_batch_norms: tuple[str, ...] = ()
+    """Layers derived from BatchNorm that compute something of their own."""
+    gathers_outputs: bool = False
+    """Whether the loss is one of the outputs of all replicas together."""
     optimizer: OptimizerFacts | None = None
     """None of a model that is known by its sizes only."""
     max_tokens: int | None = None
@@ -128,6 +138,11 @@ class ModelFacts:
     def num_cuttable_layers(self) -> int:
         """Layers with parameters, the most stages the model can be cut into."""
         return sum(layer.num_parameters > 0 for layer in self.layers)
+
+    @property
+    def num_batch_norms(self) -> int:
+        """BatchNorm layers of the whole model with torch's own forward."""
+        return sum(layer.num_batch_norms for layer in self.layers)
 
     @property
     def num_parameters(self) -> int:

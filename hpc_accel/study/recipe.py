@@ -35,6 +35,8 @@ class Recipe(StrictModel):
     """What backward computes again instead of keeping: nothing, all but matrix products, or all of each block."""
     compression: Compression = "none"
     """Of gradients on the wire."""
+    sync_batch_norm: bool = False
+    """Whether BatchNorm layers normalise over the micro-batches of all replicas."""
     channels_last: bool = False
     fused_optimizer: bool = False
     bucket_mb: PositiveInt | None = None

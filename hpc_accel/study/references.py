@@ -37,7 +37,7 @@ def variant_of(run: Run) -> list[Any]:
     """What a run's variants depend on beside the model: runs that agree in it need the same."""
     layout, recipe = run.layout, run.recipe
     groups = [layout.dp, layout.micro_batch_size, layout.accumulation_steps, layout.shares]
-    return [*groups, layout.shard == "full", recipe.precision, recipe.compression]
+    return [*groups, recipe.sync_batch_norm, layout.shard == "full", recipe.precision, recipe.compression]
 
 
 def runs_by_reference(runs: Iterable[Run]) -> dict[str, list[Run]]:

@@ -13,6 +13,7 @@ from hpc_accel.study.rules_layout import layout_refusals
 from hpc_accel.study.rules_node_kinds import node_kind_refusals
 from hpc_accel.study.rules_optimizer import optimizer_refusals
 from hpc_accel.study.rules_recipe import model_recipe_refusals, recipe_refusals
+from hpc_accel.study.rules_replicas import replica_refusals
 from hpc_accel.study.run import Run
 from hpc_accel.study.study_file import ResourcesChoice
 
@@ -28,6 +29,7 @@ def refusals(run: Run, limits: ResourcesChoice, facts: ModelFacts | None = None)
     yield from _ranks(run, limits)
     yield from _device(run)
     yield from recipe_refusals(run)
+    yield from replica_refusals(run, facts)
     yield from optimizer_refusals(run, facts)
     yield from _measure(run)
     if facts is not None:

@@ -19,6 +19,7 @@ TRAINING_ONLY = {
     "overlap": "is about the all-reduce of gradients",
     "static_graph": "is an option of DistributedDataParallel",
     "average_every": "averages the parameters of replicas that train",
+    "sync_batch_norm": "is about batches that are trained on; a trained model has its running statistics",
     "data_workers": "loads training data; requests lie in memory",
     "pin_memory": "copies training data; requests are copied as they come",
     "offload": "moves what training keeps",

@@ -26,13 +26,17 @@ def model_recipe_refusals(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
     if recipe.channels_last and not facts.has_channels:
         rule = "channels_last orders the weights of 2-D and 3-D convolutions, of which the model has none"
         yield refusal(run, "channels_last without convolutions", rule, "leave channels_last out")
-    if recipe.static_graph and facts.looks_at_values:
-        rule = "a static graph uses the same parameters in each step; the branches of this model follow from values"
-        yield refusal(run, "static_graph with a model that looks at values", rule, "leave static_graph out")
+    if recipe.static_graph and facts.varies:
+        rule = "a static graph uses the same parameters in each step; samples of this model use different ones"
+        yield refusal(run, "static_graph where the parameters in use vary", rule, "leave static_graph out")
     if recipe.compression != "none" and facts.complex_parameters:
         value = f"compression {recipe.compression} with complex parameters, first {facts.complex_parameters[0]}"
         rule = "what compresses gradients knows real numbers only"
         yield refusal(run, value, rule, "leave compression out, or hold real and imaginary parts apart")
+    if facts.autocast_problem and recipe.precision in ("bf16", "fp16"):
+        rule = "autocast makes results of matrix products 16 bits wide, and leaves others as they are"
+        remedy = "bring both to one type in the model: result.to(x.dtype), or use fp32"
+        yield refusal(run, f"precision {recipe.precision}: {facts.autocast_problem}", rule, remedy)
     if facts.sparse_gradients:
         yield from _sparse(run, facts.sparse_gradients[0])
 

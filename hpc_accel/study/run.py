@@ -135,7 +135,8 @@ class Measure(StrictModel):
     from the precision when the study does not set it. The workload's metric is computed on at most `metric_samples`
     held-out samples, evenly spread; 0 leaves it out. Up to `max_steps` are timed where `steps` take less than 100
     updates of the energy sensors. `idle_s` None measures idle power where a sensor can be read, 0 never. A rank that
-    takes longer than `hang_after_s` for a step or a checkpoint hangs; None: see runtime/hang.py.
+    takes longer than `hang_after_s` for a step or a checkpoint hangs; None: see runtime/hang.py. A run that something
+    disturbed is measured up to `repeat_disturbed` times more.
     """
 
     warmup_steps: Count = 5
@@ -147,6 +148,7 @@ class Measure(StrictModel):
     idle_s: Annotated[float, Field(ge=0, le=600)] | None = None
     target_loss: Annotated[float, Field(allow_inf_nan=False)] | None = None
     hang_after_s: PositiveInt | None = None
+    repeat_disturbed: Annotated[int, Field(ge=0, le=20, strict=True)] = 0
 
 
 class Checkpoint(StrictModel):

@@ -23,6 +23,7 @@ from hpc_accel.measure.energy.combine_windows import combine
 from hpc_accel.measure.energy.figure import EnergyFigure
 from hpc_accel.measure.energy.meter import EnergyMeter, Window
 from hpc_accel.mpi import timeline
+from hpc_accel.parallel import odd_parameters
 from hpc_accel.record.figure import Count
 from hpc_accel.record.parts import Checkpoints, Disturbance, Metric
 from hpc_accel.runtime import hang
@@ -63,6 +64,8 @@ class Observations:
     metric: Metric | None
     disturbance: Disturbance | None
     """On rank 0."""
+    odd_parameters: tuple[str, ...]
+    """Which parameters the layout does not treat like the rest."""
     gpu_clock_note: str
     """What the GPU's clock was if not the one asked for; "" otherwise."""
     notes: dict[str, str]
@@ -99,6 +102,9 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
         events = [event for *_, events in traced for event in events or []]
         notes["trace.json"] = trace.write(directory / "trace.json", comm, spans, events, meter.power_series(), timebase)
     notes["device"] = unused_gpus_here(session.run) or ""
+    model = session.stepper.model
+    whole = odd_parameters.whole_under_shard(model.modules) if session.run.layout.shard == "full" else []
+    odd = odd_parameters.told(comm, whole, model.flow)
     straggler = stragglers.slowest(comm, float(np.median([busy_ms(row) for row in rows])))
     with arithmetic(recipe.precision):
         metric = evaluate(session.stepper, session.workload, comm, session.run.measure.metric_samples)
@@ -115,6 +121,7 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
         checkpoints=steps.told(),
         metric=metric,
         disturbance=disturbance,
+        odd_parameters=odd,
         gpu_clock_note=gpu_clock_note,
         notes={name: why for name, why in notes.items() if why},
     )

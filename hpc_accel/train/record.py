@@ -110,6 +110,7 @@ def summarise(
                 device_type=session.device.type,
                 gpu_clock=seen.gpu_clock_note,
             ),
+            *seen.odd_parameters,
             *(f"parity: {each}" for each in session.checked.found.told),
         ),
         notes=seen.notes,

@@ -6,9 +6,10 @@ Read it in this order:
   stream                      data that come one after the other, in global batches
   chain, blocks, block_chain  models in pieces, which pipelines cut and recomputation wraps
   control_flow                what a step leaves idle
-  linears, tensor_plan, kv_cache    what a model says of tensor parallelism and of generation
+  linears, tensor_plan, kv_cache, batch_norms    what a model says of tensor parallelism and of generation
   parameter_groups, optimizers, schedules    what updates the weights, by names of parameters
   twin                        a smaller model of the same kind, with fewer of its alike blocks
   counting, count_facts, optimizer_facts, facts_without_weights    operations, memory and sizes for the planner
+  sixteen_bits                whether a model runs under autocast
   builtin/                    the built-in models and their data, by the same contract
 """

@@ -84,11 +84,15 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchRules:
-    """How samples of one workload become a batch: what of `Workload` a process that loads data needs."""
+    """How samples of one workload become a batch: what of `Workload` a process that loads data needs.
+
+    `dtype`: what floating-point values are turned into; None leaves them as they are.
+    """
 
     collate: Callable[[list[Any]], Any] | None
     target: tuple[str, ...]
     has_loss: bool
+    dtype: torch.dtype | None = None
 
     def __call__(self, samples: Sequence[Any], indices: Sequence[int] | None = None) -> Batch:
         """`samples` as one batch. `indices` say in an error which ones they are.
@@ -119,7 +123,11 @@ class BatchRules:
                 _RULE,
                 "return (input, target) or a dict for each index, or loss None from a model that returns its loss",
             )
-        return Batch(args=args, kwargs=kwargs, targets=targets, count=count, lists=self.collate is not None)
+        batch = Batch(args=args, kwargs=kwargs, targets=targets, count=count, lists=self.collate is not None)
+        dtype = self.dtype
+        if dtype is None:
+            return batch
+        return batch.mapped(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
 
     def _of_dict(self, whole: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
         missing = [key for key in self.target if key not in whole]

@@ -1,16 +1,17 @@
 """Which parameters a step may leave idle: found by watching two samples, and never concluded from them alone.
 
 A model whose branches follow from shapes uses the same parameters for every sample, so two samples show which stay
-idle. One that looks at values (a mixture of experts, layers dropped at random) may use others for others; that it looks
-is seen, where it looks too, and which parameters it uses is then left open.
+idle. One that looks at values (a mixture of experts, layers dropped at random) may use others for others: that it looks
+is seen, and which parameters it uses is left open. Whether its blocks all run is tried on further samples.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,15 +27,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpc_accel.workloads.batch import Batch, own_loss
 from hpc_accel.workloads.blocks import blocks_of
-from hpc_accel.workloads.nested import HALVES, raised
+from hpc_accel.workloads.nested import HALVES, all_raised, raised
 from hpc_accel.workloads.stream import spread_over
 from hpc_accel.workloads.workload import Workload
 
 NUM_SAMPLES = 2
+NUM_FURTHER = 6
+"""Further samples that a model which looks at values is followed on, each alone."""
 LARGEST_WITH_VALUES_BYTES = 100 * 10**6
 """Parameters up to which samples are computed; larger models are followed on tensors without values."""
 _PLAIN = (int, float, str, type(None))
-_LOOKS = (DataDependentOutputException, DynamicOutputShapeException)
+LOOKS = (DataDependentOutputException, DynamicOutputShapeException)
+"""What tensors without values raise where a model looks at values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +48,10 @@ class ControlFlow:
     unused: tuple[str, ...] = ()
     looks_at_values: bool = False
     """So the parameters that a step uses may differ between steps and between ranks."""
-    looks_between_blocks: bool = False
-    """So which blocks run may differ, too."""
+    skips_blocks: bool = False
+    """Whether some block ran for some samples only, or whether blocks run could not be followed."""
+    varies: bool = False
+    """Whether samples were seen to use different parameters."""
     reentrant: bool = False
     """Whether a part runs backward of its own (torch's checkpoint with use_reentrant=True)."""
 
@@ -56,16 +62,22 @@ class ControlFlow:
 
 
 class Looks(TorchDispatchMode):
-    """Sees operations whose result's shape, or whose result in Python, follows from values. `between`: of no block."""
+    """Sees operations whose result's shape, or whose result in Python, follows from values; and which blocks run.
 
-    def __init__(self, model: nn.Module) -> None:
+    `guess` is what Python is told of a tensor that has no values.
+    """
+
+    def __init__(self, model: nn.Module, guess: bool) -> None:
         super().__init__()
         self.any = False
-        self.between = False
-        self._inside = 0
+        self.order: list[int] = []
+        self.inside = 0
+        self._guess = guess
         self._handles = []
-        for _, block in blocks_of(model) if blocks_of(model)[0][1] is not model else []:
-            self._handles.append(block.register_forward_pre_hook(self._enter))
+        blocks = [block for _, block in blocks_of(model) if block is not model]
+        self.num_blocks = len(blocks)
+        for index, block in enumerate(blocks):
+            self._handles.append(block.register_forward_pre_hook(partial(self._enter, index)))
             self._handles.append(block.register_forward_hook(self._leave))
 
     def close(self) -> None:
@@ -73,20 +85,18 @@ class Looks(TorchDispatchMode):
         for handle in self._handles:
             handle.remove()
 
-    def _enter(self, *_: Any) -> None:
-        self._inside += 1
+    def _enter(self, index: int, *_: Any) -> None:
+        self.order.append(index)
+        self.inside += 1
 
     def _leave(self, *_: Any) -> None:
-        self._inside -= 1
-
-    def note(self) -> None:
-        """A look at values, here."""
-        self.any = True
-        self.between = self.between or not self._inside
+        self.inside -= 1
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if _looks(func, args):
-            self.note()
+            self.any = True
+            if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
+                return self._guess if args[0].dtype == torch.bool else int(self._guess)
         return func(*args, **(kwargs or {}))
 
 
@@ -96,37 +106,59 @@ def _looks(func: Any, args: Any) -> bool:
     return torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Pass:
+    """What one pass showed. `unused` is None where it could not be followed to its end."""
+
+    looks: bool
+    unused: tuple[str, ...] | None
+    reentrant: bool
+    runs_all_blocks: bool
+
+
 def control_flow_of(workload: Workload) -> ControlFlow:
     """Follow two samples through model and loss. The model is on the CPU and is left as it was, without gradients."""
+    with _left_alone(workload.model):
+        first = _follow(workload, spread_over(workload.dataset, NUM_SAMPLES))
+        passes = [first]
+        if first.looks:
+            # Each twice: a norm over the batch wants two.
+            spread = spread_over(workload.dataset, NUM_FURTHER)
+            passes += [_follow(workload, (index, index), guess=False) for index in spread]
+    return ControlFlow(
+        unused=first.unused or (),
+        looks_at_values=first.looks,
+        skips_blocks=first.looks and not all(each.runs_all_blocks for each in passes),
+        varies=len({each.unused for each in passes}) > 1,
+        reentrant=first.reentrant,
+    )
+
+
+def _follow(workload: Workload, samples: Sequence[int], *, guess: bool = True) -> _Pass:
     model = workload.model
+    batch = workload.batch_of(samples)
     parameters = dict(model.named_parameters())
     fake = _fake_mode(parameters.values())
-    looks = Looks(model)
-    unused: tuple[str, ...] = ()
+    if not any(each.dtype in HALVES for each in parameters.values()):
+        # Weights were raised for a proof in fp32, or autocast is to come: samples of 16 bits would not fit.
+        batch = batch.mapped(raised)
+    looks, drew = Looks(model, guess), _Drew()
+    unused: tuple[str, ...] | None = None
     reentrant = False
-    with _left_alone(model) as drew:
-        batch = workload.batch_of(spread_over(workload.dataset, NUM_SAMPLES))
-        if not any(each.dtype in HALVES for each in parameters.values()):
-            # Weights were raised for a proof in fp32, or autocast is to come: samples of 16 bits would not fit.
-            batch = batch.mapped(raised)
-        drew.clear()
-        try:
-            with fake or nullcontext(), looks:
-                states = {name: _copy(each, fake) for name, each in parameters.items()}
-                buffers = {name: _copy(each, fake) for name, each in model.named_buffers()}
-                outputs = torch.func.functional_call(model, {**states, **buffers}, batch.args, batch.kwargs)
-                unused, reentrant = _unused(_loss_of(workload, outputs, batch), states)
-        except _LOOKS:
-            looks.note()
-        finally:
-            looks.close()
-        branches = drew.any()
-    return ControlFlow(
-        unused=unused,
-        looks_at_values=looks.any or branches,
-        looks_between_blocks=looks.between or branches,
-        reentrant=reentrant,
-    )
+    try:
+        with fake or nullcontext(), looks:
+            states = {name: _copy(each, fake) for name, each in parameters.items()}
+            buffers = {name: _copy(each, fake) for name, each in model.named_buffers()}
+            outputs = torch.func.functional_call(model, {**states, **buffers}, batch.args, batch.kwargs)
+            unused, reentrant = _unused(_loss_of(workload, outputs, batch), states)
+    except LOOKS:
+        looks.any = True
+    finally:
+        looks.close()
+    # What ended inside a block ran all before it.
+    last = looks.num_blocks if unused is not None else len(looks.order)
+    runs_all = looks.order == list(range(last)) and (unused is not None or looks.inside > 0)
+    return _Pass(looks=looks.any or drew.any(), unused=unused, reentrant=reentrant, runs_all_blocks=runs_all)
 
 
 def _fake_mode(parameters: Iterable[torch.Tensor]) -> FakeTensorMode | None:
@@ -139,7 +171,7 @@ def _fake_mode(parameters: Iterable[torch.Tensor]) -> FakeTensorMode | None:
 
 
 def _loss_of(workload: Workload, outputs: Any, batch: Batch) -> torch.Tensor:
-    return own_loss(outputs) if workload.loss is None else workload.loss(outputs, batch.targets)
+    return own_loss(outputs) if workload.loss is None else workload.loss(all_raised(outputs), batch.targets)
 
 
 def _copy(tensor: torch.Tensor, fake: FakeTensorMode | None) -> torch.Tensor:
@@ -178,10 +210,6 @@ class _Drew:
     """Whether numbers were drawn from `random` or NumPy, which a model draws for nothing but its branches."""
 
     def __init__(self) -> None:
-        self.clear()
-
-    def clear(self) -> None:
-        """Look from here on."""
         self._before = self._states()
 
     def any(self) -> bool:
@@ -194,12 +222,12 @@ class _Drew:
 
 
 @contextmanager
-def _left_alone(model: nn.Module) -> Iterator[_Drew]:
+def _left_alone(model: nn.Module) -> Iterator[None]:
     """Generators, and the numbers and words that modules hold (counters), are afterwards as before."""
     held = [(each, {k: v for k, v in vars(each).items() if isinstance(v, _PLAIN)}) for each in model.modules()]
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:
-        yield _Drew()
+        yield
     finally:
         torch.set_rng_state(states[0])
         np.random.set_state(states[1])

@@ -15,13 +15,15 @@ from torch._subclasses.fake_tensor import FakeTensor
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.model_facts import LayerFacts, ModelFacts
 from hpc_accel.workloads.batch import Batch, different_shapes, own_loss
+from hpc_accel.workloads.batch_norms import other_batch_norms_of
 from hpc_accel.workloads.block_chain import BlockChain, find_chain
 from hpc_accel.workloads.blocks import blocks_of, parameters_of_blocks, tied_blocks
 from hpc_accel.workloads.chain import is_sequence, layers_of
 from hpc_accel.workloads.control_flow import control_flow_of
 from hpc_accel.workloads.counting import Counting, Counts
 from hpc_accel.workloads.linears import units
-from hpc_accel.workloads.nested import is_cuttable, num_bytes, shapes_of, tensors_of
+from hpc_accel.workloads.nested import all_raised, is_cuttable, num_bytes, shapes_of, tensors_of
+from hpc_accel.workloads.sixteen_bits import autocast_problem
 from hpc_accel.workloads.stream import Stream, num_samples_of, spread_over
 from hpc_accel.workloads.tensor_plan import Cut, divided_linears, half_divided, planned
 from hpc_accel.workloads.workload import Workload
@@ -85,10 +87,13 @@ def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
         tied_layers=_tied(model, len(pieces), chain),
         half_divided=half_divided(model, cuts),
         unused_parameters=flow.unused,
-        looks_at_values=flow.looks_at_values,
+        varies=flow.varies,
+        autocast_problem=autocast_problem(workload, batch) if with_values else "",
         sparse_gradients=sparse,
         complex_parameters=tuple(name for name, each in model.named_parameters() if each.is_complex()),
         has_channels=any(parameter.dim() in (4, 5) for parameter in model.parameters()),
+        other_batch_norms=other_batch_norms_of(model),
+        gathers_outputs=workload.gather_outputs,
         max_tokens=inputs[0].shape[1] if any(hasattr(layer, "decode") for layer in model.children()) else None,
     )
 
@@ -198,7 +203,7 @@ def _try_loss(workload: Workload, batch: Batch, outputs: Any, *, with_values: bo
     """The parameters whose gradients are sparse, where it can be differentiated."""
     sparse: tuple[str, ...] = ()
     try:
-        loss = own_loss(outputs) if workload.loss is None else workload.loss(outputs, batch.targets)
+        loss = own_loss(outputs) if workload.loss is None else workload.loss(all_raised(outputs), batch.targets)
         if with_values:
             loss.backward()
             gradients = [(name, each.grad) for name, each in workload.model.named_parameters()]
@@ -249,6 +254,8 @@ def _facts(
         tp_allreduce_elements_per_sample=counts.allreduced_elements // NUM_SAMPLES,
         num_operations=counts.num_operations,
         num_matmuls=counts.num_matmuls,
+        num_batch_norms=counts.num_batch_norms,
+        batch_norm_channels=counts.batch_norm_channels,
         num_parameter_tensors=len(parameters),
         tp_num_allreduces=sum(linears.get(part) == "rows" for part in inside),
     )

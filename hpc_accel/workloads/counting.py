@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from hpc_accel.workloads.batch_norms import batch_norms_of
 from hpc_accel.workloads.linears import features
 
 MATMULS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "scaled_dot_product")
@@ -30,6 +31,8 @@ class Counts:
     allreduced_elements: int = 0
     num_operations: int = 0
     num_matmuls: int = 0
+    num_batch_norms: int = 0
+    batch_norm_channels: int = 0
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(**{each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)})
@@ -73,6 +76,8 @@ class Counting:
         for name, way in self._plan.items():
             handle = self._model.get_submodule(name).register_forward_hook(self._divided(way))
             self._stack.callback(handle.remove)
+        for layer in batch_norms_of(self._model).values():
+            self._stack.callback(layer.register_forward_hook(self._normalised).remove)
         self._stack.enter_context(self._flops)
         self._stack.enter_context(self._operations)
         self._stack.enter_context(torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor))
@@ -103,6 +108,10 @@ class Counting:
             self._counts.saved_elements += max(0, min(tensor.numel(), room))
             parts.add(part)
         return tensor
+
+    def _normalised(self, layer: nn.Module, _inputs: Any, _output: Any) -> None:
+        self._counts.num_batch_norms += 1
+        self._counts.batch_norm_channels += int(layer.num_features)  # type: ignore[arg-type]
 
     def _divided(self, way: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:

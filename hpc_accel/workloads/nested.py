@@ -29,6 +29,11 @@ def raised(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.float() if tensor.dtype in HALVES else tensor
 
 
+def all_raised(value: Any) -> Any:
+    """With all tensors of 16 bits in fp32, as a loss gets its outputs; `value` itself where it holds none."""
+    return mapped(raised, value) if any(each.dtype in HALVES for each in tensors_of(value)) else value
+
+
 def mapped(function: Callable[[torch.Tensor], Any], value: Any) -> Any:
     """`value` with each tensor replaced by what `function` makes of it; one that stands there twice, once."""
     seen: dict[int, Any] = {}

@@ -71,6 +71,9 @@ class Workload:
     blocks: name of the list of modules that stages are cut between, for a model that is no Sequential ("model.layers");
         by default found among its lists.
     metric: what the trained model is judged by; None where nothing can be learnt.
+    gather_outputs: whether the loss is given the outputs and targets of all replicas, in their order, and not those of
+        each: what a loss needs that compares samples with each other (in-batch negatives). Gradients go back to the
+        replica that an output came from, and the global batch's loss is counted once.
     weight: (targets) -> how much they count, for a loss that is no mean over samples and whose weights cannot be found
         by measurement: the global batch's loss is sum(weight L) / sum(weight) over its parts. The targets are the
         collated ones; with loss None those of the labels, or the whole batch.
@@ -85,6 +88,7 @@ class Workload:
     blocks: str = ""
     metric: Metric | None = None
     weight: Callable[[Any], torch.Tensor | float] | None = None
+    gather_outputs: bool = False
 
     @property
     def rules(self) -> BatchRules:

@@ -243,3 +243,28 @@ def test_selective_recomputation_computes_no_float8_product_twice():
             module(torch.ones(16, 16, requires_grad=True)).sum().backward()
         counts[kind] = products.count
     assert counts == {"selective": 1, "full": 2}
+
+
+@pytest.mark.parametrize("kind", ["full", "selective"])
+def test_a_recomputed_block_that_writes_into_its_input_computes_the_same(kind):
+    """SiLU in place is not what it was when it is done twice."""
+
+    def gradients(recompute):
+        torch.manual_seed(0)
+        layers = [nn.Sequential(nn.SiLU(inplace=True), nn.Linear(8, 8), nn.BatchNorm1d(8)) for _ in range(2)]
+        module = prepared(nn.Sequential(nn.Linear(8, 8), *layers), recompute=recompute)
+        for _ in range(2):
+            module(torch.linspace(-1, 1, 32).view(4, 8)).square().sum().backward()
+        return [each.grad for each in module.parameters()] + [each.clone() for each in module.buffers()]
+
+    for found, wanted in zip(gradients(kind), gradients("none"), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_a_recomputed_block_writes_no_cache():
+    """Keys and values would be appended twice, by the pass whose results count and by that in backward."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.AutoConfig.for_model("gpt2", n_layer=2, n_embd=8, n_head=2, vocab_size=9, n_positions=4)
+    module = prepared(transformers.AutoModelForCausalLM.from_config(config), recompute="full")
+    module(input_ids=torch.ones(2, 4, dtype=torch.long)).logits.sum().backward()
+    assert all(each.grad is not None for each in module.parameters())

@@ -85,6 +85,32 @@ def test_gradients_averaged_after_backward_are_copied_and_never_hidden():
     assert split > parts(hiding, schedule="interleaved_1f1b", **layout)["communication_exposed"]
 
 
+def test_batch_norm_of_all_replicas_waits_twice_a_layer_and_micro_batch():
+    synced = replace(PLAIN, synchronises_batch_norm=True)
+    facts = model(num_batch_norms=2, batch_norm_channels=1000)
+    sent = 2 * 8 * 2 * _ring_or_tree(500 * 16) * 1e3  # two micro-batches, eight layers of two
+    for layout in ({"dp": 4}, {"dp": 4, "shard": "full"}):
+        plain, waiting = (parts(own, facts=facts, accumulation=2, **layout) for own in (PLAIN, synced))
+        # Forward, and as much backward.
+        assert waiting["communication_exposed"] - plain["communication_exposed"] == pytest.approx(2 * sent)
+    assert parts(synced, facts=facts, tp=4) == parts(PLAIN, facts=facts, tp=4)
+    # The bound that a search starts from knows it, too, whatever it saw before.
+    step = StepModel(facts, machine(), "fp32", synced)
+    for dp in (1, 2, 4):
+        one = run(dp=dp)
+        assert step.bound_s(one.layout, one.resources) <= sum(step.parts_s(one.layout, one.resources).values())
+
+
+def test_outputs_of_all_replicas_are_gathered_once_a_step():
+    gathering = replace(model(), gathers_outputs=True)
+    alone, gathered = parts(dp=4), parts(facts=gathering, dp=4)
+    samples = run(dp=4).workload.global_batch_size
+    num_bytes = gathering.layers[-1].output_elements_per_sample * samples * 4
+    difference = gathered["communication_exposed"] - alone["communication_exposed"]
+    assert difference == pytest.approx(2 * (3 * 1e-5 + 3 / 4 * num_bytes / 1e10) * 1e3, rel=0.2)
+    assert parts(facts=gathering, tp=4) == parts(tp=4)
+
+
 def test_powersgd_sends_two_thin_matrices():
     thin = parts(replace(PLAIN, powersgd_rank=1), dp=4)["communication_exposed"]
     width = (8e6 / 16) ** 0.5

@@ -12,6 +12,7 @@ from pathlib import Path
 from hpc_accel import record
 from hpc_accel.record import Summary
 from hpc_accel.record.figure import Count, Fraction
+from hpc_accel.runtime.disturbance import NO_CLOCK, NO_THROTTLES
 from hpc_accel.study.infer_options import Generate, Infer
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.recipe import Recipe
@@ -74,6 +75,8 @@ def make(mode: str, directory: Path) -> None:
         node_others_share=Fraction.of(0.0),
         stolen_share=Fraction.of(0.0),
         swapped_pages=Count.of(0),
+        throttle_events=Count.missing(NO_THROTTLES),
+        frequency_drop=Fraction.missing(NO_CLOCK),
     )
     quiet = tuple(text for text in named.warnings if not text.startswith("disturbed:"))
     record.write(GOLDEN / f"{mode}.json", named.changed(straggler=straggler, disturbance=alone, warnings=quiet))

@@ -10,6 +10,7 @@ import json
 import math
 import random
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,7 @@ def summary(run: Run, step_ms: float, rng: random.Random, energy: str | None = N
     error = 0.0 if exact else rng.uniform(2e-8, 4e-7) if run.recipe.precision == "fp32" else rng.uniform(1e-3, 6e-3)
     low, high = step_ms * (1 - rng.uniform(0.004, 0.03)), step_ms * (1 + rng.uniform(0.004, 0.04))
     base, shares, steps = golden("train"), phase_shares(run), steps_of(run)
+    began = datetime(2026, 1, 5, tzinfo=UTC) + timedelta(seconds=int(run.run_id[-6:], 16))  # no two at the same time
     scale = step_ms / sum(shares.values())
     alone = Milliseconds.missing("one rank has nobody to communicate with")
     return base.changed(
@@ -122,8 +124,8 @@ def summary(run: Run, step_ms: float, rng: random.Random, energy: str | None = N
         study=run.study,
         site=run.site,
         num_ranks=layout.num_ranks,
-        started_utc="2026-01-05T10:00:00Z",
-        ended_utc="2026-01-05T10:00:09Z",
+        started_utc=began.isoformat(timespec="milliseconds"),
+        ended_utc=(began + timedelta(seconds=9)).isoformat(timespec="seconds"),
         steps=steps,
         step_time_ms=Estimate.between(step_ms, low, high, method=base.step_time_ms.method),
         throughput_samples_per_s=PerSecond.of(steps.global_batch_size / step_ms * 1e3),
@@ -270,8 +272,9 @@ def write_run(study_dir: Path, run: Run, found: Summary | None, step_ms: float) 
     if found is not None:
         record.write(directory / "summary.json", found)
         write_steps(directory / "steps.parquet", run, step_ms, 1.02 if found.status == "wrong" else 1.0)
-        # Ranks began at 10:00:00; the script a second and a half before.
-        write_json(directory / "job.json", {"format": 1, "job_id": None, "script_started_unix_s": 1767607198.5})
+        # The script began a second and a half before the ranks; a run that failed early has no time of its ranks.
+        began = datetime.fromisoformat(found.started_utc or "2026-01-05T00:00:00+00:00").timestamp()
+        write_json(directory / "job.json", {"format": 1, "job_id": None, "script_started_unix_s": began - 1.5})
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -170,3 +170,11 @@ def test_overlapping_order_is_shared_by_the_bar_charts(study):
     assert orders[0] == orders[1]
     times = [ranking.step_time_ms(run_of(study, "digits", name)).value for name in orders[0]]
     assert times == sorted(times, reverse=True)
+
+
+def test_the_cost_of_parity_counts_every_serial_run_of_a_reference_job(study):
+    told = {name: {"kind": name, "duration_s": seconds} for name, seconds in (("whole", 4.0), ("grouped", 2.5))}
+    job = study / "references" / "digits-1"
+    job.mkdir(parents=True)
+    (job / "reference.json").write_text(json.dumps({"format": 1, "duration_s": 0.1, "references": told}))
+    assert "One reference job per workload, seed and batch: 1 in 6.5 s together" in charts(study)["parity"].caption

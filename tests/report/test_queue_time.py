@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -13,18 +14,17 @@ from hpc_accel.report.show import job_tables
 from hpc_accel.report.write import write
 from tests.report.make_study import make_study
 
-STARTED = 1767607200.0
-"""2026-01-05T10:00:00Z, when the ranks of the made runs began."""
-
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
     return make_study(tmp_path / "made", faults=False)
 
 
-def book(study: Path, **facts: object) -> str:
-    """Slurm's books of the first run; its id."""
-    run_id = load(study).runs[0].run_id
+def book(study: Path, *, before_s: float, **facts: object) -> str:
+    """Slurm's books of the first run, whose job began `before_s` before its ranks; its id."""
+    run = load(study).runs[0]
+    run_id = run.run_id
+    facts["started_unix_s"] = datetime.fromisoformat(run.summary.started_utc).timestamp() - before_s
     (study / "accounting.json").write_text(json.dumps({"format": 1, "jobs": {run_id: facts}}))
     job = study / "runs" / run_id / "job.json"
     job.write_text(json.dumps(json.loads(job.read_text()) | {"job_id": "12"}))
@@ -39,7 +39,7 @@ def test_outside_slurm_it_counts_from_the_script(study: Path):
 
 
 def test_a_job_of_its_own_counts_from_its_start(study: Path):
-    book(study, job_id="12", state="COMPLETED", queued_s=40.0, started_unix_s=STARTED - 4, num_runs=1, elapsed_s=30)
+    book(study, job_id="12", state="COMPLETED", queued_s=40.0, before_s=4, num_runs=1, elapsed_s=30)
     records = load(study)
     assert queue_time.workflow_s(records.runs[0]) == 4.0
     row = job_tables.rows(records)[0]
@@ -50,7 +50,7 @@ def test_a_job_of_its_own_counts_from_its_start(study: Path):
 
 
 def test_runs_that_took_turns_count_from_their_own_script(study: Path):
-    book(study, job_id="12", state="COMPLETED", queued_s=40.0, started_unix_s=STARTED - 400, num_runs=9)
+    book(study, job_id="12", state="COMPLETED", queued_s=40.0, before_s=400, num_runs=9)
     assert queue_time.workflow_s(load(study).runs[0]) == 1.5
 
 

@@ -12,13 +12,15 @@ from hpc_accel.record.parts import Disturbance
 from hpc_accel.runtime.disturbance import DisturbanceWatch, disturbed
 
 
-def figures(others=0.0, node=0.0, stolen=0.0, swapped=0):
+def figures(others=0.0, node=0.0, stolen=0.0, swapped=0, throttled=0, drop=0.0):
     return Disturbance(
         host="n1",
         others_share=Fraction.of(others),
         node_others_share=Fraction.of(node),
         stolen_share=Fraction.of(stolen),
         swapped_pages=Count.of(swapped),
+        throttle_events=Count.of(throttled),
+        frequency_drop=Fraction.of(drop),
     )
 
 
@@ -29,6 +31,8 @@ def figures(others=0.0, node=0.0, stolen=0.0, swapped=0):
         (figures(others=0.4, node=0.4), ["other processes took 40% of the CPUs that this run uses on n1"]),
         (figures(node=0.5), ["other processes took 50% of the CPUs of n1"]),
         (figures(stolen=0.2, swapped=1200), ["took 20% of its processor time", "n1 swapped 1,200 pages"]),
+        (figures(throttled=3, drop=0.02), ["heat held back CPUs of n1 3 times"]),
+        (figures(drop=0.3), ["the clock of the CPUs of n1 fell by 30%"]),
         (Disturbance.missing("too short"), []),
     ],
 )

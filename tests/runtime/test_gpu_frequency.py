@@ -84,9 +84,18 @@ def test_a_driver_that_hangs_costs_a_bounded_time(nvml, monkeypatch):
     assert time.monotonic() - began < 2
 
 
-def test_without_a_wish_nobody_looks(nvml, monkeypatch):
+def test_without_a_wish_only_what_slows_a_gpu_down_is_told(nvml):
+    nvml.ANSWERS.update(sm_mhz=1410, reasons=0x4)
+    assert told(wanted_mhz=None) == "", "the power limit holds in every run"
+    nvml.ANSWERS.update(reasons=0x4 | 0x80)
+    found = told(wanted_mhz=None)
+    assert found.startswith("disturbed: the GPUs of 1 of 1 ranks were slowed down")
+    assert "rank 0: 1 of 1 looks, held back by the power brake" in found and "the power limit" not in found
+
+
+def test_without_a_gpu_nobody_looks(nvml, monkeypatch):
     monkeypatch.setattr(gpu_frequency.nvml_boards, "load", lambda: pytest.fail("NVML was asked"))
-    assert told(wanted_mhz=None) == ""
+    assert told(wanted_mhz=None, uuid="") == ""
 
 
 def test_what_is_wrong_passes_through(nvml):

@@ -1,6 +1,7 @@
 """A study becomes runs: lists multiplied out, numbers resolved, run ids derived from content, rules applied."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -170,10 +171,51 @@ def test_channels_last_wants_convolutions():
     assert "without convolutions" in message
 
 
+@pytest.mark.parametrize(
+    ("layout", "recipe", "model", "expected"),
+    [
+        ({}, {}, {}, "sync_batch_norm with dp 1"),
+        ({"dp": 2}, {"average_every": 2}, {}, "average_every 2"),
+        ({"dp": 2}, {}, {"layers": 1, "has_norms": False}, "without BatchNorm"),
+        ({"dp": 2}, {}, {"other_batch_norms": ("stem.norm",)}, "stem.norm, whose class has a forward of its own"),
+        ({"dp": 2, "pp": 2}, {}, {"sequential": False}, "a tracer cuts"),
+        ({"dp": 2, "pp": 2, "schedule": "zbv_zero_bubble"}, {}, {}, "goes through it twice"),
+    ],
+)
+def test_where_batch_norm_of_all_replicas_cannot_be(layout, recipe, model, expected):
+    content = {"workload": {"name": "digits"}, "layouts": [layout], "recipes": [{"sync_batch_norm": True, **recipe}]}
+    [message] = refused(content, normalising(**model))
+    assert expected in message
+    assert "remedy:" in message
+
+
+def normalising(*, has_norms=True, **model):
+    """Facts of a model with BatchNorm in each layer."""
+    found = facts(**model)
+    layers = [replace(each, num_batch_norms=int(has_norms), batch_norm_channels=8) for each in found.layers]
+    return replace(found, layers=tuple(layers))
+
+
+@pytest.mark.parametrize(
+    ("layout", "workload", "recipe", "expected"),
+    [
+        ({"accumulation_steps": 4}, {}, {}, "would compare 1/4 of the batch with itself"),
+        ({"dp": 2, "pp": 2}, {}, {}, "accumulation_steps 8"),
+        ({"dp": 2}, {"last_batch": "keep"}, {}, "last_batch keep"),
+        ({"dp": 2}, {}, {"average_every": 2}, "average_every 2"),
+    ],
+)
+def test_a_loss_of_all_outputs_wants_the_whole_batch_at_once(layout, workload, recipe, expected):
+    content = {"workload": {"name": "digits", **workload}, "layouts": [layout], "recipes": [recipe]}
+    [message] = refused(content, facts(gathers_outputs=True))
+    assert expected in message
+    assert refused({**content, "layouts": [{"dp": 2}], "recipes": [{}]}, facts()) == []
+
+
 def test_tied_layers_of_one_stage_and_idle_parameters_are_not_refused():
     content = {"workload": {"name": "digits"}}
     assert refused({**content, "layouts": [{"pp": 2, "split": (2, 2)}]}, facts(tied_layers=((0, 1),))) == []
-    idle = facts(unused_parameters=("spare.weight",), looks_at_values=True)
+    idle = facts(unused_parameters=("spare.weight",), varies=True)
     for kind in ("none", "optimizer", "full"):
         assert refused({**content, "layouts": [{"dp": 2, "shard": kind}]}, idle) == []
 
@@ -184,8 +226,9 @@ OWN_GROUPS = OptimizerFacts(state_bytes_per_parameter=8.0, operations_per_tensor
 @pytest.mark.parametrize(
     ("model", "recipe", "optimizer", "expected"),
     [
-        ({"looks_at_values": True}, {"static_graph": True}, {}, "static_graph with a model that looks at values"),
+        ({"varies": True}, {"static_graph": True}, {}, "static_graph where the parameters in use vary"),
         ({"complex_parameters": ("w",)}, {"compression": "bf16"}, {}, "complex parameters, first w"),
+        ({"autocast_problem": "types differ"}, {"precision": "bf16"}, {}, "precision bf16: types differ"),
         ({"sparse_gradients": ("w",)}, {"compression": "bf16"}, {}, "compression bf16 with sparse gradients of w"),
         ({"sparse_gradients": ("w",)}, {"fused_optimizer": True}, {}, "fused_optimizer with sparse gradients of w"),
         ({}, {"fused_optimizer": True}, {"name": "rmsprop"}, "fused_optimizer with optimizer rmsprop"),

@@ -49,14 +49,18 @@ def runs(directory, layouts, **architectures):
 
 
 def test_two_ranks(tmp_path):
-    layouts = [{"dp": 2}, {"tp": 2}, {"dp": 2, "shard": "full"}, {"pp": 2, "accumulation_steps": 4}]
-    assert_parity(train_all(2, runs(tmp_path, layouts, **CAUSAL, **OTHERS), 900))
+    """Every architecture in tensor parts and in stages; replicas and shards, which know nothing of it, for some."""
+    divided = runs(tmp_path, [{"tp": 2}, {"pp": 2, "accumulation_steps": 4}], **CAUSAL, **OTHERS)
+    replicas = runs(tmp_path, [{"dp": 2}], gpt2=CAUSAL["gpt2"], images=OTHERS["images"])
+    shards = runs(tmp_path, [{"dp": 2, "shard": "full"}], llama=CAUSAL["llama"], masked=OTHERS["masked"])
+    assert_parity(train_all(2, [*divided, *replicas, *shards], 480))
 
 
 def test_four_ranks(tmp_path):
-    layouts = [{"tp": 2, "dp": 2, "shard": "full"}, {"tp": 2, "pp": 2, "accumulation_steps": 2}]
-    few = {name: CAUSAL[name] for name in ("gpt2", "phi3", "qwen3")}
-    assert_parity(train_all(4, runs(tmp_path, layouts, **few), 900))
+    """Weights tied over stages are divided in each."""
+    stages = runs(tmp_path, [{"tp": 2, "pp": 2, "accumulation_steps": 2}], gpt2=CAUSAL["gpt2"], qwen3=CAUSAL["qwen3"])
+    shards = runs(tmp_path, [{"tp": 2, "dp": 2, "shard": "full"}], phi3=CAUSAL["phi3"])
+    assert_parity(train_all(4, [*stages, *shards], 240))
 
 
 def test_a_models_own_tokens(tmp_path):

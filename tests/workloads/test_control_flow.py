@@ -49,6 +49,21 @@ class Dropped(nn.ModuleList):
         return states
 
 
+class Masked(nn.Module):
+    """Looks whether there is a mask to apply, as transformers do; all layers run all the same."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+
+    def forward(self, states):
+        mask = states > 0
+        states = states if mask.all() else states * mask
+        for layer in self.layers:
+            states = layer(states)
+        return states
+
+
 class Reentrant(nn.Linear):
     def forward(self, states):
         return states + checkpoint(super().forward, states, use_reentrant=True)
@@ -60,7 +75,9 @@ MODELS = {
     "routed in a block": (nn.Sequential(Routed(), nn.Linear(4, 4)), None, True, False),
     "routed between blocks": (Routed(), None, True, True),
     "dropped by torch": (nn.Sequential(Dropped(lambda: torch.rand(()))), None, True, False),
-    "dropped by random": (nn.Sequential(Dropped(random.random)), None, True, True),
+    "dropped by random": (nn.Sequential(Dropped(random.random)), None, True, False),
+    "blocks dropped": (Dropped(lambda: torch.rand(())), None, True, True),
+    "mask": (Masked(), (), True, False),
 }
 
 
@@ -75,9 +92,16 @@ def test_looks_at_values_are_seen(monkeypatch, name, limit):
     monkeypatch.setattr(control_flow, "LARGEST_WITH_VALUES_BYTES", limit)
     model, unused, looks, between = MODELS[name]
     flow = seen(model)
-    assert (flow.looks_at_values, flow.looks_between_blocks) == (looks, between)
+    assert (flow.looks_at_values, flow.skips_blocks) == (looks, between)
     assert unused is None or flow.unused == unused
     assert flow.may_idle == bool(looks or unused)
+
+
+def test_samples_that_use_different_parameters_are_seen():
+    torch.manual_seed(0)
+    assert seen(nn.Sequential(Routed())).varies
+    assert not seen(Masked()).varies
+    assert not seen(nn.Sequential(Spare())).varies
 
 
 def test_a_reentrant_part_is_seen():

@@ -6,6 +6,7 @@ Read in this order:
 * `study_records.py`: all runs of a study, its plan and hardware; `load` reads them.
 * `run_status.py`: whether a run counts.
 * `repeats.py`: repeats of one configuration as one record.
+* `overlaps.py`: runs and jobs that were on one node at the same time.
 * `labels.py`: what a run is called.
 * `safe_json.py`: every value enters through it.
 """

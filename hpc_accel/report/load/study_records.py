@@ -16,6 +16,7 @@ from hpc_accel.record.parts import Error
 from hpc_accel.record.summary import nothing_measured
 from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.labels import layout_kind, layout_label, run_label, unique_labels
+from hpc_accel.report.load.overlaps import with_overlaps
 from hpc_accel.report.load.repeats import pooled
 from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.report.load.run_status import status_of
@@ -87,7 +88,7 @@ def load(study_dir: Path) -> StudyRecords:
     price = safe_json.positive(plan, "factors", "price_per_node_hour")
     # Where nodes differ each run has a price of its own, or null.
     chosen = [{"price_per_node_hour": price, **item} for item in chosen]
-    loaded = {run.run_id: run for run in (_load_run(study_dir, study, item, jobs) for item in chosen)}
+    loaded = with_overlaps({run.run_id: run for run in (_load_run(study_dir, study, item, jobs) for item in chosen)})
     return StudyRecords(
         study=study,
         site=safe_json.text(plan, "site") or "?",

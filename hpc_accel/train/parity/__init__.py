@@ -6,6 +6,7 @@ Read it in this order (docs/parity.md tells the same in prose):
   together      samples computed together beside parts of them
   pieces        how the serial run cuts a batch
   engine        steps of the serial run
+  double        a workload in fp64
   facts         what is measured before any of them
   reference     what is kept of them
   store         found by its digest, or computed where there is none

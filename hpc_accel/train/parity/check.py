@@ -22,6 +22,7 @@ from hpc_accel.runtime.weight import MeanOver
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.run import Run
 from hpc_accel.train.parity import compare, verdict
+from hpc_accel.train.parity.cut import changed_by_cut, pass_size
 from hpc_accel.train.parity.effect import effects_without_a_twin
 from hpc_accel.train.parity.engine import build_still
 from hpc_accel.train.parity.facts import each_weight
@@ -71,6 +72,7 @@ def check_parity(
     phases: list[tuple[str, Recipe, str, Measured]] = []
     common: dict[str, Any] = {"split": split, "reference": exact}
     proof, changes = _proof(run, halves=bool(halves))
+    wide = "fp64" if exact.is_double else wide
     phases.append(("layout", proof, wide, take_steps(run, comm, place, device, recipe=proof, raised=True, **common)))
     if changes:
         kept = "none" if run.recipe.compression == "powersgd" else run.recipe.compression  # its effect stands apart
@@ -172,12 +174,8 @@ def _found(
     if effect is None and effects:
         effect = max((each.update_distance or 0.0 for each in effects), default=None)
     cause = next((phase.cause for phase in found if phase.cause), "")
-    if not cause and is_alike and exact.dependence.loss:
-        cause = (
-            f"the loss is one of the micro-batch: it compares {run.layout.micro_batch_size} samples with each other, "
-            f"the serial run {run.workload.global_batch_size}; the layout computes the same as a serial run grouped "
-            "alike, which is another training than the whole batch's"
-        )
+    if changed_by_cut(run, exact.dependence).loss and (run.recipe.sync_batch_norm or (is_alike and not cause)):
+        cause = _loss_of_micro_batch(run, is_alike=is_alike)
     return Found(
         mean=exact.mean.told,
         own_distance=finite(compare.own_distance(exact)),
@@ -189,6 +187,15 @@ def _found(
         reference_digest=exact.digest,
         reference_s=references.duration_s,
         cause=cause,
+    )
+
+
+def _loss_of_micro_batch(run: Run, *, is_alike: bool) -> str:
+    alike = "; the layout computes the same as a serial run grouped alike, which is another training than the whole's"
+    return (
+        f"the loss is one of the micro-batch: it compares {run.layout.micro_batch_size} samples with each other, the "
+        f"serial run {run.workload.global_batch_size}{alike if is_alike else ''}; with "
+        "Workload(..., gather_outputs=True) the loss is given the outputs of all replicas"
     )
 
 
@@ -205,17 +212,19 @@ def _without_a_twin(recipe: Recipe, run: Run) -> list[str]:
 
 def _properties(run: Run, exact: Reference, *, is_alike: bool) -> list[str]:
     """What is inherently of the micro-batch, and other things that hold although nothing is wrong."""
-    size, total, dependence = run.layout.micro_batch_size, run.workload.global_batch_size, exact.dependence
-    told = []
+    size, total, dependence = pass_size(run), run.workload.global_batch_size, exact.dependence
+    told, replicas = [], f", those of {run.layout.dp} replicas together" if run.recipe.sync_batch_norm else ""
     if is_alike and dependence.outputs:
         who = ", ".join(dependence.layers) or "the model"
         verb = "normalises" if dependence.layers else "computes"
-        told.append(f"{who} {verb} over {size} samples; serial over {total}: compared with a serial run grouped alike")
+        told.append(
+            f"{who} {verb} over {size} samples{replicas}; serial over {total}: compared with a serial run grouped alike"
+        )
     if is_alike and dependence.collate:
         told.append("the collate function draws numbers for its batch: compared with a serial run grouped alike")
     if is_alike and dependence.state:
         told.append("buffers that forward changes act on outputs: compared with a serial run of as many forward passes")
-    if is_alike and run.layout.shard == "full":
+    if is_alike and run.layout.shard == "full" and not run.recipe.sync_batch_norm:
         told.append("FSDP does not broadcast running statistics: each replica has its own")
     if exact.shared_draws:
         told.append(f"{', '.join(exact.shared_draws[:3])} draws random numbers that belong to no sample")
@@ -244,7 +253,8 @@ def _parity(run: Run, found: Found) -> Parity:
     distance, tolerance = phase.worst
     own, steps = math.inf if found.own_distance is None else found.own_distance, run.measure.parity_steps
     passed, reason = all(each.passed for each in found.phases) and not found.cause, found.cause or None
-    if own > compare.LARGEST_OWN or not math.isfinite(own):
+    exactly = passed and distance is not None and distance <= compare.WHOLE
+    if (own > compare.LARGEST_OWN or not math.isfinite(own)) and not exactly:
         distance, tolerance, steps, passed = None, None, 0, False
         reason = f"the serial run's own cuttings of a batch differ by {own:.2g}: parity cannot be shown"
     return Parity(

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpc_accel.study.optimizer import Optimizer
+from hpc_accel.train.parity.engine import buffer_distance
 from hpc_accel.train.parity.reference import Reference
 from hpc_accel.train.parity.sketch import NUM_BUCKETS, squared
 from hpc_accel.train.parity.steps import Measured
@@ -139,20 +140,11 @@ def still_ones(measured: Measured, exact: Reference) -> list[int]:
     return [int(index) for index in np.flatnonzero((moved == 0) & (wanted > 0))]
 
 
-def buffers_outside(measured: Mapping[str, Sequence[float]], exact: Mapping[str, Sequence[float]]) -> list[str]:
+def buffers_outside(measured: Mapping[str, Sequence[float]], exact: Reference) -> list[str]:
     """Buffers that differ from those of the reference."""
-    found = []
-    for name, (total, squares) in exact.items():
-        if name not in measured:
-            continue
-        own_total, own_squares = measured[name]
-        scale = max(math.sqrt(abs(squares)), 1e-6)
-        if not (
-            abs(own_total - total) <= BUFFERS * max(abs(total), scale)
-            and abs(own_squares - squares) <= BUFFERS * max(abs(squares), 1e-6)
-        ):
-            found.append(name)
-    return found
+    allowed = max(BUFFERS, OWN * exact.own_buffers_distance)
+    common = [name for name in exact.buffers if name in measured]
+    return [name for name in common if not buffer_distance(measured[name], exact.buffers[name]) <= allowed]
 
 
 def _length(sketches: np.ndarray) -> float:

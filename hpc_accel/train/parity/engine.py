@@ -28,8 +28,9 @@ from hpc_accel.runtime.weight import MeanOver, Weigh
 from hpc_accel.study.layout import Layout, Shard
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.run import Run
+from hpc_accel.train.parity.double import doubled
 from hpc_accel.train.parity.pieces import BatchPiece, Cutting, sampler_of
-from hpc_accel.train.parity.sketch import sketch
+from hpc_accel.train.parity.sketch import reals, sketch
 from hpc_accel.workloads import entry
 from hpc_accel.workloads.batch import Batch
 from hpc_accel.workloads.nested import HALVES, raised
@@ -61,8 +62,8 @@ class Trajectory:
     """Of each step: the weight of the global batch, which losses are divided by."""
 
 
-def build_still(run: Run, *, raised: bool, twin: Twin | None = None) -> Workload:
-    """The workload with nothing dropped, or a twin of it; `raised`: weights of 16 bits in fp32."""
+def build_still(run: Run, *, raised: bool, twin: Twin | None = None, double: bool = False) -> Workload:
+    """The workload with nothing dropped, or a twin of it; `raised`: weights of 16 bits in fp32; `double`: in fp64."""
     workload = entry.build(run.workload, run.seed)
     if twin is not None:
         keep_blocks(workload, twin.blocks)
@@ -72,17 +73,24 @@ def build_still(run: Run, *, raised: bool, twin: Twin | None = None) -> Workload
     if planted.is_on("other_weights", dist.get_rank() if dist.is_initialized() else 0):
         with torch.no_grad():
             next(workload.model.parameters()).add_(0.01)
-    return workload
+    return doubled(workload) if double else workload
 
 
 class Engine:
     """One model on one rank, which goes back to its first weights for each trajectory."""
 
     def __init__(
-        self, run: Run, device: torch.device, recipe: Recipe, *, raised: bool, twin: Twin | None = None
+        self,
+        run: Run,
+        device: torch.device,
+        recipe: Recipe,
+        *,
+        raised: bool,
+        twin: Twin | None = None,
+        double: bool = False,
     ) -> None:
         self.run, self.device, self.recipe, self.raised = run, device, recipe, raised
-        self.workload = build_still(run, raised=raised, twin=twin)
+        self.workload = build_still(run, raised=raised, twin=twin, double=double)
         self.names = [name for name, each in self.workload.model.named_parameters() if each.requires_grad]
         self.still = Still(run.seed)
         self.still.watch(self.workload.model)
@@ -103,6 +111,7 @@ class Engine:
             autocast_dtype=dtype,
         ).module
         self.mean = MeanOver()
+        self.is_double = any(each.dtype == torch.float64 for each in self.workload.model.parameters())
         self._first = {name: value.detach().clone() for name, value in self._state().items()}
 
     def _state(self) -> dict[str, torch.Tensor]:
@@ -113,11 +122,18 @@ class Engine:
         found = {plain(name): each for name, each in self.model.named_parameters()}
         return [found[name] for name in self.names]
 
-    def back(self) -> None:
-        """The weights and buffers of the beginning."""
+    def back(self, *, nudge: int = 0) -> None:
+        """The weights and buffers of the beginning; with a `nudge`, each weight moved by about its last digit.
+
+        Which up and which down follows from the number: it is what another order of sums does everywhere at once.
+        """
+        signs = torch.Generator().manual_seed(nudge)
         with torch.no_grad():
             for name, value in self._state().items():
                 value.copy_(self._first[name])
+                if nudge and plain(name) in self.names:
+                    up = torch.randint(0, 2, value.shape, generator=signs).to(value.device) * 2 - 1
+                    value.mul_(1 + torch.finfo(value.dtype).eps * up.to(value.dtype))
 
     def load(self, step: int, samples: Sequence[int], *, digests: bool = False) -> Share:
         """The samples as one micro-batch, as the epoch of `step` draws them; on the host."""
@@ -131,10 +147,16 @@ class Engine:
         return batch.mapped(raised) if self.raised else batch
 
     def trajectory(
-        self, cutting: Cutting, num_steps: int, rates: Sequence[float] | None = None, *, digests: bool = False
+        self,
+        cutting: Cutting,
+        num_steps: int,
+        rates: Sequence[float] | None = None,
+        *,
+        digests: bool = False,
+        nudge: int = 0,
     ) -> Trajectory:
         """`num_steps` steps from the beginning. Without `rates` they are chosen and told."""
-        self.back()
+        self.back(nudge=nudge)
         found = Trajectory()
         for step in range(num_steps):
             pieces = cutting(step)
@@ -216,7 +238,7 @@ class Engine:
 
     def _rate(self, gradients: Sequence[torch.Tensor]) -> float:
         def length(tensors: Sequence[torch.Tensor]) -> float:
-            squares = [float(torch.linalg.vector_norm(each.detach().double())) ** 2 for each in tensors]
+            squares = [float(torch.linalg.vector_norm(reals(each))) ** 2 for each in tensors]
             return float(np.sqrt(sum(squares)))
 
         whole = length(gradients)
@@ -239,9 +261,17 @@ def summaries_raw(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def summaries(model: nn.Module) -> dict[str, list[float]]:
-    """Of each buffer its sum and its sum of squares."""
+    """Of each buffer the sum of its numbers and the sum of their squares."""
     found = {}
     for name, value in model.named_buffers():
-        whole = value.detach().double()
+        whole = reals(value)
         found[plain(name)] = [float(whole.sum()), float((whole * whole).sum())]
     return found
+
+
+def buffer_distance(measured: Sequence[float], exact: Sequence[float]) -> float:
+    """How far the sums that `summaries` makes of a buffer differ from another's, relative."""
+    total, squares = exact
+    own_total, own_squares = measured
+    scale = max(float(np.sqrt(abs(squares))), 1e-6)
+    return max(abs(own_total - total) / max(abs(total), scale), abs(own_squares - squares) / max(abs(squares), 1e-6))

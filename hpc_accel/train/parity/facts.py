@@ -32,6 +32,8 @@ class Dependence(BaseModel):
     state: bool = False
     loss: bool = False
     layers: tuple[str, ...] = ()
+    gathered: bool = False
+    """Whether the loss is given the outputs of all replicas together."""
     collate: bool = False
     """Whether the collate function draws random numbers for the samples it gets together."""
 
@@ -53,6 +55,7 @@ def measure_facts(engine: Engine) -> dict[str, Any]:
         state=measured.changes_state,
         loss=mean.over == "neither",
         layers=tuple(sorted(set(layers))),
+        gathered=engine.workload.gather_outputs,
         collate=measured.collate_draws,
     )
     return {

@@ -40,7 +40,7 @@ def judge(
         for step, each in enumerate(measured.gradients)
     ]
     moved, order = compare.update_distance(measured, exact)
-    cause = _cause(measured, exact, gradients, setting, proves=serial is None)
+    cause = verdict.inputs_differ(measured, exact) or _cause(measured, exact, gradients, setting, proves=serial is None)
     cause = cause or _loss_cause(measured, exact, loss_tolerance)
     own_update = compare.OWN * exact.own_update_distance
     if serial is not None:  # weights of 16 bits round each update
@@ -49,9 +49,10 @@ def judge(
     still = compare.still_ones(measured, exact)
     if not cause and not moved <= allowed:
         cause = verdict.updates_differ(moved, order, still, measured, setting)
-    is_alike = exact.kind == "grouped" or run.layout.dp * run.layout.accumulation_steps == 1
+    num_passes = run.layout.accumulation_steps * (1 if run.recipe.sync_batch_norm else run.layout.dp)
+    is_alike = exact.kind == "grouped" or num_passes == 1
     if not cause and serial is None and is_alike:
-        outside = compare.buffers_outside(measured.buffers, exact.buffers)
+        outside = compare.buffers_outside(measured.buffers, exact)
         cause = verdict.statistics_differ(outside, measured.buffers, exact.buffers) if outside else ""
     cause = cause or verdict.norms_differ(measured)
     apart = measured.optimizer_apart
@@ -76,7 +77,7 @@ def judge(
 def _cause(
     measured: Measured, exact: Reference, gradients: list[compare.Gradient], setting: verdict.Setting, *, proves: bool
 ) -> str:
-    cause = verdict.inputs_differ(measured, exact) or verdict.totals_differ(measured, exact, setting.layout)
+    cause = verdict.totals_differ(measured, exact, setting.layout)
     if cause:
         return cause
     if proves and (cause := verdict.copies_differ(measured, setting)):

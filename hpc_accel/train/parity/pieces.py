@@ -62,7 +62,10 @@ def in_pieces(sampler: ShareSampler, num_pieces: int, *, backwards: bool = False
 
 
 def grouped(run: Run, dataset: Any, layout: Layout, *, inside: bool = False) -> Cutting:
-    """The micro-batches of all replicas of `layout`, the first replica's first; with stages, padding included."""
+    """The micro-batches of all replicas of `layout`, the first replica's first; with stages, padding included.
+
+    Where BatchNorm normalises over all replicas, the micro-batches of one pass are one piece.
+    """
     samplers = [sampler_of(run, dataset, layout, replica) for replica in range(layout.dp)]
 
     def cut(step: int) -> list[BatchPiece]:
@@ -76,6 +79,17 @@ def grouped(run: Run, dataset: Any, layout: Layout, *, inside: bool = False) -> 
                 part = part[:count] if count and layout.pp == 1 else part
                 part = part[::-1] if inside and count == len(part) else part
                 pieces.append(BatchPiece(samples=part, count=count, replica=replica))
-        return pieces
+        return _by_pass(pieces, layout) if run.recipe.sync_batch_norm else pieces
 
     return cut
+
+
+def _by_pass(pieces: list[BatchPiece], layout: Layout) -> list[BatchPiece]:
+    """Micro-batches that replicas compute at the same time in one piece, what counts first."""
+    united = []
+    for index in range(layout.accumulation_steps):
+        mine = pieces[index :: layout.accumulation_steps]
+        counted = [sample for piece in mine for sample in piece.samples[: piece.count]]
+        padding = [sample for piece in mine for sample in piece.samples[piece.count :]]
+        united.append(BatchPiece(samples=counted + padding, count=len(counted)))
+    return united

@@ -21,7 +21,7 @@ from hpc_accel.runtime.precision import arithmetic
 from hpc_accel.runtime.weight import MeanOver
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.run import Run
-from hpc_accel.train.parity.engine import NUM_GRADIENTS, Engine, Trajectory
+from hpc_accel.train.parity.engine import NUM_GRADIENTS, Engine, Trajectory, buffer_distance
 from hpc_accel.train.parity.facts import Dependence, count_step_flops, least_pieces, measure_facts
 from hpc_accel.train.parity.pieces import Cutting, grouped, in_pieces, sampler_of
 from hpc_accel.train.parity.room import forget, twins_that_may_fit
@@ -29,6 +29,9 @@ from hpc_accel.train.parity.sketch import decoded, encoded, squared
 
 Kind = Literal["whole", "grouped", "recipe", "grouped recipe"]
 CUTTINGS = (2, 4)
+NUDGES = (1, 2)
+NOISY = 1e-3
+"""A larger y would let faults pass in fp32."""
 DOES_NOT_FIT = "the serial run does not fit into memory"
 
 
@@ -48,6 +51,8 @@ class Reference(BaseModel):
     dependence: Dependence = Dependence()
     draws_data: bool = False
     shared_draws: tuple[str, ...] = ()
+    is_double: bool = False
+    """Whether it was computed in fp64 although the model is of another type."""
     losses: tuple[float, ...] = ()
     spreads: tuple[float, ...] = ()
     rates: tuple[float, ...] = ()
@@ -62,6 +67,7 @@ class Reference(BaseModel):
     """The same by parameter: absolute distances."""
     own_loss_distance: float = 0.0
     own_update_distance: float = 0.0
+    own_buffers_distance: float = 0.0
     flops_per_step: int | None = None
     flops_reason: str = ""
     duration_s: float | None = None
@@ -119,8 +125,28 @@ def _whole_steps(run: Run, engine: Engine, common: dict[str, Any]) -> Reference:
     sampler = sampler_of(run, engine.workload.dataset)
     base = engine.trajectory(in_pieces(sampler, least), run.measure.parity_steps, digests=True)
     others = _others(sampler, least, common["dependence"])
+    kept = _kept(engine, base, others)
+    is_noisy = common["dependence"].is_any or max(kept["own_distance"], default=0.0) > NOISY
+    if is_noisy and common["twin"] is None:
+        kept |= _in_double(run, engine, others, base.rates)
     shared = tuple(sorted(engine.still.shared_draws))
-    return Reference(**common, **_kept(engine, base, others), shared_draws=shared)
+    return Reference(**common, **kept, shared_draws=shared)
+
+
+def _in_double(run: Run, single: Engine, others: list[Other], rates: list[float]) -> dict[str, Any]:
+    """The same steps in fp64; nothing where the model or its loss cannot be, or memory is short."""
+    if single.is_double:
+        return {}
+    try:
+        engine = Engine(run, single.device, Recipe(), raised=True, double=True)
+        if least_pieces(engine) > 1:
+            return {}
+        engine.mean = single.mean
+        whole = in_pieces(sampler_of(run, engine.workload.dataset), 1)
+        base = engine.trajectory(whole, run.measure.parity_steps, rates, digests=True)
+        return {**_kept(engine, base, others), "is_double": True}
+    except Exception:  # tensors of fp32 in the user's code: they meet fp64 in as many ways as there are operations
+        return {}
 
 
 def compute_variant(run: Run, device: torch.device, digest: str, kind: Kind, whole: Reference) -> Reference:
@@ -128,7 +154,9 @@ def compute_variant(run: Run, device: torch.device, digest: str, kind: Kind, who
     recipe = run.recipe if "recipe" in kind else Recipe()
     serial = Recipe(precision=recipe.precision, compression=_on_wire(recipe))
     with arithmetic(serial.precision):
-        engine = Engine(run, device, serial, raised="recipe" not in kind, twin=whole.twin)
+        is_double = whole.is_double and kind == "grouped"
+        raised = "recipe" not in kind
+        engine = Engine(run, device, serial, raised=raised, twin=whole.twin, double=is_double)
         engine.mean = whole.mean
         dataset = engine.workload.dataset
         sampler = sampler_of(run, dataset)
@@ -139,32 +167,46 @@ def compute_variant(run: Run, device: torch.device, digest: str, kind: Kind, who
         inside = in_pieces(sampler, pieces, inside=True)
         inside = grouped(run, dataset, run.layout, inside=True) if by_layout else inside
         inside = cutting if whole.dependence.collate else inside
+        others: list[Other] = [(inside, 0), *_nudged(cutting if kind == "grouped" else None)]
         facts: dict[str, Any] = {
             "mean": whole.mean,
             "dependence": whole.dependence,
             "weights_digest": whole.weights_digest,
+            "is_double": is_double,
         }
-        return Reference(digest=digest, kind=kind, names=tuple(engine.names), **facts, **_kept(engine, base, [inside]))
+        return Reference(digest=digest, kind=kind, names=tuple(engine.names), **facts, **_kept(engine, base, others))
 
 
 def _on_wire(recipe: Recipe) -> Any:
     return recipe.compression if recipe.compression in ("bf16", "fp16") else "none"
 
 
-def _others(sampler: Any, least: int, dependence: Dependence) -> list[Cutting]:
-    """Cuttings that change nothing but rounding."""
+Other = tuple[Cutting, int]
+"""A cutting, and the nudge of the first weights."""
+
+
+def _others(sampler: Any, least: int, dependence: Dependence) -> list[Other]:
+    """What changes nothing but rounding."""
     if dependence.collate:
-        return [in_pieces(sampler, 1)]  # in another order others are drawn
+        return [(in_pieces(sampler, 1), 0)]  # in another order others are drawn
     if dependence.is_any:
-        return [in_pieces(sampler, 1, inside=True)]
+        return [(in_pieces(sampler, 1, inside=True), 0), *_nudged(in_pieces(sampler, 1))]
     numbers = [max(least, number) for number in CUTTINGS]
-    return [*(in_pieces(sampler, number) for number in numbers), in_pieces(sampler, numbers[-1], backwards=True)]
+    cuttings = [*(in_pieces(sampler, number) for number in numbers), in_pieces(sampler, numbers[-1], backwards=True)]
+    return [(cutting, 0) for cutting in cuttings]
 
 
-def _kept(engine: Engine, base: Trajectory, others: list[Cutting]) -> dict[str, Any]:
+def _nudged(cutting: Cutting | None) -> list[Other]:
+    """For models that no cut leaves as they are: other orders of samples inside a batch round nearly alike, other
+    batch sizes and orders of sums do not.
+    """
+    return [(cutting, nudge) for nudge in NUDGES] if cutting is not None else []
+
+
+def _kept(engine: Engine, base: Trajectory, others: list[Other]) -> dict[str, Any]:
     """The base trajectory, and the largest distances of the others from it."""
     steps = min(NUM_GRADIENTS, len(base.losses))
-    compared = [engine.trajectory(cutting, len(base.losses), base.rates) for cutting in others]
+    compared = [engine.trajectory(cutting, len(base.losses), base.rates, nudge=nudge) for cutting, nudge in others]
     own, by_parameter = [], []
     for step in range(steps):
         apart = [np.sqrt(squared(other.gradients[step] - base.gradients[step])) for other in compared]
@@ -191,4 +233,8 @@ def _kept(engine: Engine, base: Trajectory, others: list[Cutting]) -> dict[str, 
         "own_distances": tuple(by_parameter),
         "own_loss_distance": max(losses, default=0.0),
         "own_update_distance": max(moved, default=0.0) / length,
+        "own_buffers_distance": max(
+            (buffer_distance(other.buffers[name], base.buffers[name]) for other in compared for name in base.buffers),
+            default=0.0,
+        ),
     }

@@ -27,8 +27,8 @@ def sketch(values: torch.Tensor, start: Sequence[int], shape: Sequence[int]) -> 
     found = torch.zeros(WIDTH, dtype=torch.float64, device=values.device)
     if not values.numel():
         return found
-    if torch.is_complex(values):
-        values = torch.view_as_real(values)
+    if values.is_complex():
+        values = torch.view_as_real(values.resolve_conj())
         start, shape = (*start, 0), (*shape, 2)
     if not values.dim():
         values, start, shape = values.reshape(1), (0,), (1,)
@@ -38,6 +38,12 @@ def sketch(values: torch.Tensor, start: Sequence[int], shape: Sequence[int]) -> 
         index = _flat_index(part.shape, (start[0] + first, *start[1:]), shape, values.device)
         _add(found, part.reshape(-1).double(), index, int(np.prod(shape, dtype=np.int64)))
     return found
+
+
+def reals(tensor: torch.Tensor) -> torch.Tensor:
+    """What it holds in fp64, detached; of complex numbers real and imaginary parts, [..., 2]."""
+    tensor = tensor.detach()
+    return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).double()
 
 
 def _flat_index(size: Sequence[int], start: Sequence[int], shape: Sequence[int], device: torch.device) -> torch.Tensor:

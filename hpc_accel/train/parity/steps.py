@@ -26,7 +26,7 @@ from hpc_accel.train.parity.engine import NUM_GRADIENTS, build_still, summaries
 from hpc_accel.train.parity.optimizer_check import OptimizerCheck
 from hpc_accel.train.parity.reference import Reference
 from hpc_accel.train.parity.room import make_room
-from hpc_accel.train.parity.sketch import WIDTH, sketch
+from hpc_accel.train.parity.sketch import WIDTH, reals, sketch
 from hpc_accel.workloads.nested import raised
 from hpc_accel.workloads.parameter_groups import group_parameters
 from hpc_accel.workloads.tensor_plan import divisions, planned
@@ -73,7 +73,7 @@ def take_steps(
 
     As many as the study compares, or `num_steps`, of which all gradients are kept.
     """
-    workload = build_still(run, raised=raised, twin=reference.twin)
+    workload = build_still(run, raised=raised, twin=reference.twin, double=raised and reference.is_double)
     shapes, divided = (
         shapes_of(workload.model),
         divisions(workload.model, planned(workload.model, workload.tensor_plan)) if place.layout.tp > 1 else {},
@@ -169,8 +169,8 @@ class _Steps:
         squares = np.zeros(2)
         for piece, own, start in zip(self.pieces, before, first, strict=True):
             if piece.is_cut or self.place.tp_rank == 0:
-                mean = piece.local(piece.parameter).detach().double()
-                squares += [float(((own - mean) ** 2).sum()), float(((mean - start) ** 2).sum())]
+                mean = reals(piece.local(piece.parameter))
+                squares += [float((each**2).sum()) for each in (reals(own) - mean, mean - reals(start))]
         apart, moved = self.comm.allreduce(squares)
         return float(math.sqrt(apart / moved)) if moved > 0 else 0.0
 
@@ -220,7 +220,7 @@ class _Steps:
         among = np.zeros(len(self.rows))
         lengths = np.zeros((2, len(self.rows)))  # by replica, by slice; 0 where there are no copies
         for piece, tensor in zip(self.pieces, tensors, strict=True):
-            squared = float((tensor.double() ** 2).sum())
+            squared = float((reals(tensor) ** 2).sum())
             divided = hasattr(piece.parameter, "to_local")
             lengths[0, self.rows[piece.name]] += 0.0 if divided else squared
             lengths[1, self.rows[piece.name]] += 0.0 if piece.is_cut else squared

@@ -31,6 +31,7 @@ from hpc_accel.runtime.seeded import Drawn, Seeded, digest_of_sample
 from hpc_accel.study.references import RECORD, directory_of, reference_name
 from hpc_accel.study.run import Run
 from hpc_accel.study.sources import sources
+from hpc_accel.train.parity.cut import changed_by_cut
 from hpc_accel.train.parity.engine import build_still
 from hpc_accel.train.parity.facts import digest_of_weights
 from hpc_accel.train.parity.pieces import sampler_of
@@ -39,7 +40,7 @@ from hpc_accel.workloads.nested import HALVES
 from hpc_accel.workloads.stream import Stream, num_samples_of
 from hpc_accel.workloads.workload import Workload
 
-FORMAT = 1
+FORMAT = 2
 NUM_LOOKED_AT = 4
 _COMMAND = "from hpc_accel.cli import main; main()"
 LAUNCHERS = ("OMPI_", "PMI_", "PMIX_", "PRTE_", "PRTERUN", "MPI_", "HYDRA_", "SLURM_")
@@ -95,6 +96,7 @@ def digest_of(run: Run, content: dict[str, Any], device_type: str, kind: Kind, w
     if "grouped" in kind:
         layout = run.layout
         extra["groups"] = [layout.dp, layout.micro_batch_size, layout.accumulation_steps, layout.shares]
+        extra["together"] = run.recipe.sync_batch_norm
     if "recipe" in kind:
         extra["recipe"] = [run.recipe.precision, run.recipe.compression, run.layout.shard == "full"]
     return hashlib.sha256(json.dumps(content | extra, sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -104,7 +106,9 @@ def kinds_of(run: Run, whole: Reference, *, halves: bool) -> list[Kind]:
     """The references that a run needs beside the whole one."""
     if whole.reason:
         return []
-    cuts = run.layout.dp * run.layout.accumulation_steps > 1 and whole.dependence.is_any
+    changed = changed_by_cut(run, whole.dependence)
+    # BatchNorm over all replicas with a loss over one micro-batch has no serial twin.
+    cuts = changed.is_any and not (changed.loss and run.recipe.sync_batch_norm)
     kinds: list[Kind] = ["grouped"] if cuts else []
     if changes_numbers(run, halves=halves):
         kinds.append("grouped recipe" if cuts else "recipe")

@@ -4,8 +4,8 @@ K. He et al., "Deep Residual Learning for Image Recognition" (2016), table 1, wi
 Images of up to 64 pixels get the paper's small first layer (section 4.2): 3 x 3, no pooling.
 
 Norms are over groups of channels by default (Y. Wu, K. He, "Group Normalization", 2018). A batch norm makes a sample's
-result depend on which others share its rank and micro-batch: every layout then computes something else, and only runs
-with the same samples per rank can be compared.
+result depend on which others share its rank and micro-batch: every layout then computes something else, but for
+replicas with the recipe `sync_batch_norm`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def group_norm(channels: int) -> nn.Module:
 
 
 def batch_norm(channels: int) -> nn.Module:
-    """Over the batch of one rank: parity between layouts is lost."""
+    """Over the batch of one rank, or with `sync_batch_norm` of all replicas."""
     return nn.BatchNorm2d(channels)
 
 

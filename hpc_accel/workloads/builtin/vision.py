@@ -30,7 +30,7 @@ def build(
     """`model` on square images of `image` pixels: `samples` synthetic ones of `classes`, or those of `folder`.
 
     `patch` is the side of a transformer's patches in pixels; `norm` a residual network's: group, or batch, with which
-    layouts compute different things (see resnet.py), so their parity with the serial run is not to be expected.
+    layouts compute different things (see resnet.py) but for replicas with the recipe sync_batch_norm.
     Raises ConfigError for unknown names and sizes that do not fit.
     """
     known = (*vit.SIZES, *resnet.SIZES)

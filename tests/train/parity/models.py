@@ -10,6 +10,8 @@ from torch.distributed.nn.functional import all_gather
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.utils.data import Dataset, TensorDataset
 
+from hpc_accel.workloads.workload import Workload
+
 F = nn.functional
 
 
@@ -111,6 +113,11 @@ def gathering_loss(outputs, targets):
     return pairs_loss(outputs, targets)
 
 
+def told_to_gather():
+    """The loss compares all samples that it is given, and the workload says that these are of all replicas."""
+    return Workload(model=perceptron(), loss=pairs_loss, dataset=TensorDataset(*rows()), gather_outputs=True)
+
+
 def gathered():
     return perceptron(), gathering_loss, TensorDataset(*rows())
 
@@ -132,6 +139,19 @@ def images():
     return model, F.cross_entropy, TensorDataset(inputs.reshape(-1, 3, 6, 6), targets)
 
 
+def deep_images():
+    """Four layers with parameters, BatchNorm in each but the last."""
+    _, loss, data = images()
+    convolutions = [nn.Sequential(nn.Conv2d(width, 8, 3), nn.BatchNorm2d(8), nn.ReLU()) for width in (3, 8)]
+    head = [nn.Flatten(), nn.Linear(32, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 4)]
+    return nn.Sequential(*convolutions, *head), loss, data
+
+
+def both_together():
+    model, _, data = images()
+    return Workload(model=model, loss=pairs_loss, dataset=data, gather_outputs=True)
+
+
 def build(kind):
     data = TensorDataset(*rows())
     if kind == "reconstructed":
@@ -141,6 +161,7 @@ def build(kind):
         "dropout": lambda: (perceptron(nn.Dropout(0.3)), F.cross_entropy, data),
         "attention": lambda: (Attending(), F.cross_entropy, data),
         "batch norm": images,
+        "deep norm": deep_images,
         "augmented": lambda: (perceptron(), F.cross_entropy, Augmented()),
         "smoothed": lambda: (perceptron(), nn.CrossEntropyLoss(label_smoothing=0.1), data),
         "class weights": lambda: (perceptron(), weighted_loss, data),
@@ -149,6 +170,9 @@ def build(kind):
         "tokens": lambda: (tokens_model(), token_loss, Tokens()),
         "total": lambda: (tokens_model(), total_loss, Tokens()),
         "spectral": lambda: (perceptron(spectral_norm(nn.Linear(32, 32))), F.cross_entropy, data),
+        "together": told_to_gather,
+        "both together": both_together,
+        "pairs with norm": lambda: (images()[0], pairs_loss, images()[2]),
         "pairs": lambda: (perceptron(), pairs_loss, data),
         "deaf": lambda: (perceptron(Deaf()), F.cross_entropy, data),
     }

@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.distributed.pipelining import SplitPoint, pipeline
 from torch.utils.data import TensorDataset
 
+from hpc_accel.parallel.draws import name_draws
 from hpc_accel.runtime.randomness import digest_of_states, seed_all, states_kept, told_of_draws
 from hpc_accel.runtime.seeded import Drawn, Seeded, digest_of_sample, draws_samples
 from hpc_accel.runtime.still import Still, drop_nothing, held_still
 from hpc_accel.runtime.weight import MeanOver, Weigh
+from hpc_accel.train.parity.engine import summaries
 from hpc_accel.train.parity.mean import CutLosses, measure_mean
-from hpc_accel.train.parity.sketch import sketch, squared
+from hpc_accel.train.parity.sketch import reals, sketch, squared
 from hpc_accel.workloads.workload import Workload
 from tests.train.parity.models import Augmented, pairs_loss, total_loss
 
@@ -176,3 +179,40 @@ def test_who_draws_what_is_compared():
     assert "replicas 0 and 1" in told_of_draws(places, begin, [states(1)] * 4)
     apart = told_of_draws(places, begin, [states(1), states(3), states(2), states(2)])
     assert "tensor-parallel ranks 0 and 1" in apart
+
+
+@pytest.mark.filterwarnings("error:Casting complex values")
+def test_imaginary_parts_count():
+    model = nn.Module()
+    model.register_buffer("filter", torch.tensor([[3 + 4j, 1j], [0, 2]]))
+    assert summaries(model) == {"filter": [10.0, 30.0]}
+    one, other = torch.tensor([1 + 2j, 3j]), torch.tensor([1 + 2j, 4j])
+    assert float((reals(one) - reals(other)).norm()) == pytest.approx(1.0)
+    apart = sketch(one, (0,), one.shape) - sketch(other.conj().resolve_conj().conj(), (0,), one.shape)
+    assert squared(apart.numpy()) == pytest.approx(1.0)
+
+
+class Noisy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([Drawing(), nn.Linear(5, 5)])
+
+    def forward(self, inputs):
+        states = self.layers[0](inputs) + torch.randn_like(inputs)
+        return self.layers[1](states) * torch.rand_like(states)
+
+
+def test_traced_stages_draw_what_the_model_draws():
+    model, still, inputs = Noisy(), Still(3), torch.ones(4, 5)
+    drop_nothing(model)
+    still.watch(model)
+    split = {"layers.1": SplitPoint.BEGINNING}
+    pipe = pipeline(model, mb_args=(inputs,), split_spec=split)
+    stages = [pipe.get_stage_module(index) for index in range(2)]
+    name_draws(stages)
+    found = []
+    for forward in (model, lambda batch: stages[1](stages[0](batch))):
+        with held_still(still):
+            still.batch(1, [5, 2, 7, 0])
+            found.append(forward(inputs))
+    torch.testing.assert_close(*found)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from statistics import median
+from typing import Any
 
+from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.report.show.figures import style
+from hpc_accel.study.references import RECORD
 
 FLOOR = 1e-9
 """Where an exact 0 stands on the logarithmic axis."""
@@ -84,8 +87,9 @@ def _twins(runs: list[RunRecord]) -> str:
 
 def _cost(runs: list[RunRecord]) -> str:
     """What the serial runs cost: each once, whatever the number of runs that are compared with it."""
-    by_digest = {found.reference_digest: found.reference_s for run in runs if (found := run.summary.parity.found)}
-    known = [seconds for seconds in by_digest.values() if seconds is not None]
+    jobs = {path for run in runs for path in run.directory.parent.parent.glob(f"references/*/{RECORD}")}
+    computed = [safe_json.mapping(safe_json.read_json(path)[0], "references") for path in sorted(jobs)]
+    known = [seconds for job in computed if (seconds := _seconds(job)) is not None]
     if not known:
         return ""
     steps = median([value for run in runs if (value := run.summary.startup_ms.parity.value) is not None] or [0.0])
@@ -93,6 +97,12 @@ def _cost(runs: list[RunRecord]) -> str:
         f"One reference job per workload, seed and batch: {len(known)} in {sum(known):.3g} s together, before the "
         f"runs; then {steps / 1e3:.3g} s of each run (median) for its own compared steps, none of it timed."
     )
+
+
+def _seconds(job: dict[str, Any]) -> float | None:
+    """How long all serial runs of a reference job took; None where one does not say."""
+    times = [safe_json.number(job, name, "duration_s") for name in job]
+    return sum(each for each in times if each is not None) if times and None not in times else None
 
 
 def _words(error: float) -> str:

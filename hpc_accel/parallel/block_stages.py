@@ -72,11 +72,21 @@ def see(model: nn.Module, chain: BlockChain, given: Given, autocast_dtype: torch
         handles.append(model.get_submodule(name).register_forward_pre_hook(enter(name), with_kwargs=True))
     for name in (*chain.names, *_beside(model, chain)):
         handles.append(model.get_submodule(name).register_forward_hook(leave(name)))
-    try:
-        autocast = torch.autocast("cpu", dtype=autocast_dtype, enabled=autocast_dtype is not None)
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad(), autocast:
-            args, kwargs = _mapped(mode.from_tensor, given)
+    autocast = torch.autocast("cpu", dtype=autocast_dtype, enabled=autocast_dtype is not None)
+
+    def run(copied: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        args, kwargs = _mapped(copied, given)
+        with torch.no_grad(), autocast:
             seen.outputs = model(*args, **kwargs)
+
+    try:
+        try:
+            with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+                run(mode.from_tensor)
+        except Exception:  # it looks at values, or has operations that torch cannot run without
+            seen.returned.clear()
+            with torch.random.fork_rng(devices=[]):
+                run(torch.clone)
     finally:
         for handle in handles:
             handle.remove()
@@ -84,9 +94,15 @@ def see(model: nn.Module, chain: BlockChain, given: Given, autocast_dtype: torch
 
 
 def chain_without_values(workload: Workload, batch: Batch) -> BlockChain | None:
-    """The chain of blocks that the planner found as well, here without computing anything."""
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        return find_chain(workload.model, batch.mapped(mode.from_tensor).call, workload.blocks)
+    """The chain of blocks that the planner found as well, here without computing anything where torch can."""
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            return find_chain(workload.model, batch.mapped(mode.from_tensor).call, workload.blocks)
+    except ConfigError:
+        raise
+    except Exception:  # it looks at values, or has operations that torch cannot run without
+        with torch.random.fork_rng(devices=[]):
+            return find_chain(workload.model, batch.call, workload.blocks)
 
 
 def boundaries_of(chain: BlockChain, sizes: Sequence[int], seen: Seen) -> list[tuple[torch.Tensor, ...]]:

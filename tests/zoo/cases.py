@@ -38,7 +38,6 @@ MODELS = {
     "first layer in place": vision.inplace_first,
     "detector": vision.detector,
     "contrastive": vision.contrastive,
-    "contrastive, gathered by the loss": vision.gathering_contrastive,
     "contrastive, outputs of all replicas": vision.gathered_contrastive,
     "GRU on packed sequences": text.packed_gru,
     "RNN language model": text.rnn_language_model,
@@ -78,5 +77,5 @@ FAST = (
 )
 """Trained with all other tests; together they have most of what can go wrong."""
 COMPARES = "the loss is one of the micro-batch: it compares"
-TOLD = {"detector": COMPARES, "contrastive": COMPARES, "contrastive, gathered by the loss": COMPARES}
+TOLD = {"detector": COMPARES, "contrastive": COMPARES}
 """What parity says, and is right to say, of models whose loss is of all samples of a batch together."""

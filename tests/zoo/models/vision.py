@@ -2,7 +2,6 @@
 
 import torch
 from torch import nn
-from torch.distributed.nn.functional import all_gather
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.utils.data import Dataset, TensorDataset
 
@@ -165,16 +164,6 @@ def contrastive():
     images, labels = pictures()
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.Tanh(), nn.Linear(32, 16))
     return model, contrast, TensorDataset(images, labels)
-
-
-def contrast_of_all(outputs, targets):
-    return contrast(torch.cat(all_gather(outputs.contiguous())), targets)
-
-
-def gathering_contrastive():
-    """A loss that asks the other replicas itself."""
-    model, _, dataset = contrastive()
-    return model, contrast_of_all, dataset
 
 
 def gathered_contrastive():

@@ -18,8 +18,11 @@ from hpc_accel.files import read_json, write_json
 from hpc_accel.jobs.diagnosis import MORE_MEMORY, MORE_TIME
 from hpc_accel.jobs.energy_accounting import job_energy
 from hpc_accel.record.parts import Error
+from hpc_accel.study.slurm_time import seconds_of
 
-FIELDS = "JobIDRaw,State,ExitCode,Submit,Start,End,ElapsedRaw,NNodes,NodeList,Partition,ConsumedEnergyRaw,JobID"
+FIELDS = (
+    "JobIDRaw,State,ExitCode,Submit,Start,End,ElapsedRaw,NNodes,NodeList,Partition,ConsumedEnergyRaw,JobID,Suspended"
+)
 TIMEOUT_S = 30
 AGAIN = "start it again: it continues from its last checkpoint"
 ENDED_BY_SLURM = {
@@ -30,6 +33,8 @@ ENDED_BY_SLURM = {
     "NODE_FAIL": ("failed", "a node of the job was lost", "start it again; Slurm keeps the node out meanwhile"),
 }
 """State in Slurm's accounting -> status, message, remedy."""
+WAITING = {"PENDING": "is in the queue again", "REQUEUED": "is in the queue again", "RUNNING": "runs again"}
+"""What became of a job whose last attempt Slurm ended and took back."""
 
 
 def collect(results: Path) -> dict[str, Any]:
@@ -47,9 +52,15 @@ def collect(results: Path) -> dict[str, Any]:
         run_id: facts_of(rows.get(job_id), reason, jobs[run_id], num_runs=sharing[job_id])
         for run_id, job_id in ids.items()
     }
-    content = {"format": 1, "jobs": facts}
     path = results / "accounting.json"
-    if read_json(path) != content:
+    earlier = read_json(path)
+    for run_id, known in (earlier.get("jobs") or {}).items():
+        # An accounting that does not answer now takes nothing back of what it said of the same job.
+        same = run_id in facts and known.get("job_id") == facts[run_id]["job_id"]
+        if same and facts[run_id]["state"] is None and known.get("state"):
+            facts[run_id] = known
+    content = {"format": 1, "jobs": facts}
+    if earlier != content:
         write_json(path, content)
     return content
 
@@ -76,7 +87,7 @@ def ask(job_ids: list[str]) -> tuple[dict[str, list[dict[str, str]]], str]:
 
 
 def parse(text: str) -> dict[str, list[dict[str, str]]]:
-    """sacct's table by job id. Of a job that was restarted, the rows of its last attempt.
+    """sacct's table by job id. Of a job that was restarted, the rows of its last attempt, and the state before it.
 
     The components of a heterogeneous job have ids of their own, and a name that begins with the first one's: 7+1.
     """
@@ -89,6 +100,8 @@ def parse(text: str) -> dict[str, list[dict[str, str]]]:
         first, plus, _ = row.get("JobID", "").partition("+")
         job_id = first if plus else own_id
         if row["JobIDRaw"] == own_id:  # a new attempt begins
+            before = [old["State"] for old in jobs.get(job_id, []) if old["JobIDRaw"] == own_id]
+            row["Before"] = before[-1] if before else ""
             kept = [old for old in jobs.get(job_id, []) if old["JobIDRaw"].partition(".")[0] != own_id]
             jobs[job_id] = kept
         jobs.setdefault(job_id, []).append(row)
@@ -117,9 +130,10 @@ def facts_of(
         "job_id": head["JobIDRaw"],
         "state": state,
         "state_reason": None,
-        "ended": _ended(state, head["ExitCode"]),
+        "ended": _ended(state, head["ExitCode"], before=head.get("Before", "")),
         "exit_code": head["ExitCode"],
         "elapsed_s": int(head["ElapsedRaw"]) if head["ElapsedRaw"].isdigit() else None,
+        "suspended_s": seconds_of(head.get("Suspended", "")),
         "queued_s": start - submit if start and submit else None,
         "started_unix_s": start,
         "num_runs": num_runs,
@@ -130,8 +144,14 @@ def facts_of(
     }
 
 
-def _ended(state: str, exit_code: str) -> dict[str, str] | None:
-    """Status, message and remedy when Slurm itself ended the job; None when it ended by itself."""
+def _ended(state: str, exit_code: str, *, before: str) -> dict[str, str] | None:
+    """Status, message and remedy when Slurm itself ended the job; None when it ended by itself.
+
+    `before` is how the attempt before this one ended, of which a job in the queue still has the record.
+    """
+    cause = ENDED_BY_SLURM.get(before.partition(" ")[0])
+    if state in WAITING and cause:
+        return {"status": "preempted", "message": f"{cause[1]}; it {WAITING[state]}", "remedy": "wait for it"}
     # Without cgroups a job that takes too much memory is killed as a whole, and its state is FAILED, exit code 0:9.
     killed = state == "FAILED" and exit_code.endswith(":9")
     found = ENDED_BY_SLURM.get("OUT_OF_MEMORY" if killed else state)

@@ -17,6 +17,7 @@ from hpc_accel.jobs.site import SITES_DIR, Partition, Site
 from hpc_accel.study.base import NAME
 
 TIMEOUT_S = 20
+MOST_NAMED = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +134,7 @@ def compare_site(site: Site) -> list[Misfit]:
     if unknown:
         rule = f"the nodes' features are {', '.join(sorted(features)) or 'none'}"
         misfits.append(Misfit(value=f"constraint {site.constraint!r}", rule=rule, remedy="correct it", fatal=True))
-    return misfits + _account(site)
+    return [*misfits, *_account(site), *_unusable(site, here)]
 
 
 def _sizes(name: str, said: Partition, found: Found) -> list[Misfit]:
@@ -155,6 +156,28 @@ def _sizes(name: str, said: Partition, found: Found) -> list[Misfit]:
         value = f"partitions.{name}.gpu_type is {said.gpu_type}"
         misfits.append(Misfit(value=value, rule=f"sinfo says {kind}", remedy=remedy, fatal=True))
     return misfits
+
+
+def _unusable(site: Site, here: dict[str, Found]) -> list[Misfit]:
+    """Nodes that take no jobs now: a job that needs as many as the partition has would wait for them."""
+    wanted = {site.partition, *site.partitions} - {""} or {name for name, found in here.items() if found.default}
+    answer = ask(["sinfo", "--noheader", "--Node", "--states=down,drain,fail", "--format=node|%P|%N|%T|%E"])
+    found: dict[str, list[str]] = {}
+    for line in answer.splitlines():
+        mark, name, node, state, why = (part.strip() for part in (line.split("|", 4) + [""] * 4)[:5])
+        if mark == "node" and name.rstrip("*") in wanted:
+            found.setdefault(name.rstrip("*"), []).append(f"{node} is {state.rstrip('*')} ({why})")
+    return [
+        Misfit(
+            value=f"partition {name}: {', '.join(nodes[:MOST_NAMED])}"
+            + (" and more" if len(nodes) > MOST_NAMED else ""),
+            rule=f"{len(nodes)} of its {here[name].num_nodes} nodes take no jobs now",
+            remedy="use fewer nodes, or ask the site's support when they come back",
+            fatal=len(nodes) >= here[name].num_nodes,
+        )
+        for name, nodes in found.items()
+        if name in here
+    ]
 
 
 def _account(site: Site) -> list[Misfit]:
@@ -183,6 +206,7 @@ def draft_site(name: str) -> str:
         "# account:        # yours: sacctmgr show associations user=$USER format=account",
         "# modules: []     # for example [openmpi/5]; left out, the MPI of the Python environment is used",
         "launcher: mpirun  # or srun --mpi=pmix | srun --mpi=pmi2 | srun --mpi=cray_shasta (see srun --mpi=list)",
+        "exclusive: true    # whole nodes: what others do there would be part of the figures",
         "partitions:",
     ]
     for found in here.values():

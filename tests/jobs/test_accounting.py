@@ -76,6 +76,36 @@ def test_jobs_that_slurm_ended_are_recorded_so_with_a_remedy(results: Path):
     assert accounting.complete_statuses(results) == [], "the second time there is nothing to correct"
 
 
+def test_an_accounting_that_does_not_answer_takes_nothing_back(results: Path, monkeypatch):
+    known = accounting.collect(results)["jobs"]
+    monkeypatch.setattr(accounting, "ask", lambda ids: ({}, "sacct does not answer"))
+    now = accounting.collect(results)["jobs"]
+    assert {run_id: now[run_id] for run_id in "ab"} == {run_id: known[run_id] for run_id in "ab"}
+    (results / "runs/a/job.json").write_text(json.dumps({"job_id": "12"}))
+    now = accounting.collect(results)["jobs"]
+    assert (now["a"]["state"], now["a"]["state_reason"]) == (None, "sacct does not answer"), "another job"
+    assert now["b"] == known["b"]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "words"),
+    [
+        ("PREEMPTED", "PENDING", "in favour of one of higher priority; it is in the queue again"),
+        ("NODE_FAIL", "RUNNING", "a node of the job was lost; it runs again"),
+        ("REQUEUED", "PENDING", None),
+    ],
+)
+def test_a_job_that_slurm_took_back_is_said_to_wait(before, now, words):
+    rows = f"{HEAD}\n7|{before}|0:0|S|S|E|30|1|n1|main||7|00:00:12\n7|{now}|0:0|S|S|E|0|1|n1|main||7|00:00:00\n"
+    ended = accounting.facts_of(accounting.parse(rows)["7"], "", {})["ended"]
+    assert ended is None if words is None else (ended["status"], words in ended["message"]) == ("preempted", True)
+
+
+def test_how_long_a_job_was_suspended_is_known():
+    rows = f"{HEAD}\n7|COMPLETED|0:0|S|S|E|30|1|n1|main||7|00:00:12\n"
+    assert accounting.facts_of(accounting.parse(rows)["7"], "", {})["suspended_s"] == 12
+
+
 ENERGY = f"""{HEAD}
 5|COMPLETED|0:0|2026-01-01T10:00:00|2026-01-01T10:00:30|2026-01-01T10:01:00|30|2|n[1-2]|main|
 5.batch|COMPLETED|0:0|2026-01-01T10:00:30|2026-01-01T10:00:30|2026-01-01T10:01:00|30|1|n1||700

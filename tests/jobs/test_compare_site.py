@@ -95,3 +95,14 @@ def test_no_slurm_is_said(monkeypatch):
 )
 def test_gpus_of_a_node_whatever_their_type_is_called(gres, gpus):
     assert compare_site.gpus_of(gres) == gpus
+
+
+def test_nodes_that_take_no_jobs_are_named(monkeypatch):
+    down = "node|gpu*|n1|drained|bad fan\nnode|gpu*|n2|down*|Not responding\nnode|cpu|c1|down|dead\n"
+    answers = {False: SINFO, True: down}
+    monkeypatch.setattr(compare_site, "ask", lambda command: answers["--Node" in command])
+    (misfit,) = compare_site.compare_site(Site(name="x", partition="gpu"))
+    assert misfit.value == "partition gpu: n1 is drained (bad fan), n2 is down (Not responding)"
+    assert misfit.rule == "2 of its 3 nodes take no jobs now" and not misfit.fatal
+    (other,) = compare_site.compare_site(Site(name="x", partition="cpu"))
+    assert "c1 is down (dead)" in other.value

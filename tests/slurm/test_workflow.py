@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -75,3 +77,36 @@ def test_study_on_two_nodes_with_a_failing_run(cluster: Cluster):
     assert [cluster.show(job_id)["Nice"] for job_id in sent_ids] == ["7", "7"]
     losses = json.loads(Path(runs["digits-dp2"] / "summary.json").read_text())["losses"]
     assert losses["final"]["value"] > 0
+
+
+LONG = """\
+site: throwaway
+resources: {num_nodes: 1, ranks_per_node: 1, memory_mb: 2000, time_limit_min: '0:10:00'}
+workload: {name: mlp, layouts: [{}]}
+measure: {warmup_steps: 1, steps: 5000000, parity_steps: 0}
+device: cpu
+"""
+
+
+@pytest.mark.timeout(400)
+def test_a_job_that_a_person_cancels_ends_the_workflow_and_is_no_result(cluster: Cluster):
+    """Accounting calls its state `CANCELLED by 0`, which the executor would wait for ever to end."""
+    (cluster.directory / "long.yaml").write_text(LONG)
+    soon = ["--slurm-init-seconds-before-status-checks", "5", "--retries", "0"]
+    command = ["snakemake", "-s", ROOT / "Snakefile", "--profile", "slurm", "--config", "study=long.yaml", *soon]
+    with (cluster.directory / "told.txt").open("w") as told:
+        workflow = subprocess.Popen(
+            [str(word) for word in command], cwd=cluster.directory, env=cluster.environment(), stdout=told, stderr=told
+        )
+        try:
+            runs = cluster.directory / "results/long/runs"
+            end = time.monotonic() + 200
+            while not (ready := list(runs.glob("*/.ready"))):
+                assert workflow.poll() is None and time.monotonic() < end, (cluster.directory / "told.txt").read_text()
+                time.sleep(0.5)
+            run_dir = ready[0].parent
+            cluster.run("scancel", (run_dir / ".attempt").read_text().strip())
+            assert workflow.wait(120) != 0
+        finally:
+            workflow.kill()
+    assert not (run_dir / "summary.json").exists(), "the next start measures it"

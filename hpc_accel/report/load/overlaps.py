@@ -31,8 +31,15 @@ def with_overlaps(runs: Mapping[str, RunRecord]) -> dict[str, RunRecord]:
 
 
 def _shared(run: RunRecord) -> RunRecord:
-    """With a warning that names the jobs which its own found on its nodes. How much they took is measured apart."""
+    """With warnings of the jobs that its own found on its nodes, and of being suspended for one.
+
+    How much others took of its CPUs is measured apart.
+    """
     listed = run.job.get("neighbours")
+    suspended_s = safe_json.positive(run.accounting, "suspended_s")
+    if suspended_s and run.has_record:
+        warning = f"disturbed: Slurm suspended its job for {suspended_s:g} s: measure it again"
+        run = replace(run, summary=run.summary.changed(warnings=(*run.summary.warnings, warning)))
     found = [safe_json.clean(each) for each in listed if isinstance(each, str)] if isinstance(listed, list) else []
     if not found or not run.has_record:
         return run

@@ -46,7 +46,7 @@ test: env
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations=10
 
 # Every model of tests/zoo in every layout, each against the serial run. `make test` trains some of them.
-zoo: env
+zoo: extras
 	$(BIN)/python -m pytest -m zoo tests/zoo
 
 lint: env

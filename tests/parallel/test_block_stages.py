@@ -5,10 +5,12 @@ import importlib.util
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.parallel.block_stages import block_stage, boundaries_of, see
+from hpc_accel.parallel.block_stages import block_stage, boundaries_of, chain_without_values, see
 from hpc_accel.workloads.block_chain import find_chain
+from hpc_accel.workloads.workload import Workload
 
 needs_transformers = pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None, reason="needs the extra llm (make extras)"
@@ -114,6 +116,40 @@ def test_gradients_of_stages_are_those_of_the_whole():
     in_stages(model, (2, 2), args, kwargs, "layers")[0].square().sum().backward()
     for name, each in model.named_parameters():
         assert torch.allclose(each.grad, whole[name], rtol=1e-5), name
+
+
+class Routing(nn.Module):
+    """Rows go through the expert or past it, by their values."""
+
+    def __init__(self):
+        super().__init__()
+        self.expert = nn.Linear(8, 8)
+
+    def forward(self, states):
+        chosen = torch.where(states[:, 0] > 0)[0]
+        return states.index_add(0, chosen, self.expert(states[chosen]))
+
+
+class Routed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Linear(8, 8), nn.Linear(8, 2)
+        self.layers = nn.ModuleList(Routing() for _ in range(3))
+
+    def forward(self, inputs):
+        states = self.stem(inputs)
+        for layer in self.layers:
+            states = layer(states)
+        return self.head(states)
+
+
+def test_blocks_that_look_at_values_are_cut():
+    model, inputs = Routed(), torch.randn(6, 8)
+    workload = Workload(model=model, loss=nn.functional.mse_loss, dataset=TensorDataset(inputs, inputs[:, :2]))
+    chain = chain_without_values(workload, workload.batch_of(range(6)))
+    assert chain is not None
+    assert chain.names == ("layers.0", "layers.1", "layers.2")
+    assert torch.equal(in_stages(model, (1, 2), (inputs,))[0], model(inputs))
 
 
 def test_a_resnet_is_cut_between_all_its_blocks():

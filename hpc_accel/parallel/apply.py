@@ -6,6 +6,7 @@ start-up on every rank.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MethodType
 from typing import TYPE_CHECKING
@@ -20,8 +21,8 @@ from hpc_accel.parallel.data import make_average, replicate
 from hpc_accel.parallel.gradients import ReplicaAverage, add_up, gradients_of
 from hpc_accel.parallel.memory_layout import offload_activations, set_channels_last
 from hpc_accel.parallel.mesh import RankCoordinates
+from hpc_accel.parallel.ties import Tie, add_up_ties, first_names, ties_of
 from hpc_accel.study.recipe import Recipe
-from hpc_accel.workloads.chain import is_sequence
 from hpc_accel.workloads.control_flow import ControlFlow, control_flow_of
 from hpc_accel.workloads.tensor_plan import planned
 from hpc_accel.workloads.workload import Loss, Workload
@@ -49,6 +50,23 @@ class ParallelModel:
     flow: ControlFlow
     partial: list[nn.Parameter]
     tp_group: dist.ProcessGroup | None
+    given: bool
+    """Whether stages are given the model's inputs, by that name, beside what the stage before sends."""
+    place: RankCoordinates
+    ties: list[Tie]
+    """Parameters that other stages have too."""
+    names: Mapping[str, str]
+    """The first name in the whole model of each name that a parameter has."""
+
+    @property
+    def counted_elsewhere(self) -> frozenset[str]:
+        """Parameters here, by name, of which another stage's copy counts in sums over the whole model."""
+        return frozenset(tie.name for tie in self.ties if self.place.pp_rank != tie.ranks[0])
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether gradients are left to exchange after backward."""
+        return bool(self.partial or self.ties) or self.average is not None
 
     @property
     def module(self) -> nn.Module:
@@ -73,6 +91,7 @@ class ParallelModel:
         """What is left to exchange after the last backward: sums over parts of the sequence, and means if asked."""
         if self.partial and self.tp_group is not None:
             add_up(gradients_of(self.partial), self.tp_group)
+        add_up_ties(self.ties, self.place)
         if self.average is not None and averages:
             self.average.gradients([each for each in self.parameters if not hasattr(each, "to_local")])
 
@@ -95,38 +114,46 @@ def parallelize(
     """
     tensor_cut = _tensor_cut(workload, place)
     flow = control_flow_of(workload) if place.layout.dp > 1 else ControlFlow()
-    later = _averages_later(workload, place, recipe, flow)
-    prepare = _Prepare(place, device, recipe, autocast_dtype, tensor_cut, flow, later=later)
-    boundaries: list[tuple[torch.Tensor, ...]] = []
-    if split is None:
-        modules, schedule = {0: prepare(workload.model)}, None
-    else:
-        from hpc_accel.parallel.pipeline import cut, make_schedule
+    names = first_names(workload.model)
+    stages, schedule = None, None
+    if split is not None:
+        from hpc_accel.parallel.pipeline import Stages, cut, make_schedule
 
         stages = cut(workload, split, place, autocast_dtype)
+    is_traced = stages is not None and not isinstance(stages, Stages)
+    later = _averages_later(place, recipe, flow, is_traced=is_traced)
+    prepare = _Prepare(place, device, recipe, autocast_dtype, tensor_cut, flow, later=later)
+    if stages is None:
+        modules = {0: prepare(workload.model)}
+    else:
         modules = {index: prepare(module, stages.output_dtypes(index)) for index, module in stages.modules.items()}
+        for module in stages.modules.values():
+            if enter_first := getattr(module, "enter_first", None):
+                enter_first()
         schedule = make_schedule(modules, stages, place, device, loss)
-        boundaries = getattr(stages, "boundaries", [])
     if tensor_cut is not None:
         tensor_cut.done()
     return ParallelModel(
         modules=modules,
         schedule=schedule,
-        boundaries=boundaries,
+        boundaries=getattr(stages, "boundaries", []),
         average=make_average(place, recipe, later=later),
         flow=flow,
         partial=prepare.partial,
         tp_group=place.group("tp"),
+        given=getattr(stages, "given", False),
+        place=place,
+        ties=ties_of(modules, getattr(stages, "shared", {}), names, place),
+        names=names,
     )
 
 
-def _averages_later(workload: Workload, place: RankCoordinates, recipe: Recipe, flow: ControlFlow) -> bool:
+def _averages_later(place: RankCoordinates, recipe: Recipe, flow: ControlFlow, *, is_traced: bool) -> bool:
     """Whether replicas average gradients after backward.
 
     Also where parameters may idle and DistributedDataParallel cannot find them: in a stage it is not given the outputs
     of all micro-batches, and what a reentrant part uses does not stand in the graph.
     """
-    is_traced = place.layout.pp > 1 and not is_sequence(workload.model)
     hidden = flow.may_idle and not recipe.static_graph and (place.layout.pp > 1 or flow.reentrant)
     later = place.layout.averages_later(overlap=recipe.overlap, is_traced=is_traced)
     return later or (hidden and place.layout.dp > 1 and place.layout.shard != "full")

@@ -1,7 +1,7 @@
 """Micro-batches forward through the stages of all ranks: for figures, not for speed.
 
 Torch's schedules run forward alone only where no rank holds neighbouring stages, which the V-shaped ones do, so stages
-of a Sequential are run here. Traced stages may skip each other; of those torch knows the ways.
+of a Sequential or of blocks are run here. Traced stages may skip each other; of those torch knows the ways.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ def forward(model: ParallelModel, place: RankCoordinates, batch: Batch, device: 
     """Outputs as the model returns them; None on ranks that do not hold the last stage.
 
     With stages `batch` is a share, which goes through them in micro-batches. Collective over the stages; inputs are
-    read on the rank with the first.
+    read on the rank with the first, those of blocks on all.
     """
     if model.schedule is None:
         return batch.call(model.module)
     if not model.boundaries:
         return _through_schedule(model.schedule, place, batch.args)
-    parts = zip(*(each.split(place.micro_batch_size) for each in batch.args), strict=True)
+    size = place.micro_batch_size
+    parts = [batch.cut(slice(begin, begin + size)) for begin in range(0, batch.count, size)]
     results = [_through_stages(model, place, part, device) for part in parts]
     known = [result for result in results if result is not None]
     return torch.cat(known) if known else None
@@ -42,11 +43,12 @@ def _through_schedule(schedule: Any, place: RankCoordinates, inputs: tuple[torch
 
 
 def _through_stages(
-    model: ParallelModel, place: RankCoordinates, inputs: tuple[torch.Tensor, ...], device: torch.device
+    model: ParallelModel, place: RankCoordinates, batch: Batch, device: torch.device
 ) -> torch.Tensor | None:
     holder = {stage: rank for rank, stages in enumerate(place.layout.stages) for stage in stages}
     group, last = place.group("pp"), place.layout.num_stages - 1
-    states = inputs
+    states: tuple[torch.Tensor, ...] = () if model.given else batch.args
+    named = {"given": (batch.args, batch.kwargs)} if model.given else {}
     for stage in range(last + 1):
         if holder[stage] != place.pp_rank:
             continue
@@ -54,7 +56,7 @@ def _through_stages(
             states = tuple(torch.empty_like(each, device=device) for each in model.boundaries[stage])
             for state in states:
                 dist.recv(state, group=group, group_src=holder[stage - 1])
-        states = (model.modules[stage](*states),)
+        states = (model.modules[stage](*states, **named),)
         if stage < last and holder[stage + 1] != place.pp_rank:
             dist.send(states[0].contiguous(), group=group, group_dst=holder[stage + 1])
     return states[0] if holder[last] == place.pp_rank else None

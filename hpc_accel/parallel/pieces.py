@@ -7,7 +7,7 @@ A rank holds all of a parameter, one or several slices along one dimension (tens
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import nn
 
 from hpc_accel.parallel.apply import ParallelModel
 from hpc_accel.parallel.mesh import RankCoordinates
+from hpc_accel.parallel.ties import plain
 from hpc_accel.workloads.linears import Division, shares
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -61,26 +62,23 @@ def pieces_of(
 
     Raises KeyError for a parameter that the whole model does not have under its name.
     """
+    elsewhere = model.counted_elsewhere
     for module in model.modules.values():
         for long_name, parameter in module.named_parameters():
             if parameter.requires_grad:
-                name = plain(long_name)
-                yield from _pieces(name, parameter, shapes[name], place, divided.get(name))
+                name = model.names[plain(long_name)]
+                pieces = _pieces(name, parameter, shapes[name], place, divided.get(name))
+                yield from (replace(each, counts=False) if name in elsewhere else each for each in pieces)
 
 
 def named_parameters(model: ParallelModel) -> list[tuple[str, nn.Parameter]]:
     """This rank's trainable parameters, in the order of `model.parameters`, under the whole model's names."""
     return [
-        (plain(name), each)
+        (model.names[plain(name)], each)
         for module in model.modules.values()
         for name, each in module.named_parameters()
         if each.requires_grad
     ]
-
-
-def plain(name: str) -> str:
-    """A parameter's name without what wrappers put before it."""
-    return ".".join(part for part in name.removeprefix("module.").split(".") if part != "_orig_mod")
 
 
 def _pieces(

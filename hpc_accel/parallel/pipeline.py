@@ -1,4 +1,4 @@
-"""Pipeline stages: contiguous children of a Sequential, run by a schedule of torch.distributed.pipelining.
+"""Pipeline stages: children of a Sequential, or blocks of another model, by schedules of torch.distributed.pipelining.
 
 gpipe                     Huang et al., arXiv 1811.06965
 1f1b, interleaved_1f1b    Narayanan et al., arXiv 2104.04473
@@ -29,11 +29,14 @@ from torch.distributed.pipelining import (
 )
 from torch.distributed.pipelining.schedules import PipelineScheduleMulti, PipelineScheduleSingle
 
+from hpc_accel.parallel.block_stages import block_stage, boundaries_of, chain_without_values, see
 from hpc_accel.parallel.boundary import Dtypes, buffers_kept, own_inputs
 from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.parallel.tensor import SEQUENCE
+from hpc_accel.parallel.ties import first_names, shared_names
 from hpc_accel.parallel.traced import TracedStages, trace
 from hpc_accel.study.layout import SINGLE
+from hpc_accel.workloads.batch import Batch
 from hpc_accel.workloads.chain import Chain, is_sequence, layers_of
 from hpc_accel.workloads.control_flow import LOOKS
 from hpc_accel.workloads.tensor_plan import Cut, planned
@@ -57,6 +60,10 @@ class Stages:
 
     modules: dict[int, nn.Module]
     boundaries: list[tuple[torch.Tensor, ...]]
+    shared: dict[str, tuple[int, ...]]
+    """Parameters, by first name, that several stages have: which."""
+    given: bool = False
+    """Whether every stage is given the model's inputs, as `given`."""
 
     def output_dtypes(self, stage: int) -> Dtypes:
         """What leaves `stage`."""
@@ -85,21 +92,51 @@ def cut(
 ) -> Stages | TracedStages:
     """The model in stages of `split` layers; this rank keeps its own."""
     model = workload.model
+    batch = workload.batch_of([0] * place.micro_batch_size)
     if not is_sequence(model):
-        return trace(workload, split, place, autocast_dtype)
-    micro_batch = workload.batch_of([0] * place.micro_batch_size).args
+        found = _between_blocks(workload, batch, split, place, autocast_dtype)
+        return trace(workload, split, place, autocast_dtype) if found is None else found
     written: set[int] = set()
     with buffers_kept(model):
-        boundaries = boundary_tensors(model, split, micro_batch, autocast_dtype, written)
+        boundaries = boundary_tensors(model, split, batch.args, autocast_dtype, written)
     if place.layout.sequence_parallel:
         for index in divided_boundaries(model, split, planned(model, workload.tensor_plan)):
             (whole,) = boundaries[index]
             part = whole.detach().chunk(place.layout.tp, dim=SEQUENCE)[0].contiguous()
             boundaries[index] = (part.requires_grad_(),)
+    names = first_names(model)
+    layers = [
+        frozenset(names[f"{name}.{each}"] for each, _ in layer.named_parameters()) for name, layer in layers_of(model)
+    ]
     modules: dict[int, nn.Module] = {index: stage_layers(model, split, index) for index in place.stages}
     for index in written & modules.keys():
         own_inputs(modules[index])
-    return Stages(modules=modules, boundaries=boundaries)
+    return Stages(modules=modules, boundaries=boundaries, shared=shared_names(layers, split))
+
+
+def _between_blocks(
+    workload: Workload,
+    batch: Batch,
+    split: tuple[int, ...],
+    place: RankCoordinates,
+    autocast_dtype: torch.dtype | None,
+) -> Stages | None:
+    """Stages of a model whose blocks run one after the other; None of any other model."""
+    model = workload.model
+    with buffers_kept(model):
+        chain = chain_without_values(workload, batch)
+        if chain is None or len(chain.names) != sum(split):
+            return None
+        seen = see(model, chain, (batch.args, batch.kwargs), autocast_dtype)
+    starts = [sum(split[:stage]) for stage in range(len(split) + 1)]
+    return Stages(
+        modules={
+            index: block_stage(model, chain, seen, range(starts[index], starts[index + 1])) for index in place.stages
+        },
+        boundaries=boundaries_of(chain, split, seen),
+        shared=shared_names(chain.layers, split),
+        given=True,
+    )
 
 
 def stage_layers(model: nn.Sequential, sizes: tuple[int, ...], stage: int) -> nn.Sequential:

@@ -16,11 +16,14 @@ import torch.distributed as dist
 from torch import nn
 
 from hpc_accel.parallel import exchange
+from hpc_accel.parallel.hollow import is_hollow
 from hpc_accel.workloads.linears import division, features, product, sections_of, set_features, shares
 from hpc_accel.workloads.tensor_plan import Cut
 
 SEQUENCE = 1
 """The dimension of states [samples, sequence, features] that sequence parallelism divides."""
+DIVIDED = ("columns", "gather", "rows", "vocabulary")
+"""The cuts that divide weights."""
 
 
 class TensorCut:
@@ -37,7 +40,7 @@ class TensorCut:
         modules = dict(module.named_modules())
         entrances: dict[str, _Entrance] = {}
         for name, way in self.plan.items():
-            if name not in modules:
+            if name not in modules or (way in DIVIDED and is_hollow(modules[name])):
                 continue
             parent = name.rpartition(".")[0]
             if parent not in entrances:

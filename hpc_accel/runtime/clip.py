@@ -6,7 +6,7 @@ of them hold alike is counted on the first. Replicas have averaged their gradien
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -20,7 +20,10 @@ SMALLEST = 1e-6
 
 
 class GradientClip:
-    """Clips the gradients of `named`, this rank's parameters. `shapes` are those of the whole model's, by name."""
+    """Clips the gradients of `named`, this rank's parameters. `shapes` are those of the whole model's, by name.
+
+    `elsewhere` names those of which another stage has a copy that counts.
+    """
 
     def __init__(
         self,
@@ -29,6 +32,7 @@ class GradientClip:
         place: RankCoordinates,
         shapes: Mapping[str, Sequence[int]],
         device: torch.device,
+        elsewhere: Collection[str] = (),
     ) -> None:
         self.max_norm = max_norm
         self.device = device
@@ -38,7 +42,7 @@ class GradientClip:
             is_cut = place.layout.tp > 1 and tuple(parameter.shape) != tuple(shapes[name])
             is_shard = hasattr(parameter, "to_local")
             counts = (is_cut or place.tp_rank == 0) and (is_shard or not shard or place.dp_rank == 0)
-            self._parameters.append((parameter, counts))
+            self._parameters.append((parameter, counts and name not in elsewhere))
         dimensions = ("tp", "pp", *(("dp",) if shard else ()))
         self._groups = [group for name in dimensions if (group := place.group(name)) is not None]
 

@@ -103,7 +103,7 @@ def make_stepper(
         recipe=recipe,
         loss=loss,
         optimizer=optimizer,
-        clip=GradientClip(clip, named, place, shapes, device) if clip is not None else None,
+        clip=GradientClip(clip, named, place, shapes, device, model.counted_elsewhere) if clip is not None else None,
         course=build_schedule(spec.schedule, optimizer),
         sampler=sampler,
         shares=shares,

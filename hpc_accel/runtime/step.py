@@ -186,14 +186,15 @@ class Stepper:
 
     def _pipeline(self, batch: Batch, losses: list[torch.Tensor]) -> None:
         assert self.model.schedule is not None
-        arguments = batch.args if self.place.is_first_stage else ()
+        arguments = batch.args if self.place.is_first_stage and not self.model.given else ()
+        named: dict[str, Any] = {"given": (batch.args, batch.kwargs)} if self.model.given else {}
         target = batch.targets if self.place.is_last_stage else None
-        self.model.schedule.step(*arguments, target=target, losses=losses, return_outputs=False)
+        self.model.schedule.step(*arguments, target=target, losses=losses, return_outputs=False, **named)
         losses[:] = [loss.detach() for loss in losses]
         self._finish_gradients()
 
     def _finish_gradients(self) -> None:
-        if self.model.partial or self.model.average is not None:
+        if self.model.unfinished:
             with self.clock.phase("backward"):
                 self.model.finish_gradients(averages=self.recipe.average_every == 1)
 

@@ -34,7 +34,7 @@ BUILTIN: dict[str, Builtin] = {
         entry="hpc_accel.workloads.builtin.hf:build",
         global_batch_size=16,
         optimizer=Optimizer(name="adamw", learning_rate=3e-4),
-        about="any causal language model of Hugging Face transformers by its configuration, on bytes of text",
+        about="language models and classifiers of Hugging Face transformers by their configuration",
     ),
     "imaging": Builtin(
         entry="hpc_accel.workloads.builtin.imaging:build",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.study.layout import SINGLE
+from hpc_accel.study.layout import SINGLE, V_SHAPED
 from hpc_accel.study.model_facts import ModelFacts
 from hpc_accel.study.refusal import refusal
 from hpc_accel.study.rules_infer import infer_refusals
@@ -125,7 +125,7 @@ def _model(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
             "every stage has a layer to train",
             f"set pp x stages_per_rank <= {facts.num_cuttable_layers}",
         )
-    if layout.pp > 1:
+    if layout.pp > 1 and (not facts.sequential or layout.schedule in V_SHAPED):
         yield from _tied(run, facts)
     yield from model_recipe_refusals(run, facts)
     if isinstance(layout.split, tuple) and len(layout.split) == layout.num_stages:
@@ -158,7 +158,10 @@ def _model(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
 def _traced(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
     """A model that torch's tracer cuts."""
     layout = run.layout
-    remedy = "return a torch.nn.Sequential from build(), or use dp, shard or tp"
+    remedy = (
+        "return a torch.nn.Sequential from build(), or a model with a list of blocks of which each takes what the one "
+        "before returned and nothing else that is trained; or use dp, shard or tp"
+    )
     if layout.num_stages > facts.num_cuttable_layers:
         value = f"pp {layout.pp} on {facts.num_cuttable_layers} block(s) with parameters that run once each, in order"
         yield refusal(run, value, "pp > 1 cuts between the children of a Sequential, or between such blocks", remedy)

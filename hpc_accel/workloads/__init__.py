@@ -4,7 +4,8 @@ Read it in this order:
   workload, entry             the contract: model, loss, data, metric; calling the user's `module:function`
   batch, nested               samples as people write them, collated, parted into inputs and targets
   stream                      data that come one after the other, in global batches
-  chain, blocks, control_flow    models in pieces, which pipelines cut and recomputation wraps; what a step leaves idle
+  chain, blocks, block_chain  models in pieces, which pipelines cut and recomputation wraps
+  control_flow                what a step leaves idle
   linears, tensor_plan, kv_cache, batch_norms    what a model says of tensor parallelism and of generation
   parameter_groups, optimizers, schedules    what updates the weights, by names of parameters
   twin                        a smaller model of the same kind, with fewer of its alike blocks

@@ -16,12 +16,13 @@ from hpc_accel.errors import ConfigError
 from hpc_accel.study.model_facts import LayerFacts, ModelFacts
 from hpc_accel.workloads.batch import Batch, different_shapes, own_loss
 from hpc_accel.workloads.batch_norms import other_batch_norms_of
+from hpc_accel.workloads.block_chain import BlockChain, find_chain
 from hpc_accel.workloads.blocks import blocks_of, parameters_of_blocks, tied_blocks
 from hpc_accel.workloads.chain import is_sequence, layers_of
 from hpc_accel.workloads.control_flow import control_flow_of
 from hpc_accel.workloads.counting import Counting, Counts
 from hpc_accel.workloads.linears import units
-from hpc_accel.workloads.nested import all_raised, num_bytes, shapes_of, tensors_of
+from hpc_accel.workloads.nested import all_raised, is_cuttable, num_bytes, shapes_of, tensors_of
 from hpc_accel.workloads.sixteen_bits import autocast_problem
 from hpc_accel.workloads.stream import Stream, num_samples_of, spread_over
 from hpc_accel.workloads.tensor_plan import Cut, divided_linears, half_divided, planned
@@ -53,28 +54,37 @@ def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
     cuts = planned(model, workload.tensor_plan)
     linears = divided_linears(cuts)
     lengths = _sequence_lengths(model, cuts)
+    in_order = is_sequence(model) and not batch.kwargs
+    try:
+        chain = None if in_order else find_chain(model, batch.call, workload.blocks)
+    except ConfigError:
+        raise
+    except Exception:  # told of in the pass that is counted
+        chain = None
     with Counting(model, linears) as counting:
-        if is_sequence(model) and not batch.kwargs:
+        if is_sequence(model) and in_order:
             pieces = list(_in_order(model, batch, counting))
         else:
-            pieces = _in_blocks(model, batch, counting)
+            blocks = [name for name, _ in blocks_of(model)] if chain is None else list(chain.names)
+            pieces = _in_blocks(model, batch, blocks, counting)
     outputs = pieces[-1][2]
     sparse = _try_loss(workload, batch, outputs, with_values=with_values)
     flow = control_flow_of(workload)
+    problem = _no_stages(workload, batch, [output for _, _, output, _ in pieces], chained=chain is not None)
     inputs = batch.inputs
     return ModelFacts(
         layers=tuple(
             _facts(model, piece, parameters, cuts, linears)
-            for piece, parameters in zip(pieces, _parameters(model, len(pieces)), strict=True)
+            for piece, parameters in zip(pieces, _parameters(model, len(pieces), chain), strict=True)
         ),
         num_samples=num_samples_of(dataset),
         is_stream=isinstance(dataset, Stream),
         sample_bytes=num_bytes(inputs) // NUM_SAMPLES,
-        sequential=is_sequence(model),
-        no_stages=_no_stages(workload, batch, [output for _, _, output, _ in pieces]),
+        sequential=in_order or chain is not None,
+        no_stages=problem,
         tp_units=_tp_units(model, linears),
         sequence_length=lengths[0] if lengths and "gather" in cuts.values() else None,
-        tied_layers=tuple(tied_blocks(model)) if len(pieces) > 1 else (),
+        tied_layers=_tied(model, len(pieces), chain),
         half_divided=half_divided(model, cuts),
         unused_parameters=flow.unused,
         varies=flow.varies,
@@ -101,12 +111,17 @@ def _refuse_other_shapes(dataset: Any) -> None:
             return
 
 
-def _no_stages(workload: Workload, batch: Batch, outputs: list[Any]) -> str:
-    """Why stages of a pipeline, which pass on tensors of one shape, cannot run this workload; "" where they can."""
+def _no_stages(workload: Workload, batch: Batch, outputs: list[Any], *, chained: bool) -> str:
+    """Why stages of a pipeline, which pass on tensors of one shape, cannot run this workload; "" where they can.
+
+    Stages of blocks (`chained`) are given the model's inputs, in a dict too, and their blocks may return more.
+    """
+    cuttable = is_cuttable((batch.args, batch.kwargs), batch.count)
+    outputs = outputs[-1:] if chained else outputs
     reasons = (
         (workload.loss is None, "a model that returns its loss"),
-        (bool(batch.kwargs), "a batch that is a dict"),
-        (not batch.is_plain, "inputs that are no tensors of samples"),
+        (bool(batch.kwargs) and not chained, "a batch that is a dict"),
+        (not (cuttable if chained else batch.is_plain), "inputs that are no tensors of samples"),
         (workload.collate is not None and _shape_varies(workload), "batches of different shapes"),
         (not all(isinstance(each, torch.Tensor) for each in outputs), "outputs that are no single tensor"),
         (not isinstance(batch.targets, torch.Tensor), "targets that are no single tensor"),
@@ -133,7 +148,7 @@ def _in_order(model: nn.Sequential, batch: Batch, counting: Counting) -> Iterato
         yield name, layer, output, counting.take()
 
 
-def _in_blocks(model: nn.Module, batch: Batch, counting: Counting) -> list[Piece]:
+def _in_blocks(model: nn.Module, batch: Batch, names: list[str], counting: Counting) -> list[Piece]:
     """The blocks of any other model, each with what runs after it; the first with what runs before it, too.
 
     The whole model is one piece where its blocks do not run once each, in the order they are registered: it can then
@@ -142,7 +157,8 @@ def _in_blocks(model: nn.Module, batch: Batch, counting: Counting) -> list[Piece
     found: list[tuple[str, nn.Module, Any]] = []
     counts: list[Counts] = []
     handles = []
-    for name, block in blocks_of(model):
+    for name in names:
+        block = model.get_submodule(name)
 
         def enter(_block: nn.Module, _inputs: Any) -> None:
             if found:
@@ -160,7 +176,7 @@ def _in_blocks(model: nn.Module, batch: Batch, counting: Counting) -> list[Piece
         for handle in handles:
             handle.remove()
     counts.append(counting.take())
-    in_order = [name for name, *_ in found] == [name for name, _ in blocks_of(model)]
+    in_order = [name for name, *_ in found] == names
     if not in_order or len(counts) != len(found):
         return [("model", model, outputs, sum(counts, Counts()))]
     last = len(found) - 1
@@ -202,8 +218,16 @@ def _try_loss(workload: Workload, batch: Batch, outputs: Any, *, with_values: bo
     return sparse
 
 
-def _parameters(model: nn.Module, num_pieces: int) -> list[dict[str, nn.Parameter]]:
+def _tied(model: nn.Module, num_pieces: int, chain: BlockChain | None) -> tuple[tuple[int, int], ...]:
+    if num_pieces == 1:
+        return ()
+    return tuple(tied_blocks(model) if chain is None else chain.tied)
+
+
+def _parameters(model: nn.Module, num_pieces: int, chain: BlockChain | None) -> list[dict[str, nn.Parameter]]:
     """Of each piece; of the only one all."""
+    if chain is not None:
+        return chain.parameters(model)
     if num_pieces == 1:
         return [{name: each for name, each in model.named_parameters() if each.requires_grad}]
     return parameters_of_blocks(model)

@@ -68,6 +68,8 @@ class Workload:
     target: of samples that are dicts, the keys that are no inputs, one or several.
     tensor_plan: which layers tensor parallelism cuts, by module name; `*` matches any part of it. The cuts are those
         of `tensor_plan.py`; "transformer" finds the layers of blocks with common names.
+    blocks: name of the list of modules that stages are cut between, for a model that is no Sequential ("model.layers");
+        by default found among its lists.
     metric: what the trained model is judged by; None where nothing can be learnt.
     gather_outputs: whether the loss is given the outputs and targets of all replicas, in their order, and not those of
         each: what a loss needs that compares samples with each other (in-batch negatives). Gradients go back to the
@@ -83,6 +85,7 @@ class Workload:
     collate: Callable[[list[Any]], Any] | None = None
     target: str | tuple[str, ...] = ()
     tensor_plan: Plan = field(default_factory=dict)
+    blocks: str = ""
     metric: Metric | None = None
     weight: Callable[[Any], torch.Tensor | float] | None = None
     gather_outputs: bool = False

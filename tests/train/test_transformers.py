@@ -4,6 +4,8 @@ import importlib.util
 
 import pytest
 
+from hpc_accel.errors import ConfigError
+from hpc_accel.workloads.builtin import hf
 from tests.train.test_layouts import assert_parity, train_all, write_runs
 
 pytestmark = [
@@ -29,20 +31,49 @@ CAUSAL = {
 SMALL = {"warmup_steps": 1, "steps": 2, "parity_steps": 5, "metric_samples": 16}
 
 
+BLOCKS = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}
+OTHERS = {
+    "masked": {"architecture": "bert", "overrides": {**BLOCKS, "vocab_size": 257}},
+    "parts": {"architecture": "bert", "overrides": {**BLOCKS, "vocab_size": 256, "num_labels": 4}},
+    "images": {"architecture": "vit", "overrides": {**BLOCKS, "image_size": 16, "patch_size": 8, "num_labels": 4}},
+}
+
+
 def runs(directory, layouts, **architectures):
     found = []
-    for architecture, overrides in architectures.items():
-        args = {"architecture": architecture, "overrides": overrides, "sequence": 16}
-        workload = {"name": "hf", "args": args, "global_batch_size": 8}
+    for name, given in architectures.items():
+        args = {"task": name, **given} if name in OTHERS else {"architecture": name, "overrides": given}
+        workload = {"name": "hf", "args": {**args, "sequence": 16}, "global_batch_size": 8}
         found += write_runs(directory, workload, layouts, measure=SMALL)
     return found
 
 
 def test_two_ranks(tmp_path):
-    layouts = [{"dp": 2}, {"tp": 2}, {"dp": 2, "shard": "full"}]
-    assert_parity(train_all(2, runs(tmp_path, layouts, **CAUSAL), 480))
+    """Every architecture in tensor parts and in stages; replicas and shards, which know nothing of it, for some."""
+    divided = runs(tmp_path, [{"tp": 2}, {"pp": 2, "accumulation_steps": 4}], **CAUSAL, **OTHERS)
+    replicas = runs(tmp_path, [{"dp": 2}], gpt2=CAUSAL["gpt2"], images=OTHERS["images"])
+    shards = runs(tmp_path, [{"dp": 2, "shard": "full"}], llama=CAUSAL["llama"], masked=OTHERS["masked"])
+    assert_parity(train_all(2, [*divided, *replicas, *shards], 480))
 
 
 def test_four_ranks(tmp_path):
-    layouts = [{"tp": 2, "dp": 2, "shard": "full"}]
-    assert_parity(train_all(4, runs(tmp_path, layouts, **CAUSAL), 480))
+    """Weights tied over stages are divided in each."""
+    stages = runs(tmp_path, [{"tp": 2, "pp": 2, "accumulation_steps": 2}], gpt2=CAUSAL["gpt2"], qwen3=CAUSAL["qwen3"])
+    shards = runs(tmp_path, [{"tp": 2, "dp": 2, "shard": "full"}], phi3=CAUSAL["phi3"])
+    assert_parity(train_all(4, [*stages, *shards], 240))
+
+
+def test_a_models_own_tokens(tmp_path):
+    """A tokenizer file replaces bytes; tokens beyond the vocabulary are refused."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    (tmp_path / "text.txt").write_text("one two three two one " * 40)
+    words = Tokenizer(models.WordLevel({"one": 0, "two": 1, "three": 2, "?": 3}, unk_token="?"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.save(str(tmp_path / "tokenizer.json"))
+    args = {"text": str(tmp_path / "text.txt"), "tokenizer": str(tmp_path / "tokenizer.json"), "sequence": 5}
+    built = hf.build(overrides={"n_layer": 1, "n_embd": 8, "n_head": 1, "vocab_size": 3}, **args)
+    assert [each.tolist() for each in built.dataset[0]] == [[0, 1, 2, 1, 0], [1, 2, 1, 0, 0]]
+    assert built.metric.name == "bits_per_token"
+    with pytest.raises(ConfigError, match="vocab_size 2"):
+        hf.build(overrides={"n_layer": 1, "n_embd": 8, "n_head": 1, "vocab_size": 2}, **args)

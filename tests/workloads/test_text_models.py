@@ -108,7 +108,7 @@ def test_local_weights_are_loaded(tmp_path):
     ("args", "expected"),
     [
         ({"architecture": "nope"}, "nope"),
-        ({"architecture": "t5"}, "predict the next byte"),
+        ({"architecture": "t5"}, "AutoModelForCausalLM"),
         ({"config": "openai-community/gpt2"}, "nothing is downloaded"),
         ({"weights": "openai-community/gpt2"}, "nothing is downloaded"),
         ({"overrides": {"n_layers": 2}}, "it has: "),

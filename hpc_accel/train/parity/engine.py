@@ -17,7 +17,7 @@ from torch import nn
 from hpc_accel.parallel import planted
 from hpc_accel.parallel.apply import parallelize
 from hpc_accel.parallel.mesh import rank_coordinates
-from hpc_accel.parallel.pieces import plain
+from hpc_accel.parallel.ties import plain
 from hpc_accel.record.parity import Twin
 from hpc_accel.runtime.batches import Collate, Fetched, Share
 from hpc_accel.runtime.loss import MicroBatchLoss

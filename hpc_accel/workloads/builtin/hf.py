@@ -1,4 +1,4 @@
-"""Any causal language model of Hugging Face transformers, by its configuration, on bytes of text; nothing downloaded.
+"""Language models and classifiers of Hugging Face transformers, by their configuration; nothing downloaded.
 
 T. Wolf et al., "Transformers: State-of-the-Art Natural Language Processing" (2020). Weights are random unless a local
 directory gives them. A byte is its own token, so that no tokenizer is needed; the rest of the vocabulary stays unused.
@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.workloads.builtin.hf_tasks import make_task
 from hpc_accel.workloads.builtin.hf_tensor_plan import mark, plan_of
 from hpc_accel.workloads.builtin.optional_packages import check_installed
-from hpc_accel.workloads.builtin.text import NUM_BYTE_VALUES, next_byte_loss, read_text, windows
 from hpc_accel.workloads.tensor_plan import Plan
 from hpc_accel.workloads.workload import Workload
 
@@ -31,51 +31,56 @@ def build(
     text: str | None = None,
     stride: int | None = None,
     tensor_plan: Plan | None = None,
+    task: str = "causal",
+    tokenizer: str | None = None,
+    folder: str | None = None,
 ) -> Workload:
     """A model of `architecture` (a model type such as gpt2 or llama) with the defaults of its configuration class.
 
     `config` is a configuration instead: a mapping, or the path of a config.json or of its directory. `weights` is a
     local directory with configuration and weights. `overrides` replace entries of any of these; dropout is what they
-    say. `tensor_plan` replaces the plan that the model has, or that is known of it. Raises ConfigError for what is not
+    say. `tensor_plan` replaces the plan that the model has, or that is known of it.
+
+    `task`: "causal" predicts the next token, "masked" those that are masked, "parts" tells from which of `num_labels`
+    equal parts of the text a window is, "images" classifies those of `folder` (see vision), or synthetic ones. With
+    `tokenizer`, the path of a tokenizer.json, tokens are its own instead of bytes. Raises ConfigError for what is not
     on this machine, for unknown entries, and without the extra.
     """
     check_installed("hf", "llm", "transformers")
     os.environ["HF_HUB_OFFLINE"] = "1"
-    resolved = _configuration(architecture, config, weights, dict(overrides or {}))
-    vocabulary = getattr(resolved, "vocab_size", None) or 0  # none where there is no text
-    if vocabulary < NUM_BYTE_VALUES:
-        raise ConfigError(
-            f"workload hf with vocab_size {vocabulary}",
-            f"each of {NUM_BYTE_VALUES} byte values is a token",
-            f"set overrides: {{vocab_size: {NUM_BYTE_VALUES}}} or more",
-        )
-    dataset, metric = windows("hf", read_text("hf", text), sequence, stride, vocabulary)
-    model = Logits(_model(resolved, weights))
-    if tensor_plan is None:
-        tensor_plan = plan_of(model.model, "model")
+    resolved = _configuration(architecture, config, weights, dict(overrides or {}), is_causal=task == "causal")
+    made = make_task(task, resolved, sequence, text, stride, tokenizer, folder)
+    model = Logits(_model(resolved, weights, made.auto_class), made.input_name)
     return Workload(
         model=model,
-        loss=next_byte_loss,
-        dataset=dataset,
-        tensor_plan=tensor_plan,
-        metric=metric,
+        loss=made.loss,
+        dataset=made.dataset,
+        tensor_plan=plan_of(model.model, "model") if tensor_plan is None else tensor_plan,
+        metric=made.metric,
     )
 
 
 class Logits(nn.Module):
-    """A transformers model that takes tokens [n, sequence] and returns logits [n, sequence, vocabulary]."""
+    """A transformers model that takes tokens [n, sequence] or pixels [n, 3, height, width] and returns logits."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, input_name: str) -> None:
         super().__init__()
         self.model = model
+        self.options = {"use_cache": False} if input_name == "input_ids" else {}
+        self.input_name = input_name
         mark(model)
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.model(input_ids=tokens, use_cache=False).logits
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.model(**{self.input_name: inputs}, **self.options).logits
 
 
 def _configuration(
-    architecture: str, config: str | Mapping[str, Any] | None, weights: str | None, overrides: dict[str, Any]
+    architecture: str,
+    config: str | Mapping[str, Any] | None,
+    weights: str | None,
+    overrides: dict[str, Any],
+    *,
+    is_causal: bool,
 ) -> Any:
     from transformers import AutoConfig
 
@@ -95,33 +100,35 @@ def _configuration(
         ) from None
     known = resolved.to_dict()
     for name in overrides:
-        if name not in known and name not in resolved.attribute_map:
+        is_property = isinstance(getattr(type(resolved), name, None), property)  # num_labels
+        if name not in known and name not in resolved.attribute_map and not is_property:
             raise ConfigError(
                 f"workload hf with overrides {name}",
                 f"overrides are entries of {type(resolved).__name__}",
                 f"it has: {', '.join(sorted(known))}",
             )
-    if "is_decoder" in known:
+    if is_causal and "is_decoder" in known:
         resolved.is_decoder = True  # BERT and its kin see the future otherwise
     for name, value in overrides.items():
         setattr(resolved, name, value)
     return resolved
 
 
-def _model(config: Any, weights: str | None) -> Any:
-    from transformers import AutoModelForCausalLM
+def _model(config: Any, weights: str | None, auto_class: str) -> Any:
+    import transformers
 
+    auto = getattr(transformers, auto_class)
     try:
         if weights is not None:
-            return AutoModelForCausalLM.from_pretrained(
+            return auto.from_pretrained(
                 _local(weights, "weights"), config=config, local_files_only=True, dtype=torch.float32
             ).train()
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32).train()
+        return auto.from_config(config, dtype=torch.float32).train()
     except ValueError as error:
         raise ConfigError(
             f"workload hf with {config.model_type}: {str(error).splitlines()[0][:200]}",
-            "the model is trained to predict the next byte",
-            "choose a causal language model, for example gpt2 or llama",
+            f"the model is one for which transformers has an {auto_class}",
+            "choose another architecture or another task",
         ) from None
 
 

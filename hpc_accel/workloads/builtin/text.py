@@ -49,11 +49,14 @@ def python_reference(workload: str) -> bytes:
     return "\n\n".join(dict.fromkeys(paragraphs)).encode()
 
 
-class ByteWindows(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """Windows of `sequence` bytes, one every `stride`, each with the same window one byte later as its target."""
+class TextWindows(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Windows of `sequence` tokens, one every `stride`, each with the same window one token later as its target.
 
-    def __init__(self, text: bytes, sequence: int, stride: int) -> None:
-        self.data = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+    `text` is bytes, or tokens [n] of any integer type.
+    """
+
+    def __init__(self, text: bytes | torch.Tensor, sequence: int, stride: int) -> None:
+        self.data = torch.frombuffer(bytearray(text), dtype=torch.uint8) if isinstance(text, bytes) else text
         self.sequence = sequence
         self.stride = stride
 
@@ -69,9 +72,14 @@ class ByteWindows(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
 
 def windows(
-    workload: str, text: bytes, sequence: int, stride: int | None, vocabulary: int
-) -> tuple[ByteWindows, Metric]:
-    """Windows of the text to train on, and the metric on windows of its last tenth, which share no byte with them.
+    workload: str,
+    text: bytes | torch.Tensor,
+    sequence: int,
+    stride: int | None,
+    vocabulary: int,
+    unit: str = "byte",
+) -> tuple[TextWindows, Metric]:
+    """Windows of the text to train on, and the metric on windows of its last tenth, which share nothing with them.
 
     Windows lie side by side unless `stride` says otherwise. Raises ConfigError for a text too short to do both.
     """
@@ -84,19 +92,19 @@ def windows(
     cut = len(text) - max(int(HELD_OUT_SHARE * len(text)), sequence + 1)
     if cut < sequence + 1:
         raise ConfigError(
-            f"workload {workload} with {len(text)} bytes of text and sequence {sequence}",
-            f"there is one window to train on and one held out, each of sequence + 1 = {sequence + 1} bytes",
+            f"workload {workload} with {len(text)} {unit}s of text and sequence {sequence}",
+            f"there is one window to train on and one held out, each of sequence + 1 = {sequence + 1} {unit}s",
             "take a shorter sequence or a longer text",
         )
     most = max(1, MAX_HELD_OUT_LOGITS // (sequence * vocabulary))
     held_out = text[cut : cut + most * sequence + 1]
     metric = Metric(
-        name="bits_per_byte",
+        name=f"bits_per_{unit}",
         compute=bits_per_byte,
         higher_is_better=False,
-        dataset=ByteWindows(held_out, sequence, sequence),
+        dataset=TextWindows(held_out, sequence, sequence),
     )
-    return ByteWindows(text[:cut], sequence, stride or sequence), metric
+    return TextWindows(text[:cut], sequence, stride or sequence), metric
 
 
 def next_byte_loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

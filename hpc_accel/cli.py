@@ -277,7 +277,7 @@ def _command() -> None:
     try:
         app()
     except HpcAccelError as error:
-        from hpc_accel.runtime.exit import users_frame
+        from hpc_accel.study.sources import users_frame
 
         error.where = error.where or users_frame(error)
         raise

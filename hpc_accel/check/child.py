@@ -22,8 +22,8 @@ from hpc_accel.errors import ConfigError, HpcAccelError, to_json
 from hpc_accel.files import write_json
 from hpc_accel.jobs.memory_option import with_memory_of
 from hpc_accel.jobs.site import Site, load_site
-from hpc_accel.runtime.exit import users_frame
 from hpc_accel.study.expand import resolve_workload
+from hpc_accel.study.sources import users_frame
 from hpc_accel.study.study_file import Study, load_study
 
 MAX_THREADS = 4

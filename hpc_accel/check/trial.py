@@ -20,11 +20,11 @@ from hpc_accel.parallel.loss_device import loss_of, move_loss
 from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.parallel.pipeline import stage_layers
 from hpc_accel.parallel.traced import trace
-from hpc_accel.runtime.exit import users_frame
 from hpc_accel.runtime.precision import AUTOCAST
 from hpc_accel.runtime.weight import MeanOver, Weigh
 from hpc_accel.study.model_facts import ModelFacts
 from hpc_accel.study.run import Run
+from hpc_accel.study.sources import users_frame
 from hpc_accel.study.stage_partition import automatic_split
 from hpc_accel.train.parity.mean import losses_of, measure_mean
 from hpc_accel.workloads.batch import Batch

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -21,13 +21,17 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
-from hpc_accel.errors import ConfigError, DataError
+from hpc_accel.errors import ConfigError, DataError, HpcAccelError
 from hpc_accel.parallel import planted
 from hpc_accel.runtime.data_worker import end_with
 from hpc_accel.runtime.randomness import seed_all, seed_of, states_kept
 from hpc_accel.runtime.seeded import Drawn, digest_of_sample
+from hpc_accel.study.sources import users_frame
 from hpc_accel.workloads.batch import Batch, BatchRules
 from hpc_accel.workloads.stream import Reading, Stream, num_samples_of
+
+MEND = "correct the line that is named, or the record that it reads"
+MOST_NAMED = 8
 
 
 class ShareSampler(Sampler[list[int]]):
@@ -161,11 +165,19 @@ def sampler_for(
 class Share:
     """One rank's share of a global batch, in its micro-batches: each is collated by itself, as in a loop of one's own.
 
-    `digests` are numbers for its samples as the data set gives them, where they were asked for.
+    `digests` are numbers for its samples as the data set gives them, where they were asked for. `problem` is why there
+    is no share: an error that a worker raises loses its kind and its line on the way to its rank.
     """
 
     micro_batches: list[Batch]
     digests: list[int]
+    problem: HpcAccelError | None = None
+
+    def checked(self) -> Share:
+        """Itself. Raises `problem` where there is one."""
+        if self.problem is not None:
+            raise self.problem
+        return self
 
     def pin_memory(self) -> Share:
         """In pinned memory; torch's loader asks for it by this name."""
@@ -181,10 +193,30 @@ class Fetched(Dataset[Any]):
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
 
-    def __getitems__(self, indices: list[int]) -> list[tuple[int, Any]]:
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[int, Any]]:
         several = getattr(self.dataset, "__getitems__", None)
-        samples = several(indices) if callable(several) else [self.dataset[index] for index in indices]
+        if callable(several):
+            samples = _tried(lambda: several(indices), f"samples {', '.join(map(str, indices))} of the data set")
+            if isinstance(samples, HpcAccelError):
+                samples = [samples] * len(indices)
+        else:
+            samples = [_tried(partial(self.dataset.__getitem__, at), f"sample {at} of the data set") for at in indices]
         return list(zip(indices, samples, strict=True))
+
+
+def _tried(function: Callable[[], Any], what: str) -> Any:
+    """What `function` of the user's gives, or the error that it raises, as a DataError that names the line."""
+    try:
+        return function()
+    except HpcAccelError as error:
+        found: HpcAccelError = error
+        cause: BaseException = error
+    except (Exception, SystemExit) as error:
+        told = f"{what}: {type(error).__name__}: {error}"
+        found = DataError(told, "each sample that is asked for can be read and put into a batch", MEND)
+        cause = error
+    found.where = found.where or users_frame(cause)
+    return found
 
 
 class Collate:
@@ -203,12 +235,20 @@ class Collate:
 
     def __call__(self, fetched: list[tuple[int, Any]]) -> Share:
         indices, samples = [index for index, _ in fetched], [sample for _, sample in fetched]
+        broken = next((each for each in samples if isinstance(each, HpcAccelError)), None)
+        if broken is not None:
+            return Share(micro_batches=[], digests=[], problem=broken)
         if self.planted:
             samples = [(*one[:-1], other[-1]) for one, other in zip(samples, samples[1:] + samples[:1], strict=True)]
         size = self.size
         parts = [slice(begin, begin + size) for begin in range(0, len(samples), size)]
+        collated = [
+            _tried(partial(self._collated, samples[part], indices[part]), _batch(indices[part])) for part in parts
+        ]
+        broken = next((each for each in collated if isinstance(each, HpcAccelError)), None)
         return Share(
-            micro_batches=[self._collated(samples[part], indices[part]) for part in parts],
+            micro_batches=collated if broken is None else [],
+            problem=broken,
             digests=[digest_of_sample(sample) for sample in samples] if self.digests else [],
         )
 
@@ -218,6 +258,12 @@ class Collate:
         with states_kept():
             seed_all(seed_of(self.seed, "collate", getattr(indices[0], "epoch", 0), int(indices[0])))
             return self.rules(samples, indices)
+
+
+def _batch(indices: Sequence[int]) -> str:
+    return (
+        f"a batch of samples {', '.join(map(str, indices[:MOST_NAMED]))}{', ...' if len(indices) > MOST_NAMED else ''}"
+    )
 
 
 class ShareOfStream(IterableDataset[Any]):
@@ -287,4 +333,5 @@ def _loader(
             "workers are processes of their own, to which the data set and the collate function are sent",
             "define them at the top of a module and keep no lambdas or open files in them, or set data_workers: 0",
         ) from error
-    yield from loaded
+    for share in loaded:
+        yield share.checked()

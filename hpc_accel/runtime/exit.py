@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from hpc_accel.errors import CannotCreateError, HpcAccelError, NonFiniteError, RetryableError
-from hpc_accel.study.sources import is_users
+from hpc_accel.study.sources import users_frame
 
 FIRST_IN_TIME_S = 0.5
 
@@ -71,7 +71,7 @@ def _fail(directory: Path, error: BaseException) -> None:
         "time_ns": time.time_ns(),
         "kind": type(error).__name__,
         "message": str(error),
-        "where": users_frame(error),
+        "where": getattr(error, "where", None) or users_frame(error),
         "remedy": getattr(error, "remedy", None),
         "exit_code": code,
         "step": getattr(error, "step", None),
@@ -91,17 +91,6 @@ def _fail(directory: Path, error: BaseException) -> None:
         # The others may be waiting for this rank, and would for ever.
         MPI.COMM_WORLD.Abort(code)
     raise SystemExit(code)
-
-
-def users_frame(error: BaseException) -> str | None:
-    """The innermost line of the user's own code on the way to `error`, as `file:line in function`; None without one."""
-    frames = traceback.extract_tb(error.__traceback__)
-    if error.__cause__ is not None:  # what the user's code raised, before it was told as value, rule, remedy
-        frames = traceback.StackSummary([*frames, *traceback.extract_tb(error.__cause__.__traceback__)])
-    for frame in reversed(frames):
-        if is_users(Path(frame.filename)):
-            return f"{frame.filename}:{frame.lineno} in {frame.name}"
-    return None
 
 
 def _check_writable(directory: Path) -> None:

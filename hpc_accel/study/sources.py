@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import sys
 import sysconfig
+import traceback
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -63,6 +64,17 @@ def is_users(path: Path) -> bool:
     """Whether `path` is a file outside Python's own library, the installed packages and this one."""
     path = path.resolve()
     return path.is_file() and not any(path.is_relative_to(directory) for directory in NOT_THE_USERS)
+
+
+def users_frame(error: BaseException) -> str | None:
+    """The innermost line of the user's own code on the way to `error`, as `file:line in function`; None without one."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if error.__cause__ is not None:  # what the user's code raised, before it was told as value, rule, remedy
+        frames = traceback.StackSummary([*frames, *traceback.extract_tb(error.__cause__.__traceback__)])
+    for frame in reversed(frames):
+        if is_users(Path(frame.filename)):
+            return f"{frame.filename}:{frame.lineno} in {frame.name}"
+    return None
 
 
 def digest(path: Path) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.runtime.exit import users_frame
 from hpc_accel.study.run import WorkloadSpec
+from hpc_accel.study.sources import users_frame
 from hpc_accel.workloads import entry
 
 

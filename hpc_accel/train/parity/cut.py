@@ -12,12 +12,11 @@ def changed_by_cut(run: Run, dependence: Dependence) -> Dependence:
     if layout.dp * layout.accumulation_steps == 1:
         return Dependence()
     normalises_whole = run.recipe.sync_batch_norm and layout.accumulation_steps == 1
-    return Dependence(
-        outputs=dependence.outputs and not (normalises_whole and dependence.layers),
-        state=dependence.state,
-        loss=dependence.loss and not dependence.gathered,
-        layers=dependence.layers,
-    )
+    changed = {
+        "outputs": dependence.outputs and not (normalises_whole and dependence.layers),
+        "loss": dependence.loss and not dependence.gathered,
+    }
+    return dependence.model_copy(update=changed)
 
 
 def pass_size(run: Run) -> int:

@@ -19,7 +19,7 @@ from hpc_accel.parallel.apply import parallelize
 from hpc_accel.parallel.mesh import rank_coordinates
 from hpc_accel.parallel.ties import plain
 from hpc_accel.record.parity import Twin
-from hpc_accel.runtime.batches import Collate, Share
+from hpc_accel.runtime.batches import Collate, Fetched, Share
 from hpc_accel.runtime.loss import MicroBatchLoss
 from hpc_accel.runtime.precision import AUTOCAST
 from hpc_accel.runtime.seeded import Drawn, Seeded
@@ -139,7 +139,7 @@ class Engine:
         """The samples as one micro-batch, as the epoch of `step` draws them; on the host."""
         drawn = [Drawn(index, step // self.sampler.batches_per_epoch) for index in samples]
         collate = Collate(self.workload.rules, len(drawn), digests=digests, seed=self.run.seed)
-        return collate([(index, self.dataset[index]) for index in drawn])
+        return collate(Fetched(self.dataset).__getitems__(drawn)).checked()
 
     def placed(self, batch: Batch) -> Batch:
         """On the device, and wide where the model was made wide."""

@@ -10,7 +10,9 @@ from tests.zoo.table import OUTCOMES, PAGE, REFUSED, page, recorded
 from tests.zoo.train import trained
 
 SLOW = [name for name in MODELS if name not in FAST]
-NAMES = [*FAST, *(pytest.param(name, marks=pytest.mark.zoo) for name in SLOW)]
+MARKS = [pytest.mark.zoo, pytest.mark.timeout(1200)]
+"""The first of them waits for the training of all; each launch has a limit of its own."""
+NAMES = [*FAST, *(pytest.param(name, marks=MARKS) for name in SLOW)]
 
 
 @pytest.fixture(scope="module")

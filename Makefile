@@ -6,7 +6,7 @@ BIN := .venv/bin
 SHELL := /bin/bash
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: env extras demo catalogue test zoo lint conformance bench bench-gpu gpu-check gpu-check-wheels clean
+.PHONY: env extras demo catalogue test zoo faults lint conformance bench bench-gpu gpu-check gpu-check-wheels clean
 
 env: .venv/.installed-$(ACCEL)
 
@@ -57,6 +57,10 @@ lint: env
 	$(BIN)/lint-imports
 	$(BIN)/snakefmt --check Snakefile
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --lint
+
+# Every fault of docs/reliability.md in real runs, and spoilt files for a minute each: about a quarter of an hour.
+faults: env
+	HPC_ACCEL_FUZZ_S=60 $(BIN)/python -m pytest tests/faults tests/test_fuzz.py --durations=10
 
 # PyTorch's own distributed suite on the mpi4py backend, 2, 4 and 8 ranks: about half an hour on two cores.
 conformance: env

@@ -95,9 +95,11 @@ def parse(text: str) -> dict[str, list[dict[str, str]]]:
     keys = lines[0].split("|") if lines else []
     jobs: dict[str, list[dict[str, str]]] = {}
     for line in lines[1:]:
-        row = dict(zip(keys, line.split("|"), strict=False))
+        row = dict.fromkeys(FIELDS.split(","), "") | dict(zip(keys, line.split("|"), strict=False))
         own_id = row["JobIDRaw"].partition(".")[0]
-        first, plus, _ = row.get("JobID", "").partition("+")
+        if not own_id:
+            continue
+        first, plus, _ = row["JobID"].partition("+")
         job_id = first if plus else own_id
         if row["JobIDRaw"] == own_id:  # a new attempt begins
             before = [old["State"] for old in jobs.get(job_id, []) if old["JobIDRaw"] == own_id]
@@ -125,19 +127,20 @@ def facts_of(
     energy = job_energy(rows, is_exclusive=job.get("exclusive"), num_runs=num_runs)
     submit, start = _unix_s(head["Submit"]), _unix_s(head["Start"])
     # sacct writes "CANCELLED by 1000".
-    state = head["State"].split()[0]
+    state = head["State"].partition(" ")[0]
+    sizes = [int(part["NNodes"]) for part in parts if part["NNodes"].isdecimal()]
     return {
         "job_id": head["JobIDRaw"],
         "state": state,
         "state_reason": None,
         "ended": _ended(state, head["ExitCode"], before=head.get("Before", "")),
         "exit_code": head["ExitCode"],
-        "elapsed_s": int(head["ElapsedRaw"]) if head["ElapsedRaw"].isdigit() else None,
-        "suspended_s": seconds_of(head.get("Suspended", "")),
+        "elapsed_s": int(head["ElapsedRaw"]) if head["ElapsedRaw"].isdecimal() else None,
+        "suspended_s": seconds_of(head["Suspended"]),
         "queued_s": start - submit if start and submit else None,
         "started_unix_s": start,
         "num_runs": num_runs,
-        "num_nodes": sum(int(part["NNodes"]) for part in parts),
+        "num_nodes": sum(sizes) if len(sizes) == len(parts) else None,
         "node_list": ",".join(part["NodeList"] for part in parts),
         "partition": ",".join(part["Partition"] for part in parts),
         "energy": {"window": energy.window, **energy.brief()},

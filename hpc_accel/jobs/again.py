@@ -50,7 +50,7 @@ class Again:
         aside = self._run_dir / f"disturbed-{len(self._aside) + 1}"
         _move(self._run_dir, aside)
         self._aside.append(aside)
-        self._tell(f"{found[0]}; measured again, the first records are in {aside.name}")
+        self._tell(f"{found[0]}; measured again, these records are in {aside.name}")
         return True
 
     def settled(self, exit_code: int) -> int:

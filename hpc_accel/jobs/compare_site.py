@@ -65,21 +65,33 @@ def partitions_here() -> dict[str, Found]:
     """All partitions by name. Of one with several kinds of nodes, the smallest of each size: it fits on all."""
     found: dict[str, Found] = {}
     for line in ask(["sinfo", "--noheader", "--exact", "--format=%P|%D|%c|%m|%G|%l|%f"]).splitlines():
-        name, nodes, cpus, memory, gres, limit, features = (part.strip() for part in line.split("|"))
-        count, gpu_type = gpus_of(gres)
-        here = Found(
-            name=name.rstrip("*"),
-            default=name.endswith("*"),
-            num_nodes=int(nodes),
-            cpus_per_node=int(cpus.rstrip("+")),
-            memory_mb_per_node=int(memory.rstrip("+")),
-            gpus_per_node=count,
-            gpu_type=gpu_type,
-            max_time_min=minutes(limit),
-            features=frozenset(features.split(",")) - {"(null)"},
-        )
+        here = _partition(line)
         found[here.name] = _smaller(found[here.name], here) if here.name in found else here
     return found
+
+
+def _partition(line: str) -> Found:
+    try:
+        name, nodes, cpus, memory, gres, limit, features = (part.strip() for part in line.split("|"))
+        sizes = [int(text.rstrip("+")) for text in (nodes, cpus, memory)]
+    except ValueError:
+        raise ConfigError(
+            f"sinfo answered {line[:200]!r}",
+            "partition|nodes|CPUs|megabytes|GRES|time limit|features were asked for",
+            "look at what sinfo is here, or write the site file by hand",
+        ) from None
+    count, gpu_type = gpus_of(gres)
+    return Found(
+        name=name.rstrip("*"),
+        default=name.endswith("*"),
+        num_nodes=sizes[0],
+        cpus_per_node=sizes[1],
+        memory_mb_per_node=sizes[2],
+        gpus_per_node=count,
+        gpu_type=gpu_type,
+        max_time_min=minutes(limit),
+        features=frozenset(features.split(",")) - {"(null)"},
+    )
 
 
 def gpus_of(gres: str) -> tuple[int, str | None]:

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from hpc_accel.errors import ConfigError
 from hpc_accel.files import read_json
 from hpc_accel.study.devices import on_gpus
@@ -76,7 +78,11 @@ def directory_of(run_directory: Path) -> Path:
 
 def read_reference_runs(path: Path) -> list[Run]:
     """The runs in a reference job's runs.json. Raises ConfigError where there are none."""
-    runs = [Run.model_validate(each) for each in read_json(path).get("runs", [])]
+    listed = read_json(path).get("runs")
+    try:
+        runs = [Run.model_validate(each) for each in listed] if isinstance(listed, list) else []
+    except ValidationError:
+        runs = []
     if not runs:
         raise ConfigError(
             f"{path}", "a reference is computed for the runs in this file", "write it: hpc-accel script on a plan.json"

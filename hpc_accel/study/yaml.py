@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, DocumentStartEvent
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, DocumentStartEvent, ScalarEvent
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from hpc_accel.errors import ConfigError
@@ -81,6 +81,9 @@ def _check_bounds(path: Path, text: str) -> None:
         if isinstance(event, AliasEvent):
             line = event.start_mark.line + 1
             raise ConfigError(f"{path}:{line}: an alias *{event.anchor}", "aliases are refused", "write it out")
+        if isinstance(event, ScalarEvent) and event.value == "<<" and not event.style:
+            line = event.start_mark.line + 1
+            raise ConfigError(f"{path}:{line}: a merge key <<", "merge keys are refused", "write the keys out")
         if isinstance(event, DocumentStartEvent) and event.version:
             raise ConfigError(f"{path}: %YAML line", "YAML 1.2 only", "delete the %YAML line")
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)

@@ -27,6 +27,7 @@ def error_of(tmp_path, text, name="s.yaml"):
         (b"workload: {name: \xff}\n", "not UTF-8"),
         ("workload: !!python/object/apply:os.system ['true']\n", "s.yaml:1"),
         ("a: &x [1]\nb: *x\n", "alias"),
+        ("<<: {b: 1}\na: 2\n", "merge key"),
         ("%YAML 1.1\n---\nworkload: {name: lm}\n", "%YAML"),
         ("workload: " + "[" * 30 + "]" * 30 + "\n", "deep"),
         ("workload: {name: lm}\nlayots: auto\n", "s.yaml:2: unknown key 'layots'"),

@@ -28,6 +28,7 @@ class Samples(Dataset):
         return {
             "dict": ({"ids": ids, "mask": {"kept": torch.ones(8), "scale": 2.0}}, label),
             "masked": {"ids": ids},
+            "stages": {"ids": ids, "mask": (ids > 4).float(), "label": label},
             "keys": {"ids": ids, "label": label, "weight": 1.0 + label},
             "nested": (image, (ids, {"more": ids}), ({"label": label}, float(label))),
             "detector": (image, {"boxes": boxes, "label": label}),
@@ -118,6 +119,21 @@ class Net(nn.Module):
         return F.cross_entropy(logits, labels), logits
 
 
+class Stacked(nn.Module):
+    """Blocks that take a mask beside what they work on; the first layer's weight is the last one's too."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(20, 8)
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, ids, mask):
+        states = self.embedding(ids)
+        for layer in self.layers:
+            states = states + torch.tanh(layer(states)) * mask[..., None]
+        return F.linear(states.mean(1), self.embedding.weight)
+
+
 def loss_dict(outputs, targets):
     return F.cross_entropy(outputs["classes"], targets)
 
@@ -148,6 +164,7 @@ def accuracy(outputs, targets):
 def build(kind):
     options = {
         "dict": {"loss": loss_dict},
+        "stages": {"loss": F.cross_entropy, "blocks": "layers"},
         "keys": {"loss": loss_keys, "target": ("label", "weight"), "weight": lambda targets: targets["weight"].sum()},
         "nested": {"loss": loss_nested},
         "detector": {"loss": loss_detector, "collate": collate_detector},
@@ -159,4 +176,5 @@ def build(kind):
     if kind == "own":
         name = {"name": "accuracy", "compute": accuracy, "higher_is_better": True}
         options["metric"] = Metric(**name, dataset=Samples(kind))
-    return Workload(model=Net(kind), dataset=Samples(kind), **options)
+    model = Stacked() if kind == "stages" else Net(kind)
+    return Workload(model=model, dataset=Samples(kind), **options)

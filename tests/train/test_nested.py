@@ -22,6 +22,7 @@ KINDS = {
     "texts": [MIXED, FULL],
     "own": [DP, MIXED],
     "masked": [DP, MIXED],
+    "stages": [{"pp": 2, "accumulation_steps": 2}],
 }
 
 
@@ -60,7 +61,9 @@ def test_what_is_told_of_it(trained):
     means = {kind: summaries[0]["parity"]["found"]["mean"] for kind, summaries in trained.items()}
     assert means["keys"] == "the mean over the items that count, by the workload's weight()"
     assert means["texts"] == means["masked"] == "the mean over the items that count, found by measurement"
-    assert {means[kind] for kind in ("dict", "nested", "detector", "padded", "own")} == {"the mean over samples"}
+    assert {means[kind] for kind in ("dict", "nested", "detector", "padded", "own", "stages")} == {
+        "the mean over samples"
+    }
     # Means over padding differ with the longest text of a batch: a layout is compared with a serial run cut alike.
     assert any("compared with a serial run grouped alike" in each for each in trained["padded"][0]["warnings"])
     assert any("the collate function draws numbers" in each for each in trained["masked"][0]["warnings"])

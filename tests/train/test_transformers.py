@@ -60,6 +60,8 @@ def test_four_ranks(tmp_path):
     """Weights tied over stages are divided in each."""
     stages = runs(tmp_path, [{"tp": 2, "pp": 2, "accumulation_steps": 2}], gpt2=CAUSAL["gpt2"], qwen3=CAUSAL["qwen3"])
     shards = runs(tmp_path, [{"tp": 2, "dp": 2, "shard": "full"}], phi3=CAUSAL["phi3"])
+    sharded = {"pp": 2, "dp": 2, "shard": "full", "accumulation_steps": 2}
+    shards += runs(tmp_path, [sharded], gpt2=CAUSAL["gpt2"])
     assert_parity(train_all(4, [*stages, *shards], 240))
 
 

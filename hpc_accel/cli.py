@@ -53,6 +53,10 @@ def doctor(
 def init(
     directory: Annotated[Path, typer.Argument(help="Where to write; created when missing.")] = Path(),
     name: Annotated[str, typer.Option(help="Name of the study and of the module.")] = "mine",
+    kind: Annotated[
+        str,
+        typer.Option("--from", help="What you start from: plain, huggingface, vision, or script (a loop of yours)."),
+    ] = "plain",
     site: Annotated[str | None, typer.Option(help="Instead: draft slurm/sites/SITE.yaml from sinfo.")] = None,
     list_workloads: Annotated[bool, typer.Option("--list", help="Instead: say which workloads are built in.")] = False,
 ) -> None:
@@ -70,7 +74,7 @@ def init(
         return
     from hpc_accel.study.starter import write_starter
 
-    for path in write_starter(directory, name):
+    for path in write_starter(directory, name, kind):
         typer.echo(f"wrote {path}")
     typer.echo(f"next: snakemake --cores all --config study=studies/{name}.yaml")
 

@@ -21,12 +21,14 @@ from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.parallel.pipeline import stage_layers
 from hpc_accel.parallel.traced import trace
 from hpc_accel.runtime.precision import AUTOCAST
+from hpc_accel.runtime.still import Still, held_still
 from hpc_accel.runtime.weight import MeanOver, Weigh
 from hpc_accel.study.model_facts import ModelFacts
 from hpc_accel.study.run import Run
 from hpc_accel.study.sources import users_frame
 from hpc_accel.study.stage_partition import automatic_split
 from hpc_accel.train.parity.mean import losses_of, measure_mean
+from hpc_accel.train.parity.together import fixed_statistics
 from hpc_accel.workloads.batch import Batch
 from hpc_accel.workloads.chain import is_sequence
 from hpc_accel.workloads.facts_without_weights import SHARE_OF_MEMORY, free_memory_bytes
@@ -66,6 +68,7 @@ class Trial:
     def __init__(self, workload: Workload, entry: str, seen: Seen, facts: ModelFacts) -> None:
         self.workload, self.entry, self.seen, self.facts = workload, entry, seen, facts
         self.most = self._affordable()
+        self.still = Still(seed=0)
         self.loss: float | None = None
         self.mean: MeanOver | None = None
         self.tried: list[str] = []
@@ -98,7 +101,10 @@ class Trial:
             raise self._failed(f"{count} samples", error) from error
         say("measuring what the loss is the mean over")
         losses = losses_of(self.workload, batch, outputs, partial(self._computed, batch))
-        self.mean = measure_mean(self.workload, losses)
+        # Dropout and noise would make every part of the batch another one; statistics of the batch are no matter of it.
+        with fixed_statistics(self.workload.model), held_still(self.still):
+            self.still.batch(0, range(count))
+            self.mean = measure_mean(self.workload, losses)
         weigh = Weigh(self.mean, self.workload.weight)
         counts = self.mean.over != "items" or self.mean.takes_total or weigh(batch.targets)
         if counts and not math.isfinite(self.loss):
@@ -110,6 +116,7 @@ class Trial:
 
     def _computed(self, batch: Batch, part: torch.Tensor) -> tuple[float, Any]:
         some = batch.cut(part)
+        self.still.batch(0, part.tolist())
         with torch.no_grad():
             return float(loss_of(self.workload.loss, some.call(self.workload.model), some.targets)), some.targets
 

@@ -240,3 +240,27 @@ def test_a_model_larger_than_memory_is_described_only(tmp_path):
     done = check(tmp_path, model=model)
     assert done.returncode == 0, done.stderr
     assert "1,000,008,000,002 parameters" in done.stdout and "too large for this machine" in done.stdout
+
+
+DROPS = """
+import torch
+from torch import nn
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.Dropout(0.5), nn.Linear(16, 2))
+    def forward(self, inputs, labels):
+        noise = torch.randn(len(inputs), 2)
+        return {"loss": nn.functional.cross_entropy(self.body(inputs) + noise, labels)}
+class Data(torch.utils.data.Dataset):
+    def __len__(self): return 64
+    def __getitem__(self, index): return {"inputs": torch.randn(4), "labels": index % 2}
+def build():
+    return Model(), None, Data()
+"""
+
+
+def test_what_is_random_in_a_model_that_returns_its_loss_does_not_hide_the_mean(tmp_path):
+    done = check(tmp_path, model=DROPS)
+    assert done.returncode == 0, done.stderr
+    assert "the mean over samples" in done.stdout

@@ -69,7 +69,7 @@ class Together:
             with held_still(self.engine.still):
                 self.engine.still.batch(0, list(range(count)))
                 return measure_mean(workload, losses)
-        with _fixed_statistics(self.engine.model):
+        with fixed_statistics(self.engine.model):
             found = measure_mean(workload, losses)
         self.engine.back()
         return found
@@ -125,7 +125,7 @@ class Together:
 
 
 @contextmanager
-def _fixed_statistics(model: nn.Module) -> Iterator[None]:
+def fixed_statistics(model: nn.Module) -> Iterator[None]:
     """Normalisation by running statistics: that over the batch is no matter of the loss."""
     norms = [each for each in model.modules() if isinstance(each, _BatchNorm) and each.training]
     for each in norms:

@@ -15,6 +15,7 @@ import pytest
 
 from hpc_accel.errors import InputOutputError
 from hpc_accel.files import write_atomically
+from hpc_accel.report.judge import ranking
 from hpc_accel.report.load.study_records import load
 from hpc_accel.report.show import page
 from hpc_accel.report.write import write
@@ -177,6 +178,16 @@ def test_a_tie_names_the_run_of_the_fewest_ranks(study):
     html = (study / "report.html").read_text()
     # Serial runs of one rank lie within the interval, and the fastest of them is named.
     assert "Of these, serial bf16 x1 needs the fewest ranks." in html
+
+
+def test_the_card_of_a_disturbed_winner_says_so(study):
+    best = ranking.fastest(load(study).of("digits")).run
+    told = "disturbed: other processes took 40% of the CPUs that this run uses on n1: measure again"
+    write(study)
+    assert "Disturbed:" not in (study / "report.html").read_text()
+    edit_summary(study, "digits", best.label, lambda s: s["warnings"].append(told))
+    write(study)
+    assert f"D{told[1:]}.</p>" in (study / "report.html").read_text()
 
 
 def test_nothing_is_left_behind_and_nothing_half_written(study, monkeypatch):

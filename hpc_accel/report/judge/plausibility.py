@@ -37,7 +37,12 @@ def exceeds_ranks(run: RunRecord, serial: Baselines) -> bool:
 
 def is_disturbed(run: RunRecord) -> bool:
     """Whether something else used the run's machine while its steps were timed."""
-    return any(text.startswith("disturbed:") for text in run.summary.warnings)
+    return bool(disturbance(run))
+
+
+def disturbance(run: RunRecord) -> str:
+    """What did, as the first of its warnings says; "" where nothing did."""
+    return next((text for text in run.summary.warnings if text.startswith("disturbed:")), "")
 
 
 def warnings(run: RunRecord, serial: Baselines) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hpc_accel.record.inference import PERCENTILES, Rate
-from hpc_accel.report.judge import inference, reasons, wording
+from hpc_accel.report.judge import inference, plausibility, reasons, wording
 from hpc_accel.report.judge.ranking import global_batch_size, throughput
 from hpc_accel.report.load.study_records import StudyRecords
 
@@ -28,6 +28,7 @@ def cards(records: StudyRecords) -> list[dict[str, Any]]:
                 "command": records.submit_command(top.run),
                 "outputs": inference.outputs_words(top.run).removeprefix("; "),
                 "tie": wording.named([run.label for run in top.ties], most=3) if top.ties else "",
+                "disturbed": plausibility.disturbance(top.run),
             }
         )
     return found

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 from urllib.parse import quote
 
-from hpc_accel.report.judge import answer, metric, ranking, reasons, wording
+from hpc_accel.report.judge import answer, metric, plausibility, ranking, reasons, wording
 from hpc_accel.report.judge.cells import Cell, Row
 from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.labels import layout_label
@@ -71,6 +71,7 @@ def cards(records: StudyRecords) -> list[dict[str, Any]]:
                 "meaning": layout_words(run),
                 "tie": wording.named([other.label for other in best.ties], most=3) if best and best.run is run else "",
                 "leaner": _leaner(best) if best and best.run is run else "",
+                "disturbed": plausibility.disturbance(run),
                 "step": _split(ranking.step_time_ms(run), "ms"),
                 "rate": _split(ranking.throughput(run), "samples/s"),
                 "gain": _split(gain, "") if gain else None,

@@ -27,41 +27,48 @@ def with_overlaps(runs: Mapping[str, RunRecord]) -> dict[str, RunRecord]:
             if both > MIN_OVERLAP_S and set(runs[first].summary.hosts) & set(runs[second].summary.hosts):
                 beside[first].append(second)
                 beside[second].append(first)
-    return {run_id: _told(_shared(run), [runs[other] for other in beside[run_id]]) for run_id, run in runs.items()}
+    return {
+        run_id: _warned(run, _suspended(run), _shared(run), _overlapped(run, [runs[other] for other in beside[run_id]]))
+        for run_id, run in runs.items()
+    }
 
 
-def _shared(run: RunRecord) -> RunRecord:
-    """With warnings of the jobs that its own found on its nodes, and of being suspended for one.
+def _warned(run: RunRecord, *found: str) -> RunRecord:
+    """With those of the warnings that say something; a run without a record has no figures to be warned of."""
+    said = [text for text in found if text]
+    if not said or not run.has_record:
+        return run
+    return replace(run, summary=run.summary.changed(warnings=(*run.summary.warnings, *said)))
 
-    How much others took of its CPUs is measured apart.
-    """
-    listed = run.job.get("neighbours")
+
+def _suspended(run: RunRecord) -> str:
     suspended_s = safe_json.positive(run.accounting, "suspended_s")
-    if suspended_s and run.has_record:
-        warning = f"disturbed: Slurm suspended its job for {suspended_s:g} s: measure it again"
-        run = replace(run, summary=run.summary.changed(warnings=(*run.summary.warnings, warning)))
+    return f"disturbed: Slurm suspended its job for {suspended_s:g} s: measure it again" if suspended_s else ""
+
+
+def _shared(run: RunRecord) -> str:
+    """Of the jobs that its own found on its nodes. How much they took of its CPUs is measured apart."""
+    listed = run.job.get("neighbours")
     found = [safe_json.clean(each) for each in listed if isinstance(each, str)] if isinstance(listed, list) else []
-    if not found or not run.has_record:
-        return run
-    more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
-    warning = (
-        f"shared: {', '.join(found[:MOST_NAMED])}{more} ran beside it: `exclusive: true` in the site file keeps others "
-        "off its nodes"
-    )
-    return replace(run, summary=run.summary.changed(warnings=(*run.summary.warnings, warning)))
+    if not found:
+        return ""
+    return f"shared: {_named(found)} ran beside it: `exclusive: true` in the site file keeps others off its nodes"
 
 
-def _told(run: RunRecord, others: list[RunRecord]) -> RunRecord:
+def _overlapped(run: RunRecord, others: list[RunRecord]) -> str:
     if not others:
-        return run
+        return ""
     nodes = sorted(set(run.summary.hosts) & set(others[0].summary.hosts))
-    names = ", ".join(f"{other.workload} {other.label}" for other in others[:MOST_NAMED])
-    more = f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
-    warning = (
-        f"disturbed: on {nodes[0]} other runs of this study ran at the same time ({names}{more}): measure on nodes of "
+    names = _named([f"{other.workload} {other.label}" for other in others])
+    return (
+        f"disturbed: on {nodes[0]} other runs of this study ran at the same time ({names}): measure on nodes of "
         "its own (`exclusive: true` in the site file), or one run after the other"
     )
-    return replace(run, summary=run.summary.changed(warnings=(*run.summary.warnings, warning)))
+
+
+def _named(names: list[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def _times(run: RunRecord) -> tuple[float, float] | None:

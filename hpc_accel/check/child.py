@@ -94,7 +94,7 @@ def _tried(study: Study, number: int, site: Site, say: Say) -> dict[str, Any]:
         with users_code(spec.entry):
             seen = look_at(workload, spec.entry, say)
         say("running two samples through the model, layer by layer")
-        facts = facts_of_built(workload, spec, study.seed)
+        facts = facts_of_built(workload, spec, study.seed, tries_cut=True)
     runs, left_out = listed(study, choice, facts, site)
     if workload is not None and seen is not None:
         trial = Trial(workload, spec.entry, seen, facts)

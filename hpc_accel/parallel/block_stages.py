@@ -10,23 +10,19 @@ called.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._pytree import tree_map
 
-from hpc_accel.errors import ConfigError
 from hpc_accel.parallel.hollow import Zeros, emptied, shell
-from hpc_accel.workloads.batch import Batch
-from hpc_accel.workloads.block_chain import BlockChain, find_chain, first_tensor
-from hpc_accel.workloads.workload import Workload
+from hpc_accel.parallel.seen import Given, Seen, beside
+from hpc_accel.workloads.block_chain import BlockChain, first_tensor
+from hpc_accel.workloads.nested import tensors_alone
 
-Given = tuple[tuple[Any, ...], dict[str, Any]]
-"""What the whole model is called with: by position and by name."""
+Result = Callable[[Any], torch.Tensor | tuple[torch.Tensor, ...]]
+"""What leaves the last stage, of the model's outputs."""
 
 
 class _Left(Exception):
@@ -40,98 +36,30 @@ class _Left(Exception):
         self.states = states
 
 
-@dataclass(kw_only=True)
-class Seen:
-    """Of one forward pass, without values: what enters each block, what blocks and others return, and the outputs."""
-
-    entered: dict[str, torch.Tensor] = field(default_factory=dict)
-    returned: dict[str, Any] = field(default_factory=dict)
-    outputs: Any = None
-
-
-def see(model: nn.Module, chain: BlockChain, given: Given, autocast_dtype: torch.dtype | None) -> Seen:
-    """The shapes and dtypes of one micro-batch's forward pass."""
-    seen = Seen()
-    handles = []
-
-    def enter(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
-            states = first_tensor(args, kwargs)
-            assert states is not None
-            seen.entered[name] = states
-
-        return hook
-
-    def leave(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _inputs: Any, outputs: Any) -> None:
-            seen.returned.setdefault(name, outputs)
-
-        return hook
-
-    for name in chain.names:
-        handles.append(model.get_submodule(name).register_forward_pre_hook(enter(name), with_kwargs=True))
-    for name in (*chain.names, *_beside(model, chain)):
-        handles.append(model.get_submodule(name).register_forward_hook(leave(name)))
-    autocast = torch.autocast("cpu", dtype=autocast_dtype, enabled=autocast_dtype is not None)
-
-    def run(copied: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        args, kwargs = _mapped(copied, given)
-        with torch.no_grad(), autocast:
-            seen.outputs = model(*args, **kwargs)
-
-    try:
-        try:
-            with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-                run(mode.from_tensor)
-        except Exception:  # it looks at values, or has operations that torch cannot run without
-            seen.returned.clear()
-            with torch.random.fork_rng(devices=[]):
-                run(torch.clone)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen
-
-
-def chain_without_values(workload: Workload, batch: Batch) -> BlockChain | None:
-    """The chain of blocks that the planner found as well, here without computing anything where torch can."""
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            return find_chain(workload.model, batch.mapped(mode.from_tensor).call, workload.blocks)
-    except ConfigError:
-        raise
-    except Exception:  # it looks at values, or has operations that torch cannot run without
-        with torch.random.fork_rng(devices=[]):
-            return find_chain(workload.model, batch.call, workload.blocks)
-
-
-def boundaries_of(chain: BlockChain, sizes: Sequence[int], seen: Seen) -> list[tuple[torch.Tensor, ...]]:
-    """What enters each stage but the first, which gets the model's inputs, and what leaves the last: no values.
-
-    Raises ConfigError for a model that returns something else than one tensor.
-    """
-    if not isinstance(seen.outputs, torch.Tensor):
-        raise ConfigError(
-            f"a model that returns {type(seen.outputs).__name__}, in stages",
-            "the last stage returns one tensor, which the loss takes",
-            "return the tensor alone, or use dp, shard or tp",
-        )
+def boundaries_of(
+    chain: BlockChain, sizes: Sequence[int], seen: Seen, result: Result = tensors_alone
+) -> list[tuple[torch.Tensor, ...]]:
+    """What enters each stage but the first, which gets the model's inputs, and what leaves the last: no values."""
     starts = [sum(sizes[:stage]) for stage in range(1, len(sizes))]
-    tensors = [*(seen.entered[chain.names[start]] for start in starts), seen.outputs]
-    return [(), *((_without_values(each),) for each in tensors)]
+    last = result(seen.outputs)
+    entering = [(_without_values(seen.entered[chain.names[start]]),) for start in starts]
+    return [(), *entering, tuple(map(_without_values, last if isinstance(last, tuple) else (last,)))]
 
 
-def block_stage(model: nn.Module, chain: BlockChain, seen: Seen, blocks: range) -> nn.Module:
+def block_stage(
+    model: nn.Module, chain: BlockChain, seen: Seen, blocks: range, result: Result = tensors_alone
+) -> nn.Module:
     """The stage that runs `blocks` (numbers of the chain), called as stage(states, given=...).
 
-    What is outside of blocks belongs to the stage that uses it, see `BlockChain`.
+    What is outside of blocks belongs to the stage that uses it, see `BlockChain`. The last stage returns the `result`
+    of the model's outputs, or with `whole` all of them.
     """
-    return _Stage(model, chain, seen, blocks).build()
+    return _Stage(model, chain, seen, blocks, result).build()
 
 
 class _Stage:
-    def __init__(self, model: nn.Module, chain: BlockChain, seen: Seen, blocks: range) -> None:
-        self.model, self.chain, self.seen, self.blocks = model, chain, seen, blocks
+    def __init__(self, model: nn.Module, chain: BlockChain, seen: Seen, blocks: range, result: Result) -> None:
+        self.model, self.chain, self.seen, self.blocks, self.result = model, chain, seen, blocks, result
         self.is_first, self.is_last = blocks.start == 0, blocks.stop == len(chain.names)
         parts = chain.used[blocks.start + 1 : blocks.stop + 1]
         needed = frozenset().union(*parts, chain.used[0] if self.is_first else ())
@@ -154,17 +82,18 @@ class _Stage:
         self.trains_before = not self.is_first and any(
             _has_parameters(self.model.get_submodule(name)) for name in early
         )
-        stage = self._copied("", own | kept, set(_beside(self.model, self.chain)) - kept)
+        stage = self._copied("", own | kept, set(beside(self.model, self.chain)) - kept)
         forward = _forward_of(self.model, stage)
 
-        def run(*states: torch.Tensor, given: Given) -> Any:
+        def run(*states: torch.Tensor, given: Given, whole: bool = False) -> Any:
             args, kwargs = given
             self.states = states
             self.trains = torch.is_grad_enabled()
             self._place(args, kwargs)
             try:
                 with torch.set_grad_enabled(self.trains and not self.trains_before):
-                    return forward(*args, **kwargs)
+                    outputs = forward(*args, **kwargs)
+                    return outputs if whole else self.result(outputs)
             except _Left as left:
                 return left.states
             finally:
@@ -176,16 +105,16 @@ class _Stage:
 
     def _kept(self) -> set[str]:
         """Of the modules beside blocks and above none, those that this stage needs."""
-        beside = _beside(self.model, self.chain)
-        found = {name for name in beside if not _has_parameters(self.model.get_submodule(name))}
-        for name in beside:
+        others = beside(self.model, self.chain)
+        found = {name for name in others if not _has_parameters(self.model.get_submodule(name))}
+        for name in others:
             ran_before, ran_after = (_is_among(name, names) for names in (self.chain.before, self.chain.after))
             if (self.is_first and ran_before) or (self.is_last and (ran_after or self._is_unused(name))):
                 found.add(name)
         holders = [self.model.get_submodule(name) for name in found]
         holders += [self.model.get_submodule(self.chain.names[index]) for index in self.blocks]
         missing = self.needed - {id(each) for holder in holders for each in holder.parameters()}
-        for name in beside:  # a weight that is used without its module being called, or between blocks
+        for name in others:  # a weight that is used without its module being called, or between blocks
             if missing & {id(each) for each in self.model.get_submodule(name).parameters()}:
                 found.add(name)
         return found
@@ -274,20 +203,6 @@ def _leave(*args: Any, **kwargs: Any) -> Any:
     raise _Left(states)
 
 
-def _beside(model: nn.Module, chain: BlockChain) -> list[str]:
-    """The outermost modules that neither are blocks nor hold any."""
-    above = {"".join(name[: index + 1]) for name in chain.names for index in range(len(name)) if _ends(name, index)}
-    found: list[str] = []
-    for name, _ in model.named_modules(remove_duplicate=False):
-        if name and name not in above and name not in chain.names and name.rpartition(".")[0] in above | {""}:
-            found.append(name)
-    return found
-
-
-def _ends(name: str, index: int) -> bool:
-    return name[index + 1 : index + 2] == "."
-
-
 def _is_among(name: str, ran: frozenset[str]) -> bool:
     return any(each == name or each.startswith(f"{name}.") for each in ran)
 
@@ -300,11 +215,6 @@ def _forward_of(model: nn.Module, stage: nn.Module) -> Callable[..., Any]:
     """The model's own forward, for the stage."""
     own = vars(model).get("forward")
     return own if own is not None and not isinstance(own, MethodType) else MethodType(type(model).forward, stage)
-
-
-def _mapped(function: Callable[[torch.Tensor], torch.Tensor], given: Given) -> Given:
-    found: Given = tree_map(lambda each: function(each) if isinstance(each, torch.Tensor) else each, given)
-    return found
 
 
 def _without_values(state: torch.Tensor) -> torch.Tensor:

@@ -6,8 +6,7 @@ are described once, on the CPU, and run elsewhere; a buffer of the wrong dtype w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,18 +14,6 @@ from torch import nn
 
 Dtypes = Sequence[torch.dtype | None]
 """Of each value that leaves a stage; None for what is no tensor."""
-
-
-@contextmanager
-def buffers_kept(model: nn.Module) -> Iterator[None]:
-    """A forward pass inside that only looks at shapes leaves no trace in running statistics and counters."""
-    before = [(each, each.detach().clone()) for each in model.buffers()]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in before:
-                buffer.copy_(value)
 
 
 def own_inputs(module: nn.Module) -> None:
@@ -85,9 +72,9 @@ def cast_outputs(module: nn.Module, dtypes: Dtypes) -> None:
 
 
 def _cast(outputs: Any, dtypes: Dtypes) -> Any:
-    if isinstance(outputs, tuple | list):
+    if isinstance(outputs, tuple | list) and len(outputs) == len(dtypes):
         return tuple(_cast_one(each, dtype) for each, dtype in zip(outputs, dtypes, strict=True))
-    return _cast_one(outputs, dtypes[0])
+    return _cast_one(outputs, dtypes[0])  # outputs that the loss does not take stay as they are
 
 
 def _cast_one(value: Any, dtype: torch.dtype | None) -> Any:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from hpc_accel.parallel.apply import ParallelModel
 from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.workloads.batch import Batch
+from hpc_accel.workloads.nested import joined
 
 
 def forward(model: ParallelModel, place: RankCoordinates, batch: Batch, device: torch.device) -> Any:
@@ -29,8 +30,7 @@ def forward(model: ParallelModel, place: RankCoordinates, batch: Batch, device: 
     size = place.micro_batch_size
     parts = [batch.cut(slice(begin, begin + size)) for begin in range(0, batch.count, size)]
     results = [_through_stages(model, place, part, device) for part in parts]
-    known = [result for result in results if result is not None]
-    return torch.cat(known) if known else None
+    return joined(results, [part.count for part in parts]) if place.is_last_stage else None
 
 
 def _through_schedule(schedule: Any, place: RankCoordinates, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor | None:
@@ -42,13 +42,11 @@ def _through_schedule(schedule: Any, place: RankCoordinates, inputs: tuple[torch
     return outputs if place.is_last_stage else None
 
 
-def _through_stages(
-    model: ParallelModel, place: RankCoordinates, batch: Batch, device: torch.device
-) -> torch.Tensor | None:
+def _through_stages(model: ParallelModel, place: RankCoordinates, batch: Batch, device: torch.device) -> Any:
     holder = {stage: rank for rank, stages in enumerate(place.layout.stages) for stage in stages}
     group, last = place.group("pp"), place.layout.num_stages - 1
-    states: tuple[torch.Tensor, ...] = () if model.given else batch.args
-    named = {"given": (batch.args, batch.kwargs)} if model.given else {}
+    states: tuple[Any, ...] = () if model.given else batch.args
+    named: dict[str, Any] = {"given": (batch.args, batch.kwargs)} if model.given else {}
     for stage in range(last + 1):
         if holder[stage] != place.pp_rank:
             continue
@@ -56,6 +54,8 @@ def _through_stages(
             states = tuple(torch.empty_like(each, device=device) for each in model.boundaries[stage])
             for state in states:
                 dist.recv(state, group=group, group_src=holder[stage - 1])
+        if model.given and stage == last:
+            named |= {"whole": True}
         states = (model.modules[stage](*states, **named),)
         if stage < last and holder[stage + 1] != place.pp_rank:
             dist.send(states[0].contiguous(), group=group, group_dst=holder[stage + 1])

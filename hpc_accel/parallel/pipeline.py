@@ -10,8 +10,9 @@ dualpipev                 DeepSeek-AI, arXiv 2412.19437, in its V form
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,9 +30,10 @@ from torch.distributed.pipelining import (
 )
 from torch.distributed.pipelining.schedules import PipelineScheduleMulti, PipelineScheduleSingle
 
-from hpc_accel.parallel.block_stages import block_stage, boundaries_of, chain_without_values, see
-from hpc_accel.parallel.boundary import Dtypes, buffers_kept, own_inputs
+from hpc_accel.parallel.block_stages import block_stage, boundaries_of
+from hpc_accel.parallel.boundary import Dtypes, own_inputs
 from hpc_accel.parallel.mesh import RankCoordinates
+from hpc_accel.parallel.seen import chain_without_values, see
 from hpc_accel.parallel.tensor import SEQUENCE
 from hpc_accel.parallel.ties import first_names, shared_names
 from hpc_accel.parallel.traced import TracedStages, trace
@@ -39,7 +41,9 @@ from hpc_accel.study.layout import SINGLE
 from hpc_accel.workloads.batch import Batch
 from hpc_accel.workloads.chain import Chain, is_sequence, layers_of
 from hpc_accel.workloads.control_flow import LOOKS
+from hpc_accel.workloads.nested import in_their_places, tensors_alone
 from hpc_accel.workloads.tensor_plan import Cut, planned
+from hpc_accel.workloads.tracer import buffers_kept
 from hpc_accel.workloads.workload import Loss, Workload
 
 Schedule = PipelineScheduleSingle | PipelineScheduleMulti
@@ -64,6 +68,8 @@ class Stages:
     """Parameters, by first name, that several stages have: which."""
     given: bool = False
     """Whether every stage is given the model's inputs, as `given`."""
+    restore: Callable[[Any], Any] = lambda outputs: outputs
+    """What the loss takes, of what leaves the last stage."""
 
     def output_dtypes(self, stage: int) -> Dtypes:
         """What leaves `stage`."""
@@ -129,14 +135,21 @@ def _between_blocks(
             return None
         seen = see(model, chain, (batch.args, batch.kwargs), autocast_dtype)
     starts = [sum(split[:stage]) for stage in range(len(split) + 1)]
+    result = partial(_result, workload)
     return Stages(
         modules={
-            index: block_stage(model, chain, seen, range(starts[index], starts[index + 1])) for index in place.stages
+            index: block_stage(model, chain, seen, range(starts[index], starts[index + 1]), result)
+            for index in place.stages
         },
-        boundaries=boundaries_of(chain, split, seen),
+        boundaries=boundaries_of(chain, split, seen, result),
         shared=shared_names(chain.layers, split),
         given=True,
+        restore=in_their_places(workload.result_of(seen.outputs)),
     )
+
+
+def _result(workload: Workload, outputs: Any) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    return tensors_alone(workload.result_of(outputs))
 
 
 def stage_layers(model: nn.Sequential, sizes: tuple[int, ...], stage: int) -> nn.Sequential:
@@ -214,4 +227,9 @@ def make_schedule(
     layout, parts = place.layout, stages.stages(modules, place, device)
     name = layout.schedule or "1f1b"
     what = parts[0] if name in SINGLE else parts
-    return SCHEDULES[name](what, n_microbatches=layout.accumulation_steps, loss_fn=loss, scale_grads=False)
+    restore = getattr(stages, "restore", lambda outputs: outputs)  # a tracer's stages return one tensor
+
+    def computed(outputs: Any, targets: Any) -> torch.Tensor:
+        return loss(restore(outputs), targets)
+
+    return SCHEDULES[name](what, n_microbatches=layout.accumulation_steps, loss_fn=computed, scale_grads=False)

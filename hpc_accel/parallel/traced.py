@@ -5,20 +5,18 @@ Values that jump over stages (a skip connection) are sent on by torch's stages, 
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.pipelining import Pipe, SplitPoint, pipeline
+from torch.distributed.pipelining import Pipe
 from torch.distributed.pipelining.stage import _PipelineStageBase
 
-from hpc_accel.errors import ConfigError
-from hpc_accel.parallel.boundary import Dtypes, buffers_kept
+from hpc_accel.parallel.boundary import Dtypes
 from hpc_accel.parallel.draws import name_draws
 from hpc_accel.parallel.mesh import RankCoordinates
-from hpc_accel.workloads.blocks import blocks_of
+from hpc_accel.workloads.tracer import traced
 from hpc_accel.workloads.workload import Workload
 
 
@@ -51,31 +49,10 @@ def trace(
 ) -> TracedStages:
     """Cut the model before the first block of each stage; `split` counts blocks.
 
-    Raises ConfigError for a model that torch.export cannot trace: control flow on values, for example.
+    Raises ConfigError as `traced` does.
     """
-    names = [name for name, _ in blocks_of(workload.model)]
-    starts = {names[sum(split[:stage])]: SplitPoint.BEGINNING for stage in range(1, len(split))}
     inputs = workload.batch_of([0] * place.micro_batch_size).args
-    try:
-        # Under autocast, so that stages expect what their neighbours will send.
-        autocast = torch.autocast("cpu", dtype=autocast_dtype, enabled=autocast_dtype is not None)
-        with warnings.catch_warnings(), autocast:
-            warnings.simplefilter("ignore", FutureWarning)  # torch's tracer uses what torch itself deprecates
-            pipe = pipeline(workload.model, mb_args=inputs, split_spec=dict(starts))
-            with torch.no_grad(), buffers_kept(pipe):
-                pipe(*inputs)  # some models are cut without complaint into stages that cannot run
-    except Exception as error:
-        raise ConfigError(
-            f"{type(workload.model).__name__} cannot be cut by the tracer: {_first_line(error)}",
-            "pp > 1 cuts a model that is no torch.nn.Sequential with torch.export",
-            "return a torch.nn.Sequential from build(), or use dp, shard or tp",
-        ) from error
-    if pipe.num_stages != len(split):
-        raise ConfigError(
-            f"{type(workload.model).__name__} traced into {pipe.num_stages} stage(s) of {len(split)}",
-            "each block is called once, in the order of its list",
-            "return a torch.nn.Sequential from build(), or use fewer stages",
-        )
+    pipe = traced(workload.model, inputs, [sum(split[:stage]) for stage in range(1, len(split))], autocast_dtype)
     name_draws(pipe.get_stage_module(index) for index in range(pipe.num_stages))
     return TracedStages(modules={index: pipe.get_stage_module(index) for index in place.stages}, pipe=pipe)
 
@@ -83,7 +60,3 @@ def trace(
 def _dtype_of(value: Any) -> torch.dtype | None:
     """Of a node of the traced graph; None for what is no tensor."""
     return getattr(getattr(value, "meta", {}).get("val"), "dtype", None)
-
-
-def _first_line(error: Any) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

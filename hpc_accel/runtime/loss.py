@@ -11,7 +11,7 @@ from hpc_accel.parallel.loss_device import loss_of, move_loss
 from hpc_accel.parallel.outputs_together import OutputsTogether
 from hpc_accel.runtime.weight import MeanOver
 from hpc_accel.workloads import nested
-from hpc_accel.workloads.batch import own_loss
+from hpc_accel.workloads.batch import Batch, own_loss
 from hpc_accel.workloads.workload import Loss
 
 if TYPE_CHECKING:
@@ -49,11 +49,22 @@ class MicroBatchLoss:
         self._weights: list[float] = []
         self._total: Any = 1
         self._next = 0
+        self._targets: tuple[Any, int] | None = None
 
     def begin(self, counts: list[int], total: float, weights: list[float] | None = None) -> None:
         """A step of weight `total` in all, whose micro-batches here hold `counts` samples and count `weights`."""
         self._counts, self._total, self._next = counts, total, 0
         self._weights = list(map(float, counts)) if weights is None else weights
+
+    def hold(self, batch: Batch) -> torch.Tensor:
+        """What stands for the targets of all micro-batches where a schedule must cut a tensor: themselves, if they are
+        one, or the numbers of their samples.
+        """
+        if isinstance(batch.targets, torch.Tensor) and not self.is_own:
+            self._targets = None
+            return batch.targets
+        self._targets = batch.targets, batch.count
+        return torch.arange(batch.count)
 
     @property
     def is_own(self) -> bool:
@@ -69,6 +80,9 @@ class MicroBatchLoss:
         """The scalar to differentiate, of the next micro-batch."""
         count, weight = self._counts[self._next], self._weights[self._next]
         self._next += 1
+        if self._targets is not None:
+            whole, num_samples = self._targets
+            targets = nested.cut(whole, slice(int(targets[0]), int(targets[-1]) + 1), num_samples)
         tensors = nested.tensors_of(outputs)
         if tensors and tensors[0].device != self._device:
             self._device = tensors[0].device
@@ -81,11 +95,17 @@ class MicroBatchLoss:
             # Nothing counts, and still every gradient exists.
             loss = torch.stack([each.sum() for each in nested.floats_of(outputs)]).sum() * 0.0
         else:
-            part = (outputs[:count], targets[:count]) if self.is_padded else (outputs, targets)
-            loss = self._weighted(*part, weight)
+            loss = self._weighted(*self._counted(outputs, targets, count), weight)
         if planted.is_on("loss_divided_twice"):
             loss = loss / (len(self._counts) * self.dp)
         return self.scaler.scale(loss) if self.scaler is not None else loss
+
+    def _counted(self, outputs: Any, targets: Any, count: int) -> tuple[Any, Any]:
+        """Of a padded micro-batch, what counts; a loss that the model returned is of samples that all do."""
+        size = next((len(each) for each in nested.tensors_of(targets) if each.dim()), count)
+        if not self.is_padded or self.is_own or count == size:
+            return outputs, targets
+        return nested.cut(outputs, slice(count), size), nested.cut(targets, slice(count), size)
 
     def _of_all(self, outputs: Any, targets: Any) -> torch.Tensor:
         """Not times dp: what comes back to an output is already the sum over the replicas' losses."""

@@ -148,8 +148,9 @@ class Stepper:
         if self.model.schedule is None:
             parts = [each.targets for each in micro_batches]
         else:
-            parts = list(micro_batches[0].targets.split(self.place.micro_batch_size))
-            parts = [part[:count] for part, count in zip(parts, counts, strict=True)]
+            begins = (index * self.place.micro_batch_size for index in range(len(counts)))
+            pairs = zip(begins, counts, strict=True)
+            parts = [micro_batches[0].cut(slice(begin, begin + count)).targets for begin, count in pairs]
         weights = [weigh(part) if count else 0.0 for part, count in zip(parts, counts, strict=True)]
         total, group = sum(weights), self.place.group("dp")
         if group is not None and planted.is_on("mean_per_rank"):
@@ -187,8 +188,9 @@ class Stepper:
     def _pipeline(self, batch: Batch, losses: list[torch.Tensor]) -> None:
         assert self.model.schedule is not None
         arguments = batch.args if self.place.is_first_stage and not self.model.given else ()
-        named: dict[str, Any] = {"given": (batch.args, batch.kwargs)} if self.model.given else {}
-        target = batch.targets if self.place.is_last_stage else None
+        given = batch.args, batch.kwargs | self.loss.told
+        named: dict[str, Any] = {"given": given} if self.model.given else {}
+        target = self.loss.hold(batch) if self.place.is_last_stage else None
         self.model.schedule.step(*arguments, target=target, losses=losses, return_outputs=False, **named)
         losses[:] = [loss.detach() for loss in losses]
         self._finish_gradients()

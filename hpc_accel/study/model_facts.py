@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Result = Literal["tensor", "nested", "loss"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Product:
@@ -106,6 +108,10 @@ class ModelFacts:
     """Whether samples come one after the other, without numbers."""
     no_stages: str = ""
     """What about the workload stages of a pipeline cannot run; "" where nothing is known to stand against them."""
+    no_trace: str = ""
+    """Why torch's tracer cannot cut a model that is not sequential; "" where it can, or was not tried."""
+    result: Result = "tensor"
+    """What the model returns: one tensor, several, or its loss."""
     tp_units: int | None
     """Largest number of equal shares the tensor plan's dimensions have in common; None without a plan."""
     sequence_length: int | None = None

@@ -102,6 +102,13 @@ def _model(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
             "a stream is read in whole global batches; what fills none at its end is left out",
             "set last_batch: drop",
         )
+    if facts.result == "loss" and layout.pp > 1 and run.workload.last_batch == "keep" and not facts.is_stream:
+        yield refusal(
+            run,
+            f"last_batch keep with pp {layout.pp} of a model that returns its loss",
+            "stages know one shape, so what fills up the last batch would count in the model's own loss",
+            "set last_batch: drop, or return a loss function from build()",
+        )
     if facts.num_samples is not None and run.workload.global_batch_size > facts.num_samples:
         yield refusal(
             run,
@@ -113,7 +120,7 @@ def _model(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
         yield refusal(
             run,
             f"pp {layout.pp} on {facts.no_stages}",
-            "stages pass tensors of fixed shapes on, and the last one's output and the target are one tensor each",
+            "pipelines need fixed shapes; dicts, nested outputs and a model's own loss also need blocks in a chain",
             "use dp, shard or tp; or return tensors, of one shape, from dataset and model",
         )
     elif layout.pp > 1 and not facts.sequential:
@@ -165,6 +172,9 @@ def _traced(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
     if layout.num_stages > facts.num_cuttable_layers:
         value = f"pp {layout.pp} on {facts.num_cuttable_layers} block(s) with parameters that run once each, in order"
         yield refusal(run, value, "pp > 1 cuts between the children of a Sequential, or between such blocks", remedy)
+    elif facts.no_trace:
+        rule = "other models are cut where torch.export can trace them, between blocks that run once each, in order"
+        yield refusal(run, f"pp {layout.pp}: {facts.no_trace}", rule, remedy)
     for value, wrong in (
         (f"schedule {layout.schedule}", layout.schedule not in SINGLE),
         (f"tp {layout.tp}", layout.tp > 1),

@@ -30,7 +30,7 @@ TRAINING_ONLY = {
 def infer_refusals(run: Run, infer: Infer, facts: ModelFacts | None) -> Iterator[ConfigError]:
     """Every rule that an inference run breaks beyond those of its layout and device."""
     yield from _training_only(run)
-    yield from _layout(run)
+    yield from _layout(run, facts)
     yield from _numbers(run)
     yield from _generate(run, infer, facts)
 
@@ -43,8 +43,12 @@ def _training_only(run: Run) -> Iterator[ConfigError]:
             yield refusal(run, f"{key} {value} in inference", f"{key} {why}", f"give `infer` recipes without {key}")
 
 
-def _layout(run: Run) -> Iterator[ConfigError]:
+def _layout(run: Run, facts: ModelFacts | None) -> Iterator[ConfigError]:
     layout, remedy = run.layout, "give `infer` layouts of its own without it"
+    if layout.pp > 1 and facts is not None and facts.result != "tensor":
+        what = "its loss" if facts.result == "loss" else "several tensors"
+        rule = "the last stage answers with one tensor"
+        yield refusal(run, f"pp {layout.pp} of a model that returns {what}, in inference", rule, remedy)
     if layout.shard != "none":
         rule = "sharding divides what replicas train; a model too large for one rank is served with pp or tp"
         yield refusal(run, f"shard {layout.shard} in inference", rule, remedy)

@@ -19,7 +19,7 @@ from hpc_accel.parallel.forward import forward
 from hpc_accel.parallel.loss_device import move_loss
 from hpc_accel.record import parts
 from hpc_accel.runtime.step import Stepper
-from hpc_accel.workloads.nested import joined, mapped
+from hpc_accel.workloads.nested import cut, joined, mapped
 from hpc_accel.workloads.workload import NO_METRIC, NOT_ASKED, Metric, Workload
 
 
@@ -91,8 +91,9 @@ def _outputs(stepper: Stepper, workload: Workload, metric: Metric, most: int) ->
             held_out = workload.batch_of(numbers, metric.dataset)
             outputs = forward(stepper.model, place, stepper.moved(held_out), stepper.device)
             if outputs is not None and place.tp_rank == 0 and count:
-                targets = held_out.targets[:count] if staged else held_out.targets
-                outputs = mapped(_on_host, outputs[:count] if staged else outputs)
+                counted = slice(count)
+                targets = cut(held_out.targets, counted, size, lists=held_out.lists) if staged else held_out.targets
+                outputs = mapped(_on_host, cut(outputs, counted, size) if staged else outputs)
                 found.append(_Part(begin=begin, count=count, outputs=outputs, targets=targets))
     return found
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -23,27 +24,35 @@ from hpc_accel.workloads.chain import is_sequence, layers_of
 from hpc_accel.workloads.control_flow import control_flow_of
 from hpc_accel.workloads.counting import Counting, Counts
 from hpc_accel.workloads.linears import units
-from hpc_accel.workloads.nested import all_raised, is_cuttable, num_bytes, shapes_of, tensors_of
+from hpc_accel.workloads.nested import all_raised, num_bytes, shapes_of, tensors_of
 from hpc_accel.workloads.sixteen_bits import autocast_problem
+from hpc_accel.workloads.stage_facts import no_stages, result_of
 from hpc_accel.workloads.stream import Stream, num_samples_of, spread_over
 from hpc_accel.workloads.tensor_plan import Cut, divided_linears, half_divided, planned
+from hpc_accel.workloads.tracer import why_not_traced
 from hpc_accel.workloads.workload import Workload
 
 NUM_SAMPLES = 2
 """More than one, so that layers that normalise over the batch can run."""
 MOST_LOOKED_AT = 64
 MOST_LOOKED_S = 1.0
-NUM_COLLATED = 8
 Piece = tuple[str, nn.Module, Any, Counts]
 """A layer's name and module, what left it, and what it cost."""
 
 
-def describe(workload: Workload) -> ModelFacts:
-    """Facts of the model in the order data flows. Raises ConfigError if model, data and loss do not fit together."""
+def describe(workload: Workload, *, tries_cut: bool = False) -> ModelFacts:
+    """Facts of the model in the order data flows; whether the tracer can cut it, if that `tries_cut`.
+
+    Raises ConfigError if model, data and loss do not fit together.
+    """
     parameters = workload.model.parameters()
     fake = next((parameter.fake_mode for parameter in parameters if isinstance(parameter, FakeTensor)), None)
     with fake or nullcontext(), world_of_one():
-        return _describe(workload, with_values=fake is None)
+        facts = _describe(workload, with_values=fake is None)
+        if facts.sequential or facts.no_stages or not tries_cut or facts.num_cuttable_layers < 2:
+            return facts
+        inputs = workload.batch_of(range(NUM_SAMPLES)).args
+        return replace(facts, no_trace=why_not_traced(workload.model, inputs))
 
 
 def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
@@ -57,7 +66,11 @@ def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
     lengths = _sequence_lengths(model, cuts)
     in_order = is_sequence(model) and not batch.kwargs
     try:
-        chain = None if in_order else find_chain(model, batch.call, workload.blocks)
+        chain = (
+            None
+            if in_order
+            else find_chain(model, lambda whole: workload.result_of(batch.call(whole)), workload.blocks)
+        )
     except ConfigError:
         raise
     except Exception:  # told of in the pass that is counted
@@ -71,7 +84,7 @@ def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
     outputs = pieces[-1][2]
     sparse = _try_loss(workload, batch, outputs, with_values=with_values)
     flow = control_flow_of(workload)
-    problem = _no_stages(workload, batch, [output for _, _, output, _ in pieces], chained=chain is not None)
+    problem = no_stages(workload, batch, [output for _, _, output, _ in pieces], chained=chain is not None)
     inputs = batch.inputs
     return ModelFacts(
         layers=tuple(
@@ -83,6 +96,7 @@ def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
         sample_bytes=num_bytes(inputs) // NUM_SAMPLES,
         sequential=in_order or chain is not None,
         no_stages=problem,
+        result=result_of(workload, outputs),
         tp_units=_tp_units(model, linears),
         sequence_length=lengths[0] if lengths and "gather" in cuts.values() else None,
         tied_layers=_tied(model, len(pieces), chain),
@@ -110,31 +124,6 @@ def _refuse_other_shapes(dataset: Any) -> None:
             raise different_shapes(first, shapes, 0, index)
         if time.perf_counter() > until:
             return
-
-
-def _no_stages(workload: Workload, batch: Batch, outputs: list[Any], *, chained: bool) -> str:
-    """Why stages of a pipeline, which pass on tensors of one shape, cannot run this workload; "" where they can.
-
-    Stages of blocks (`chained`) are given the model's inputs, in a dict too, and their blocks may return more.
-    """
-    cuttable = is_cuttable((batch.args, batch.kwargs), batch.count)
-    outputs = outputs[-1:] if chained else outputs
-    reasons = (
-        (workload.loss is None, "a model that returns its loss"),
-        (bool(batch.kwargs) and not chained, "a batch that is a dict"),
-        (not (cuttable if chained else batch.is_plain), "inputs that are no tensors of samples"),
-        (workload.collate is not None and _shape_varies(workload), "batches of different shapes"),
-        (not all(isinstance(each, torch.Tensor) for each in outputs), "outputs that are no single tensor"),
-        (not isinstance(batch.targets, torch.Tensor), "targets that are no single tensor"),
-    )
-    return next((words for holds, words in reasons if holds), "")
-
-
-def _shape_varies(workload: Workload) -> bool:
-    """Whether single samples, collated, have other shapes, as those have that are padded to the longest."""
-    numbers = spread_over(workload.dataset, NUM_COLLATED)
-    found = [shapes_of((each.args, each.targets)) for each in (workload.batch_of([number]) for number in numbers)]
-    return any(each != found[0] for each in found)
 
 
 def _in_order(model: nn.Sequential, batch: Batch, counting: Counting) -> Iterator[Piece]:

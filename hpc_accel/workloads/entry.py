@@ -21,6 +21,7 @@ import torch
 
 from hpc_accel.errors import ConfigError, HpcAccelError
 from hpc_accel.study.run import WorkloadSpec
+from hpc_accel.workloads.certain_plan import plan_inside
 from hpc_accel.workloads.nested import shapes_of
 from hpc_accel.workloads.stream import Stream, is_stream, num_samples_of
 from hpc_accel.workloads.workload import Metric, Workload
@@ -107,7 +108,8 @@ def checked(entry: str, built: Any, seed: int = 0, batch_size: int = 1) -> Workl
         num_parameters = sum(parameter.numel() for parameter in built.loss.parameters())
         if num_parameters:
             raise _wrong(entry, f"loss has {num_parameters} parameters", "move them into the model")
-    return built
+    certain = plan_inside(built.model)  # which marks how wide heads are, for any plan
+    return built if built.tensor_plan else replace(built, tensor_plan=certain)
 
 
 def _check_sample(entry: str, built: Workload, name: str, sample: Any) -> None:

@@ -50,28 +50,28 @@ def facts_of(spec: WorkloadSpec, seed: int) -> ModelFacts:
     `optimizer_facts` do.
     """
     with entry.users_code(spec.entry):
-        workload, facts = _described(spec, seed)
+        workload, facts = _described(spec, seed, tries_cut=True)
         return replace(facts, optimizer=optimizer_facts(spec.optimizer, workload.model, facts.sparse_gradients))
 
 
-def _described(spec: WorkloadSpec, seed: int) -> tuple[Workload, ModelFacts]:
+def _described(spec: WorkloadSpec, seed: int, *, tries_cut: bool) -> tuple[Workload, ModelFacts]:
     try:
         with _parameters_up_to(LARGEST_WITH_VALUES_BYTES):
             workload = entry.build(spec, seed)
-            return workload, describe(workload)
+            return workload, describe(workload, tries_cut=tries_cut)
     except _TooLargeError:
         pass
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
             workload = entry.build(spec, seed)
-        return workload, describe(workload)
+        return workload, describe(workload, tries_cut=tries_cut)
     except ConfigError as error:
         without_values = error
     # Something looks at values (`labels.max().item()`): then for real, if this machine can hold it.
     try:
         with _parameters_up_to(int(SHARE_OF_MEMORY * free_memory_bytes())):
             workload = entry.build(spec, seed)
-            return workload, describe(workload)
+            return workload, describe(workload, tries_cut=tries_cut)
     except _TooLargeError:
         raise ConfigError(
             f"{without_values.value} (on tensors without values)",
@@ -81,11 +81,13 @@ def _described(spec: WorkloadSpec, seed: int) -> tuple[Workload, ModelFacts]:
         ) from without_values
 
 
-def facts_of_built(workload: Workload, spec: WorkloadSpec, seed: int) -> ModelFacts:
+def facts_of_built(workload: Workload, spec: WorkloadSpec, seed: int, *, tries_cut: bool = False) -> ModelFacts:
     """Facts of a workload that is built already, without its optimizer; it is run if it is small."""
     num_bytes = sum(each.numel() * each.element_size() for each in workload.model.parameters())
     with entry.users_code(spec.entry):
-        return describe(workload) if num_bytes <= LARGEST_WITH_VALUES_BYTES else _described(spec, seed)[1]
+        if num_bytes <= LARGEST_WITH_VALUES_BYTES:
+            return describe(workload, tries_cut=tries_cut)
+        return _described(spec, seed, tries_cut=tries_cut)[1]
 
 
 @contextmanager

@@ -76,6 +76,16 @@ def flattened(value: Any) -> tuple[tuple[torch.Tensor, ...], Callable[[Sequence[
     return tuple(leaves), partial(_unflattened, structure)
 
 
+def tensors_alone(value: Any) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    """A tensor as it is; of anything else the tensors inside. Raises ValueError as `flattened` does."""
+    return value if isinstance(value, torch.Tensor) else flattened(value)[0]
+
+
+def in_their_places(value: Any) -> Callable[[Any], Any]:
+    """What puts other tensors into the places of those that `tensors_alone` took out of `value`."""
+    return (lambda tensor: tensor) if isinstance(value, torch.Tensor) else flattened(value)[1]
+
+
 def _unflattened(structure: Any, leaves: Sequence[torch.Tensor]) -> Any:
     return pytree.tree_unflatten(list(leaves), structure)
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from hpc_accel.workloads.batch import Batch, BatchRules
+from hpc_accel.workloads.batch import Batch, BatchRules, own_loss
 from hpc_accel.workloads.stream import spread_over
 from hpc_accel.workloads.tensor_plan import Plan
 
@@ -95,6 +95,10 @@ class Workload:
         """How its samples become a batch."""
         target = (self.target,) if isinstance(self.target, str) else tuple(self.target)
         return BatchRules(collate=self.collate, target=target, has_loss=self.loss is not None)
+
+    def result_of(self, outputs: Any) -> Any:
+        """What of the model's outputs is trained on: all that the loss takes, or the loss that the model returns."""
+        return own_loss(outputs) if self.loss is None else outputs
 
     def batch_of(self, indices: Sequence[int], dataset: Any = None) -> Batch:
         """The samples of these numbers of its data, or of another `dataset` of that kind.

@@ -56,7 +56,7 @@ def _planned(directory: Path, name: str, found: dict[str, str]) -> Iterator[tupl
         study = Study.model_validate({**listed, "resources": {"ranks_per_node": 4}, "device": "cpu"})
         choice = study.workloads[0]
         try:
-            facts = facts or describe(entry.build(resolve_workload(choice), study.seed))
+            facts = facts or describe(entry.build(resolve_workload(choice), study.seed), tries_cut=True)
         except ConfigError as error:
             found[column] = f"refused: {error.rule}"
             continue

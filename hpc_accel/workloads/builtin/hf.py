@@ -16,9 +16,9 @@ from torch import nn
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.workloads.builtin.hf_tasks import make_task
-from hpc_accel.workloads.builtin.hf_tensor_plan import mark, plan_of
 from hpc_accel.workloads.builtin.optional_packages import check_installed
 from hpc_accel.workloads.tensor_plan import Plan
+from hpc_accel.workloads.transformers_plan import as_patterns, mark, plan_of
 from hpc_accel.workloads.workload import Workload
 
 
@@ -55,7 +55,7 @@ def build(
         model=model,
         loss=made.loss,
         dataset=made.dataset,
-        tensor_plan=plan_of(model.model, "model") if tensor_plan is None else tensor_plan,
+        tensor_plan=as_patterns(model, plan_of(model.model, "model")) if tensor_plan is None else tensor_plan,
         metric=made.metric,
     )
 

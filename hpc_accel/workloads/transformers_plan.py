@@ -13,8 +13,15 @@ from typing import Any
 
 from torch import nn
 
-from hpc_accel.workloads.linears import is_linear, units
-from hpc_accel.workloads.tensor_plan import Cut, divided_linears, half_divided, has_transformer_blocks, transformer_plan
+from hpc_accel.workloads.linears import features, is_linear, units
+from hpc_accel.workloads.tensor_plan import (
+    Cut,
+    divided_linears,
+    half_divided,
+    has_transformer_blocks,
+    planned,
+    transformer_plan,
+)
 
 STYLES: Mapping[str, Cut] = {
     "colwise": "columns",
@@ -32,6 +39,11 @@ BERT: Mapping[str, Cut] = {
     "*.intermediate.dense": "columns",
     "*.layer.*.output.dense": "rows",
 }
+BERTS = (
+    *("bert", "bert-generation", "camembert", "data2vec-text", "electra", "ernie", "layoutlm", "markuplm"),
+    *("megatron-bert", "rembert", "roberta", "roberta-prelayernorm", "roformer", "tapas", "xlm-roberta"),
+    "xlm-roberta-xl",
+)
 TABLE: Mapping[str, Mapping[str, Cut]] = {
     "gpt2": {
         "*.attn.c_attn": "columns",
@@ -39,9 +51,16 @@ TABLE: Mapping[str, Mapping[str, Cut]] = {
         "*.mlp.c_fc": "columns",
         "*.mlp.c_proj": "rows",
     },
-    **dict.fromkeys(("bert", "roberta", "electra", "camembert", "xlm-roberta"), BERT),
+    **dict.fromkeys(BERTS, BERT),
 }
 """Of architectures for which transformers has no plan, and whose layers have other names than most."""
+COMMON = frozenset(
+    (
+        *("bart", "beit", "biogpt", "blenderbot", "blenderbot-small", "dinov2", "dinov2_with_registers", "distilbert"),
+        *("flaubert", "ijepa", "marian", "mbart", "opt", "pegasus", "plbart", "vit", "vit_msn", "whisper", "xlm"),
+    )
+)
+"""Of those without a plan, whose layers have the names that most have: each was seen to compute the same, divided."""
 HEAD_WIDTHS = ("head_dim", "attention_head_size", "head_size")
 HEAD_COUNTS = (
     "num_heads",
@@ -62,9 +81,9 @@ def mark(model: Any) -> None:
             module.head_width = width
             module.divided_counts = tuple(name for name in HEAD_COUNTS if isinstance(vars(module).get(name), int))
         children = dict(module.named_children())
-        if width is not None and "c_attn" in children:
+        if width is not None and "c_attn" in children and hasattr(module, "split_size"):
             _set_sections(children["c_attn"], [module.split_size] * 3)
-        if width is not None and "qkv_proj" in children:
+        if width is not None and "qkv_proj" in children and hasattr(module, "config"):
             heads, groups = module.config.num_attention_heads, module.config.num_key_value_heads
             _set_sections(children["qkv_proj"], [heads * width, groups * width, groups * width])
             module.divided_counts = (*module.divided_counts, "config.num_attention_heads")
@@ -73,7 +92,7 @@ def mark(model: Any) -> None:
 
 
 def _set_sections(linear: Any, sections: list[int]) -> None:
-    if sum(sections) == (linear.nf if hasattr(linear, "nf") else linear.out_features):
+    if is_linear(linear) and sum(sections) == features(linear)[1]:
         linear.sections = tuple(sections)
 
 
@@ -82,8 +101,7 @@ def plan_of(model: Any, prefix: str) -> dict[str, Cut]:
 
     Embedding and head are divided too where that leaves as many ways to divide the model as its heads do.
     """
-    own: Mapping[str, str] = getattr(model, "tp_plan", None) or {}
-    blocks = {name: style for name, style in own.items() if "*" in name}
+    blocks = own_plan(model)
     if model.config.model_type in TABLE:
         table = TABLE[model.config.model_type]
         cuts = {name: way for name, module in model.named_modules() if (way := _of_linear(name, module, table))}
@@ -93,7 +111,24 @@ def plan_of(model: Any, prefix: str) -> dict[str, Cut]:
         cuts = transformer_plan(model) if has_transformer_blocks(model) else {}
     if cuts:
         cuts = _with_vocabulary(model, cuts)
-    return {f"{prefix}.{name}": way for name, way in cuts.items()}
+    return {f"{prefix}.{name}".lstrip("."): way for name, way in cuts.items()}
+
+
+def as_patterns(model: nn.Module, cuts: dict[str, Cut]) -> dict[str, Cut]:
+    """The same with `*` for the numbers of blocks, so that it is a plan of the model with fewer blocks too."""
+    found = {".".join("*" if part.isdigit() else part for part in name.split(".")): way for name, way in cuts.items()}
+    return found if cuts and planned(model, found) == cuts else cuts
+
+
+def is_known(model: Any) -> bool:
+    """Whether transformers or this file has a plan for the architecture."""
+    return model.config.model_type in COMMON | TABLE.keys() or bool(own_plan(model))
+
+
+def own_plan(model: Any) -> dict[str, str]:
+    """What transformers says of layers in blocks."""
+    own: Mapping[str, str] = getattr(model, "tp_plan", None) or {}
+    return {name: style for name, style in own.items() if "*" in name}
 
 
 def _of_linear(name: str, module: nn.Module, table: Mapping[str, Cut]) -> Cut | None:

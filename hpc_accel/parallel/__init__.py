@@ -7,7 +7,7 @@ Read it in this order:
   batch_norm, outputs_together    BatchNorm and losses over all replicas' samples
   tensor, exchange          layers cut over ranks; what these exchange, as autograd knows it
   pipeline, traced, draws, boundary, forward    stages, their boundaries, what they draw, and forward alone
-  block_stages, hollow, ties    stages of a model's blocks; weights that stages share
+  seen, block_stages, hollow, ties    stages of a model's blocks; weights that stages share
   layer_times               how long each layer takes, for stages of equal time
   odd_parameters            those that a layout does not treat like the rest
   pieces                    where what a rank holds of each parameter lies in the whole model

@@ -135,6 +135,8 @@ class ModelFacts:
     """Layers derived from BatchNorm that compute something of their own."""
     gathers_outputs: bool = False
     """Whether the loss is one of the outputs of all replicas together."""
+    loss_talks: tuple[str, ...] = ()
+    """Operations by which the loss itself talks to other ranks."""
     optimizer: OptimizerFacts | None = None
     """None of a model that is known by its sizes only."""
     max_tokens: int | None = None

@@ -20,6 +20,8 @@ def replica_refusals(run: Run, facts: ModelFacts | None) -> Iterator[ConfigError
             yield from _batch_norm_layers(run, facts)
     if facts is not None and facts.gathers_outputs:
         yield from _gathered_outputs(run)
+    elif facts is not None and facts.loss_talks:
+        yield from _talking_loss(run, facts.loss_talks)
 
 
 def _batch_norm(run: Run) -> Iterator[ConfigError]:
@@ -61,6 +63,23 @@ def _batch_norm_layers(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
             "the tracer makes one graph of the model, in which there are no layers left to replace",
             "return a torch.nn.Sequential from build(), or set pp: 1",
         )
+
+
+def _talking_loss(run: Run, operations: tuple[str, ...]) -> Iterator[ConfigError]:
+    """The loss talks to all ranks, which are its replicas only where there are no others."""
+    layout, remedy = (
+        run.layout,
+        "use dp or shard alone; or return Workload(..., gather_outputs=True), and a loss of one rank",
+    )
+    for key, size in (("pp", layout.pp), ("tp", layout.tp)):
+        if size > 1:
+            rule = "ranks of a stage or of a tensor-parallel group are no replicas: they have no loss, or the same one"
+            yield refusal(run, f"{key} {size} with a loss that talks to all ranks ({operations[0]})", rule, remedy)
+    gathers = next((each for each in operations if "gather" in each), "")
+    if gathers and layout.accumulation_steps > 1 and layout.pp == 1:
+        rule = "a loss gathers the outputs of one micro-batch of each replica, and not those of the global batch"
+        value = f"accumulation_steps {layout.accumulation_steps} with a loss that gathers ({gathers})"
+        yield refusal(run, value, rule, "set accumulation_steps: 1, more dp, and recompute where memory is short")
 
 
 def _gathered_outputs(run: Run) -> Iterator[ConfigError]:

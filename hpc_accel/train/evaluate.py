@@ -93,7 +93,7 @@ def _outputs(stepper: Stepper, workload: Workload, metric: Metric, most: int) ->
             if outputs is not None and place.tp_rank == 0 and count:
                 counted = slice(count)
                 targets = cut(held_out.targets, counted, size, lists=held_out.lists) if staged else held_out.targets
-                outputs = mapped(_on_host, cut(outputs, counted, size) if staged else outputs)
+                outputs = mapped(_on_host, cut(outputs, counted, size) if staged and count < size else outputs)
                 found.append(_Part(begin=begin, count=count, outputs=outputs, targets=targets))
     return found
 

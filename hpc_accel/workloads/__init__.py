@@ -6,7 +6,9 @@ Read it in this order:
   stream                      data that come one after the other, in global batches
   chain, blocks, block_chain  models in pieces, which pipelines cut and recomputation wraps
   control_flow                what a step leaves idle
+  tracer, stage_facts         models that torch's tracer cuts; what stands against stages
   linears, tensor_plan, kv_cache, batch_norms    what a model says of tensor parallelism and of generation
+  transformers_plan, certain_plan    what is known of tensor parallelism where the model's author says nothing
   parameter_groups, optimizers, schedules    what updates the weights, by names of parameters
   twin                        a smaller model of the same kind, with fewer of its alike blocks
   counting, count_facts, optimizer_facts, facts_without_weights    operations, memory and sizes for the planner

@@ -4,8 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch.distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class Talks(TorchDispatchMode):
+    """Notes by which operations what runs inside talks to other ranks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: tuple[str, ...] = ()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Of each operation of torch."""
+        if func.namespace in ("c10d", "_c10d_functional"):
+            self.operations += (func.overloadpacket.__name__.rstrip("_"),)
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

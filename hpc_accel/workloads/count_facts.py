@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.model_facts import LayerFacts, ModelFacts
-from hpc_accel.workloads.alone import world_of_one
+from hpc_accel.workloads.alone import Talks, world_of_one
 from hpc_accel.workloads.batch import Batch, different_shapes, own_loss
 from hpc_accel.workloads.batch_norms import other_batch_norms_of
 from hpc_accel.workloads.block_chain import BlockChain, find_chain
@@ -82,7 +82,8 @@ def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
             blocks = [name for name, _ in blocks_of(model)] if chain is None else list(chain.names)
             pieces = _in_blocks(model, batch, blocks, counting)
     outputs = pieces[-1][2]
-    sparse = _try_loss(workload, batch, outputs, with_values=with_values)
+    with Talks() as talks:
+        sparse = _try_loss(workload, batch, outputs, with_values=with_values)
     flow = control_flow_of(workload)
     problem = no_stages(workload, batch, [output for _, _, output, _ in pieces], chained=chain is not None)
     inputs = batch.inputs
@@ -109,6 +110,7 @@ def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
         has_channels=any(parameter.dim() in (4, 5) for parameter in model.parameters()),
         other_batch_norms=other_batch_norms_of(model),
         gathers_outputs=workload.gather_outputs,
+        loss_talks=talks.operations,
         max_tokens=inputs[0].shape[1] if any(hasattr(layer, "decode") for layer in model.children()) else None,
     )
 

@@ -56,13 +56,32 @@ def test_two_ranks(tmp_path):
     assert_parity(train_all(2, [*divided, *replicas, *shards], 480))
 
 
+def users_own(directory, name, layouts):
+    """Runs of a model that a user builds, without a plan; it returns its own loss."""
+    entry = f"tests.zoo.models.hugging_face:{name}"
+    workload = {"name": name.replace("_", "-"), "entry": entry, "global_batch_size": 8}
+    return write_runs(directory, workload, layouts, measure=SMALL)
+
+
 def test_four_ranks(tmp_path):
     """Weights tied over stages are divided in each."""
     stages = runs(tmp_path, [{"tp": 2, "pp": 2, "accumulation_steps": 2}], gpt2=CAUSAL["gpt2"], qwen3=CAUSAL["qwen3"])
     shards = runs(tmp_path, [{"tp": 2, "dp": 2, "shard": "full"}], phi3=CAUSAL["phi3"])
     sharded = {"pp": 2, "dp": 2, "shard": "full", "accumulation_steps": 2}
     shards += runs(tmp_path, [sharded], gpt2=CAUSAL["gpt2"])
-    assert_parity(train_all(4, [*stages, *shards], 240))
+    both = [{"tp": 2, "pp": 2, "accumulation_steps": 2}, {"dp": 2, "tp": 2}]
+    hybrids = runs(tmp_path, both, llama=CAUSAL["llama"], masked=OTHERS["masked"], images=OTHERS["images"])
+    own = users_own(tmp_path, "own_loss_of_llama", both[:1])
+    assert_parity(train_all(4, [*stages, *shards, *hybrids, *own], 480))
+
+
+def test_the_metric_of_outputs_that_hold_more_than_the_loss(tmp_path):
+    """Stages that pass on the loss alone give all outputs where the metric asks for them, padding cut off."""
+    found = train_all(2, users_own(tmp_path, "scored_bert", [{"dp": 2}, {"pp": 2, "accumulation_steps": 2}]))
+    assert_parity(found)
+    one, other = (summary.metric for summary in found.values())
+    assert one.num_samples == other.num_samples == 6
+    assert one.value == pytest.approx(other.value, rel=1e-3)
 
 
 def test_a_models_own_tokens(tmp_path):

@@ -39,6 +39,7 @@ MODELS = {
     "detector": vision.detector,
     "contrastive": vision.contrastive,
     "contrastive, outputs of all replicas": vision.gathered_contrastive,
+    "contrastive, gathered by its own loss": vision.contrastive_gathered_by_hand,
     "GRU on packed sequences": text.packed_gru,
     "RNN language model": text.rnn_language_model,
     "tied transformer, ignore_index": text.tied_language_model,
@@ -59,6 +60,9 @@ MODELS = {
     "Hugging Face masked": hugging_face.masked,
     "Hugging Face classification": hugging_face.classification,
     "Hugging Face mixture of experts": hugging_face.experts_of_mixtral,
+    "Hugging Face Llama, its own loss": hugging_face.own_loss_of_llama,
+    "Hugging Face BERT, its own loss": hugging_face.own_loss_of_bert,
+    "Hugging Face ViT, its own loss": hugging_face.own_loss_of_vit,
 }
 ADAMW = {"name": "adamw", "learning_rate": 1e-3}
 WARM_UP = {"name": "cosine", "warmup_steps": 2, "total_steps": 8}

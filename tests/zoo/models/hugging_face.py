@@ -1,8 +1,12 @@
 """Hugging Face's models, by configuration."""
 
-from torch import nn
+from dataclasses import replace
 
-from hpc_accel.workloads.workload import Workload
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from hpc_accel.workloads.workload import Metric, Workload
 from tests.zoo.models.text import LENGTH, VOCABULARY, next_words, sentences, token_loss
 
 
@@ -71,3 +75,61 @@ def llama():
     )
     model = Logits(LlamaForCausalLM(config))
     return Workload(model=model, loss=token_loss, dataset=next_words(), tensor_plan="transformer")
+
+
+class Labelled(Dataset):
+    """Dicts as a Trainer takes them: words with the words or the class that are to be told, or pictures."""
+
+    def __init__(self, *, classes=False, pictures=False, count=48):
+        generator = torch.Generator().manual_seed(1)
+        self.words = torch.randint(1, VOCABULARY, (count, LENGTH), generator=generator)
+        self.labels = torch.arange(count) % 4 if classes or pictures else self.words
+        self.pictures = torch.randn(count, 3, 16, 16, generator=generator) if pictures else None
+
+    def __len__(self):
+        return len(self.words)
+
+    def __getitem__(self, index):
+        if self.pictures is not None:
+            return {"pixel_values": self.pictures[index], "labels": self.labels[index]}
+        words = self.words[index]
+        return {"input_ids": words, "attention_mask": torch.ones_like(words), "labels": self.labels[index]}
+
+
+SMALL = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+
+
+def own_loss_of_llama():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(vocab_size=VOCABULARY, num_key_value_heads=2, max_position_embeddings=LENGTH, **SMALL)
+    return Workload(model=LlamaForCausalLM(config), loss=None, dataset=Labelled())
+
+
+def own_loss_of_bert():
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = BertConfig(vocab_size=VOCABULARY, num_labels=4, **SMALL)
+    return Workload(model=BertForSequenceClassification(config), loss=None, dataset=Labelled(classes=True))
+
+
+def mean_score(outputs, _):
+    return float(outputs["logits"].square().mean())
+
+
+def scored_bert():
+    """With a metric of outputs that hold the loss too; six samples fill no batch."""
+    held_out = Metric(name="score", compute=mean_score, higher_is_better=True, dataset=Labelled(classes=True, count=6))
+    return replace(own_loss_of_bert(), metric=held_out)
+
+
+def own_loss_of_vit():
+    from transformers import ViTConfig, ViTForImageClassification
+
+    config = ViTConfig(image_size=16, patch_size=8, num_labels=4, **SMALL)
+    return Workload(model=ViTForImageClassification(config), loss=None, dataset=Labelled(pictures=True))

@@ -1,7 +1,9 @@
 """Images: ResNet with BatchNorm, U-Net, detector, siamese pairs, a GAN's discriminator, contrastive pairs."""
 
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.nn.functional import all_gather
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.utils.data import Dataset, TensorDataset
 
@@ -170,3 +172,19 @@ def gathered_contrastive():
     """Every other sample of the batch is a negative, those of other replicas too."""
     model, loss, dataset = contrastive()
     return Workload(model=model, loss=loss, dataset=dataset, gather_outputs=True)
+
+
+def contrast_of_all_ranks(outputs, _):
+    """As people write it: own samples against those of all ranks, whose outputs get their gradients back."""
+    first, second = F.normalize(outputs, dim=-1).chunk(2, dim=1)
+    begin = 0
+    if dist.is_initialized():
+        begin = dist.get_rank() * len(second)
+        # The group by name: torch takes the default's when its module is imported, and here runs follow each other.
+        second = torch.cat(all_gather(second.contiguous(), dist.group.WORLD))
+    return F.cross_entropy(first @ second.t() / 0.1, begin + torch.arange(len(outputs), device=outputs.device))
+
+
+def contrastive_gathered_by_hand():
+    model, _, dataset = contrastive()
+    return model, contrast_of_all_ranks, dataset

@@ -17,7 +17,7 @@ INPUTS = torch.randn(16, 8, generator=torch.Generator().manual_seed(1))
 
 def refused(workload, layout, **of_workload):
     """Value and rule of what a layout of the workload breaks."""
-    given = {"name": "w", "entry": "m:build", "global_batch_size": 8, **of_workload}
+    given = {"name": "w", "entry": "tests.zoo.models.text:lora", "global_batch_size": 8, **of_workload}
     study = Study.model_validate(
         {
             "name": "t",

@@ -15,7 +15,10 @@ import torch
 from hpc_accel.errors import DataError
 from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.study.run import Run
+from hpc_accel.train.attempt_log import Measured
 from hpc_accel.train.checkpoint import Checkpoints
+from hpc_accel.train.checkpoint_directory import CheckpointDirectory
+from hpc_accel.train.tensor_file import Slice
 from tests.measure import trees
 from tests.mpirun import ROOT, check, mpirun
 from tests.records import summary_in
@@ -94,6 +97,9 @@ class Alone:
     def Get_rank(self):
         return 0
 
+    def Get_size(self):
+        return 1
+
     def bcast(self, value):
         return value
 
@@ -109,14 +115,36 @@ def checkpoints(tmp_path):
     return Checkpoints(run, path.parent, Alone(), place)
 
 
-def save(checkpoints, step):
-    return checkpoints.save(step, lambda part: {"model.weight": torch.full((4, 3), float(step))}, {"note": step})
+class Weights:
+    """A state with one tensor."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    def slices(self, file):
+        if file.holds == "optimizer":
+            return {}, {"groups": []}
+        each = Slice(name="weight", start=(0, 0), shape=tuple(self.tensor.shape), values=self.tensor)
+        return {each.key: each}, {}
+
+
+def save(checkpoints, step, size=(4, 3), *, waits=True):
+    """What came of it: why it failed, or ""; None while that is not known."""
+    rows = [{"step": number, "loss": number / 7} for number in range(min(step, 20))]
+    state = Weights(torch.full(size, float(step)))
+    known = checkpoints.begin(step, state, {"note": step}, Measured(rows=rows, windows=[{"step": step}]))
+    state.tensor.fill_(-1.0)  # training goes on
+    if waits and (last := checkpoints.finish()):
+        known.append(last)
+    return next((outcome.reason for outcome in known if outcome.step == step), None)
 
 
 def loaded_step(checkpoints):
     found = checkpoints.load()
-    assert torch.equal(found.tensors["model.weight"], torch.full((4, 3), float(found.step)))
+    assert torch.equal(found.slices.whole("weight"), torch.full((4, 3), float(found.step)))
     assert found.values["note"] == found.step
+    assert [row["step"] for row in found.measured.rows] == list(range(min(found.step, 20)))
+    assert len(found.measured.windows) == 1
     return found.step
 
 
@@ -126,10 +154,10 @@ def test_newest_is_loaded_and_old_ones_are_removed(checkpoints):
         assert save(checkpoints, step) == ""
     assert loaded_step(checkpoints) == 1_000_000
     present = sorted(path.name for path in checkpoints.directory.iterdir())
-    assert present == ["latest", "step-1000000", "step-999999"]
+    assert present == ["latest", "measured-rank-0.jsonl", "step-1000000", "step-999999"]
 
 
-@pytest.mark.parametrize("point", ["save:write", "save:fsync", "save:rename", "save:latest"])
+@pytest.mark.parametrize("point", ["save:write", "save:fsync", "save:agree", "save:rename", "save:latest"])
 def test_crash_while_saving_leaves_one_valid_checkpoint(checkpoints, point, monkeypatch):
     save(checkpoints, 5)
     monkeypatch.setenv("HPC_ACCEL_TESTING", "1")
@@ -164,12 +192,12 @@ DAMAGE = {
     "nearly whole": lambda path: os.truncate(path, path.stat().st_size - 1),
     "flipped bit": flip,
     "missing": lambda path: path.unlink(),
-    "extra": lambda path: shutil.copy(path, path.with_name("part-pp1-tp0.safetensors")),
+    "extra": lambda path: shutil.copy(path, path.with_name("model-pp1-tp0.safetensors")),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("name", ["part-pp0-tp0.safetensors", "rank-0.json", "manifest.json"])
+@pytest.mark.parametrize("name", ["model-pp0-tp0.safetensors", "rank-0.json", "manifest.json"])
 def test_damage_is_refused_and_the_one_before_is_used(checkpoints, damage, name):
     save(checkpoints, 5)
     save(checkpoints, 10)
@@ -184,8 +212,11 @@ def test_damage_is_refused_and_the_one_before_is_used(checkpoints, damage, name)
 
 def test_another_run_s_checkpoint_is_refused(checkpoints):
     save(checkpoints, 5)
-    manifest = checkpoints.directory / "step-000005/manifest.json"
-    manifest.write_text(manifest.read_text().replace(checkpoints.run.run_id, "other"))
+    directory = CheckpointDirectory(checkpoints.directory)
+    files = directory.manifest("step-000005")["files"]
+    (checkpoints.directory / "step-000005").rename(directory.partial(5))
+    facts = {"run_id": "other", "run": checkpoints.run.model_dump(mode="json")}
+    directory.publish(5, files, facts, keep=1)
     with pytest.raises(DataError, match="belongs to run other"):
         checkpoints.load()
 
@@ -205,18 +236,21 @@ def test_a_bad_pointer_is_told_and_not_followed(checkpoints, content):
 def test_full_disk_keeps_the_old_one(checkpoints):
     """A limit on the size of files stands for a full disk: writing fails in the middle."""
     save(checkpoints, 5)
-    large = {"model.weight": torch.zeros(100_000)}
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
     try:
-        reason = checkpoints.save(10, lambda part: large, {"note": 10})
+        reason = save(checkpoints, 10, size=(100, 1000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, before)
     assert reason.startswith("rank 0: ")
     assert loaded_step(checkpoints) == 5
-    assert sorted(path.name for path in checkpoints.directory.iterdir()) == ["latest", "step-000005"]
+    assert sorted(path.name for path in checkpoints.directory.iterdir()) == [
+        "latest",
+        "measured-rank-0.jsonl",
+        "step-000005",
+    ]
 
 
 def test_a_fault_needs_the_word_testing(checkpoints, monkeypatch):

@@ -127,6 +127,8 @@ def _restore(stepper: Stepper, found: Checkpoint, run: Run) -> None:
     rank_state.restore(stepper, found.values, step=found.step, seed=run.seed, is_same_layout=is_same)
     if not is_same:
         found.notes.append(f"{found.of.layout.label} to {run.layout.label}: {rank_state.SEEDED_ANEW}")
+    if run.recipe.compression == "powersgd":
+        found.notes.append("PowerSGD's error feedback is not saved: it begins with zeros again")
     if not keeps_options:
         found.notes.append("the optimizer's options are this run's: those of the checkpoint's run differ")
 

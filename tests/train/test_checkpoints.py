@@ -29,7 +29,6 @@ from tests.records import summary_in
 from tests.train.test_layouts import LM, SCRIPT, write_runs
 
 TESTING = {"HPC_ACCEL_TESTING": "1"}
-NOW = {"every_steps": 10, "asynchronous": False}
 LONG = {"warmup_steps": 2, "steps": 28, "parity_steps": 1, "metric_samples": 16}
 
 
@@ -73,26 +72,39 @@ def test_warned_runs_go_on_bit_for_bit(tmp_path):
         assert energy.phases.by_device[0].phases_j == pytest.approx(energy.phases.by_phase_j)
 
 
+KILLED = {
+    "between two steps": ("kill@1:25", False, 20),
+    "while its thread writes": ("kill@1:20:save:fsync", True, 10),
+}
+"""The fault, whether saving is asynchronous, and the step of the checkpoint that is left."""
+
+
 @pytest.mark.mpi
 def test_killed_rank_ends_all_and_the_run_goes_on(tmp_path):
-    [path] = write_runs(tmp_path, {"name": "digits"}, [{"dp": 2}], measure=LONG, checkpoint=NOW)
+    left = {}
+    for name, (fault, asynchronous, step) in KILLED.items():
+        saving = {"every_steps": 10, "asynchronous": asynchronous}
+        [path] = write_runs(tmp_path / name, {"name": "digits"}, [{"dp": 2}], measure=LONG, checkpoint=saving)
+        left[path] = step
+        done = mpirun(2, [SCRIPT, path], 90, HPC_ACCEL_FAULT=fault, **TESTING)
+        assert done.returncode not in (0, 124), done.stdout
+        end = time.monotonic() + 10
+        while subprocess.run(["pgrep", "-f", str(path)], capture_output=True, check=False).returncode == 0:
+            assert time.monotonic() < end, "an orphan"
+            time.sleep(0.2)
+        assert not (path.parent / "summary.json").exists()
+        assert (path.parent / "checkpoints/latest").read_text() == f"step-{step:06d}\n"
     whole = tmp_path / "whole" / "run.json"
     whole.parent.mkdir()
     shutil.copy(path, whole)
-    done = mpirun(2, [SCRIPT, path], 90, HPC_ACCEL_FAULT="kill@1:25", **TESTING)
-    assert done.returncode not in (0, 124), done.stdout
-    end = time.monotonic() + 10
-    while subprocess.run(["pgrep", "-f", str(path)], capture_output=True, check=False).returncode == 0:
-        assert time.monotonic() < end, "an orphan"
-        time.sleep(0.2)
-    assert not (path.parent / "summary.json").exists()
-    assert (path.parent / "checkpoints/latest").read_text() == "step-000020\n"
-    check(mpirun(2, [SCRIPT, path, whole], 150))
-    assert summary_in(path.parent).checkpoints.resumed_from_step.value == 20
-    assert losses(path.parent) == losses(whole.parent)
+    check(mpirun(2, [SCRIPT, *left, whole], 200))
+    for path, step in left.items():
+        assert summary_in(path.parent).checkpoints.resumed_from_step.value == step
+        assert losses(path.parent) == losses(whole.parent)
     told = summary_in(whole.parent).checkpoints
-    assert told.num_saved == 2
+    assert told.num_saved == len(told.written_ms) == 2
     assert min(told.save_ms) > 0
+    assert told.interval == "every 10 steps, as the study says"
     assert told.resumed_from_step.value is None
 
 

@@ -65,7 +65,7 @@ def test_warned_runs_go_on_bit_for_bit(tmp_path):
 
 KILLED = {
     "between two steps": ("kill@1:25", False, 20),
-    "while its thread writes": ("kill@1:20:save:fsync", True, 10),
+    "while its thread writes": ("kill@1:20:save:agree", True, 10),
 }
 """The fault, whether saving is asynchronous, and the step of the checkpoint that is left."""
 

@@ -27,8 +27,8 @@ DTYPES = {
 }  # fmt: skip
 CHUNK_BYTES = 4 * 2**20
 """Written and hashed at a time: both let other threads run meanwhile."""
-MOST_WAITING = 8
-"""Chunks that may wait to be hashed."""
+MOST_WAITING = 64
+"""Chunks that may wait to be hashed: the thread goes on while the disk is waited for."""
 
 
 @dataclass(frozen=True, kw_only=True)

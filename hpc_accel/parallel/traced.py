@@ -54,7 +54,7 @@ def trace(
 
     Raises ConfigError for a model that torch.export cannot trace: control flow on values, for example.
     """
-    needs_values(workload.model, "stages of a model that torch's tracer must cut: it is neither a Sequential nor a chain")
+    needs_values(workload.model, "stages of a model that is neither a Sequential nor a chain of blocks")
     names = [name for name, _ in blocks_of(workload.model)]
     starts = {names[sum(split[:stage])]: SplitPoint.BEGINNING for stage in range(1, len(split))}
     inputs = workload.batch_of([0] * place.micro_batch_size).args

@@ -167,7 +167,10 @@ def _fake_mode(parameters: Iterable[torch.Tensor]) -> FakeTensorMode | None:
     own = list(parameters)
     if any(isinstance(each, FakeTensor) for each in own):
         return None
-    large = any(each.is_meta for each in own) or sum(each.numel() * each.element_size() for each in own) > LARGEST_WITH_VALUES_BYTES
+    large = (
+        any(each.is_meta for each in own)
+        or sum(each.numel() * each.element_size() for each in own) > LARGEST_WITH_VALUES_BYTES
+    )
     return FakeTensorMode(allow_non_fake_inputs=True) if large else None
 
 

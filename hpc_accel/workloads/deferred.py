@@ -18,7 +18,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.nn.parameter import UninitializedParameter, is_lazy
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.workloads.tape import Held, Recorder, Tape, Untold, never_set, whole_calls
+from hpc_accel.workloads.recorder import Recorder, Untold, whole_calls
+from hpc_accel.workloads.tape import Held, Tape, never_set
 
 NOT_FOLLOWED = "its forward pass looks at values, or has an operation that torch cannot follow without them"
 HELD_BYTES = 64 << 20

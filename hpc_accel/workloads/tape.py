@@ -1,24 +1,21 @@
 """What fills parameters that lie on torch's meta device, noted when it was asked for and computed when it is wanted.
 
-A tensor on the meta device has a shape and no values. While `Recorder` is active, every operation that makes or writes
-such a tensor is noted: `torch.nn.init`, `reset_parameters`, `.data.fill_`, copies of loaded weights. `Tape.value`
-then computes one tensor by doing what was noted of it, and of nothing else, so its value is the same whichever others
-a rank computes. Random numbers are seeded from the study's seed, the parameter's name in the whole model and the number
-of the draw.
+A tensor on the meta device has a shape and no values. While a `Recorder` (recorder.py) is active, every operation that
+makes or writes such a tensor is noted: `torch.nn.init`, `reset_parameters`, `.data.fill_`, copies of loaded weights.
+`Tape.value` computes one tensor by doing what was noted of it and of nothing else, so its value is the same whichever
+others a rank computes. Random numbers are seeded from the study's seed, the parameter's name in the whole model and the
+number of the draw.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from hpc_accel.errors import ConfigError
@@ -26,7 +23,6 @@ from hpc_accel.errors import ConfigError
 aten = torch.ops.aten
 BLANK = (aten.empty, aten.empty_like, aten.new_empty, aten.empty_strided, aten.new_empty_strided, aten.empty_permuted)
 """Operations whose result has no values yet."""
-_IS_META = torch.Tensor.is_meta.__get__  # type: ignore[attr-defined]
 COPIED_BYTES = 1 << 20
 """Values from outside up to this size are copied when they are noted; larger ones must not change afterwards."""
 
@@ -109,10 +105,10 @@ class Tape:
 
     def note(self, func: Any, args: Any, kwargs: dict[str, Any], result: Any) -> None:
         """Note an operation on meta tensors, unless its result is but another view of one."""
-        reads = frozenset(self.view(each).key for each in _tensors((args, kwargs)) if _is_empty(each))
+        reads = frozenset(self.view(each).key for each in tensors_in((args, kwargs)) if is_on_meta(each))
         if _is_operation(func):
-            writes = tuple(self.view(each) for each in written(func, args, kwargs) if _is_empty(each))
-            made = tuple(self.view(each) if _is_empty(each) else None for each in _tensors(result))
+            writes = tuple(self.view(each) for each in written(func, args, kwargs) if is_on_meta(each))
+            made = tuple(self.view(each) if is_on_meta(each) else None for each in tensors_in(result))
         else:  # a function that writes into its first argument
             writes, made = (self.view(args[0]),), ()
         new = [each for each in made if each is not None and each.key not in reads]
@@ -156,7 +152,7 @@ class Tape:
     def _kept(self, value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
-        if _is_empty(value):
+        if is_on_meta(value):
             return self.view(value)
         value = value.detach()
         if value.numel() * value.element_size() <= COPIED_BYTES:
@@ -180,13 +176,11 @@ class Tape:
         key = self.view(tensor).key
         parts: set[tuple[Any, ...]] = set()
         for entry in self.steps(key):
-            if any(each is not None and each.key == key for each in entry.made) and not any(
-                each.key == key for each in entry.writes
-            ):
-                if not entry.is_blank:
-                    return -1
+            makes = any(each is not None and each.key == key for each in entry.made)
+            if makes and not entry.is_blank and not any(each.key == key for each in entry.writes):
+                return -1
             parts |= {(each.size, each.stride, each.offset) for each in entry.writes if each.key == key}
-        return sum(_count(size) for size, _, _ in parts)
+        return sum(math.prod(size) for size, _, _ in parts)
 
     def recipe(self, tensor: torch.Tensor) -> tuple[str, list[torch.Tensor]]:
         """What fills `tensor`, in words that are alike in every process, and the values from outside it uses."""
@@ -248,70 +242,10 @@ class Tape:
         if entry.is_blank:
             made = [_placed(each, _blank(each, self._alive[each.key].nbytes())) for each in entry.made if each]
         else:
-            made = _tensors(entry.func(*tree_map(given, entry.args), **tree_map(given, entry.kwargs)))
+            made = tensors_in(entry.func(*tree_map(given, entry.args), **tree_map(given, entry.kwargs)))
         for view, result in zip(entry.made, made, strict=True) if entry.made else ():
             if view is not None and view.key not in real:
                 real[view.key] = _as_laid_out(view, result).untyped_storage()
-
-
-class Recorder(TorchDispatchMode):
-    """Notes on `tape` what is done to meta tensors; and knows which other tensors have no values yet."""
-
-    def __init__(self, tape: Tape) -> None:
-        super().__init__()
-        self.tape = tape
-        self._blank: dict[int, StorageWeakRef] = {}
-
-    def is_blank(self, tensor: torch.Tensor) -> bool:
-        """Whether nothing was written into it since it was made."""
-        key = _key(tensor)
-        return key is not None and key in self._blank
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        given, made = _tensors((args, kwargs)), _tensors(result)
-        if any(_is_empty(each) for each in (*given, *made)):
-            self.tape.note(func, args, kwargs, result)
-            return result
-        for each in written(func, args, kwargs):
-            self._blank.pop(_key(each) or 0, None)
-        old = {_key(each) for each in given}
-        for each in made:
-            key = _key(each)
-            if key is None or key in old:
-                continue
-            if func.overloadpacket in BLANK:
-                # The reference keeps the address from becoming another storage's.
-                self._blank[key] = StorageWeakRef(each.untyped_storage())
-            else:
-                self._blank.pop(key, None)
-        return result
-
-
-@contextmanager
-def whole_calls(tape: Tape) -> Iterator[None]:
-    """Inside, the functions of torch.nn.init that look at values are noted as a whole."""
-    original = torch.nn.init._no_grad_trunc_normal_
-
-    def noted(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        if tensor.device.type != "meta":
-            return original(tensor, *args, **kwargs)
-        tape.note(original, (tensor, *args), kwargs, tensor)
-        return tensor
-
-    torch.nn.init._no_grad_trunc_normal_ = noted
-    try:
-        yield
-    finally:
-        torch.nn.init._no_grad_trunc_normal_ = original
-
-
-class Untold(TorchFunctionMode):
-    """Inside, no tensor says that it has no values: some functions of torch.nn.init would do nothing then."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return False if func == _IS_META else func(*args, **(kwargs or {}))
 
 
 def never_set(name: str) -> ConfigError:
@@ -337,29 +271,17 @@ def written(func: Any, args: Any, kwargs: dict[str, Any]) -> Iterator[torch.Tens
     for position, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             given = args[position] if position < len(args) else kwargs.get(argument.name)
-            yield from _tensors(given)
+            yield from tensors_in(given)
 
 
-def _is_empty(tensor: torch.Tensor) -> bool:
-    return tensor.device.type == "meta"  # what is_meta says, but inside of Untold
+def is_on_meta(tensor: torch.Tensor) -> bool:
+    """What is_meta says, except inside of `Untold`."""
+    return tensor.device.type == "meta"
 
 
-def _tensors(values: Any) -> list[torch.Tensor]:
+def tensors_in(values: Any) -> list[torch.Tensor]:
+    """The tensors in nested `values`, in order."""
     return [each for each in tree_leaves(values) if isinstance(each, torch.Tensor)]
-
-
-def _key(tensor: torch.Tensor) -> int | None:
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    except (NotImplementedError, RuntimeError):  # sparse tensors have none
-        return None
-
-
-def _count(size: tuple[int, ...]) -> int:
-    count = 1
-    for each in size:
-        count *= each
-    return count
 
 
 def _seed_of(seed: int, name: str, number: int) -> int:

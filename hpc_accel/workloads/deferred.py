@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from hpc_accel.workloads.recorder import Recorder, Untold, whole_calls
 from hpc_accel.workloads.tape import Held, Tape, never_set
 
 NOT_FOLLOWED = "its forward pass looks at values, or has an operation that torch cannot follow without them"
+_BUILDING = ContextVar("is_building", default=False)
 HELD_BYTES = 64 << 20
 HELD_SHARE = 0.02
 """Values that build() made itself are kept on every rank: at most so much, or this share of the model."""
@@ -60,10 +62,12 @@ class Deferred:
             self._emptied(parameter, recorder)
 
         handle = register_module_parameter_registration_hook(register)
+        token = _BUILDING.set(True)
         try:
             with recorder, whole_calls(self.tape), Untold():
                 yield
         finally:
+            _BUILDING.reset(token)
             handle.remove()
 
     def _emptied(self, parameter: nn.Parameter, recorder: Recorder) -> None:
@@ -140,6 +144,11 @@ def _exchanged(parameter: nn.Parameter, value: torch.Tensor) -> None:
     other = torch.Tensor._make_subclass(type(parameter), value, parameter.requires_grad)
     other.__dict__.update(parameter.__dict__)
     torch.utils.swap_tensors(parameter, other)
+
+
+def is_building() -> bool:
+    """Whether the model that is built now gets its values later, so that files are named and not read."""
+    return _BUILDING.get()
 
 
 def is_empty(model: nn.Module) -> bool:

@@ -18,12 +18,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from hpc_accel.errors import ConfigError, HpcAccelError
 from hpc_accel.study.run import WorkloadSpec
 from hpc_accel.workloads.deferred import Deferred
 from hpc_accel.workloads.nested import shapes_of
 from hpc_accel.workloads.stream import Stream, is_stream, num_samples_of
+from hpc_accel.workloads.weight_files import load_weights
 from hpc_accel.workloads.workload import Metric, Workload
 
 
@@ -48,6 +50,8 @@ def build_deferred(spec: WorkloadSpec, seed: int) -> Workload:
     with users_code(spec.entry):
         with deferred.building():
             built = checked(spec.entry, _called(spec, seed), seed, spec.global_batch_size)
+        if built.weights:
+            load_weights(built.model, built.weights, deferred)
         deferred.finish(built.model)
         return replace(built, deferred=deferred)
 
@@ -55,7 +59,10 @@ def build_deferred(spec: WorkloadSpec, seed: int) -> Workload:
 def build_at_once(spec: WorkloadSpec, seed: int) -> Workload:
     """As build() makes it, whatever `meta` says."""
     with users_code(spec.entry):
-        return checked(spec.entry, _called(spec, seed), seed, spec.global_batch_size)
+        built = checked(spec.entry, _called(spec, seed), seed, spec.global_batch_size)
+        if built.weights and not any(isinstance(each, FakeTensor) for each in built.model.parameters()):
+            load_weights(built.model, built.weights, None)
+        return built
 
 
 def _called(spec: WorkloadSpec, seed: int) -> Any:

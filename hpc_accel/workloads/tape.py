@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -143,6 +143,12 @@ class Tape:
         self._add(
             Entry(func=aten.copy_.default, args=args, kwargs={}, reads=frozenset(), writes=(view,), made=()), [view.key]
         )
+
+    def set_by(self, function: Callable[..., None], tensor: torch.Tensor, *args: Any) -> None:
+        """`function(tensor, *args)` sets all of a meta tensor, whatever was done to it so far."""
+        view = self.view(tensor)
+        self._by_storage.pop(view.key, None)
+        self.note(function, (tensor, *args), {}, tensor)
 
     def _add(self, entry: Entry, targets: Iterable[int]) -> None:
         for key in set(targets):

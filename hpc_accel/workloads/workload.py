@@ -78,6 +78,8 @@ class Workload:
     weight: (targets) -> how much they count, for a loss that is no mean over samples and whose weights cannot be found
         by measurement: the global batch's loss is sum(weight L) / sum(weight) over its parts. The targets are the
         collated ones; with loss None those of the labels, or the whole batch.
+    weights: path of a safetensors file, or of a directory of them, with the model's parameters by their names; with
+        `meta: true` each rank reads only what it holds.
     deferred: how parameters come by their values, where the study says `meta: true`; not the user's to set.
     """
 
@@ -91,6 +93,7 @@ class Workload:
     metric: Metric | None = None
     weight: Callable[[Any], torch.Tensor | float] | None = None
     gather_outputs: bool = False
+    weights: str = ""
     deferred: Deferred | None = None
 
     @property

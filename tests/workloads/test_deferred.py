@@ -5,10 +5,13 @@ import textwrap
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.study.expand import resolve_workload
 from hpc_accel.study.run import WorkloadSpec
+from hpc_accel.study.study_file import load_study
 from hpc_accel.workloads import entry
 from hpc_accel.workloads.facts_without_weights import facts_of
 
@@ -193,3 +196,70 @@ def test_a_model_of_175_billion_parameters_is_planned_and_built_without_values()
     built = entry.build_deferred(spec, 0)
     assert sum(each.numel() for each in built.model.parameters()) > 173e9
     assert built.deferred.tape.value(built.model[96].norm_attention.weight).unique().tolist() == [1.0]
+
+
+NAMES = ["first.weight", "first.bias", "last.weight", "last.bias"]
+LOADED = """
+def more(model):
+    nn.init.normal_(model.last.weight)
+
+def build(path):
+    from hpc_accel.workloads.workload import Workload
+    return Workload(model=Model(), loss=nn.functional.mse_loss, dataset=DATA, weights=path)
+"""
+
+
+@pytest.mark.parametrize("wrapped", ["", "model."])
+def test_weights_of_files_are_read_by_name(spec_of, tmp_path, wrapped):
+    path = str(tmp_path / "w.safetensors")
+    saved = {name: torch.randn(8, 8) if name.endswith("weight") else torch.randn(8) for name in NAMES}
+    save_file(saved, path)
+    lines = LOADED if not wrapped else LOADED.replace("model=Model()", "model=nn.ModuleDict({'model': Model()})")
+    spec = spec_of(lines, args={"path": path})
+    for model in (entry.build(spec, 0).model, entry.build_at_once(spec, 0).model):
+        for name, value in saved.items():
+            assert torch.equal(model.state_dict()[wrapped + name], value)
+
+
+@pytest.mark.parametrize(
+    ("saved", "value"),
+    [
+        (dict.fromkeys(NAMES[:3], (8, 8)), r"first\.bias has shape|last\.bias and 0 more are in no file"),
+        ({**dict.fromkeys(NAMES, (8,)), "first.weight": (4, 8)}, r"first\.weight has shape \[4, 8\]"),
+        ({}, "are in no file"),
+        (None, "weights nowhere"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused(spec_of, tmp_path, saved, value):
+    path = str(tmp_path / "w.safetensors") if saved is not None else "nowhere"
+    if saved is not None:
+        save_file({name: torch.ones(shape) for name, shape in saved.items()}, path)
+    with pytest.raises(ConfigError, match=value):
+        entry.build_deferred(spec_of(LOADED, args={"path": path}), 0)
+
+
+def test_weights_of_a_transformers_directory(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.AutoConfig.for_model("gpt2", n_layer=2, n_embd=32, n_head=2, vocab_size=256)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    args = {"weights": str(tmp_path), "sequence": 16}
+    spec = WorkloadSpec(
+        name="hf", entry="hpc_accel.workloads.builtin.hf:build", args=args, global_batch_size=4, meta=True
+    )
+    made, plain = entry.build(spec, 0).model, entry.build_at_once(spec, 0).model
+    for (name, own), (_, other) in zip(made.named_parameters(), plain.named_parameters(), strict=True):
+        assert torch.equal(own, other), name
+
+
+def test_the_study_says_true_or_false(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text("workload: {name: lm, meta: maybe}\n")
+    with pytest.raises(ConfigError, match="meta") as error:
+        load_study(path)
+    assert "bool" in f"{error.value}"
+    path.write_text("workload: {name: lm, meta: true}\n")
+    choice = load_study(path).workloads[0]
+    assert resolve_workload(choice).meta
+    plain = choice.model_copy(update={"meta": False})
+    assert "meta" not in resolve_workload(plain).model_dump(mode="json")
+    assert resolve_workload(choice).model_dump(mode="json")["meta"] is True

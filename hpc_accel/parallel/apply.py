@@ -124,7 +124,7 @@ def parallelize(
         stages = cut(workload, split, place, autocast_dtype)
     is_traced = stages is not None and not isinstance(stages, Stages)
     later = _averages_later(place, recipe, flow, is_traced=is_traced)
-    prepare = _Prepare(place, device, recipe, autocast_dtype, tensor_cut, flow, workload.deferred, later=later)
+    prepare = _Prepare(place, device, recipe, autocast_dtype, tensor_cut, flow, later=later, deferred=workload.deferred)
     if stages is None:
         modules = {0: prepare(workload.model)}
     else:
@@ -182,9 +182,9 @@ class _Prepare:
         autocast_dtype: torch.dtype | None,
         tensor_cut: TensorCut | None,
         flow: ControlFlow,
-        deferred: Deferred | None,
         *,
         later: bool,
+        deferred: Deferred | None = None,
     ) -> None:
         self.place = place
         self.device = device

@@ -46,7 +46,7 @@ def shard(
         ),
         "offload_policy": CPUOffloadPolicy() if recipe.offload == "parameters" else OffloadPolicy(),
     }
-    empty = dict(module.named_parameters()) if deferred is not None else {}
+    empty = {name: each for name, each in module.named_parameters() if each.is_meta}
     units = [] if flow.skips_blocks else _units(module)
     whole = {each for unit in units for each in left_whole(unit, list(unit.parameters()))}
     inside = {each for unit in units for each in unit.parameters()}
@@ -55,7 +55,7 @@ def shard(
         own_written_inputs(unit)  # FSDP2 gives a unit views, which autograd does not let it overwrite
         fully_shard(unit, **options, ignored_params=whole)
     fully_shard(module, **options, ignored_params=whole)
-    if deferred is not None:
+    if deferred is not None and empty:
         _fill(module, deferred, empty, place.submesh("dp"), offloaded=recipe.offload == "parameters")
     _exchange_of_idle(module, flow)
     return module

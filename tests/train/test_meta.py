@@ -33,8 +33,33 @@ def test_values_are_those_of_the_serial_run_bit_for_bit(tmp_path):
 
 
 @pytest.mark.mpi
+def test_values_where_a_model_is_divided_in_two_ways(tmp_path):
+    layouts = [
+        {"dp": 2, "tp": 2, "shard": "full"},
+        {"pp": 2, "dp": 2, "shard": "full", "accumulation_steps": 2},
+        {"pp": 2, "tp": 2, "sequence_parallel": True, "accumulation_steps": 2},
+        {"pp": 2, "tp": 2, "schedule": "interleaved_1f1b", "accumulation_steps": 2},
+        {"dp": 4, "shard": "full"},
+    ]
+    paths = deferred_runs(tmp_path / "lm", {**LM, "args": {**LM["args"], "layers": 3, "hidden": 30}}, layouts)
+    assert len(told(check(mpirun(4, [SCRIPT, "values", *paths], 240)))) == len(layouts)
+
+
+@pytest.mark.mpi
+def test_stages_of_blocks_and_tied_weights(tmp_path):
+    pytest.importorskip("transformers")
+    small = {"n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": 256}
+    workload = {"name": "hf", "args": {"sequence": 16, "overrides": small}, "global_batch_size": 8}
+    paths = deferred_runs(tmp_path / "hf", workload, LAYOUTS)
+    assert len(told(check(mpirun(2, [SCRIPT, "values", *paths], 240)))) == len(LAYOUTS)
+
+
+@pytest.mark.mpi
 def test_layouts_of_a_model_without_values_train_as_the_serial_run_does(tmp_path):
     assert_parity(train_all(2, deferred_runs(tmp_path / "lm", LM, LAYOUTS)), FP32)
+    (tmp_path / "16").mkdir()
+    halved = write_runs(tmp_path / "16", {**LM, "meta": True}, [LAYOUTS[1]], ("bf16",), {"recompute": "full"})
+    assert_parity(train_all(2, halved))
 
 
 @pytest.mark.mpi

@@ -72,6 +72,7 @@ class Deferred:
 
     def _emptied(self, parameter: nn.Parameter, recorder: Recorder) -> None:
         """The same object on the meta device, so that whoever holds it holds the one that is trained."""
+        _refuse_hooks(parameter)
         is_blank = recorder.is_blank(parameter)
         with torch.utils._python_dispatch._disable_current_modes(), torch.no_grad():
             value = parameter.detach()
@@ -87,6 +88,7 @@ class Deferred:
         for name, each in empty:
             self.tape.names.setdefault(self.tape.view(each).key, name)
         for name, each in empty:
+            _refuse_hooks(each, name)
             if -1 < self.tape.written_numbers(each) < each.numel():
                 raise never_set(name)
         for name, module in model.named_modules():
@@ -137,6 +139,16 @@ class Deferred:
             except RuntimeError:  # someone watches it by a weak reference, as torch's LSTM does
                 self._filled[id(empty)] = empty, nn.Parameter(value, requires_grad=empty.requires_grad)
         setattr(module, key, self._filled[id(empty)][1])
+
+
+def _refuse_hooks(tensor: torch.Tensor, name: str = "a parameter") -> None:
+    """A hook belongs to the tensor without values, and would never run."""
+    if tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None):
+        raise ConfigError(
+            f"meta: {name} has a hook on its gradient",
+            "with meta: true what build() registers on a tensor does not go over to the one that is trained",
+            "do in forward what the hook does, or leave meta out",
+        )
 
 
 def _exchanged(parameter: nn.Parameter, value: torch.Tensor) -> None:

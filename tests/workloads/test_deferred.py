@@ -109,6 +109,7 @@ REFUSED = {
     ),
     "read": ("model.n = float(model.last.weight.sum())", "meta tensors"),
     "a plain attribute": ("model.n = model.last.weight.detach() * 2", "n is computed from parameters"),
+    "a hook": ("model.last.weight.register_hook(lambda gradient: gradient * 0)", "last.weight has a hook"),
     "lazy": ("model.lazy = nn.LazyLinear(4)", "no shape before the first forward pass"),
     "too much": ("model.q = nn.Parameter(torch.randn(6000, 6000))", r"makes values of 137 MiB, those of q among them"),
 }

@@ -4,6 +4,7 @@ import pytest
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.parallel.mesh import RankCoordinates
+from hpc_accel.runtime.batches import sampler_for
 from hpc_accel.study.run import Run
 from hpc_accel.train.another_run import refuse_ended
 from hpc_accel.train.checkpoint import Checkpoints
@@ -63,3 +64,18 @@ def test_a_training_that_has_ended_is_not_gone_on_with(checkpoints):
     refuse_ended(checkpoints.run, total - 1)
     with pytest.raises(ConfigError, match="steps are counted from the beginning of the training"):
         refuse_ended(checkpoints.run, total)
+
+
+@pytest.mark.parametrize("stopped", [1, 7, 12])
+def test_each_sample_comes_once_an_epoch_though_the_number_of_replicas_changes(stopped):
+    def seen(replicas, steps, first_step):
+        share = 8 // replicas
+        ranks = [
+            sampler_for(range(100), 8, start=rank * share, share=share, seed=3, first_step=first_step, keep_last=True)
+            for rank in range(replicas)
+        ]
+        return [each for sampler in ranks for step in steps for each in sampler.samples(step)[: sampler.valid(step)]]
+
+    per_epoch = 13  # the last batch has 4 samples
+    found = seen(2, range(stopped), 0) + seen(4, range(stopped, per_epoch), stopped)
+    assert sorted(found) == list(range(100))

@@ -73,14 +73,15 @@ def runs(tmp_path_factory):
     """The whole serial run, and those that were stopped, by their layout."""
     directory = tmp_path_factory.mktemp("reshard")
     whole = made(directory / "whole", "serial")
-    train_all(1, [whole], 120)
+    train_all(1, [whole], 180)
     stopped = {name: made(directory / "stopped" / name, name) for name in dict(MATRIX)}
     for ranks, names in by_ranks(stopped):
-        check(mpirun(ranks, [STOPPED, *(stopped[name] for name in names)], 120, **TESTING))
+        check(mpirun(ranks, [STOPPED, *(stopped[name] for name in names)], 180, **TESTING))
     return whole.parent, {name: path.parent for name, path in stopped.items()}
 
 
 @pytest.mark.mpi
+@pytest.mark.timeout(900)  # seven launches, of up to four ranks on two cores
 def test_every_layout_goes_on_from_every_other(runs, tmp_path):
     whole, stopped = runs
     paths = {
@@ -89,7 +90,7 @@ def test_every_layout_goes_on_from_every_other(runs, tmp_path):
     }
     expected = losses(whole)
     for ranks, names in by_ranks({to for _, to in MATRIX}):
-        train_all(ranks, [path for (_, to), path in paths.items() if to in names], 200)
+        train_all(ranks, [path for (_, to), path in paths.items() if to in names], 300)
     for pair, path in paths.items():
         found, summary = losses(path.parent), summary_in(path.parent)
         first = summary.checkpoints.resumed_from_step.value

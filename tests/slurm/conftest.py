@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,8 @@ from hpc_accel.study.run import Measure, Resources, Run, WorkloadSpec
 from hpc_accel.study.study_file import ResourcesChoice
 
 ROOT = Path(__file__).parents[2]
-CONF = Path(os.environ.get("CLUSTER_DIR", ROOT / ".cluster")) / "etc" / "slurm.conf"
+CLUSTER = Path(os.environ.get("CLUSTER_DIR", ROOT / ".cluster"))
+CONF = CLUSTER / "etc" / "slurm.conf"
 BIN = Path(sys.executable).parent
 SLEEPS = "import time\nfrom mpi4py import MPI\ntime.sleep(100)\n"
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "PREEMPTED", "NODE_FAIL"}
@@ -117,6 +119,12 @@ def _cluster_is_up() -> None:
         subprocess.run(["sinfo"], env=environment, capture_output=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         pytest.skip("the throwaway cluster is not up: make cluster")
+
+
+@pytest.fixture
+def tmp_path(_cluster_is_up: None) -> Path:
+    """A directory that all nodes see: /tmp, where pytest makes its own, is another on each node."""
+    return Path(tempfile.mkdtemp(dir=CLUSTER / "shared"))
 
 
 @pytest.fixture

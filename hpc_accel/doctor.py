@@ -224,11 +224,13 @@ def _slurm() -> Iterator[Finding]:
     )
     if nodes.returncode:
         said = nodes.stderr.strip().splitlines()[-1:] or ["no answer"]
-        who, remedy = "an administrator", "runs start on this machine; on a cluster, ask why sinfo does not answer"
-        if THROWAWAY.is_file() and "SLURM_CONF" not in os.environ:
-            who, remedy = "you", f"`make cluster` started one here; this shell does not know it: source {THROWAWAY}"
         value = f"Slurm's commands are here, no cluster: {said[0]}"
-        yield Finding(name="slurm", status="gap", value=value, remedy=remedy, who=who)
+        if THROWAWAY.is_file() and "SLURM_CONF" not in os.environ:
+            remedy = f"`make cluster` started one here; this shell does not know it: source {THROWAWAY}"
+            yield Finding(name="slurm", status="gap", value=value, remedy=remedy, who="you")
+            return
+        remedy = "runs start on this machine; on a cluster, ask why sinfo does not answer"
+        yield Finding(name="slurm", status="gap", value=value, remedy=remedy, who="an administrator")
         return
     partitions = ", ".join(line.replace(" ", " x ") for line in nodes.stdout.splitlines() if line)
     yield Finding(name="slurm", status="ok", value=f"{version.stdout.strip()}; partitions x nodes: {partitions}")

@@ -19,6 +19,7 @@ MAX_POSITIONS = 20
 OUTLIER_DISTANCE = 5.0
 SLOW_RANK_EXCESS = 0.5
 """Ranks that share a machine with others differ by a third now and then; what is worth a look is more."""
+SLOW_RANK_STEPS = 10
 NEVER_SETTLED = "step times never settle: the first half is not like the second"
 
 
@@ -56,7 +57,7 @@ def slow_rank(run: Run, straggler: Straggler, num_timed: int) -> list[str]:
     """One rank computes much longer than the others, though all were given the same work, and the others wait."""
     excess = straggler.excess.value
     alike = run.layout.pp == 1 and run.resources.node_kinds is None
-    if not alike or excess is None or excess < SLOW_RANK_EXCESS or num_timed < MIN_VALUES:
+    if not alike or excess is None or excess < SLOW_RANK_EXCESS or num_timed < SLOW_RANK_STEPS:
         return []
     leave_out = f", or leave it out (resources.sbatch_options: exclude: {straggler.host})"
     return [

@@ -76,7 +76,7 @@ def test_warm_up_is_found_beyond_what_was_counted():
     [
         ({"dp": 2}, 1.1, 20, True),
         ({"dp": 2}, 0.3, 20, False),
-        ({"dp": 2}, 1.1, 3, False),
+        ({"dp": 2}, 1.1, 9, False),
         ({"pp": 2, "schedule": "1f1b"}, 1.1, 20, False),
     ],
 )

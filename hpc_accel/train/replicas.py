@@ -108,10 +108,10 @@ def _replicated(stepper: Stepper, *, sharded: bool) -> list[tuple[str, torch.Ten
     found = []
     for stage, module in modules.items():
         for name, parameter in module.named_parameters():
-            divided = hasattr(parameter, "to_local")
-            if divided and sharded:
+            to_local = getattr(parameter, "to_local", None)
+            if to_local is not None and sharded:
                 continue
-            local = parameter.to_local() if divided else parameter
+            local = to_local() if to_local is not None else parameter
             shown = name.removeprefix("module.")
             found.append((f"stage {stage}, {shown}" if len(modules) > 1 else shown, local.detach()))
     return found

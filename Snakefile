@@ -189,20 +189,42 @@ ASKED["attempt"] = lambda _wildcards, attempt: attempt
 ASKED["start"] = "--submit" if SENT_FROM_HERE else "--no-submit"
 
 
-# A closed terminal ends the workflow as Ctrl-C does: by its default a SIGHUP would leave Snakemake's locks.
-def interrupt(_number, _frame):
+# A closed terminal ends the workflow as Ctrl-C does: by its default a SIGHUP would leave Snakemake's locks. A terminal
+# tells the whole process group, `kill -HUP` this process alone, which would wait for the others.
+def interrupt(number, _frame):
+    if number == signal.SIGHUP:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        for pid in below():
+            os.kill(pid, signal.SIGINT)
     raise KeyboardInterrupt
+
+
+def below():
+    """Processes of this group that this process started, and what those started."""
+    listed = subprocess.run(
+        ["ps", "-e", "-o", "pid=,ppid=,pgid="], capture_output=True, text=True
+    )
+    found, ours = [], {os.getpid()}
+    for pid, parent, group in sorted(
+        [int(word) for word in line.split()] for line in listed.stdout.splitlines()
+    ):
+        if parent in ours and group == os.getpgrp():
+            ours.add(pid)
+            found.append(pid)
+    return found
 
 
 if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
     signal.signal(signal.SIGHUP, interrupt)
 
 
-def beside(command, log):
+def beside(command, logs):
     """Start a command that has an eye on this process, out of reach of what a terminal sends."""
-    subprocess.Popen(
-        ["hpc-accel", command, str(os.getpid()), log], start_new_session=True
-    )
+    if logs:
+        subprocess.Popen(
+            ["hpc-accel", command, str(os.getpid()), str(logs[0])],
+            start_new_session=True,
+        )
 
 
 wildcard_constraints:

@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.parallel.hollow import Zeros, emptied, shell
+from hpc_accel.parallel.hollow import Zeros, emptied, shell, zeros_like
 from hpc_accel.workloads.batch import Batch
 from hpc_accel.workloads.block_chain import BlockChain, find_chain, first_tensor
+from hpc_accel.workloads.deferred import NOT_FOLLOWED, needs_values, without_values
 from hpc_accel.workloads.workload import Workload
 
 Given = tuple[tuple[Any, ...], dict[str, Any]]
@@ -81,9 +81,10 @@ def see(model: nn.Module, chain: BlockChain, given: Given, autocast_dtype: torch
 
     try:
         try:
-            with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            with without_values(model) as mode:
                 run(mode.from_tensor)
         except Exception:  # it looks at values, or has operations that torch cannot run without
+            needs_values(model, NOT_FOLLOWED)
             seen.returned.clear()
             with torch.random.fork_rng(devices=[]):
                 run(torch.clone)
@@ -96,11 +97,12 @@ def see(model: nn.Module, chain: BlockChain, given: Given, autocast_dtype: torch
 def chain_without_values(workload: Workload, batch: Batch) -> BlockChain | None:
     """The chain of blocks that the planner found as well, here without computing anything where torch can."""
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        with without_values(workload.model) as mode:
             return find_chain(workload.model, batch.mapped(mode.from_tensor).call, workload.blocks)
     except ConfigError:
         raise
     except Exception:  # it looks at values, or has operations that torch cannot run without
+        needs_values(workload.model, NOT_FOLLOWED)
         with torch.random.fork_rng(devices=[]):
             return find_chain(workload.model, batch.call, workload.blocks)
 
@@ -218,7 +220,7 @@ class _Stage:
             if self.is_last and id(parameter) in self.unused:
                 continue
             del clone._parameters[key]
-            clone.__dict__[key] = parameter.new_zeros(()).expand(parameter.shape)
+            clone.__dict__[key] = zeros_like(parameter)
             self.elsewhere.append((clone, key))
 
     def _entrance(self, block: nn.Module, name: str) -> nn.Module:

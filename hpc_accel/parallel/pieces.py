@@ -86,7 +86,7 @@ def _pieces(
 ) -> Iterator[Piece]:
     is_cut, is_sharded = how is not None, hasattr(parameter, "to_local")
     counts = (is_cut or place.tp_rank == 0) and (is_sharded or place.dp_rank == 0)
-    offset = _shard_start(parameter) if is_sharded else (0,) * len(shape)
+    offset = shard_start(parameter) if is_sharded else (0,) * len(shape)
     if how is None:
         yield Piece(name=name, parameter=parameter, start=offset, shape=shape, counts=counts, is_cut=False)
         return
@@ -103,7 +103,8 @@ def _pieces(
         seen += count
 
 
-def _shard_start(parameter: Any) -> tuple[int, ...]:
+def shard_start(parameter: Any) -> tuple[int, ...]:
+    """The index in the whole parameter of the first element of this rank's shard of it."""
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
     _, offset = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)

@@ -19,6 +19,7 @@ from hpc_accel.parallel.boundary import Dtypes, buffers_kept
 from hpc_accel.parallel.draws import name_draws
 from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.workloads.blocks import blocks_of
+from hpc_accel.workloads.deferred import needs_values
 from hpc_accel.workloads.workload import Workload
 
 
@@ -53,6 +54,7 @@ def trace(
 
     Raises ConfigError for a model that torch.export cannot trace: control flow on values, for example.
     """
+    needs_values(workload.model, "stages of a model that is neither a Sequential nor a chain of blocks")
     names = [name for name, _ in blocks_of(workload.model)]
     starts = {names[sum(split[:stage])]: SplitPoint.BEGINNING for stage in range(1, len(split))}
     inputs = workload.batch_of([0] * place.micro_batch_size).args

@@ -128,6 +128,8 @@ def _model(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
     if layout.pp > 1 and (not facts.sequential or layout.schedule in V_SHAPED):
         yield from _tied(run, facts)
     yield from model_recipe_refusals(run, facts)
+    if run.workload.meta:
+        yield from _without_values(run, facts)
     if isinstance(layout.split, tuple) and len(layout.split) == layout.num_stages:
         yield from _split(run, layout.split, facts)
     if layout.sequence_parallel and layout.tp > 1:
@@ -153,6 +155,18 @@ def _model(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
             "tied weights are divided alike wherever they are used",
             "name both in the tensor_plan (an embedding as 'vocabulary', its head as 'gather'), or neither",
         )
+
+
+def _without_values(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
+    """What needs the values of a whole model, which no rank has."""
+    if run.layout.pp > 1 and not facts.sequential:
+        rule = "without values stages are cut between children of a Sequential, or blocks that run one after the other"
+        yield refusal(
+            run, f"pp {run.layout.pp} of a model with meta: true", rule, "use dp, shard or tp; or leave meta out"
+        )
+    if run.layout.pp > 1 and run.layout.split == "measured":
+        rule = "one rank runs every layer to measure it, and with meta: true no rank has all layers"
+        yield refusal(run, "split: measured with meta: true", rule, "use split: auto, or leave meta out")
 
 
 def _traced(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:

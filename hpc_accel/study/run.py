@@ -11,7 +11,14 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from hpc_accel.study.base import MemoryMb, Minutes, PositiveInt, StrictModel, checked_name
 from hpc_accel.study.infer_options import Infer
@@ -36,6 +43,16 @@ class WorkloadSpec(StrictModel):
     """Digests of the user's files that it depends on, by path (sources.py): who edits one measures another run."""
     last_batch: Literal["drop", "keep"] = "drop"
     """An epoch's last, incomplete global batch: left out, or trained on with fewer samples."""
+    meta: Annotated[bool, Field(strict=True)] = False
+    """Whether the model is built without values, of which each rank makes those of its own part."""
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A run that does not use `meta` keeps the digest that it had before there was one."""
+        content: dict[str, Any] = whole(self)
+        if not content.get("meta"):
+            content.pop("meta", None)
+        return content
 
     _name = field_validator("name")(checked_name)
 

@@ -69,7 +69,7 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
     checked = check_parity(run, directory / "run.json", comm, place, device, split)
     began = time.perf_counter()
     first_step = found.step if found else 0
-    workload = entry.build(run.workload, run.seed)
+    workload = entry.build_deferred(run.workload, run.seed)
     stepper = make_stepper(
         run,
         workload,
@@ -110,7 +110,7 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
 def _split(run: Run, found: Checkpoint | None, device: torch.device, comm: Any) -> tuple[int, ...] | None:
     if found and run.layout.split == "measured":
         return tuple(found.values["split"])  # measured again it might be another, and its weights lie elsewhere
-    return stage_sizes(run, entry.build(run.workload, run.seed), device, comm)
+    return stage_sizes(run, entry.build_deferred(run.workload, run.seed), device, comm)
 
 
 def _earlier(found: Checkpoint | None) -> dict[str, Any]:

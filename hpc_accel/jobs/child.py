@@ -65,7 +65,7 @@ class Child:
                 env=environ,
                 stdin=subprocess.DEVNULL,
                 process_group=0,
-                preexec_fn=_end_with_parent,  # noqa: PLW1509  # this process has one thread
+                preexec_fn=_end_with_parent,  # noqa: PLW1509  # other threads wait in C and hold no lock
                 **options,
             )
         except OSError as error:

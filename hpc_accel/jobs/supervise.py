@@ -29,6 +29,7 @@ from hpc_accel.jobs.allocation import Component
 from hpc_accel.jobs.child import Child
 from hpc_accel.jobs.diagnosis import diagnose, lost_node, told_by_hang, told_by_ranks
 from hpc_accel.jobs.lock import only_attempt
+from hpc_accel.jobs.preflight import check_machine
 from hpc_accel.jobs.restart import decide_restart
 from hpc_accel.jobs.staging import StagedEnvironment
 from hpc_accel.study.sources import changed
@@ -61,7 +62,8 @@ class Settings:
 def supervise(directory: Path, command: Sequence[str], settings: Settings) -> int:
     """Launch `command`, whose records go to `directory`, and give the script's exit code.
 
-    Raises UsageError for an allocation of the wrong size, CannotCreateError where no records can be written.
+    Raises UsageError for an allocation of the wrong size, CannotCreateError where no records can be written, and what
+    `check_machine` raises.
     """
     environ = os.environ
     in_slurm = allocation.is_inside(environ)
@@ -76,6 +78,7 @@ def supervise(directory: Path, command: Sequence[str], settings: Settings) -> in
         environ.setdefault("OMPI_MCA_btl", "self,sm")
         if settings.wanted:
             command, directory = rehearse(directory, command)
+    check_machine(command, environ, tell, one_host=not in_slurm)
     if settings.result:
         return _supervise_program(directory, command, settings)
     attempt.check_writable(directory)

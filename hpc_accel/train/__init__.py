@@ -2,7 +2,8 @@
 
 Read it in this order:
   main, setup, loop, record      the job: what it needs first, its steps, what it writes
-  step_log, step_table, finite   what a rank saw of each step; rows of steps.parquet; the first NaN ends a run
+  step_log, step_table           what a rank saw of each step; rows of steps.parquet
+  finite, replicas               the first NaN ends a run; so do replicas whose weights part
   parity, evaluate               whether the run computes what the serial run does; the metric on held-out data
   checkpoint, checkpoint_files, state    saving and going on
   efficiency, utilisation        joules per sample and token; share of the peak rate

@@ -34,6 +34,8 @@ from hpc_accel.runtime.stop import StopRequest
 from hpc_accel.runtime.waiting import SAMPLE_HZ, quiet_barrier
 from hpc_accel.train import faults
 from hpc_accel.train.evaluate import evaluate
+from hpc_accel.train.finite import refuse_broken_weights
+from hpc_accel.train.replicas import ReplicaWatch
 from hpc_accel.train.saver import Saver
 from hpc_accel.train.setup import Session
 from hpc_accel.train.step_table import StepTable, busy_ms
@@ -96,7 +98,7 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
         spans += [span for span in steps.saver.spans if span.start_ns >= spans[0].start_ns]
         events = [event for *_, events in traced for event in events or []]
         notes["trace.json"] = trace.write(directory / "trace.json", comm, spans, events, meter.power_series(), timebase)
-    notes["device"] = unused_gpus_here(session.run) or ""
+    notes["device"], notes["replicas"] = unused_gpus_here(session.run) or "", steps.replicas.note
     model = session.stepper.model
     whole = odd_parameters.whole_under_shard(model.modules) if session.run.layout.shard == "full" else []
     odd = odd_parameters.told(comm, whole, model.flow)
@@ -143,6 +145,8 @@ class _Steps:
         measure = session.run.measure
         self._total: int = earlier["total_steps"] or measure.warmup_steps + measure.steps
         self._stop = StopRequest(session.comm)
+        tolerant = session.run.resources.node_kinds is not None
+        self.replicas = ReplicaWatch(session.comm, session.place, session.stepper, tolerant=tolerant)
         self._earlier_peak_bytes: int | None = earlier["peak_memory_bytes"]
         self._done = session.first_step
         self.draws = ""
@@ -157,7 +161,9 @@ class _Steps:
         peak_memory.reset_peak(session.device)
         if self._advance(warm, warmup=True):
             self._save(stopping=True)
-        self._stop.pace(self._step_s())
+        step_s = self._step_s()
+        self._stop.pace(step_s)
+        self.replicas.pace(session.comm, step_s)
         while self._done < self._total:
             pause = self.saver.next_pause(self._done, self._total, self._step_s())
             # Looking at the machine takes milliseconds, so it stands outside of the window.
@@ -171,6 +177,8 @@ class _Steps:
             self.windows.append(self._attributed(window))
             if self._done < self._total:
                 self._save(stopping=stopping)
+        self.replicas.look(now=True)
+        self.replicas.close()
         self.session.hang.enter(hang.CHECKPOINT, self._done)
         self.saver.finish()
         self._stop.close()
@@ -189,6 +197,7 @@ class _Steps:
                 self._compare_draws(before)
             self._done += 1
             self.progress(self._done, self._total)
+            self.replicas.look()
             if self._done % self._stop.every == 0:
                 self.saver.look()
             if self._stop.agreed() and self._done < self._total:
@@ -227,6 +236,10 @@ class _Steps:
         return recent[-1][2].step.duration_ns / 1e9 if len(recent) > 1 else 1.0
 
     def _save(self, *, stopping: bool) -> None:
+        session = self.session
+        session.hang.enter(hang.CHECKPOINT, self._done)
+        refuse_broken_weights(session.stepper, session.rank, self._done - 1)
+        self.replicas.look(now=True)
         self.saver.save(
             self._done,
             rows=self.rows.all(),

@@ -66,6 +66,7 @@ def summarise(
     problem = _non_finite(run, steps, losses)
     peak, reserved, device_used = (list(each) for each in zip(*peaks, strict=True))
     step_time_ms = step_time(run, slowest(timed), STEP_METHOD)
+    straggler = _straggler(seen.straggler)
     step_facts = _steps(session, steps, list(slowest(timed)), list(slowest(timed).values()))
     energy = energy_of(seen.energy, step_facts)
     phases = _phases(run, timed)
@@ -93,7 +94,7 @@ def summarise(
             step_time_ms.value,
             session.num_gpus,
         ),
-        straggler=_straggler(seen.straggler),
+        straggler=straggler,
         disturbance=seen.disturbance,
         checkpoints=seen.checkpoints,
         losses=_losses(losses, reference.losses if reference else (), run.measure.parity_steps),
@@ -110,6 +111,7 @@ def summarise(
                 device_type=session.device.type,
                 gpu_clock=seen.gpu_clock_note,
             ),
+            *timing_warnings.slow_rank(run, straggler, step_facts.num_timed),
             *seen.odd_parameters,
             *(f"parity: {each}" for each in session.checked.found.told),
         ),

@@ -11,11 +11,9 @@ from hpc_accel.errors import InputOutputError, RetryableError
 from hpc_accel.measure.energy.figure import EnergyFigure
 from hpc_accel.record.figure import Count
 from hpc_accel.record.parts import Checkpoints
-from hpc_accel.runtime import hang
 from hpc_accel.runtime.phase_timer import PhaseSpan
 from hpc_accel.train import rank_state
 from hpc_accel.train.attempt_log import Measured
-from hpc_accel.train.finite import refuse_broken_weights
 from hpc_accel.train.interval import Interval, interval
 from hpc_accel.train.saving import Outcome
 from hpc_accel.train.setup import Session
@@ -71,13 +69,11 @@ class Saver:
         stopping: bool,
         **values: Any,
     ) -> None:
-        """Save the state after `step` steps; `values` are what else the next attempt is told.
+        """Save the state after `step` steps, known to be finite; `values` are what else the next attempt is told.
 
         Raises RetryableError when the run was asked to stop and is saved, InputOutputError when it could not be.
         """
         session, began = self.session, time.perf_counter_ns()
-        session.hang.enter(hang.CHECKPOINT, step)
-        refuse_broken_weights(session.stepper, session.rank, step - 1)
         told = {
             **rank_state.values_of(session.stepper),
             **values,

@@ -60,7 +60,7 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
     hang = HangWatch(
         directory,
         launch.rank,
-        launch.comm.Get_size(),
+        launch.host_of_rank,
         hang_after_s=run.measure.hang_after_s,
         start_up_s=run.resources.time_limit_min * 60,
     )

@@ -7,6 +7,7 @@ start-up on every rank.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import MethodType
 from typing import TYPE_CHECKING
@@ -21,10 +22,12 @@ from hpc_accel.parallel.data import make_average, replicate
 from hpc_accel.parallel.gradients import ReplicaAverage, add_up, gradients_of
 from hpc_accel.parallel.memory_layout import offload_activations, set_channels_last
 from hpc_accel.parallel.mesh import RankCoordinates
-from hpc_accel.parallel.ties import Tie, add_up_ties, first_names, ties_of
+from hpc_accel.parallel.ties import Tie, add_up_ties, first_names, state_shapes, ties_of
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.workloads.control_flow import ControlFlow, control_flow_of
-from hpc_accel.workloads.tensor_plan import planned
+from hpc_accel.workloads.deferred import Deferred, moved
+from hpc_accel.workloads.linears import Division
+from hpc_accel.workloads.tensor_plan import divisions, planned
 from hpc_accel.workloads.workload import Loss, Workload
 
 if TYPE_CHECKING:
@@ -57,6 +60,10 @@ class ParallelModel:
     """Parameters that other stages have too."""
     names: Mapping[str, str]
     """The first name in the whole model of each name that a parameter has."""
+    shapes: Mapping[str, tuple[int, ...]]
+    """Of every parameter and persistent buffer of the whole model, by every name."""
+    divided: Mapping[str, Division]
+    """How tensor parallelism divides parameters, by their names in the whole model; whole ones are left out."""
 
     @property
     def counted_elsewhere(self) -> frozenset[str]:
@@ -114,7 +121,8 @@ def parallelize(
     """
     tensor_cut = _tensor_cut(workload, place)
     flow = control_flow_of(workload) if place.layout.dp > 1 else ControlFlow()
-    names = first_names(workload.model)
+    names, shapes = first_names(workload.model), state_shapes(workload.model)
+    divided = divisions(workload.model, tensor_cut.plan) if tensor_cut is not None else {}
     stages, schedule = None, None
     if split is not None:
         from hpc_accel.parallel.pipeline import Stages, cut, make_schedule
@@ -122,7 +130,7 @@ def parallelize(
         stages = cut(workload, split, place, autocast_dtype)
     is_traced = stages is not None and not isinstance(stages, Stages)
     later = _averages_later(place, recipe, flow, is_traced=is_traced)
-    prepare = _Prepare(place, device, recipe, autocast_dtype, tensor_cut, flow, later=later)
+    prepare = _Prepare(place, device, recipe, autocast_dtype, tensor_cut, flow, later=later, deferred=workload.deferred)
     if stages is None:
         modules = {0: prepare(workload.model)}
     else:
@@ -145,6 +153,8 @@ def parallelize(
         place=place,
         ties=ties_of(modules, getattr(stages, "shared", {}), names, place),
         names=names,
+        shapes=shapes,
+        divided={names[name]: how for name, how in divided.items() if name in names},
     )
 
 
@@ -182,6 +192,7 @@ class _Prepare:
         flow: ControlFlow,
         *,
         later: bool,
+        deferred: Deferred | None = None,
     ) -> None:
         self.place = place
         self.device = device
@@ -189,13 +200,25 @@ class _Prepare:
         self.autocast_dtype = autocast_dtype
         self.tensor_cut = tensor_cut
         self.flow = flow
+        self.deferred = deferred
         self.later = later
         self.partial: list[nn.Parameter] = []
 
     def __call__(self, module: nn.Module, output_dtypes: Dtypes | None = None) -> nn.Module:
         """`output_dtypes` are what the neighbour of a stage expects; None for a model without stages."""
+        with self.deferred.recording() if self.deferred is not None else nullcontext():
+            module = self._changed(module, output_dtypes)
+        if self.deferred is not None and self.place.layout.shard != "full":
+            self.deferred.fill([module], self.device)
+        wrapped = self._replicated(module)
+        if self.tensor_cut is not None:
+            self.partial += self.tensor_cut.partial_parameters(module)
+        return wrapped
+
+    def _changed(self, module: nn.Module, output_dtypes: Dtypes | None) -> nn.Module:
+        """On its device, with all that is done to it as one replica."""
         recipe = self.recipe
-        module.to(self.device)
+        moved(module, self.device)
         replicas = self.place.group("dp")
         if recipe.sync_batch_norm and replicas is not None:
             from hpc_accel.parallel.batch_norm import synchronise_batch_norm
@@ -224,17 +247,14 @@ class _Prepare:
                 cast_outputs(module, output_dtypes)
         if recipe.offload == "activations":
             offload_activations(module)
-        wrapped = self._replicated(module)
-        if self.tensor_cut is not None:
-            self.partial += self.tensor_cut.partial_parameters(module)
-        return wrapped
+        return module
 
     def _replicated(self, module: nn.Module) -> nn.Module:
         place, recipe = self.place, self.recipe
         if place.layout.shard == "full":
             from hpc_accel.parallel.shard import shard
 
-            return shard(module, place, recipe, self.autocast_dtype, self.flow)
+            return shard(module, place, recipe, self.autocast_dtype, self.flow, self.deferred)
         if place.layout.dp > 1 and not self.later and recipe.average_every == 1:
             return replicate(module, place, recipe, self.device, may_idle=self.flow.may_idle)
         return module

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hpc_accel.parallel.hollow import Zeros, emptied, shell
+from hpc_accel.parallel.hollow import Zeros, emptied, shell, zeros_like
 from hpc_accel.parallel.seen import Given, Seen, beside
 from hpc_accel.workloads.block_chain import BlockChain, first_tensor
 from hpc_accel.workloads.nested import tensors_alone
@@ -147,7 +147,7 @@ class _Stage:
             if self.is_last and id(parameter) in self.unused:
                 continue
             del clone._parameters[key]
-            clone.__dict__[key] = parameter.new_zeros(()).expand(parameter.shape)
+            clone.__dict__[key] = zeros_like(parameter)
             self.elsewhere.append((clone, key))
 
     def _entrance(self, block: nn.Module, name: str) -> nn.Module:

@@ -42,12 +42,17 @@ def emptied(module: nn.Module) -> nn.Module:
     """A copy, children too, with plain values in place of parameters and buffers."""
     clone = shell(module)
     for key, value in [*clone._parameters.items(), *clone._buffers.items()]:
-        clone.__dict__[key] = None if value is None else value.detach().new_zeros(()).expand(value.shape)
+        clone.__dict__[key] = None if value is None else zeros_like(value)
     clone._parameters.clear()
     clone._buffers.clear()
     for key, child in clone._modules.items():
         clone._modules[key] = None if child is None else emptied(child)
     return clone
+
+
+def zeros_like(tensor: torch.Tensor) -> torch.Tensor:
+    """Zeros of this shape that take no room; on the CPU where the tensor has no values."""
+    return tensor.detach().new_zeros((), device="cpu" if tensor.is_meta else None).expand(tensor.shape)
 
 
 def is_hollow(module: nn.Module) -> bool:

@@ -67,7 +67,7 @@ def pieces_of(
         for long_name, parameter in module.named_parameters():
             if parameter.requires_grad:
                 name = model.names[plain(long_name)]
-                pieces = _pieces(name, parameter, shapes[name], place, divided.get(name))
+                pieces = pieces_of_parameter(name, parameter, shapes[name], place, divided.get(name))
                 yield from (replace(each, counts=False) if name in elsewhere else each for each in pieces)
 
 
@@ -81,12 +81,13 @@ def named_parameters(model: ParallelModel) -> list[tuple[str, nn.Parameter]]:
     ]
 
 
-def _pieces(
+def pieces_of_parameter(
     name: str, parameter: torch.Tensor, shape: tuple[int, ...], place: RankCoordinates, how: Division | None
 ) -> Iterator[Piece]:
+    """What this rank holds of one parameter of `shape`, which tensor parallelism divides as `how` says."""
     is_cut, is_sharded = how is not None, hasattr(parameter, "to_local")
     counts = (is_cut or place.tp_rank == 0) and (is_sharded or place.dp_rank == 0)
-    offset = _shard_start(parameter) if is_sharded else (0,) * len(shape)
+    offset = shard_start(parameter) if is_sharded else (0,) * len(shape)
     if how is None:
         yield Piece(name=name, parameter=parameter, start=offset, shape=shape, counts=counts, is_cut=False)
         return
@@ -103,7 +104,8 @@ def _pieces(
         seen += count
 
 
-def _shard_start(parameter: Any) -> tuple[int, ...]:
+def shard_start(parameter: Any) -> tuple[int, ...]:
+    """The index in the whole parameter of the first element of this rank's shard of it."""
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
     _, offset = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.pipelining import (
     PipelineStage,
     Schedule1F1B,
@@ -41,6 +40,7 @@ from hpc_accel.study.layout import SINGLE
 from hpc_accel.workloads.batch import Batch
 from hpc_accel.workloads.chain import Chain, is_sequence, layers_of
 from hpc_accel.workloads.control_flow import LOOKS
+from hpc_accel.workloads.deferred import NOT_FOLLOWED, needs_values, without_values
 from hpc_accel.workloads.nested import in_their_places, tensors_alone
 from hpc_accel.workloads.tensor_plan import Cut, planned
 from hpc_accel.workloads.tracer import buffers_kept
@@ -174,9 +174,10 @@ def boundary_tensors(
     """
     autocast = torch.autocast("cpu", dtype=autocast_dtype, enabled=autocast_dtype is not None)
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode, autocast:
+        with without_values(model) as mode, autocast:
             boundaries = _passed_on(model, sizes, tuple(map(mode.from_tensor, inputs)), written)
     except LOOKS:  # layers inside follow values, as a mixture of experts does
+        needs_values(model, NOT_FOLLOWED)
         with torch.random.fork_rng(devices=[]), autocast:
             boundaries = _passed_on(model, sizes, tuple(each.clone() for each in inputs), written)
     return [

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.workloads.batch import Batch
 from hpc_accel.workloads.block_chain import BlockChain, find_chain, first_tensor
+from hpc_accel.workloads.deferred import NOT_FOLLOWED, needs_values, without_values
 from hpc_accel.workloads.workload import Workload
 
 Given = tuple[tuple[Any, ...], dict[str, Any]]
@@ -61,9 +61,10 @@ def see(model: nn.Module, chain: BlockChain, given: Given, autocast_dtype: torch
 
     try:
         try:
-            with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            with without_values(model) as mode:
                 run(mode.from_tensor)
         except Exception:  # it looks at values, or has operations that torch cannot run without
+            needs_values(model, NOT_FOLLOWED)
             seen.returned.clear()
             with torch.random.fork_rng(devices=[]):
                 run(torch.clone)
@@ -80,11 +81,12 @@ def chain_without_values(workload: Workload, batch: Batch) -> BlockChain | None:
         return find_chain(workload.model, lambda model: workload.result_of(batch.call(model)), workload.blocks)
 
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        with without_values(workload.model) as mode:
             return found(batch.mapped(mode.from_tensor))
     except ConfigError:
         raise
     except Exception:  # it looks at values, or has operations that torch cannot run without
+        needs_values(workload.model, NOT_FOLLOWED)
         with torch.random.fork_rng(devices=[]):
             return found(batch)
 

@@ -7,7 +7,7 @@ strided parameters, those with sparse gradients, and of each block those of anot
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,9 +17,11 @@ from hpc_accel.errors import ConfigError
 from hpc_accel.parallel.boundary import own_written_inputs
 from hpc_accel.parallel.data import WIRE
 from hpc_accel.parallel.mesh import RankCoordinates
+from hpc_accel.parallel.pieces import shard_start
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.workloads.blocks import blocks_with_parameters
 from hpc_accel.workloads.control_flow import ControlFlow
+from hpc_accel.workloads.deferred import Deferred
 
 
 def shard(
@@ -28,8 +30,10 @@ def shard(
     recipe: Recipe,
     autocast_dtype: torch.dtype | None,
     flow: ControlFlow,
+    deferred: Deferred | None = None,
 ) -> nn.Module:
     """`module`, divided over the data-parallel ranks. Where `flow` says that blocks may be skipped, they are not units.
+    Of a `deferred` model each rank fills its shards, for which one parameter at a time is whole.
 
     Raises ConfigError where parameters may idle and torch is too old to exchange gradients all the same.
     """
@@ -42,6 +46,7 @@ def shard(
         ),
         "offload_policy": CPUOffloadPolicy() if recipe.offload == "parameters" else OffloadPolicy(),
     }
+    empty = {name: each for name, each in module.named_parameters() if each.is_meta}
     units = [] if flow.skips_blocks else _units(module)
     whole = {each for unit in units for each in left_whole(unit, list(unit.parameters()))}
     inside = {each for unit in units for each in unit.parameters()}
@@ -50,8 +55,27 @@ def shard(
         own_written_inputs(unit)  # FSDP2 gives a unit views, which autograd does not let it overwrite
         fully_shard(unit, **options, ignored_params=whole)
     fully_shard(module, **options, ignored_params=whole)
+    if deferred is not None and empty:
+        _fill(module, deferred, empty, place.submesh("dp"), offloaded=recipe.offload == "parameters")
     _exchange_of_idle(module, flow)
     return module
+
+
+@torch.no_grad()
+def _fill(
+    module: nn.Module, deferred: Deferred, empty: Mapping[str, nn.Parameter], mesh: Any, *, offloaded: bool
+) -> None:
+    """Give shards and what is left whole their values. `empty` are the whole parameters, by name, without values."""
+    type_ = "cpu" if offloaded else mesh.device_type
+    device = torch.device(type_, torch.cuda.current_device()) if type_ == "cuda" else torch.device(type_)
+    deferred.fill([module], device)
+    module._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor)
+    for name, parameter in module.named_parameters():
+        if hasattr(parameter, "to_local"):
+            part = deferred.tape.value(empty[name])
+            for dim, (start, length) in enumerate(zip(shard_start(parameter), parameter.to_local().shape, strict=True)):
+                part = part.narrow(dim, start, length) if length else part.narrow(dim, 0, 0)
+            parameter.to_local().copy_(part)
 
 
 def _units(module: nn.Module) -> list[nn.Module]:

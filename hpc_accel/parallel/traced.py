@@ -16,6 +16,7 @@ from torch.distributed.pipelining.stage import _PipelineStageBase
 from hpc_accel.parallel.boundary import Dtypes
 from hpc_accel.parallel.draws import name_draws
 from hpc_accel.parallel.mesh import RankCoordinates
+from hpc_accel.workloads.deferred import needs_values
 from hpc_accel.workloads.tracer import traced
 from hpc_accel.workloads.workload import Workload
 
@@ -51,6 +52,7 @@ def trace(
 
     Raises ConfigError as `traced` does.
     """
+    needs_values(workload.model, "stages of a model that is neither a Sequential nor a chain of blocks")
     inputs = workload.batch_of([0] * place.micro_batch_size).args
     pipe = traced(workload.model, inputs, [sum(split[:stage]) for stage in range(1, len(split))], autocast_dtype)
     name_draws(pipe.get_stage_module(index) for index in range(pipe.num_stages))

@@ -9,6 +9,7 @@ import torch
 from hpc_accel.runtime.precision import AUTOCAST
 from hpc_accel.study.run import Run
 from hpc_accel.study.stage_partition import automatic_split
+from hpc_accel.workloads.deferred import needs_values
 from hpc_accel.workloads.workload import Workload
 
 
@@ -25,6 +26,7 @@ def stage_sizes(run: Run, workload: Workload, device: torch.device, comm: Any) -
     facts = facts_of_built(workload, run.workload, run.seed)
     if run.layout.split == "auto":
         return automatic_split(facts, run.layout.num_stages)
+    needs_values(workload.model, "split: measured, for which one rank runs every layer")
     times_s = None
     if comm.Get_rank() == 0:
         from hpc_accel.parallel.layer_times import layer_times_s

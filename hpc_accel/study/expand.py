@@ -55,6 +55,7 @@ def resolve_workload(choice: WorkloadChoice) -> WorkloadSpec:
             optimizer=_optimizer(choice.optimizer, builtin.optimizer),
             sources=_sources(builtin.entry, choice.args, _optimizer(choice.optimizer, builtin.optimizer)),
             last_batch=choice.last_batch,
+            meta=choice.meta,
         )
     if choice.global_batch_size is None:
         raise ConfigError(
@@ -70,6 +71,7 @@ def resolve_workload(choice: WorkloadChoice) -> WorkloadSpec:
         optimizer=choice.optimizer or Optimizer(),
         sources=_sources(choice.entry, choice.args, choice.optimizer or Optimizer()),
         last_batch=choice.last_batch,
+        meta=choice.meta,
     )
 
 

@@ -95,20 +95,7 @@ def _measure(run: Run) -> Iterator[ConfigError]:
 def _model(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
     layout = run.layout
     chunks = f" x {layout.stages_per_rank} stages" if layout.stages_per_rank > 1 else ""
-    if facts.is_stream and run.workload.last_batch == "keep":
-        yield refusal(
-            run,
-            "last_batch keep with a stream",
-            "a stream is read in whole global batches; what fills none at its end is left out",
-            "set last_batch: drop",
-        )
-    if facts.result == "loss" and layout.pp > 1 and run.workload.last_batch == "keep" and not facts.is_stream:
-        yield refusal(
-            run,
-            f"last_batch keep with pp {layout.pp} of a model that returns its loss",
-            "stages know one shape, so what fills up the last batch would count in the model's own loss",
-            "set last_batch: drop, or return a loss function from build()",
-        )
+    yield from _last_batch(run, facts)
     if facts.num_samples is not None and run.workload.global_batch_size > facts.num_samples:
         yield refusal(
             run,
@@ -135,6 +122,8 @@ def _model(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
     if layout.pp > 1 and (not facts.sequential or layout.schedule in V_SHAPED):
         yield from _tied(run, facts)
     yield from model_recipe_refusals(run, facts)
+    if run.workload.meta:
+        yield from _without_values(run, facts)
     if isinstance(layout.split, tuple) and len(layout.split) == layout.num_stages:
         yield from _split(run, layout.split, facts)
     if layout.sequence_parallel and layout.tp > 1:
@@ -159,6 +148,35 @@ def _model(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
             f"tp {layout.tp} with {facts.half_divided[0]}, which shares a parameter with a module outside the plan",
             "tied weights are divided alike wherever they are used",
             "name both in the tensor_plan (an embedding as 'vocabulary', its head as 'gather'), or neither",
+        )
+
+
+def _without_values(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
+    """What needs the values of a whole model, which no rank has."""
+    if run.layout.pp > 1 and not facts.sequential:
+        rule = "without values stages are cut between children of a Sequential, or blocks that run one after the other"
+        yield refusal(
+            run, f"pp {run.layout.pp} of a model with meta: true", rule, "use dp, shard or tp; or leave meta out"
+        )
+    if run.layout.pp > 1 and run.layout.split == "measured":
+        rule = "one rank runs every layer to measure it, and with meta: true no rank has all layers"
+        yield refusal(run, "split: measured with meta: true", rule, "use split: auto, or leave meta out")
+
+
+def _last_batch(run: Run, facts: ModelFacts) -> Iterator[ConfigError]:
+    if facts.is_stream and run.workload.last_batch == "keep":
+        yield refusal(
+            run,
+            "last_batch keep with a stream",
+            "a stream is read in whole global batches; what fills none at its end is left out",
+            "set last_batch: drop",
+        )
+    if facts.result == "loss" and run.layout.pp > 1 and run.workload.last_batch == "keep" and not facts.is_stream:
+        yield refusal(
+            run,
+            f"last_batch keep with pp {run.layout.pp} of a model that returns its loss",
+            "stages know one shape, so what fills up the last batch would count in the model's own loss",
+            "set last_batch: drop, or return a loss function from build()",
         )
 
 

@@ -11,7 +11,14 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from hpc_accel.study.base import MemoryMb, Minutes, PositiveInt, StrictModel, checked_name
 from hpc_accel.study.infer_options import Infer
@@ -36,6 +43,16 @@ class WorkloadSpec(StrictModel):
     """Digests of the user's files that it depends on, by path (sources.py): who edits one measures another run."""
     last_batch: Literal["drop", "keep"] = "drop"
     """An epoch's last, incomplete global batch: left out, or trained on with fewer samples."""
+    meta: Annotated[bool, Field(strict=True)] = False
+    """Whether the model is built without values, of which each rank makes those of its own part."""
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A run that does not use `meta` keeps the digest that it had before there was one."""
+        content: dict[str, Any] = whole(self)
+        if not content.get("meta"):
+            content.pop("meta", None)
+        return content
 
     _name = field_validator("name")(checked_name)
 
@@ -152,10 +169,19 @@ class Measure(StrictModel):
 
 
 class Checkpoint(StrictModel):
-    """When a run saves what it needs to go on: always at a warning signal, and every so many steps if asked."""
+    """When and how a run saves what it needs to go on: always at a warning signal, and every so many steps.
+
+    Without `every_steps` the interval follows from what a save takes and how often nodes fail (train/interval.py).
+    `asynchronous` saves take host memory for a copy of the state, and training goes on meanwhile. `start_from` is the
+    directory of another run, of any layout, whose newest checkpoint this one goes on from; or one of its checkpoints.
+    """
 
     every_steps: PositiveInt | None = None
     keep: Annotated[int, Field(ge=1, strict=True)] = 2
+    asynchronous: bool = True
+    start_from: Annotated[str, Field(min_length=1)] | None = None
+    node_mtbf_h: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Mean time between failures of one node; the site's, unless the study says another."""
 
 
 class Run(StrictModel):
@@ -203,6 +229,11 @@ def run_id(run: Run) -> str:
         content["resources"].pop(key)
     for part in content["resources"]["node_kinds"] or ():
         part.pop("memory_mb")  # a node kind's partition stays: it says on which nodes these ranks compute
+    saving = content["checkpoint"]
+    saving.pop("node_mtbf_h")
+    for key in ("asynchronous", "start_from"):
+        if saving[key] == Checkpoint.model_fields[key].default:
+            saving.pop(key)
     options = deciding(content["resources"].pop("sbatch_options"))
     if options:
         content["resources"]["sbatch_options"] = options

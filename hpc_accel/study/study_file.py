@@ -51,6 +51,7 @@ class WorkloadChoice(StrictModel):
     global_batch_size: PositiveInt | None = None
     optimizer: Optimizer | None = None
     last_batch: Literal["drop", "keep"] = "drop"
+    meta: Annotated[bool, Field(strict=True)] = False
     layouts: Layouts | Literal["auto"] | None = None
     recipes: Recipes | None = None
     infer: InferChoice | None = None

@@ -10,6 +10,7 @@ Read it in this order:
   linears, tensor_plan, kv_cache, batch_norms    what a model says of tensor parallelism and of generation
   transformers_plan, certain_plan    what is known of tensor parallelism where the model's author says nothing
   parameter_groups, optimizers, schedules    what updates the weights, by names of parameters
+  tape, recorder, deferred, weight_files    models built without values, and what gives a part of one its own
   twin                        a smaller model of the same kind, with fewer of its alike blocks
   counting, count_facts, optimizer_facts, facts_without_weights    operations, memory and sizes for the planner
   sixteen_bits, alone         whether a model runs under autocast; a world of one for what talks to other ranks

@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpc_accel.workloads.batch import Batch, own_loss
 from hpc_accel.workloads.blocks import blocks_of
+from hpc_accel.workloads.deferred import stand_in
 from hpc_accel.workloads.nested import HALVES, all_raised, raised
 from hpc_accel.workloads.stream import spread_over
 from hpc_accel.workloads.workload import Workload
@@ -166,7 +167,10 @@ def _fake_mode(parameters: Iterable[torch.Tensor]) -> FakeTensorMode | None:
     own = list(parameters)
     if any(isinstance(each, FakeTensor) for each in own):
         return None
-    large = sum(each.numel() * each.element_size() for each in own) > LARGEST_WITH_VALUES_BYTES
+    large = (
+        any(each.is_meta for each in own)
+        or sum(each.numel() * each.element_size() for each in own) > LARGEST_WITH_VALUES_BYTES
+    )
     return FakeTensorMode(allow_non_fake_inputs=True) if large else None
 
 
@@ -177,7 +181,7 @@ def _loss_of(workload: Workload, outputs: Any, batch: Batch) -> torch.Tensor:
 def _copy(tensor: torch.Tensor, fake: FakeTensorMode | None) -> torch.Tensor:
     """Another leaf of the same values, or of none."""
     if fake is not None:
-        return fake.from_tensor(tensor)
+        return stand_in(tensor).requires_grad_(tensor.requires_grad) if tensor.is_meta else fake.from_tensor(tensor)
     return tensor.detach().clone().requires_grad_(tensor.requires_grad)
 
 

@@ -18,22 +18,52 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from hpc_accel.errors import ConfigError, HpcAccelError
 from hpc_accel.study.run import WorkloadSpec
 from hpc_accel.workloads.certain_plan import plan_inside
+from hpc_accel.workloads.deferred import Deferred
 from hpc_accel.workloads.nested import shapes_of
 from hpc_accel.workloads.stream import Stream, is_stream, num_samples_of
+from hpc_accel.workloads.weight_files import load_weights
 from hpc_accel.workloads.workload import Metric, Workload
 
 
 def build(spec: WorkloadSpec, seed: int) -> Workload:
     """The workload of a run. `seed` fixes what it draws from torch, NumPy and `random`: alike on every rank.
 
-    Raises ConfigError (value, rule, remedy) for anything the user's module gets wrong.
+    Of a workload with `meta`, parameters have the values that every layout gives them. Raises ConfigError (value, rule,
+    remedy) for anything the user's module gets wrong.
     """
+    built = build_deferred(spec, seed)
+    if built.deferred is not None:
+        with users_code(spec.entry):
+            built.deferred.fill([built.model])
+    return built
+
+
+def build_deferred(spec: WorkloadSpec, seed: int) -> Workload:
+    """The same; of a workload with `meta`, parameters have no values before `Workload.deferred` fills them."""
+    if not spec.meta:
+        return build_at_once(spec, seed)
+    deferred = Deferred(seed)
     with users_code(spec.entry):
-        return checked(spec.entry, _called(spec, seed), seed, spec.global_batch_size)
+        with deferred.building():
+            built = checked(spec.entry, _called(spec, seed), seed, spec.global_batch_size)
+        if built.weights:
+            load_weights(built.model, built.weights, deferred)
+        deferred.finish(built.model)
+        return replace(built, deferred=deferred)
+
+
+def build_at_once(spec: WorkloadSpec, seed: int) -> Workload:
+    """As build() makes it, whatever `meta` says."""
+    with users_code(spec.entry):
+        built = checked(spec.entry, _called(spec, seed), seed, spec.global_batch_size)
+        if built.weights and not any(isinstance(each, FakeTensor) for each in built.model.parameters()):
+            load_weights(built.model, built.weights, None)
+        return built
 
 
 def _called(spec: WorkloadSpec, seed: int) -> Any:
@@ -48,6 +78,12 @@ def _called(spec: WorkloadSpec, seed: int) -> Any:
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:
+        if spec.meta and "meta tensor" in str(error):
+            raise ConfigError(
+                f"entry {spec.entry!r} with meta: true: {error}",
+                "with meta: true parameters have no values before a rank needs them: build() sets them and reads none",
+                "do not move, save, print or compare weights in build(), or leave meta out",
+            ) from error
         raise ConfigError(
             f"entry {spec.entry!r} raised {type(error).__name__}: {error}",
             "the function builds the model, the loss and the data without failing",

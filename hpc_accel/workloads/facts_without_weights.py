@@ -21,6 +21,7 @@ from hpc_accel.study.model_facts import ModelFacts
 from hpc_accel.study.run import WorkloadSpec
 from hpc_accel.workloads import entry
 from hpc_accel.workloads.count_facts import describe
+from hpc_accel.workloads.deferred import is_empty
 from hpc_accel.workloads.optimizer_facts import optimizer_facts
 from hpc_accel.workloads.workload import Workload
 
@@ -50,6 +51,8 @@ def facts_of(spec: WorkloadSpec, seed: int) -> ModelFacts:
     `optimizer_facts` do.
     """
     with entry.users_code(spec.entry):
+        if spec.meta:
+            entry.build_deferred(spec, seed)  # what it refuses is told before anything is queued
         workload, facts = _described(spec, seed, tries_cut=True)
         return replace(facts, optimizer=optimizer_facts(spec.optimizer, workload.model, facts.sparse_gradients))
 
@@ -57,20 +60,20 @@ def facts_of(spec: WorkloadSpec, seed: int) -> ModelFacts:
 def _described(spec: WorkloadSpec, seed: int, *, tries_cut: bool) -> tuple[Workload, ModelFacts]:
     try:
         with _parameters_up_to(LARGEST_WITH_VALUES_BYTES):
-            workload = entry.build(spec, seed)
+            workload = entry.build_at_once(spec, seed)
             return workload, describe(workload, tries_cut=tries_cut)
     except _TooLargeError:
         pass
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
-            workload = entry.build(spec, seed)
+            workload = entry.build_at_once(spec, seed)
         return workload, describe(workload, tries_cut=tries_cut)
     except ConfigError as error:
         without_values = error
     # Something looks at values (`labels.max().item()`): then for real, if this machine can hold it.
     try:
         with _parameters_up_to(int(SHARE_OF_MEMORY * free_memory_bytes())):
-            workload = entry.build(spec, seed)
+            workload = entry.build_at_once(spec, seed)
             return workload, describe(workload, tries_cut=tries_cut)
     except _TooLargeError:
         raise ConfigError(
@@ -85,9 +88,8 @@ def facts_of_built(workload: Workload, spec: WorkloadSpec, seed: int, *, tries_c
     """Facts of a workload that is built already, without its optimizer; it is run if it is small."""
     num_bytes = sum(each.numel() * each.element_size() for each in workload.model.parameters())
     with entry.users_code(spec.entry):
-        if num_bytes <= LARGEST_WITH_VALUES_BYTES:
-            return describe(workload, tries_cut=tries_cut)
-        return _described(spec, seed, tries_cut=tries_cut)[1]
+        runs = num_bytes <= LARGEST_WITH_VALUES_BYTES and not is_empty(workload.model)
+        return describe(workload, tries_cut=tries_cut) if runs else _described(spec, seed, tries_cut=tries_cut)[1]
 
 
 @contextmanager

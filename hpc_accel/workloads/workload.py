@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from hpc_accel.workloads.batch import Batch, BatchRules, own_loss
+from hpc_accel.workloads.deferred import Deferred
 from hpc_accel.workloads.stream import spread_over
 from hpc_accel.workloads.tensor_plan import Plan
 
@@ -77,6 +78,9 @@ class Workload:
     weight: (targets) -> how much they count, for a loss that is no mean over samples and whose weights cannot be found
         by measurement: the global batch's loss is sum(weight L) / sum(weight) over its parts. The targets are the
         collated ones; with loss None those of the labels, or the whole batch.
+    weights: path of a safetensors file, or of a directory of them, with the model's parameters by their names; with
+        `meta: true` each rank reads only what it holds.
+    deferred: how parameters come by their values, where the study says `meta: true`; not the user's to set.
     """
 
     model: torch.nn.Module
@@ -89,6 +93,8 @@ class Workload:
     metric: Metric | None = None
     weight: Callable[[Any], torch.Tensor | float] | None = None
     gather_outputs: bool = False
+    weights: str = ""
+    deferred: Deferred | None = None
 
     @property
     def rules(self) -> BatchRules:

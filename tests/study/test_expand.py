@@ -345,3 +345,17 @@ def test_a_learning_rate_alone_keeps_the_built_ins_optimizer():
     assert (made.optimizer.name, made.optimizer.learning_rate) == ("adamw", 0.1)
     other = resolve_workload(study(workload={"name": "lm", "optimizer": {"name": "sgd"}}).workloads[0])
     assert (other.optimizer.name, other.optimizer.learning_rate) == ("sgd", 0.01)
+
+
+@pytest.mark.parametrize(
+    ("layout", "sequential", "told"),
+    [
+        ({"pp": 2}, False, "pp 2 of a model with meta: true"),
+        ({"pp": 2, "split": "measured"}, True, "split: measured with meta: true"),
+    ],
+)
+def test_what_needs_all_values_is_refused_of_a_model_without(layout, sequential, told):
+    content = {"workload": {"name": "mlp", "meta": True}, "layouts": [layout]}
+    assert any(told in each for each in refused(content, facts(sequential=sequential)))
+    content["workload"]["meta"] = False
+    assert not any(told in each for each in refused(content, facts(sequential=sequential)))

@@ -39,7 +39,9 @@ def test_without_values_the_facts_are_the_same(name, monkeypatch):
 
 def test_a_small_model_is_built_once_and_with_values(monkeypatch):
     built = []
-    monkeypatch.setattr(entry, "build", lambda *args, real=entry.build: built.append(real(*args)) or built[-1])
+    monkeypatch.setattr(
+        entry, "build_at_once", lambda *args, real=entry.build_at_once: built.append(real(*args)) or built[-1]
+    )
     facts_without_weights.facts_of(spec("mlp"), seed=0)
     assert len(built) == 1
     assert built[0].model[0].weight.abs().sum().item() > 0

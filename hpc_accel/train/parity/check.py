@@ -58,7 +58,7 @@ def check_parity(
 
     Raises ConfigError on every rank where ranks built other weights from the same seed.
     """
-    workload = build_still(run, raised=True)
+    workload = build_still(run, raised=True, filled=False)
     _refuse_other_weights(comm, workload)
     norms = verdict.norms_of(workload.model)
     halves, wide = _types(run)
@@ -87,7 +87,7 @@ def check_parity(
 
 def _refuse_other_weights(comm: Any, workload: Workload) -> None:
     """Raise ConfigError where a rank's initial weights are not those of rank 0."""
-    mine = each_weight(workload.model)
+    mine = each_weight(workload)
     first = comm.bcast(mine, root=0)
     names = [name for name in first if mine.get(name) != first[name]] or sorted(set(mine) ^ set(first))
     wrong = next(((rank, name) for rank, name in enumerate(comm.allgather(names[0] if names else None)) if name), None)
@@ -117,7 +117,7 @@ def _split_of(
 
 def _types(run: Run) -> tuple[str, str]:
     """The 16-bit type that the user's weights have, or ""; and the type that the layout is proven in."""
-    workload = build_still(run, raised=False)
+    workload = build_still(run, raised=False, filled=False)
     types = {each.dtype for each in workload.model.parameters()}
     half = next((str(each).removeprefix("torch.") for each in types if each in HALVES), "")
     return half, "fp64" if torch.float64 in types else "fp32"

@@ -7,6 +7,7 @@ updated show, and little enough that rounding does not grow. So the rates are pa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -62,11 +63,24 @@ class Trajectory:
     """Of each step: the weight of the global batch, which losses are divided by."""
 
 
-def build_still(run: Run, *, raised: bool, twin: Twin | None = None, double: bool = False) -> Workload:
-    """The workload with nothing dropped, or a twin of it; `raised`: weights of 16 bits in fp32; `double`: in fp64."""
-    workload = entry.build(run.workload, run.seed)
+def build_still(
+    run: Run, *, raised: bool, twin: Twin | None = None, double: bool = False, filled: bool = True
+) -> Workload:
+    """The workload with nothing dropped, or a twin of it; `raised`: weights of 16 bits in fp32; `double`: in fp64.
+
+    Not `filled`, parameters of a model built on the meta device have no values yet.
+    """
+    workload = entry.build_deferred(run.workload, run.seed)
     if twin is not None:
         keep_blocks(workload, twin.blocks)
+    with workload.deferred.recording() if workload.deferred is not None else nullcontext():
+        workload = _stilled(workload, raised=raised, double=double)
+    if filled and workload.deferred is not None:
+        workload.deferred.fill([workload.model])
+    return workload
+
+
+def _stilled(workload: Workload, *, raised: bool, double: bool) -> Workload:
     drop_nothing(workload.model)
     if raised and any(each.dtype in HALVES for each in workload.model.parameters()):
         workload.model.float()

@@ -17,6 +17,7 @@ from hpc_accel.train.parity.engine import Engine
 from hpc_accel.train.parity.room import free_bytes
 from hpc_accel.train.parity.together import Together
 from hpc_accel.workloads.stream import spread_over
+from hpc_accel.workloads.workload import Workload
 
 MOST_MEASURED = 64
 """Samples on which the mean is measured."""
@@ -46,7 +47,7 @@ class Dependence(BaseModel):
 def measure_facts(engine: Engine) -> dict[str, Any]:
     """What is measured of model, loss and data before any step."""
     samples = spread_over(engine.workload.dataset, MOST_MEASURED)
-    weights = digest_of_weights(engine.workload.model)
+    weights = digest_of_weights(engine.workload)
     measured = Together(engine, samples)
     mean = measured.mean()
     layers = [type(each).__name__ for each in engine.workload.model.modules() if isinstance(each, _BatchNorm)]
@@ -66,17 +67,23 @@ def measure_facts(engine: Engine) -> dict[str, Any]:
     }
 
 
-def digest_of_weights(model: torch.nn.Module) -> int:
+def digest_of_weights(workload: Workload) -> int:
     """A number of 32 bits for all parameters and buffers."""
     value = 0
-    for each in each_weight(model).values():
+    for each in each_weight(workload).values():
         value = zlib.crc32(str(each).encode(), value)
     return value
 
 
-def each_weight(model: torch.nn.Module) -> dict[str, int]:
-    """A number for every parameter and buffer of a whole model."""
-    return {name: digest_of_sample(each) for name, each in [*model.named_parameters(), *model.named_buffers()]}
+def each_weight(workload: Workload) -> dict[str, int]:
+    """A number for every parameter and buffer of a whole model; of one without values, for what makes them."""
+    deferred = workload.deferred
+
+    def number(tensor: torch.Tensor) -> int:
+        return digest_of_sample(deferred.tape.recipe(tensor) if deferred is not None and tensor.is_meta else tensor)
+
+    named = [*workload.model.named_parameters(), *workload.model.named_buffers()]
+    return {name: number(each) for name, each in named}
 
 
 def count_step_flops(engine: Engine) -> tuple[int | None, str]:

@@ -12,6 +12,7 @@ from hpc_accel.record.parity import Twin
 from hpc_accel.runtime.step import Stepper
 from hpc_accel.study.run import Run
 from hpc_accel.workloads import entry
+from hpc_accel.workloads.deferred import moved
 from hpc_accel.workloads.twin import alike_blocks, bytes_of_blocks
 from hpc_accel.workloads.workload import Workload
 
@@ -27,7 +28,7 @@ def twins_that_may_fit(run: Run, device: torch.device) -> list[Twin | None]:
     A model without alike blocks has no twin. Of another the estimate says how many blocks to begin with; each further
     try has a quarter fewer.
     """
-    workload = entry.build(run.workload, run.seed)
+    workload = entry.build_deferred(run.workload, run.seed)
     whole, one = bytes_of_blocks(workload)
     alike = alike_blocks(workload)
     del workload
@@ -71,5 +72,5 @@ def make_room(stepper: Stepper, workload: Workload, device: torch.device) -> Non
         if storage.resizable():  # pinned host memory, where parameters are offloaded to, is not
             storage.resize_(0)
     if not shards:
-        workload.model.cpu()
+        moved(workload.model, "cpu")
     forget(device)  # schedules and wrapped stages refer to each other

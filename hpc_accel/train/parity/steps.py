@@ -73,7 +73,7 @@ def take_steps(
 
     As many as the study compares, or `num_steps`, of which all gradients are kept.
     """
-    workload = build_still(run, raised=raised, twin=reference.twin, double=raised and reference.is_double)
+    workload = build_still(run, raised=raised, twin=reference.twin, double=raised and reference.is_double, filled=False)
     shapes, divided = (
         shapes_of(workload.model),
         divisions(workload.model, planned(workload.model, workload.tensor_plan)) if place.layout.tp > 1 else {},

@@ -81,7 +81,7 @@ def content_of(run: Run, workload: Workload) -> dict[str, Any]:
         "workload": run.workload.model_dump(mode="json", exclude={"optimizer", "name", "sources"}),
         "seed": run.seed,
         "steps": run.measure.parity_steps,
-        "weights": digest_of_weights(workload.model),
+        "weights": digest_of_weights(workload),
         "samples": [digest_of_sample(dataset[Drawn(index, 0)]) for index in looked_at],
         "num_samples": total,
         "sources": sources(run.workload.entry, run.workload.args),
@@ -202,7 +202,7 @@ def compute_missing(runs: Sequence[Run], directory: Path, device: torch.device) 
     """
     _world_of_one(device)
     first = runs[0]
-    workload, own = build_still(first, raised=True), build_still(first, raised=False)
+    workload, own = build_still(first, raised=True, filled=False), build_still(first, raised=False, filled=False)
     refuse_same_model(workload, own)
     content, halves = content_of(first, workload), has_halves(own)
     del workload, own  # the serial run needs their room

@@ -17,6 +17,7 @@ from torch import nn
 from hpc_accel.errors import ConfigError
 from hpc_accel.workloads.builtin.hf_tasks import make_task
 from hpc_accel.workloads.builtin.optional_packages import check_installed
+from hpc_accel.workloads.deferred import is_building
 from hpc_accel.workloads.tensor_plan import Plan
 from hpc_accel.workloads.transformers_plan import as_patterns, mark, plan_of
 from hpc_accel.workloads.workload import Workload
@@ -50,13 +51,15 @@ def build(
     os.environ["HF_HUB_OFFLINE"] = "1"
     resolved = _configuration(architecture, config, weights, dict(overrides or {}), is_causal=task == "causal")
     made = make_task(task, resolved, sequence, text, stride, tokenizer, folder)
-    model = Logits(_model(resolved, weights, made.auto_class), made.input_name)
+    later = weights is not None and is_building()
+    model = Logits(_model(resolved, None if later else weights, made.auto_class), made.input_name)
     return Workload(
         model=model,
         loss=made.loss,
         dataset=made.dataset,
         tensor_plan=as_patterns(model, plan_of(model.model, "model")) if tensor_plan is None else tensor_plan,
         metric=made.metric,
+        weights=str(_local(weights, "weights")) if later and weights is not None else "",
     )
 
 

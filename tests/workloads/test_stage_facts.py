@@ -29,7 +29,7 @@ def refused(workload, layout, **of_workload):
     )
     facts = describe(workload, tries_cut=True)
     (run,) = listed_runs(study, study.workloads[0], facts)
-    return [(each.value, each.rule) for each in refusals(run, study.resources, facts)]
+    return [(each.value.partition(": ")[2], each.rule) for each in refusals(run, study.resources, facts)]
 
 
 class Conditioned(nn.Module):

@@ -7,6 +7,8 @@
 # profiles/default/config.yaml is read with both: one measurement at a time on this machine, and a second try.
 import hashlib
 import json
+import os
+import signal
 import subprocess
 import time
 from functools import cache
@@ -187,6 +189,44 @@ ASKED["attempt"] = lambda _wildcards, attempt: attempt
 ASKED["start"] = "--submit" if SENT_FROM_HERE else "--no-submit"
 
 
+# A closed terminal ends the workflow as Ctrl-C does: by its default a SIGHUP would leave Snakemake's locks. A terminal
+# tells the whole process group, `kill -HUP` this process alone, which would wait for the others.
+def interrupt(number, _frame):
+    if number == signal.SIGHUP:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        for pid in below():
+            os.kill(pid, signal.SIGINT)
+    raise KeyboardInterrupt
+
+
+def below():
+    """Processes of this group that this process started, and what those started."""
+    listed = subprocess.run(
+        ["ps", "-e", "-o", "pid=,ppid=,pgid="], capture_output=True, text=True
+    )
+    found, ours = [], {os.getpid()}
+    for pid, parent, group in sorted(
+        [int(word) for word in line.split()] for line in listed.stdout.splitlines()
+    ):
+        if parent in ours and group == os.getpgrp():
+            ours.add(pid)
+            found.append(pid)
+    return found
+
+
+if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+    signal.signal(signal.SIGHUP, interrupt)
+
+
+def beside(command, logs):
+    """Start a command that has an eye on this process, out of reach of what a terminal sends."""
+    if logs:
+        subprocess.Popen(
+            ["hpc-accel", command, str(os.getpid()), str(logs[0])],
+            start_new_session=True,
+        )
+
+
 wildcard_constraints:
     run_id="[A-Za-z0-9_.+-]+",
 
@@ -208,6 +248,20 @@ report: "workflow/report/workflow.rst"
 # Why rules and runs failed, below what Snakemake says. A run that failed is a result, so also of a workflow without an
 # error.
 FAILURES = "hpc-accel failures {RESULTS:q} --logs logs/{RESULTS:q} --since {STARTED}"
+
+
+# Why jobs wait is told while they do. A Slurm that does not answer must not hold who presses Ctrl-C.
+onstart:
+    if getattr(workflow.executor_plugin, "name", "") == "slurm":
+
+        def leave(number, frame):
+            signal.signal(signal.SIGINT, interrupt)
+            beside("leave-queue", log)
+            interrupt(number, frame)
+
+        signal.signal(signal.SIGINT, leave)
+        signal.signal(signal.SIGHUP, leave)
+        beside("watch-queue", log)
 
 
 # A job that was killed without a word leaves no record: the others are reported all the same.

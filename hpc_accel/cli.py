@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from hpc_accel.bench.cli import bench
 from hpc_accel.check.cli import check, sources
 from hpc_accel.errors import HpcAccelError, UsageError
-from hpc_accel.jobs.cli import failures, run_script
+from hpc_accel.jobs.cli import failures, leave_queue, run_script, watch_queue
 from hpc_accel.leave import run_and_leave
 
 app = typer.Typer(
@@ -26,6 +26,8 @@ app.command()(check)
 app.command()(sources)
 app.command(hidden=True)(run_script)
 app.command(hidden=True)(failures)
+app.command(hidden=True)(watch_queue)
+app.command(hidden=True)(leave_queue)
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file, for example studies/quickstart.yaml.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run.json that `hpc-accel plan` wrote.")]
 MAX_REFUSED_SHOWN = 10

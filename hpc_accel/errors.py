@@ -1,6 +1,6 @@
 """Errors for people: the offending value, the rule it breaks, and the remedy, with an exit code a script can act on.
 
-The exit codes follow sysexits where one fits: 64 usage, 65 bad data, 70 non-finite or internal,
+The exit codes follow sysexits where one fits: 64 usage, 65 bad data, 70 non-finite, drifted or internal,
 73 cannot create, 74 input/output, 75 retryable (preempted, hung), 78 bad configuration.
 """
 
@@ -49,6 +49,10 @@ class NonFiniteError(HpcAccelError):
         self.step = step
 
 
+class DriftError(NonFiniteError):
+    """Replicas of one model hold different weights: like a NaN, a state that nothing may go on from."""
+
+
 class CannotCreateError(HpcAccelError):
     """An output directory or file cannot be created."""
 
@@ -78,6 +82,7 @@ KINDS: tuple[type[HpcAccelError], ...] = (
     UsageError,
     DataError,
     NonFiniteError,
+    DriftError,
     CannotCreateError,
     InputOutputError,
     RetryableError,

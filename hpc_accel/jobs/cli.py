@@ -1,4 +1,4 @@
-"""What the workflow calls and nobody else: `hpc-accel run-script`, `hpc-accel failures`."""
+"""What the workflow calls and nobody else: `hpc-accel run-script`, `failures`, `watch-queue`, `leave-queue`."""
 
 from __future__ import annotations
 
@@ -40,3 +40,21 @@ def failures(
 
     for text in find(results, logs, since):
         typer.echo(f"\n{text}", err=True)  # where Snakemake writes too
+
+
+WorkflowPid = Annotated[int, typer.Argument(metavar="PID", help="Snakemake's process.")]
+WorkflowLog = Annotated[Path, typer.Argument(metavar="LOG", help="Snakemake's log.")]
+
+
+def watch_queue(pid: WorkflowPid, log: WorkflowLog) -> None:
+    """Say why the workflow's jobs wait in Slurm's queue, until it ends."""
+    from hpc_accel.jobs.queue import watch
+
+    watch(pid, log, lambda text: typer.echo(text, err=True))
+
+
+def leave_queue(pid: WorkflowPid, log: WorkflowLog) -> None:
+    """After Ctrl-C: end the workflow within seconds, and say which jobs could not be cancelled."""
+    from hpc_accel.jobs.queue import leave
+
+    leave(pid, log, lambda text: typer.echo(text, err=True))

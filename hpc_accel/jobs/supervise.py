@@ -27,8 +27,9 @@ from hpc_accel.jobs import allocation, attempt, daemons, placement
 from hpc_accel.jobs.again import Again
 from hpc_accel.jobs.allocation import Component
 from hpc_accel.jobs.child import Child
-from hpc_accel.jobs.diagnosis import diagnose, told_by_hang, told_by_ranks
+from hpc_accel.jobs.diagnosis import diagnose, lost_node, told_by_hang, told_by_ranks
 from hpc_accel.jobs.lock import only_attempt
+from hpc_accel.jobs.preflight import check_machine
 from hpc_accel.jobs.restart import decide_restart
 from hpc_accel.jobs.staging import StagedEnvironment
 from hpc_accel.study.sources import changed
@@ -61,7 +62,8 @@ class Settings:
 def supervise(directory: Path, command: Sequence[str], settings: Settings) -> int:
     """Launch `command`, whose records go to `directory`, and give the script's exit code.
 
-    Raises UsageError for an allocation of the wrong size, CannotCreateError where no records can be written.
+    Raises UsageError for an allocation of the wrong size, CannotCreateError where no records can be written, and what
+    `check_machine` raises.
     """
     environ = os.environ
     in_slurm = allocation.is_inside(environ)
@@ -76,6 +78,7 @@ def supervise(directory: Path, command: Sequence[str], settings: Settings) -> in
         environ.setdefault("OMPI_MCA_btl", "self,sm")
         if settings.wanted:
             command, directory = rehearse(directory, command)
+    check_machine(command, environ, tell, one_host=not in_slurm)
     if settings.result:
         return _supervise_program(directory, command, settings)
     attempt.check_writable(directory)
@@ -153,6 +156,8 @@ def _supervise_run(run_dir: Path, command: Sequence[str], settings: Settings) ->
             exit_code = exit_code or STOPPED  # mpirun can end with 0 when its daemons were stopped with it
     job = attempt.facts(environ, launched_unix_s=child.started_unix_s, exit_code=exit_code)
     failure = diagnose(exit_code, child.asked_to_stop, job["job_id"]) if exit_code else None
+    if child.lost_node and not child.asked_to_stop:
+        failure = lost_node(child.lost_node)
     for told in (told_by_hang, told_by_ranks):
         failure = failure and told(failure, run_dir, child.started_unix_s)
     if failure and failure.status == "cancelled" and job["job_id"] is None:

@@ -88,9 +88,11 @@ def _in_time(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         except BaseException as error:  # a broken driver library may raise anything, SystemExit too
             answer.put(_nothing(f"NVML: {nvml_boards.said(error)}"))
 
-    threading.Thread(target=run, name="gpu-facts", daemon=True).start()
     try:
+        threading.Thread(target=run, name="gpu-facts", daemon=True).start()
         return answer.get(timeout=TIMEOUT_S)
+    except RuntimeError as error:  # a limit on threads or memory
+        return _nothing(f"no thread to ask NVML: {error}")
     except queue.Empty:
         return _nothing(f"NVML did not answer within {TIMEOUT_S:g} s")
 

@@ -87,8 +87,8 @@ class GroupExecutor:
         else:
             staged = self._staged(collective, record)
         if self.debug:
-            mine = debug.describe(op, collective.detail, reads or writes)
-            staged = partial(self._compared, self.num_collectives, mine, staged)
+            what = debug.describe(op, collective.detail, reads or writes)
+            staged = partial(self._compared, debug.Call(self.num_collectives, what, debug.calling_line(op)), staged)
         result = writes if collective.result is None else collective.result
         timeout_s = seconds(getattr(opts, "timeout", None), self.timeout_s)
         work = CollectiveWork(self.queue, op, staged, result, timeout_s, record)
@@ -109,8 +109,8 @@ class GroupExecutor:
             return partial(device_call.run_on_device, communicate)
         return partial(device_call.run, communicate, elementwise=collective.elementwise and self.chunks)
 
-    def _compared(self, number: int, mine: str, staged: Callable[[], Any]) -> Any:
-        debug.compare(self.comm, number, mine)
+    def _compared(self, mine: debug.Call, staged: Callable[[], Any]) -> Any:
+        debug.compare(self.comm, mine)
         return staged()
 
     def try_all_reduce_here(self, tensor: Tensor, reduction: Reduction) -> bool:
@@ -133,7 +133,7 @@ class GroupExecutor:
         try:
             self.reducer.all_reduce(tensor, reduction)
         except MPI.Exception as error:
-            raise dist.DistBackendError(f"all_reduce: {error}") from error
+            raise dist.DistBackendError(debug.explained("all_reduce", [tensor], error)) from error
         finally:
             watchdog.end(key)
             self.queue.leave()

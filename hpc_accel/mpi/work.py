@@ -17,11 +17,13 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.futures import Future
 
-from hpc_accel.mpi import threads, watchdog
+from hpc_accel.mpi import debug, threads, watchdog
 from hpc_accel.mpi.collective_queue import CollectiveQueue
+from hpc_accel.mpi.launch import mpi
 from hpc_accel.mpi.staging import new_stream, staying_on
 from hpc_accel.mpi.timeline import Record
 
+MPI = mpi()
 INLINE_MIN_TIMEOUT_S = 300.0
 """A thread inside a blocking MPI call cannot time out. Callers with a shorter timeout wait outside of MPI."""
 
@@ -178,7 +180,9 @@ class CollectiveWork(MPIWork):
             if event is not None:
                 self.on_device = event
         except Exception as error:
-            self._failure = error if isinstance(error, RuntimeError | ValueError) else dist.DistBackendError(str(error))
+            if isinstance(error, MPI.Exception) or not isinstance(error, RuntimeError | ValueError):
+                error = dist.DistBackendError(debug.explained(self.op, self._result, error))
+            self._failure = error
         finally:
             watchdog.end(id(self))
 

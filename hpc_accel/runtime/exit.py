@@ -72,7 +72,7 @@ def _fail(directory: Path, error: BaseException) -> None:
         "kind": type(error).__name__,
         "message": str(error),
         "where": getattr(error, "where", None) or users_frame(error),
-        "remedy": getattr(error, "remedy", None),
+        "remedy": getattr(error, "remedy", None) or _known_remedy(error),
         "exit_code": code,
         "step": getattr(error, "step", None),
         "traceback": traceback.format_exc(),
@@ -91,6 +91,13 @@ def _fail(directory: Path, error: BaseException) -> None:
         # The others may be waiting for this rank, and would for ever.
         MPI.COMM_WORLD.Abort(code)
     raise SystemExit(code)
+
+
+def _known_remedy(error: BaseException) -> str | None:
+    """For what Python and torch say of a limit, which names no limit."""
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return "raise the limits on processes (ulimit -u) and on address space (ulimit -v)"
+    return None
 
 
 def _check_writable(directory: Path) -> None:

@@ -61,7 +61,12 @@ class GpuFrequency:
             return
         stop = threading.Event()
         thread = threading.Thread(target=self._look, args=(stop,), name="gpu-clock", daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # a limit on threads or memory
+            self._failed = f"no thread to look at the clock: {error}"
+            yield
+            return
         try:
             yield
         finally:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,16 +65,15 @@ def prepare(tmp_path: Path, layout: dict[str, Any], workload: dict[str, Any] | N
     return path.parent
 
 
-def start(directory: Path, fault: str = "", **environment: str) -> Started:
-    """Start the script in `directory`, with a fault of train/faults.py."""
+def start(directory: Path, fault: str = "", *, before: Sequence[str] = (), **environment: str) -> Started:
+    """Start the script in `directory`, with a fault of train/faults.py; `before` is a command that starts commands."""
     environ = {**os.environ, "PYTHONPATH": f"{directory.parent}:{ROOT}", "OMP_NUM_THREADS": "1", **environment}
     environ["PATH"] = f"{Path(sys.executable).parent}:{environ['PATH']}"
     if fault:
         environ |= {"HPC_ACCEL_TESTING": "1", "HPC_ACCEL_FAULT": fault}
     with (directory / "told.txt").open("a") as log:
-        process = subprocess.Popen(
-            ["bash", directory / "job.sbatch"], env=environ, stdout=log, stderr=log, text=True, start_new_session=True
-        )
+        command = [*before, "bash", str(directory / "job.sbatch")]
+        process = subprocess.Popen(command, env=environ, stdout=log, stderr=log, text=True, start_new_session=True)
     return Started(directory, process)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -251,7 +252,37 @@ def mismatches_are_named_in_debug_mode() -> None:
             raises(RuntimeError, "broadcast(root 0)", lambda: dist.broadcast(torch.ones(3), 0))
         else:
             raises(RuntimeError, "broadcast(root 0)", lambda: dist.all_reduce(torch.ones(3)))
+        raises(
+            RuntimeError,
+            "torch.float64",
+            lambda: dist.all_reduce(torch.ones(3, dtype=torch.float64 if rank == 0 else torch.float32)),
+        )
     finally:
+        executor.debug = debug.enabled()
+    dist.barrier()
+
+
+@case
+def swapped_all_reduces_are_named_by_their_lines_in_debug_mode() -> None:
+    rank = dist.get_rank()
+    executor = dist.group.WORLD.executor
+
+    def first() -> None:
+        dist.all_reduce(torch.ones(3))
+
+    def second() -> None:
+        dist.all_reduce(torch.full((3,), 10.0))
+
+    os.environ["HPC_ACCEL_MPI_DEBUG"] = "1"
+    executor.debug = True
+    try:
+        first()
+        second()
+        for function in (first, second):
+            line = f"group_cases.py:{function.__code__.co_firstlineno + 1}"
+            raises(RuntimeError, line, first if rank == 0 else second)
+    finally:
+        del os.environ["HPC_ACCEL_MPI_DEBUG"]
         executor.debug = debug.enabled()
     dist.barrier()
 

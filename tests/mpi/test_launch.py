@@ -134,3 +134,20 @@ def test_fewer_threads_still_work(level: str) -> None:
     output = check(result)
     assert output.count('"errors": []') == len(cases), output
     assert output.count(f"MPI gives MPI_THREAD_{level.upper()}") == 2, "said once by each rank"
+
+
+OTHER_DTYPE = """
+import torch, torch.distributed as dist, hpc_accel.mpi
+place = hpc_accel.mpi.init()
+dist.all_reduce(torch.ones(6, dtype=torch.float64 if place.rank == 0 else torch.float32))
+dist.all_reduce(torch.ones(6))
+hpc_accel.mpi.shutdown()
+"""
+
+
+@pytest.mark.mpi
+def test_another_dtype_on_one_rank_is_explained_without_debug_mode() -> None:
+    result = mpirun(2, ["-c", OTHER_DTYPE], 60)
+    assert result.returncode == 1
+    assert "rule: all ranks of a group call the same collectives" in result.stdout
+    assert "remedy: HPC_ACCEL_MPI_DEBUG=1" in result.stdout

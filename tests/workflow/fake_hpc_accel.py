@@ -58,7 +58,15 @@ def train(path: Path) -> int:
 
 def main() -> int:
     command = sys.argv[1]
-    if command in {"supervise", "pack", "run-script", "failures", "sources"}:  # what the workflow's jobs are made of
+    if command in {
+        "supervise",
+        "pack",
+        "run-script",
+        "failures",
+        "sources",
+        "watch-queue",
+        "leave-queue",
+    }:  # what the workflow's jobs are made of
         real_main()
     path = Path(sys.argv[2])
     places = write.Places(root=HERE, environment=Path(os.environ["FAKE_ENVIRONMENT"]))

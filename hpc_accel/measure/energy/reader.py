@@ -66,16 +66,21 @@ class Reader:
         self._due_ns: dict[str, int] = {}
         self._wanted: list[str] = []
         self._blocked = ""
-        self._thread = threading.Thread(target=self._run, name=f"energy-{source}", daemon=True)
-        self._thread.start()
+        try:
+            threading.Thread(target=self._run, name=f"energy-{source}", daemon=True).start()
+        except RuntimeError as error:  # a limit on threads, processes or memory: that costs the figure, not the run
+            self._blocked = f"{source}: its reader did not start: {error}"
 
     # The training thread's side: every wait is bounded.
 
     def wait_ready(self, deadline_s: float) -> list[SensorInfo]:
         """What the source has, by time.monotonic() `deadline_s`; a source that does not answer is absent."""
-        if not self._ready.wait(max(0.0, deadline_s - time.monotonic())):
+        remedy = "raise the limit on threads or memory (ulimit -u, ulimit -v)"
+        if not self._blocked and not self._ready.wait(max(0.0, deadline_s - time.monotonic())):
             self._blocked = f"{self.source}: did not answer within {DISCOVER_TIMEOUT_S:g} s at start"
-            return [absent(self.source, self._scope, self._blocked, "ask whether the driver hangs", present=True).info]
+            remedy = "ask whether the driver hangs"
+        if self._blocked:
+            return [absent(self.source, self._scope, self._blocked, remedy, present=True).info]
         return [sensor.info for sensor in self._sensors.values()]
 
     def own(self, keys: Iterable[str]) -> None:

@@ -27,6 +27,18 @@ def test_nothing_at_all_is_null_with_reasons(sysfs, clock):
     meter.close()
 
 
+def test_threads_that_do_not_start_cost_the_figure_and_nothing_else(sysfs, clock, monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    with trees.Rising(clock) as tree:
+        trees.rapl_zone(tree, sysfs, "intel-rapl:0", "package-0", 100.0)
+        monkeypatch.setattr("threading.Thread.start", refuse)
+        energy = measure(clock, 10.0)
+    assert energy.energy_j is None
+    assert "its reader did not start: can't start new thread" in energy.reason
+
+
 def test_the_shortest_sensible_window_is_that_of_the_totals_sensors(sysfs):
     with EnergyMeter(None) as meter:
         assert meter.min_window_s == 0

@@ -177,10 +177,10 @@ class _Steps:
             self.windows.append(self._attributed(window))
             if self._done < self._total:
                 self._save(stopping=stopping)
-        self.replicas.look(now=True)
-        self.replicas.close()
         self.session.hang.enter(hang.CHECKPOINT, self._done)
         self.saver.finish()
+        self.replicas.look(now=True)
+        self.replicas.close()
         self._stop.close()
         if self._instrumented:
             timeline.disable()
@@ -238,6 +238,7 @@ class _Steps:
     def _save(self, *, stopping: bool) -> None:
         session = self.session
         session.hang.enter(hang.CHECKPOINT, self._done)
+        self.saver.settle()  # a sound state counts, though the one that follows may not
         refuse_broken_weights(session.stepper, session.rank, self._done - 1)
         self.replicas.look(now=True)
         self.saver.save(

@@ -70,7 +70,7 @@ class Saver:
         stopping: bool,
         **values: Any,
     ) -> None:
-        """After `settle`: save the state after `step` steps, which is finite. `values` are told to the next attempt as well.
+        """After `settle`: save the finite state after `step` steps. `values` are told to the next attempt as well.
 
         Raises RetryableError when the run was asked to stop and is saved, InputOutputError when it could not be.
         """

@@ -34,7 +34,7 @@ from hpc_accel.measure import provenance
 from tests.faults.started import Started, gone, prepare, ranks_of, start
 
 HERE = Path(__file__).parent
-STEPS = 3000
+STEPS = 1000
 HANG_S = 6
 LAYOUTS: dict[str, dict[str, Any]] = {
     "dp": {"dp": 2},
@@ -77,7 +77,7 @@ def say(text: str) -> None:
 def made(directory: Path, layout: dict[str, Any]) -> Path:
     workload = {"entry": "tests.soak.model_of_soak:build", "global_batch_size": 32}
     measure = {"steps": STEPS, "metric_samples": 64, "hang_after_s": HANG_S}
-    return prepare(directory, layout, workload, checkpoint={"every_steps": 25}, measure=measure)
+    return prepare(directory, layout, workload, checkpoint={"every_steps": 20}, measure=measure)
 
 
 def begun(directory: Path) -> Started:
@@ -108,7 +108,7 @@ def interrupt(started: Started, draw: random.Random, outcome: Outcome) -> tuple[
     kind = draw.choices(["kill", "stop", "warn"], [5, 2, 3])[0]
     while not (started.directory / ".ready").exists() and started.process.poll() is None:
         time.sleep(0.02)
-    time.sleep(draw.uniform(0.05, 1.0))
+    time.sleep(draw.uniform(0.0, 0.5))
     if draw.random() < 0.5 and _moves(started.directory / "checkpoints", 2.0):
         outcome.in_saving += 1
         time.sleep(draw.uniform(0.0, 0.02))
@@ -129,7 +129,11 @@ def interrupt(started: Started, draw: random.Random, outcome: Outcome) -> tuple[
 
 def _is_rank(pid: int) -> bool:
     words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") if Path(f"/proc/{pid}").exists() else []
-    return b"train" in words and b"mpirun" not in words
+    return (
+        b"train" in words
+        and not any(words[0].endswith(name) for name in (b"mpirun", b"prterun"))
+        and b"--" not in words
+    )
 
 
 def _moves(directory: Path, within_s: float) -> bool:
@@ -188,31 +192,37 @@ def _kill(pid: int) -> None:
 def tried(root: Path, name: str, wanted: int, draw: random.Random, outcome: Outcome) -> dict[str, Any]:
     """One layout, undisturbed and disturbed."""
     place = root / name.replace(" ", "-")
-    whole, hurt = made(place / "whole", LAYOUTS[name]), made(place / "hurt", LAYOUTS[name])
+    whole = made(place / "whole", LAYOUTS[name])
     code = begun(whole).wait(300)
     if code:
         raise SystemExit(f"{name}: undisturbed it ends with {code}: {(whole / 'told.txt').read_text()[-3000:]}")
-    before = sum(outcome.interruptions.values())
-    done = disturbed(hurt, name, wanted, draw, outcome)
-    if not done:
-        outcome.count("hangs", f"{name}: never done")
-        return {"layout": name, "done": False}
+    before, attempts = sum(outcome.interruptions.values()), []
+    while (hurt := sum(outcome.interruptions.values()) - before) < wanted:
+        directory = made(place / f"hurt-{len(attempts)}", LAYOUTS[name])
+        if not disturbed(directory, name, wanted - hurt, draw, outcome):
+            outcome.count("hangs", f"{name}: never done")
+            break
+        compare(name, whole, directory, outcome)
+        attempts.append(read_json(directory / "summary.json")["checkpoints"]["attempts"])
+    return {
+        "layout": name,
+        "interruptions": sum(outcome.interruptions.values()) - before,
+        "attempts_of_each_run": attempts,
+        "num_weight_digests": len(weights_of(whole)),
+        "num_losses": len(losses_of(whole)),
+    }
+
+
+def compare(name: str, whole: Path, hurt: Path, outcome: Outcome) -> None:
+    """Count what differs between two runs that are done."""
     pairs: dict[str, Callable[[Path], dict[Any, Any]]] = {"weights": weights_of, "losses": losses_of}
     for what, read in pairs.items():
         expected, found = read(whole), read(hurt)
+        if not expected:
+            outcome.count(f"differing_{what}", f"{name}: there is nothing to compare")
         differing = [key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key)]
         if differing:
             outcome.count(f"differing_{what}", f"{name}: {len(differing)} of {len(expected)}, first {min(differing)}")
-    summary = read_json(hurt / "summary.json")
-    return {
-        "layout": name,
-        "done": True,
-        "interruptions": sum(outcome.interruptions.values()) - before,
-        "attempts": summary["checkpoints"]["attempts"],
-        "num_weight_digests": len(weights_of(whole)),
-        "num_losses": len(losses_of(whole)),
-        "notes": len(summary["checkpoints"]["notes"]),
-    }
 
 
 def main() -> None:

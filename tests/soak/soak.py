@@ -48,6 +48,9 @@ CODES = {"kill": {137, 143, 75, -signal.SIGKILL}, "stop": {75}, "warn": {75}}
 """Exit codes that each kind may end with; 0 is right where the run had ended before."""
 
 
+PROVENANCE = ("hpc_accel", "torch", "python", "mpi_library", "cpu", "git")
+
+
 @dataclass
 class Outcome:
     """What was counted over all layouts."""
@@ -236,20 +239,23 @@ def main() -> None:
     arguments = parser.parse_args()
     outcome, draw, began = Outcome(), random.Random(arguments.seed), time.monotonic()
     each = -(-arguments.interruptions // len(arguments.layouts))
-    with tempfile.TemporaryDirectory(prefix="soak-") as root:
-        layouts = [tried(Path(root), name, each, draw, outcome) for name in arguments.layouts]
     facts = provenance.collect()
-    content = {
-        "date": f"{datetime.now(UTC):%F %T}",
-        "seed": arguments.seed,
-        "duration_s": round(time.monotonic() - began),
-        "num_interruptions": sum(outcome.interruptions.values()),
-        **vars(outcome),
-        "layouts": layouts,
-        "provenance": {key: facts.get(key) for key in ("hpc_accel", "torch", "python", "mpi_library", "cpu", "git")},
-    }
-    arguments.json.write_text(json.dumps(content, indent=1, default=str) + "\n")
-    say(f"{content['num_interruptions']} interruptions, {len(outcome.problems)} problems: {arguments.json}")
+    layouts: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="soak-") as root:
+        for name in arguments.layouts:
+            layouts.append(tried(Path(root), name, each, draw, outcome))
+            content = {
+                "date": f"{datetime.now(UTC):%F %T}",
+                "seed": arguments.seed,
+                "duration_s": round(time.monotonic() - began),
+                "num_interruptions": sum(outcome.interruptions.values()),
+                **vars(outcome),
+                "layouts": layouts,
+                "layouts_left": arguments.layouts[len(layouts) :],
+                "provenance": {key: facts.get(key) for key in PROVENANCE},
+            }
+            arguments.json.write_text(json.dumps(content, indent=1, default=str) + "\n")
+    say(f"{sum(outcome.interruptions.values())} interruptions, {len(outcome.problems)} problems: {arguments.json}")
     sys.exit(bool(outcome.problems))
 
 

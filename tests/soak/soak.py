@@ -86,6 +86,7 @@ def made(directory: Path, layout: dict[str, Any]) -> Path:
 def begun(directory: Path) -> Started:
     weights = directory.parent / "weights"
     weights.mkdir(exist_ok=True)
+    (directory / ".ready").unlink(missing_ok=True)  # of a start that was killed
     return start(directory, SOAK_WEIGHTS=str(weights))
 
 

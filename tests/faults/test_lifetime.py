@@ -90,7 +90,8 @@ class Talks(nn.Linear):
             print("a line\\n" * 25_000)
         return super().forward(inputs)
     def __del__(self):
-        raise RuntimeError("it cannot be deleted")
+        if os.environ.get("BAD_END"):
+            raise RuntimeError("it cannot be deleted")
 def build():
     data = torch.utils.data.TensorDataset(torch.randn(64, 4), torch.randn(64, 1))
     return nn.Sequential(Talks(4, 4), nn.Linear(4, 1)), nn.functional.mse_loss, data

@@ -84,7 +84,7 @@ def summarise(
         startup_ms=startup(session.startup_ms, seen.first_step_ms),
         memory=memory_figures(peak, session.device, reserved=reserved, device_used=device_used),
         energy=energy,
-        target=efficiency.target(run, losses, energy, step_facts.num_timed),
+        target=efficiency.target(run, losses, energy, step_facts.num_timed, started_from=session.started_from),
         flops=flops_facts(
             run,
             session.directory,
@@ -226,7 +226,7 @@ def _losses(losses: Sequence[float], reference: Sequence[float], parity_steps: i
 def _non_finite(run: Run, steps: pl.DataFrame, losses: Sequence[float]) -> Error | None:
     """The first loss, or norm of gradients, that is no number. With a loss scale such a step was skipped."""
     remedy = "lower the learning rate, or use precision bf16 or fp32"
-    for step, loss in enumerate(losses):
+    for step, loss in enumerate(losses, start=int(steps["step"].min() or 0)):  # type: ignore[arg-type]
         if not math.isfinite(loss):
             return Error(kind="non-finite loss", message=f"loss of step {step}", remedy=remedy)
     norms = steps.filter(~pl.col("grad_norm").is_finite()).sort("step")

@@ -152,6 +152,8 @@ def test_the_target_is_the_first_loss_at_or_below_it():
     missed = efficiency.target(make_run(target_loss=0.1), [2.0, 0.5], energy, num_steps=4)
     assert missed.energy_j.value is None
     assert "lowest loss is 0.5" in missed.energy_j.reason
+    begun = efficiency.target(make_run(target_loss=0.5), [0.4], energy, 4, started_from="step 7 of x")
+    assert begun.num_steps.reason == "the steps before step 7 of x are in another run's record"
     assert "names no measure.target_loss" in efficiency.target(make_run(), [1.0], energy, 4).loss.reason
 
 

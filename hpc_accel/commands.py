@@ -44,6 +44,7 @@ def probe_machine(study_path: Path, out: Path) -> bool:
 
 def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, Any]:
     """Plan a study, write plan.json with every chosen run in it, and give its content."""
+    from hpc_accel.jobs.failure_rate import with_failure_rate_of
     from hpc_accel.jobs.memory_option import with_memory_of
     from hpc_accel.jobs.request import plugin_resources
     from hpc_accel.jobs.site import load_site
@@ -59,7 +60,7 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
 
     study = load_study(study_path)
     site = load_site(study.site)
-    study = with_memory_of(study, site)
+    study = with_failure_rate_of(with_memory_of(study, site), site)
     workloads = resolve_workloads(study)
     hardware = load_hardware(hardware_path)
     elsewhere = hardware.site != study.site

@@ -14,11 +14,14 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from hpc_accel.errors import HpcAccelError
 
 TIMEOUT_S = 60
+THROWAWAY = Path(".cluster/env")
+"""What `make cluster` leaves in the checkout: the one line that makes a shell know its Slurm."""
 ASK_MPI = """
 import json
 from mpi4py import MPI
@@ -221,8 +224,12 @@ def _slurm() -> Iterator[Finding]:
     )
     if nodes.returncode:
         said = nodes.stderr.strip().splitlines()[-1:] or ["no answer"]
-        remedy = "runs start on this machine; on a cluster, ask why sinfo does not answer"
         value = f"Slurm's commands are here, no cluster: {said[0]}"
+        if THROWAWAY.is_file() and "SLURM_CONF" not in os.environ:
+            remedy = f"`make cluster` started one here; this shell does not know it: source {THROWAWAY}"
+            yield Finding(name="slurm", status="gap", value=value, remedy=remedy, who="you")
+            return
+        remedy = "runs start on this machine; on a cluster, ask why sinfo does not answer"
         yield Finding(name="slurm", status="gap", value=value, remedy=remedy, who="an administrator")
         return
     partitions = ", ".join(line.replace(" ", " x ") for line in nodes.stdout.splitlines() if line)

@@ -1,5 +1,6 @@
-# A throwaway real Slurm on this host (Debian or Ubuntu, root): see docs/cluster.md.
+# A cluster in a box on this host (Debian or Ubuntu, root), with NODES, LINK, CORES and MEMORY: see docs/cluster.md.
 CLUSTER_DIR ?= .cluster
+export NODES LINK CORES MEMORY
 .PHONY: cluster cluster-down
 
 cluster:

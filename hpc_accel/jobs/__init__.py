@@ -1,8 +1,8 @@
 """Slurm jobs: the script of a run, what it becomes when it starts, and what Slurm's accounting says of it afterwards.
 
 * Before: `site.py` (a cluster's facts, compared with it in `compare_site.py`), `request.py` with
-  `memory_option.py`, `frequency_options.py` and `further_options.py` (what a job asks for), `launch_line.py` and
-  `script.py` (the text), `write.py` (the files).
+  `memory_option.py`, `frequency_options.py` and `further_options.py` (what a job asks for), `failure_rate.py` (how
+  often its nodes fail), `launch_line.py` and `script.py` (the text), `write.py` (the files).
 * During: `supervise.py` is the last line of a script; `allocation.py`, `placement.py`, `daemons.py` and `staging.py`
   look where it is, `preflight.py` whether the machine has what a launch needs, `lock.py` keeps a second start out,
   `child.py` starts the launcher and `launcher_words.py` reads what it says, `attempt.py`, `diagnosis.py` and

@@ -36,6 +36,8 @@ class Child:
         """The last signal's name without SIG, empty when there was none."""
         self.started_unix_s = time.time()
         """When the last command was started."""
+        self.lost_node = ""
+        """The node that the last launcher says it lost."""
         self._on_warning = on_warning
         self._stop_at_s: float | None = None
         self._warn_as = warn_as
@@ -79,8 +81,10 @@ class Child:
         self._process = None
         signal.alarm(0)
         end_what_is_left()
-        if told is not None and told.finish():
-            return told.code
+        if told is not None:
+            was_ended, self.lost_node = told.finish(), told.lost_node
+            if was_ended:
+                return told.code
         return code if code >= 0 else 128 - code
 
     def warn_in(self, seconds: float, *, stop_in_s: float | None = None) -> None:

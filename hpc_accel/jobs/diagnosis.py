@@ -39,6 +39,13 @@ class Failure:
         return cls(status="failed", kind="no record", message=message, remedy=SEE_LOG, exit_code=70)
 
 
+def lost_node(host: str) -> Failure:
+    """The launcher lost one of its nodes: another attempt, on other nodes, may succeed."""
+    message = f"node {host} was lost: it died, or its network did"
+    remedy = f"start it again: it continues from its last checkpoint; ask what happened to {host}"
+    return Failure(status="failed", kind="lost node", message=message, remedy=remedy, exit_code=75)
+
+
 def diagnose(exit_code: int, asked_to_stop: str, job_id: str | None) -> Failure:
     """The failure behind a launcher's exit code and the signal that the script had got before."""
     if exit_code == 75:
@@ -86,15 +93,19 @@ def told_by_hang(failure: Failure, run_dir: Path, since_unix_s: float) -> Failur
     told = [each for each in _fresh(run_dir, "hang.rank*.json", since_unix_s) if isinstance(each.get("rank"), int)]
     if not told or failure.status == "cancelled":
         return _crashed(failure, run_dir, since_unix_s) if failure.kind == "killed" else failure
-    silent = sorted(set(range(int(told[0].get("size") or 0))) - {each["rank"] for each in told})
+    hosts = [str(host) for host in told[0].get("host_of_rank") or []]
+    silent = sorted(set(range(len(hosts))) - {each["rank"] for each in told})
     absent = silent or sorted(each["rank"] for each in told if not each.get("waits_in")) or [told[0]["rank"]]
     first = next((each for each in told if each["rank"] in absent), told[0])
     waiting = sorted({str(what) for each in told if each["rank"] not in absent for what in each.get("waits_in") or []})
     where = _innermost(run_dir / f"stacks.rank{absent[0]}.txt")
-    message = f"rank {absent[0]} hung in {first.get('phase')} {first.get('step')}: no end in {first.get('limit_s')} s"
+    on_host = f" on {hosts[absent[0]]}" if len(set(hosts)) > 1 else ""
+    message = f"rank {absent[0]}{on_host} hung in {first.get('phase')} {first.get('step')}"
+    message += f": no end in {first.get('limit_s')} s"
     message += f", at {where}" if where else ", and it could not write its stack: stopped, or its node is gone"
     message += f"; others waited in {', '.join(waiting)}" if waiting else ""
     remedy = "read stacks.rank*.txt beside summary.json; raise measure.hang_after_s if that rank was only slow"
+    remedy += f"; look at {hosts[absent[0]]} and its network" if on_host else ""
     return Failure(status="hung", kind="hung", message=message, remedy=remedy, exit_code=75, rank=absent[0])
 
 

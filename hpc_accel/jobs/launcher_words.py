@@ -19,6 +19,11 @@ RANK_ENDED = re.compile(
     rb"|prterun\s+(?:has exited due to|noticed|detected that one or more processes)"
 )
 """Sentences of the launchers' own: what ranks print comes by the same way, and may speak of exit codes, too."""
+LOST_NODE = re.compile(
+    rb"lost communication with a remote daemon.*?Remote daemon:[^\n]* on node (\S+)|srun: error: Node failure on (\S+)",
+    re.DOTALL,
+)
+"""Open MPI's launcher ends with code 0 after it."""
 CODE = re.compile(rb"(?:Errorcode|Exit code|EXIT CODE):\s+(\d+)")
 LINGERS_S = 20.0
 """After a rank's end was told, for the launcher to end the others and itself."""
@@ -37,6 +42,8 @@ class LauncherWords:
         self._was_ended = False
         self.code = 1
         """What the rank ended with."""
+        self.lost_node = ""
+        """The node that the launcher says it lost."""
         self._reader = threading.Thread(target=self._read, name="hpc_accel:launcher", daemon=True)
         self._reader.start()
 
@@ -59,6 +66,8 @@ class LauncherWords:
                 self._timer = threading.Timer(LINGERS_S, self._end)
                 self._timer.daemon = True
                 self._timer.start()
+            if lost := LOST_NODE.search(self._recent):
+                self.lost_node = (lost.group(1) or lost.group(2)).decode(errors="replace")
             if self._timer is not None and (found := CODE.search(self._recent)):
                 self.code = int(found.group(1)) or 1
 

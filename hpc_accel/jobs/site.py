@@ -105,6 +105,8 @@ class Site(StrictModel):
     """Time to save a checkpoint before the time limit."""
     max_restarts: CountOrZero = 0
     """How often a job that ended with exit code 75 (preempted, hung) may put itself back into the queue."""
+    node_mtbf_h: Positive | None = None
+    """Hours between failures of one node that end a job, on average; how often runs save follows from it."""
     currency: Name = "EUR"
     carbon_g_per_kwh: Positive | None = None
     """Grams of CO2 equivalent per kWh of the site's electricity, cooling included where that is wanted."""

@@ -27,7 +27,7 @@ from hpc_accel.jobs import allocation, attempt, daemons, placement
 from hpc_accel.jobs.again import Again
 from hpc_accel.jobs.allocation import Component
 from hpc_accel.jobs.child import Child
-from hpc_accel.jobs.diagnosis import diagnose, told_by_hang, told_by_ranks
+from hpc_accel.jobs.diagnosis import diagnose, lost_node, told_by_hang, told_by_ranks
 from hpc_accel.jobs.lock import only_attempt
 from hpc_accel.jobs.preflight import check_machine
 from hpc_accel.jobs.restart import decide_restart
@@ -156,6 +156,8 @@ def _supervise_run(run_dir: Path, command: Sequence[str], settings: Settings) ->
             exit_code = exit_code or STOPPED  # mpirun can end with 0 when its daemons were stopped with it
     job = attempt.facts(environ, launched_unix_s=child.started_unix_s, exit_code=exit_code)
     failure = diagnose(exit_code, child.asked_to_stop, job["job_id"]) if exit_code else None
+    if child.lost_node and not child.asked_to_stop:
+        failure = lost_node(child.lost_node)
     for told in (told_by_hang, told_by_ranks):
         failure = failure and told(failure, run_dir, child.started_unix_s)
     if failure and failure.status == "cancelled" and job["job_id"] is None:

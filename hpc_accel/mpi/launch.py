@@ -49,6 +49,7 @@ class World:
     num_nodes: int
     hosts: tuple[str, ...]
     """One name per node, in the order of node_rank."""
+    host_of_rank: tuple[str, ...]
 
     def device(self) -> torch.device:
         """The accelerator of this rank (local ranks share round-robin when there are fewer), else the CPU."""
@@ -99,16 +100,17 @@ def world() -> World:
         local_rank, local_size = node.Get_rank(), node.Get_size()
     finally:
         node.Free()
-    named = comm.allgather((leader, socket.gethostname() if leader >= 0 else ""))
-    leaders = [(rank, host) for rank, host in named if rank >= 0]
+    host_of_rank = tuple(comm.allgather(socket.gethostname()))
+    leaders = [rank for rank in comm.allgather(leader) if rank >= 0]
     return World(
         rank=comm.Get_rank(),
         size=comm.Get_size(),
         local_rank=local_rank,
         local_size=local_size,
-        node_rank=[rank for rank, _ in leaders].index(leader_of_mine),
+        node_rank=leaders.index(leader_of_mine),
         num_nodes=len(leaders),
-        hosts=tuple(host for _, host in leaders),
+        hosts=tuple(host_of_rank[rank] for rank in leaders),
+        host_of_rank=host_of_rank,
     )
 
 

@@ -10,7 +10,7 @@ Read it in this order:
   block_stages, hollow, ties    stages of a model's blocks; weights that stages share
   layer_times               how long each layer takes, for stages of equal time
   odd_parameters            those that a layout does not treat like the rest
-  pieces                    where what a rank holds of each parameter lies in the whole model
+  pieces, holdings          where what a rank holds of each parameter, and of all state, lies in the whole model
   planted                   faults planted by tests
   recompute, float8, memory_layout, loss_device    recipes
 """

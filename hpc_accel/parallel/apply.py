@@ -22,11 +22,12 @@ from hpc_accel.parallel.data import make_average, replicate
 from hpc_accel.parallel.gradients import ReplicaAverage, add_up, gradients_of
 from hpc_accel.parallel.memory_layout import offload_activations, set_channels_last
 from hpc_accel.parallel.mesh import RankCoordinates
-from hpc_accel.parallel.ties import Tie, add_up_ties, first_names, ties_of
+from hpc_accel.parallel.ties import Tie, add_up_ties, first_names, state_shapes, ties_of
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.workloads.control_flow import ControlFlow, control_flow_of
 from hpc_accel.workloads.deferred import Deferred, moved
-from hpc_accel.workloads.tensor_plan import planned
+from hpc_accel.workloads.linears import Division
+from hpc_accel.workloads.tensor_plan import divisions, planned
 from hpc_accel.workloads.workload import Loss, Workload
 
 if TYPE_CHECKING:
@@ -59,6 +60,10 @@ class ParallelModel:
     """Parameters that other stages have too."""
     names: Mapping[str, str]
     """The first name in the whole model of each name that a parameter has."""
+    shapes: Mapping[str, tuple[int, ...]]
+    """Of every parameter and persistent buffer of the whole model, by every name."""
+    divided: Mapping[str, Division]
+    """How tensor parallelism divides parameters, by their names in the whole model; whole ones are left out."""
 
     @property
     def counted_elsewhere(self) -> frozenset[str]:
@@ -116,7 +121,8 @@ def parallelize(
     """
     tensor_cut = _tensor_cut(workload, place)
     flow = control_flow_of(workload) if place.layout.dp > 1 else ControlFlow()
-    names = first_names(workload.model)
+    names, shapes = first_names(workload.model), state_shapes(workload.model)
+    divided = divisions(workload.model, tensor_cut.plan) if tensor_cut is not None else {}
     stages, schedule = None, None
     if split is not None:
         from hpc_accel.parallel.pipeline import Stages, cut, make_schedule
@@ -147,6 +153,8 @@ def parallelize(
         place=place,
         ties=ties_of(modules, getattr(stages, "shared", {}), names, place),
         names=names,
+        shapes=shapes,
+        divided={names[name]: how for name, how in divided.items() if name in names},
     )
 
 

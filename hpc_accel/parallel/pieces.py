@@ -67,7 +67,7 @@ def pieces_of(
         for long_name, parameter in module.named_parameters():
             if parameter.requires_grad:
                 name = model.names[plain(long_name)]
-                pieces = _pieces(name, parameter, shapes[name], place, divided.get(name))
+                pieces = pieces_of_parameter(name, parameter, shapes[name], place, divided.get(name))
                 yield from (replace(each, counts=False) if name in elsewhere else each for each in pieces)
 
 
@@ -81,9 +81,10 @@ def named_parameters(model: ParallelModel) -> list[tuple[str, nn.Parameter]]:
     ]
 
 
-def _pieces(
+def pieces_of_parameter(
     name: str, parameter: torch.Tensor, shape: tuple[int, ...], place: RankCoordinates, how: Division | None
 ) -> Iterator[Piece]:
+    """What this rank holds of one parameter of `shape`, which tensor parallelism divides as `how` says."""
     is_cut, is_sharded = how is not None, hasattr(parameter, "to_local")
     counts = (is_cut or place.tp_rank == 0) and (is_sharded or place.dp_rank == 0)
     offset = shard_start(parameter) if is_sharded else (0,) * len(shape)

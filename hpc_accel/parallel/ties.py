@@ -31,6 +31,11 @@ def first_names(model: nn.Module) -> dict[str, str]:
     return {name: found.setdefault(id(each), name) for name, each in model.named_parameters(remove_duplicate=False)}
 
 
+def state_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes of all that `state_dict` of a whole model holds."""
+    return {name: tuple(each.shape) for name, each in model.state_dict().items() if torch.is_tensor(each)}
+
+
 def shared_names(parts: Sequence[frozenset[str]], sizes: Sequence[int]) -> dict[str, tuple[int, ...]]:
     """Of the parameters that layers use, by first name, those of several stages: which stages. `sizes` count layers."""
     stages: dict[str, set[int]] = {}

@@ -199,11 +199,21 @@ class Disturbance(Part):
 
 
 class Checkpoints(Part):
-    """What was saved, how long each save took, and where this attempt went on from."""
+    """What was saved, how long each save took, and where this attempt went on from.
+
+    Training stood still for `save_ms`; a checkpoint had its name after `written_ms`, which goes on beside the steps if
+    `asynchronous`.
+    """
 
     num_saved: Whole
     save_ms: tuple[Number, ...] = ()
+    written_ms: tuple[Number, ...] = ()
+    asynchronous: bool
+    interval: Text
+    """How often the run saves, and why."""
     resumed_from_step: Count
+    started_from: Text = ""
+    """The run and its step that the training began in, if it was another one."""
     attempts: Whole
     notes: tuple[Text, ...] = ()
 

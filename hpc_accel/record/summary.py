@@ -28,14 +28,14 @@ from hpc_accel.record.parts import (
 from hpc_accel.record.text import Facts, Text
 from hpc_accel.study.run import Run
 
-FORMAT = 3
+FORMAT = 4
 """Raised whenever a key changes: a record of another format is not read."""
 
 
 class Summary(Part):
     """summary.json. `steps`, `checkpoints`, `inference`, `outputs` are null where a run has none."""
 
-    format: Literal[3] = 3
+    format: Literal[4] = 4
     run_id: Text
     study: Text
     site: Text

@@ -14,6 +14,7 @@ import os
 import statistics
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -50,9 +51,15 @@ class HangWatch:
     """
 
     def __init__(
-        self, directory: Path, rank: int, size: int, *, hang_after_s: float | None, start_up_s: float = 0.0
+        self,
+        directory: Path,
+        rank: int,
+        host_of_rank: Sequence[str],
+        *,
+        hang_after_s: float | None,
+        start_up_s: float = 0.0,
     ) -> None:
-        self._directory, self._rank, self._size = directory, rank, size
+        self._directory, self._rank, self._host_of_rank = directory, rank, list(host_of_rank)
         self._fixed_s, self._start_up_s = hang_after_s, start_up_s
         self._phase, self._step = START_UP, 0
         self._waited_s = 0.0
@@ -129,7 +136,7 @@ class HangWatch:
         faulthandler.dump_traceback(self._stacks)
         told: dict[str, Any] = {
             "rank": self._rank,
-            "size": self._size,
+            "host_of_rank": self._host_of_rank,
             "phase": self._phase,
             "step": self._step,
             "limit_s": self.limit_s,

@@ -26,6 +26,7 @@ class RankSetup:
     comm: Any
     rank: int
     hosts: list[str]
+    host_of_rank: tuple[str, ...]
     device: torch.device
     num_gpus: int | None
     """Different GPUs that the ranks compute on; None on CPUs."""
@@ -55,6 +56,7 @@ def start_ranks(run: Run, directory: Path) -> RankSetup:
         comm=comm,
         rank=world.rank,
         hosts=list(world.hosts),
+        host_of_rank=world.host_of_rank,
         device=device,
         num_gpus=len(set(gpu_uuids(device, comm))) or None,
         num_threads=num_threads,

@@ -55,20 +55,20 @@ class StopRequest:
         self._comm = comm.Dup() if comm.size > 1 else None
         self._mine, self._any = np.zeros(1, dtype=np.int32), np.zeros(1, dtype=np.int32)
         self._request: Any = None
-        self._every = 1
+        self.every = 1
         self._num_steps = 0
 
     def pace(self, step_s: float) -> None:
         """Check as often as steps of this length allow; rank 0's answer holds for all. Collective."""
         every = max(1, int(CHECK_EVERY_S / max(step_s, 1e-9)))
-        self._every = self._comm.bcast(every) if self._comm is not None else every
+        self.every = self._comm.bcast(every) if self._comm is not None else every
 
     def agreed(self) -> bool:
         """Called after each step: true on all ranks after the same step, at most two checks after a signal."""
         self._num_steps += 1
         if self._comm is None:
             return bool(_asked)
-        if self._num_steps % self._every:
+        if self._num_steps % self.every:
             return False
         if self._finish():
             return True

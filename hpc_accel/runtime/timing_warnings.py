@@ -11,12 +11,15 @@ from collections.abc import Sequence
 from hpc_accel.measure.statistics import MIN_VALUES, num_warmup, outliers
 from hpc_accel.record.energy import Energy
 from hpc_accel.record.figure import Count
-from hpc_accel.record.parts import Disturbance, Outliers, Steps
+from hpc_accel.record.parts import Disturbance, Outliers, Steps, Straggler
 from hpc_accel.runtime.disturbance import disturbed
 from hpc_accel.study.run import Run
 
 MAX_POSITIONS = 20
 OUTLIER_DISTANCE = 5.0
+SLOW_RANK_EXCESS = 0.5
+"""Ranks that share a machine with others differ by a third now and then; what is worth a look is more."""
+SLOW_RANK_STEPS = 10
 NEVER_SETTLED = "step times never settle: the first half is not like the second"
 
 
@@ -47,6 +50,20 @@ def environment(device_type: str) -> list[str]:
     return [
         f"environment: CUDA_LAUNCH_BLOCKING={value} makes the GPU finish each kernel before the next is sent, so times "
         "and energy are those of that and of no real run: unset it and measure again"
+    ]
+
+
+def slow_rank(run: Run, straggler: Straggler, num_timed: int) -> list[str]:
+    """One rank computes much longer than the others, though all were given the same work, and the others wait."""
+    excess = straggler.excess.value
+    alike = run.layout.pp == 1 and run.resources.node_kinds is None
+    if not alike or excess is None or excess < SLOW_RANK_EXCESS or num_timed < SLOW_RANK_STEPS:
+        return []
+    leave_out = f", or leave it out (resources.sbatch_options: exclude: {straggler.host})"
+    return [
+        f"slow rank: rank {straggler.rank.value} on {straggler.host} computes {1 + excess:.1f} times as long in a step "
+        f"as the others, which wait for it: look at {straggler.host} (its clock, heat, memory, other processes)"
+        + (leave_out if run.resources.num_nodes > 1 else "")
     ]
 
 

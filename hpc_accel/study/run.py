@@ -169,10 +169,19 @@ class Measure(StrictModel):
 
 
 class Checkpoint(StrictModel):
-    """When a run saves what it needs to go on: always at a warning signal, and every so many steps if asked."""
+    """When and how a run saves what it needs to go on: always at a warning signal, and every so many steps.
+
+    Without `every_steps` the interval follows from what a save takes and how often nodes fail (train/interval.py).
+    `asynchronous` saves take host memory for a copy of the state, and training goes on meanwhile. `start_from` is the
+    directory of another run, of any layout, whose newest checkpoint this one goes on from; or one of its checkpoints.
+    """
 
     every_steps: PositiveInt | None = None
     keep: Annotated[int, Field(ge=1, strict=True)] = 2
+    asynchronous: bool = True
+    start_from: Annotated[str, Field(min_length=1)] | None = None
+    node_mtbf_h: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Mean time between failures of one node; the site's, unless the study says another."""
 
 
 class Run(StrictModel):
@@ -220,6 +229,11 @@ def run_id(run: Run) -> str:
         content["resources"].pop(key)
     for part in content["resources"]["node_kinds"] or ():
         part.pop("memory_mb")  # a node kind's partition stays: it says on which nodes these ranks compute
+    saving = content["checkpoint"]
+    saving.pop("node_mtbf_h")
+    for key in ("asynchronous", "start_from"):
+        if saving[key] == Checkpoint.model_fields[key].default:
+            saving.pop(key)
     options = deciding(content["resources"].pop("sbatch_options"))
     if options:
         content["resources"]["sbatch_options"] = options

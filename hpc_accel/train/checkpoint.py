@@ -1,49 +1,55 @@
 """Checkpoints that are whole or not there: written aside, hashed, renamed, and read back only if every byte is right.
 
-    checkpoints/step-000040/part-pp0-tp0.safetensors   weights and optimizer of one model-parallel coordinate
-                            part-pp0-tp0-dp1.safetensors   what one replica alone holds of them, if it does
-                            rank-0.json                what differs between data-parallel ranks too
-                            manifest.json              run, step, and size and sha256 of every file; written last
-    checkpoints/latest                                 the name of the newest one
-
-A flipped bit passes every tensor format unnoticed, and a missing file leaves old values in place; hence the manifest.
-All ranks agree before a checkpoint counts and before one is used.
+All ranks agree before a checkpoint counts (saving.py) and before one is used. Each rank verifies its share of the
+files. In the layout a checkpoint was saved in, a rank reads its own files; in another, what it needs of all of them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import re
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from hpc_accel.errors import DataError
 from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.study.run import Run
 from hpc_accel.train import faults
+from hpc_accel.train.another_run import checkpoint_of, refuse_other_training
+from hpc_accel.train.attempt_log import AttemptLog, Measured
+from hpc_accel.train.checkpoint_directory import CheckpointDirectory, Files
 from hpc_accel.train.checkpoint_files import CheckpointFile, checkpoint_files
-from hpc_accel.train.state import Tensors
+from hpc_accel.train.host_copies import HostCopies
+from hpc_accel.train.saving import Outcome, Saving
+from hpc_accel.train.slices import Slices
+from hpc_accel.train.tensor_file import HashedFile, Slice, write_slices
 
-NAME = re.compile(r"step-(\d{6,})")
-MANIFEST = "manifest.json"
-LATEST = "latest"
+BROKEN = (OSError, ValueError, KeyError, TypeError, SafetensorError)
+"""What reading a damaged file raises."""
+
+
+class HasSlices(Protocol):
+    """What is saved: see `state.State`."""
+
+    def slices(self, file: CheckpointFile) -> tuple[dict[str, Slice], dict[str, Any]]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What one rank reads back. `notes` tell which newer checkpoints were refused, and why."""
+    """What one rank reads back. `notes` tell which newer checkpoints were refused, and why.
+
+    `of` is the run that saved it; another layout than `of.layout` gets rank 0's `values`, and nothing `measured`.
+    """
 
     step: int
-    tensors: Tensors
+    of: Run
+    is_same_layout: bool
+    slices: Slices
     values: dict[str, Any]
+    measured: Measured = field(default_factory=Measured)
     notes: list[str] = field(default_factory=list)
 
 
@@ -55,154 +61,135 @@ class Checkpoints:
         self.directory = directory / "checkpoints"
         self.comm = comm
         self.rank: int = comm.Get_rank()
-        self._parts = checkpoint_files(place, run.recipe)
+        self._files = checkpoint_files(place, run.recipe)
         self._values = f"rank-{self.rank}.json"
+        self._log = AttemptLog(self.directory, self.rank)
+        self._copies = HostCopies()
+        facts = {"run_id": run.run_id, "run": run.model_dump(mode="json")}
+        self._saving = Saving(CheckpointDirectory(self.directory), comm, facts, run.checkpoint.keep)
 
-    def save(self, step: int, tensors: Callable[[CheckpointFile], Tensors], values: dict[str, Any]) -> str:
-        """Write the state after `step` steps. Returns why that failed, on all ranks alike; "" when it is saved.
+    def begin(self, step: int, state: HasSlices, values: dict[str, Any], measured: Measured) -> list[Outcome]:
+        """Save the state after `step` steps; without `checkpoint.asynchronous` it is saved on return.
 
-        What was there before stays valid until the new one is complete. `tensors` is asked for the parts that this
-        rank writes only: what replicas hold alike, the first of them copies and writes.
+        What was there before stays valid until the new one is complete. An earlier save is ended first. The outcomes
+        that are known now: of that one, and of this one if it has ended.
         """
-        name = f"step-{step:06d}"
-        partial, final = self.directory / f"{name}.partial", self.directory / name
-        files: dict[str, dict[str, Any]] = {}
-        reason = self._on_root(lambda: _make_empty(partial))
-        if not reason:
-            reason, files = self._write(partial, step, tensors, values)
-        if not reason:
-            reason = self._on_root(lambda: self._publish(partial, final, step, files))
-        if reason:
-            self._on_root(lambda: shutil.rmtree(partial, ignore_errors=True))
-        return reason
+        known = [self._saving.finish()]
+        asynchronous = self.run.checkpoint.asynchronous
+        parts: list[tuple[CheckpointFile, dict[str, Slice], dict[str, Any]]] = []
+        for file in self._files:
+            if file.is_writer:
+                slices, told = state.slices(file)
+                parts.append((file, self._copies.take(file.name, slices) if asynchronous else slices, told))
+        lines = self._log.new(measured.rows, measured.windows)
+        num_rows, num_windows = len(measured.rows), len(measured.windows)
+        # As text now: what the values consist of changes while training goes on.
+        text = json.dumps(values)
+
+        def write() -> Files:
+            self._log.append(lines, num_rows, num_windows)
+            return self._write(step, parts, {"step": step, "measured": self._log.extent, **json.loads(text)})
+
+        known.append(self._saving.begin(step, write))
+        if not asynchronous:
+            known.append(self._saving.finish())
+        return [each for each in known if each is not None]
 
     def _write(
-        self, partial: Path, step: int, tensors: Callable[[CheckpointFile], Tensors], values: dict[str, Any]
-    ) -> tuple[str, dict[str, dict[str, Any]]]:
-        """Every rank its own files. Why any rank could not, and the facts of all files for the manifest."""
-        written: dict[str, dict[str, Any]] = {}
-        problem = ""
-        try:
-            faults.reach("save:write", self.rank, step)
-            for part in self._parts:
-                if part.is_writer:
-                    save_file(tensors(part), partial / part.name)
-                    written[part.name] = _seal(partial / part.name)
-            (partial / self._values).write_text(json.dumps({"step": step, **values}))
-            faults.reach("save:fsync", self.rank, step)
-            written[self._values] = _seal(partial / self._values)
-        except (OSError, SafetensorError) as error:
-            problem = f"rank {self.rank}: {error}"
-        gathered: list[tuple[str, dict[str, Any]]] = self.comm.allgather((problem, written))
-        everything = {name: facts for _, files in gathered for name, facts in files.items()}
-        return next((problem for problem, _ in gathered if problem), ""), everything
+        self,
+        step: int,
+        parts: list[tuple[CheckpointFile, dict[str, Slice], dict[str, Any]]],
+        values: dict[str, Any],
+    ) -> Files:
+        """This rank's files, in a thread. Raises OSError."""
+        partial, written = self._saving.directory.partial(step), {}
+        faults.reach("save:write", self.rank, step)
+        for file, slices, told in parts:
+            written[file.name] = write_slices(
+                partial / file.name, slices, told, before_sync=lambda: faults.reach("save:fsync", self.rank, step)
+            )
+        with HashedFile(partial / self._values) as own:
+            own.write(json.dumps(values).encode())
+            written[self._values] = own.seal()
+        faults.reach("save:agree", self.rank, step)
+        return written
 
-    def _publish(self, partial: Path, final: Path, step: int, files: dict[str, dict[str, Any]]) -> None:
-        manifest = {"format": 1, "run_id": self.run.run_id, "step": step, "files": files}
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        _seal(partial / MANIFEST)
-        faults.reach("save:rename", self.rank, step)
-        shutil.rmtree(final, ignore_errors=True)  # one that was refused, or it would have been resumed from
-        partial.rename(final)
-        _sync(self.directory)
-        faults.reach("save:latest", self.rank, step)
-        part = self.directory / f"{LATEST}.part"
-        part.write_text(final.name + "\n")
-        part.replace(self.directory / LATEST)
-        for name in self._present()[: -self.run.checkpoint.keep]:
-            shutil.rmtree(self.directory / name, ignore_errors=True)
-        for stale in self.directory.glob("*.partial"):
-            shutil.rmtree(stale, ignore_errors=True)
+    def look(self) -> Outcome | None:
+        """After each step: whether a save has ended. Waits for nobody."""
+        return self._saving.look()
+
+    def finish(self) -> Outcome | None:
+        """Wait for the save that is under way, if there is one, and say what came of it."""
+        return self._saving.finish()
 
     def load(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole on all ranks; None when there is none at all.
+        """The newest checkpoint that is whole on all ranks, else that of the run to start from; None without any.
 
-        Raises DataError on all ranks when there are some and every one is broken.
+        Raises DataError on all ranks when there are some and every one is broken, ConfigError when the run to start
+        from is none of the same training.
         """
-        names, notes = self.comm.bcast(self._candidates() if self.rank == 0 else None)
+        directory = CheckpointDirectory(self.directory)
+        names, notes = self.comm.bcast(directory.candidates() if self.rank == 0 else None)
+        if not names and self.run.checkpoint.start_from is not None:
+            directory, names, notes = checkpoint_of(self.run.checkpoint.start_from, self.comm)
         for name in names:
-            reason, loaded = self._read(name)
+            reason, found = self._read(directory, name)
             reason = next((each for each in self.comm.allgather(reason) if each), "")
-            if not reason and loaded is not None:
-                step, tensors, values = loaded
-                return Checkpoint(step=step, tensors=tensors, values=values, notes=notes)
+            if not reason and found is not None:
+                found.notes.extend(notes)
+                return found
             notes.append(f"checkpoint {name} refused: {reason}")
         if names:
-            remedy = f"delete {self.directory} to start the run from its beginning"
-            raise DataError("; ".join(notes), "a run continues only from a whole checkpoint", remedy)
+            own = directory.path == self.directory
+            remedy = f"delete {directory.path} to start the run from its beginning"
+            rule = "a run continues only from a whole checkpoint"
+            raise DataError("; ".join(notes), rule, remedy if own else "start from another run")
         return None
 
-    def _candidates(self) -> tuple[list[str], list[str]]:
-        """Rank 0: names to try in order, and what is odd about the directory."""
-        names, notes = self._present()[::-1], []
-        latest = self.directory / LATEST
-        said = latest.read_text(errors="replace").strip() if latest.is_file() and not latest.is_symlink() else ""
-        if names and said not in names:
-            notes.append(f"checkpoints/{LATEST} names {said[:40]!r}, which is not there: the newest one is used")
-        notes += [f"{path.name} was never completed" for path in sorted(self.directory.glob("*.partial"))]
-        return names, notes
-
-    def _present(self) -> list[str]:
-        """Names of complete checkpoints, the newest last."""
-        if not self.directory.is_dir():
-            return []
-        names = [path.name for path in self.directory.iterdir() if NAME.fullmatch(path.name) and path.is_dir()]
-        return sorted(names, key=lambda name: int(name.removeprefix("step-")))
-
-    def _read(self, name: str) -> tuple[str, tuple[int, Tensors, dict[str, Any]] | None]:
-        directory = self.directory / name
+    def _read(self, directory: CheckpointDirectory, name: str) -> tuple[str, Checkpoint | None]:
+        """A checkpoint as this rank needs it, or why it cannot be used: damage that one rank sees is known to all."""
+        is_own = directory.path == self.directory
+        reason, manifest, of = "", {}, None
         try:
-            manifest = json.loads((directory / MANIFEST).read_text())
-            files = manifest["files"]
-            if manifest["run_id"] != self.run.run_id:
-                return f"it belongs to run {manifest['run_id']}", None
-            if self.rank == 0:
-                present = {path.name for path in directory.iterdir()} - {MANIFEST}
-                if present != set(files):
-                    return f"files differ from its manifest: {', '.join(sorted(present ^ set(files)))}", None
-            for own in (*(part.name for part in self._parts), self._values):
-                if _digest(directory / own) != files[own]:
-                    return f"{own} is not what was written (size or sha256 differs)", None
-            values = json.loads((directory / self._values).read_text())
-            tensors = {name: value for part in self._parts for name, value in load_file(directory / part.name).items()}
-            return "", (int(manifest["step"]), tensors, values)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            manifest = directory.manifest(name)
+            of = Run.model_validate(manifest["run"])
+            if is_own and manifest["run_id"] != self.run.run_id:
+                reason = f"it belongs to run {manifest['run_id']}"
+            else:
+                share = slice(self.rank, None, self.comm.Get_size())
+                reason = directory.problem(name, manifest["files"], share)
+        except BROKEN as error:
+            reason = f"{type(error).__name__}: {error}"
+        reason = next((each for each in self.comm.allgather(reason) if each), "")
+        if reason or of is None:
+            return reason, None
+        if not is_own:
+            refuse_other_training(self.run, of, directory.path)
+        is_same = of.layout == self.run.layout and of.recipe.average_every == self.run.recipe.average_every
+        try:
+            return "", self._checkpoint(directory.path / name, manifest, of, is_same=is_same, is_own=is_own)
+        except BROKEN as error:
             return f"{type(error).__name__}: {error}", None
+
+    def _checkpoint(
+        self, directory: Path, manifest: dict[str, Any], of: Run, *, is_same: bool, is_own: bool
+    ) -> Checkpoint:
+        values = json.loads((directory / (self._values if is_same else "rank-0.json")).read_text())
+        every = sorted(name for name in manifest["files"] if name.endswith(".safetensors"))
+        slices = Slices(directory, [file.name for file in self._files] if is_same else every)
+        measured, problem = self._log.read(values["measured"]) if is_own else (Measured(), "")
+        return Checkpoint(
+            step=int(manifest["step"]),
+            of=of,
+            is_same_layout=is_same,
+            slices=slices,
+            values=values,
+            measured=measured,
+            notes=[f"steps before the checkpoint are not in the record: {problem}"] if problem else [],
+        )
 
     def discard(self) -> None:
         """The run is done: nothing is to be continued."""
-        self._on_root(lambda: shutil.rmtree(self.directory, ignore_errors=True))
-
-    def _on_root(self, action: Any) -> str:
-        """Rank 0 acts; all ranks learn why it failed, or ""."""
-        reason = ""
         if self.rank == 0:
-            try:
-                action()
-            except OSError as error:
-                reason = f"rank 0: {error}"
-        return str(self.comm.bcast(reason))
-
-
-def _make_empty(directory: Path) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
-
-
-def _digest(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _seal(path: Path) -> dict[str, Any]:
-    """Force the file to disk; its size and digest."""
-    _sync(path)
-    return _digest(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            shutil.rmtree(self.directory, ignore_errors=True)
+        self.comm.bcast(None)

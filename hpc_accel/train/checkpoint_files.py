@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.study.recipe import Recipe
@@ -10,12 +11,11 @@ from hpc_accel.study.recipe import Recipe
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointFile:
-    """One safetensors file: whether this rank writes it (all that need it read it), and what is in it."""
+    """One safetensors file, and whether this rank writes it; all that need it read it."""
 
     name: str
+    holds: Literal["model", "optimizer"]
     is_writer: bool
-    has_model: bool
-    has_optimizer: bool
 
 
 def checkpoint_files(place: RankCoordinates, recipe: Recipe) -> list[CheckpointFile]:
@@ -26,13 +26,13 @@ def checkpoint_files(place: RankCoordinates, recipe: Recipe) -> list[CheckpointF
     """
     shard = place.layout.shard
     model_is_own = shard == "full" or recipe.average_every > 1
-    optimizer_is_own = model_is_own or shard == "optimizer"
-    where = f"pp{place.pp_rank}-tp{place.tp_rank}"
-    parts = []
-    if not model_is_own:
-        name, first = f"part-{where}.safetensors", place.dp_rank == 0
-        parts.append(CheckpointFile(name=name, is_writer=first, has_model=True, has_optimizer=not optimizer_is_own))
-    if optimizer_is_own:
-        name = f"part-{where}-dp{place.dp_rank}.safetensors"
-        parts.append(CheckpointFile(name=name, is_writer=True, has_model=model_is_own, has_optimizer=True))
-    return parts
+    return [
+        _file("model", place, is_own=model_is_own),
+        _file("optimizer", place, is_own=model_is_own or shard == "optimizer"),
+    ]
+
+
+def _file(holds: Literal["model", "optimizer"], place: RankCoordinates, *, is_own: bool) -> CheckpointFile:
+    replica = f"-dp{place.dp_rank}" if is_own else ""
+    name = f"{holds}-pp{place.pp_rank}-tp{place.tp_rank}{replica}.safetensors"
+    return CheckpointFile(name=name, holds=holds, is_writer=is_own or place.dp_rank == 0)

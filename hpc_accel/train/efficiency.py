@@ -29,14 +29,16 @@ def _num_ids(inputs: list[torch.Tensor]) -> int | None:
     return inputs[0].shape[1] if is_ids else None
 
 
-def target(run: Run, losses: Sequence[float], energy: Energy, num_steps: int) -> Target:
-    """Steps, time and energy to the first loss at or below `measure.target_loss`.
+def target(run: Run, losses: Sequence[float], energy: Energy, num_steps: int, *, started_from: str = "") -> Target:
+    """Steps, time and energy to the first loss at or below `measure.target_loss`, of a training that began here.
 
     Time and energy are those of as many timed steps; warm-up steps count as steps like any other.
     """
     wanted = run.measure.target_loss
     if wanted is None:
         return Target.missing("the study names no measure.target_loss")
+    if started_from:
+        return Target.missing(f"the steps before {started_from} are in another run's record", wanted)
     reached = next((step for step, loss in enumerate(losses, start=1) if loss <= wanted), None)
     if reached is None:
         lowest = min(losses, default=float("nan"))

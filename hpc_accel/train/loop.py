@@ -1,14 +1,13 @@
 """Warm-up and timed steps inside energy windows: what one rank sees of its run. Collective throughout.
 
-Between checkpoints the timed steps are one window; saving happens between windows, so neither time nor energy of the
-steps contains it. The last window goes on until it is long enough for the energy sensors, if the study allows. A
-warning signal ends the loop with a checkpoint that the next attempt goes on from.
+Between checkpoints the timed steps are one window; copying what is saved happens between windows, and a thread writes
+it while the next steps run (saving.py). The last window goes on until it is long enough for the energy sensors, if the
+study allows. A warning signal ends the loop with a checkpoint that the next attempt goes on from.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,21 +15,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpc_accel.errors import InputOutputError, RetryableError
 from hpc_accel.measure import clock, peak_memory, stragglers, trace
 from hpc_accel.measure.energy import gpus_in_use
 from hpc_accel.measure.energy.combine_windows import combine
 from hpc_accel.measure.energy.figure import EnergyFigure
 from hpc_accel.measure.energy.meter import EnergyMeter, Window
-from hpc_accel.mpi import timeline
+from hpc_accel.mpi import node_memory, timeline
 from hpc_accel.parallel import odd_parameters
-from hpc_accel.record.figure import Count
 from hpc_accel.record.parts import Checkpoints, Disturbance, Metric
 from hpc_accel.runtime import hang
 from hpc_accel.runtime.device import unused_gpus_here
 from hpc_accel.runtime.disturbance import DisturbanceWatch
 from hpc_accel.runtime.gpu_frequency import GpuFrequency
-from hpc_accel.runtime.phase_timer import PhaseSpan
 from hpc_accel.runtime.precision import arithmetic
 from hpc_accel.runtime.randomness import digest_of_states, told_of_draws
 from hpc_accel.runtime.set_frequencies import applied
@@ -40,8 +36,8 @@ from hpc_accel.train import faults
 from hpc_accel.train.evaluate import evaluate
 from hpc_accel.train.finite import refuse_broken_weights
 from hpc_accel.train.replicas import ReplicaWatch
+from hpc_accel.train.saver import Saver
 from hpc_accel.train.setup import Session
-from hpc_accel.train.state import tensors_of, values_of
 from hpc_accel.train.step_table import StepTable, busy_ms
 
 NUM_TRACED_STEPS = 5
@@ -66,6 +62,7 @@ class Observations:
     disturbance: Disturbance | None
     """On rank 0."""
     odd_parameters: tuple[str, ...]
+    no_shared_memory: tuple[str, ...]
     """Which parameters the layout does not treat like the rest."""
     gpu_clock_note: str
     """What the GPU's clock was if not the one asked for; "" otherwise."""
@@ -99,7 +96,7 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
         disturbance = steps.disturbance.found(comm)
         traced = list(steps.rows.seen.recent)[-NUM_TRACED_STEPS:]
         spans = [span for _, _, result, _ in traced for span in (result.step, *result.phases)]
-        spans += [span for span in steps.saves if span.start_ns >= spans[0].start_ns]
+        spans += [span for span in steps.saver.spans if span.start_ns >= spans[0].start_ns]
         events = [event for *_, events in traced for event in events or []]
         notes["trace.json"] = trace.write(directory / "trace.json", comm, spans, events, meter.power_series(), timebase)
     notes["device"], notes["replicas"] = unused_gpus_here(session.run) or "", steps.replicas.note
@@ -119,10 +116,11 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
         device_used_bytes=device_used_bytes,
         first_step_ms=next(iter(steps.rows.seen))[2].step.duration_ns / 1e6,
         straggler=straggler,
-        checkpoints=steps.told(),
+        checkpoints=steps.saver.told(),
         metric=metric,
         disturbance=disturbance,
         odd_parameters=odd,
+        no_shared_memory=node_memory.missed(comm),
         gpu_clock_note=gpu_clock_note,
         notes={name: why for name, why in notes.items() if why},
     )
@@ -145,14 +143,13 @@ class _Steps:
             session.run, session.rank, earlier["rows"], timeline.drain if self._instrumented else None
         )
         self.windows: list[EnergyFigure] = list(earlier["windows"])
-        self.saves: list[PhaseSpan] = []
+        self.saver = Saver(session)
         measure = session.run.measure
         self._total: int = earlier["total_steps"] or measure.warmup_steps + measure.steps
         self._stop = StopRequest(session.comm)
         tolerant = session.run.resources.node_kinds is not None
         self.replicas = ReplicaWatch(session.comm, session.place, session.stepper, tolerant=tolerant)
         self._earlier_peak_bytes: int | None = earlier["peak_memory_bytes"]
-        self._notes = list(earlier["notes"])
         self._done = session.first_step
         self.draws = ""
 
@@ -170,9 +167,10 @@ class _Steps:
         self._stop.pace(step_s)
         self.replicas.pace(session.comm, step_s)
         while self._done < self._total:
+            pause = self.saver.next_pause(self._done, self._total, self._step_s())
             # Looking at the machine takes milliseconds, so it stands outside of the window.
             with self.disturbance.watched(), self.meter.window("timed") as window, self.gpu_clock.watched():
-                stopping = self._advance(self._next_pause(), warmup=False)
+                stopping = self._advance(pause, warmup=False)
                 while not stopping and self._done == self._total and (more := self._missing(window)):
                     self._total += more
                     stopping = self._advance(self._total, warmup=False)
@@ -183,6 +181,8 @@ class _Steps:
                 self._save(stopping=stopping)
         self.replicas.look(now=True)
         self.replicas.close()
+        self.session.hang.enter(hang.CHECKPOINT, self._done)
+        self.saver.finish()
         self._stop.close()
         if self._instrumented:
             timeline.disable()
@@ -200,6 +200,8 @@ class _Steps:
             self._done += 1
             self.progress(self._done, self._total)
             self.replicas.look()
+            if self._done % self._stop.every == 0:
+                self.saver.look()
             if self._stop.agreed() and self._done < self._total:
                 session.stepper.settle()
                 return True
@@ -212,10 +214,6 @@ class _Steps:
         gathered = comm.gather(mine, root=0)
         if gathered is not None:
             self.draws = told_of_draws(*zip(*gathered, strict=True))
-
-    def _next_pause(self) -> int:
-        every = self.session.run.checkpoint.every_steps
-        return self._total if every is None else min(self._total, (self._done // every + 1) * every)
 
     def _missing(self, window: Window) -> int:
         """Steps still needed for the windows to hold enough updates of the sensors; rank 0's answer holds for all."""
@@ -240,48 +238,20 @@ class _Steps:
         return recent[-1][2].step.duration_ns / 1e9 if len(recent) > 1 else 1.0
 
     def _save(self, *, stopping: bool) -> None:
-        session, began = self.session, time.perf_counter_ns()
+        session = self.session
         session.hang.enter(hang.CHECKPOINT, self._done)
         refuse_broken_weights(session.stepper, session.rank, self._done - 1)
         self.replicas.look(now=True)
-        values = {
-            **values_of(session.stepper),
-            "rows": self.rows.all(),
-            "windows": [window.as_dict() for window in self.windows],
-            "peak_memory_bytes": self.peak_memory_bytes(),
-            "total_steps": self._total,
-            "attempt": session.attempt,
-            "split": session.split,
-            "notes": self._notes,
-        }
-        reason = session.checkpoints.save(self._done, lambda part: tensors_of(session.stepper, part), values)
-        self.saves.append(PhaseSpan("checkpoint", began, time.perf_counter_ns()))
-        if reason:
-            self._notes.append(f"no checkpoint after step {self._done}: {reason}")
-        if stopping and reason:
-            raise InputOutputError(
-                f"checkpoint after step {self._done}: {reason}",
-                "a run that is asked to stop saves where it is",
-                "make room in the results directory; an earlier checkpoint, if there is one, is still whole",
-            )
-        if stopping:
-            raise RetryableError(
-                f"asked to stop: saved after step {self._done}",
-                "a run that gets SIGUSR1 saves a checkpoint and ends",
-                "start it again: it goes on from there",
-            )
+        self.saver.save(
+            self._done,
+            rows=self.rows.all(),
+            windows=self.windows,
+            stopping=stopping,
+            peak_memory_bytes=self.peak_memory_bytes(),
+            total_steps=self._total,
+        )
 
     def peak_memory_bytes(self) -> int | None:
         """The highest of all attempts."""
         peaks = (peak_memory.peak_bytes(self.session.device), self._earlier_peak_bytes)
         return max((peak for peak in peaks if peak is not None), default=None)
-
-    def told(self) -> Checkpoints:
-        """What was saved, and where this attempt went on from."""
-        return Checkpoints(
-            num_saved=len(self.saves) - sum(note.startswith("no checkpoint") for note in self._notes),
-            save_ms=tuple(span.duration_ns / 1e6 for span in self.saves),
-            resumed_from_step=Count.of(self.session.first_step or None, "the run began at its first step"),
-            attempts=self.session.attempt,
-            notes=tuple(self._notes),
-        )

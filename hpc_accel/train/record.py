@@ -66,6 +66,7 @@ def summarise(
     problem = _non_finite(run, steps, losses)
     peak, reserved, device_used = (list(each) for each in zip(*peaks, strict=True))
     step_time_ms = step_time(run, slowest(timed), STEP_METHOD)
+    straggler = _straggler(seen.straggler)
     step_facts = _steps(session, steps, list(slowest(timed)), list(slowest(timed).values()))
     energy = energy_of(seen.energy, step_facts)
     phases = _phases(run, timed)
@@ -83,7 +84,7 @@ def summarise(
         startup_ms=startup(session.startup_ms, seen.first_step_ms),
         memory=memory_figures(peak, session.device, reserved=reserved, device_used=device_used),
         energy=energy,
-        target=efficiency.target(run, losses, energy, step_facts.num_timed),
+        target=efficiency.target(run, losses, energy, step_facts.num_timed, started_from=session.started_from),
         flops=flops_facts(
             run,
             session.directory,
@@ -93,7 +94,7 @@ def summarise(
             step_time_ms.value,
             session.num_gpus,
         ),
-        straggler=_straggler(seen.straggler),
+        straggler=straggler,
         disturbance=seen.disturbance,
         checkpoints=seen.checkpoints,
         losses=_losses(losses, reference.losses if reference else (), run.measure.parity_steps),
@@ -110,6 +111,8 @@ def summarise(
                 device_type=session.device.type,
                 gpu_clock=seen.gpu_clock_note,
             ),
+            *timing_warnings.slow_rank(run, straggler, step_facts.num_timed),
+            *seen.no_shared_memory,
             *seen.odd_parameters,
             *(f"parity: {each}" for each in session.checked.found.told),
         ),
@@ -223,7 +226,7 @@ def _losses(losses: Sequence[float], reference: Sequence[float], parity_steps: i
 def _non_finite(run: Run, steps: pl.DataFrame, losses: Sequence[float]) -> Error | None:
     """The first loss, or norm of gradients, that is no number. With a loss scale such a step was skipped."""
     remedy = "lower the learning rate, or use precision bf16 or fp32"
-    for step, loss in enumerate(losses):
+    for step, loss in enumerate(losses, start=int(steps["step"].min() or 0)):  # type: ignore[arg-type]
         if not math.isfinite(loss):
             return Error(kind="non-finite loss", message=f"loss of step {step}", remedy=remedy)
     norms = steps.filter(~pl.col("grad_norm").is_finite()).sort("step")

@@ -19,9 +19,11 @@ from hpc_accel.runtime.stage_sizes import stage_sizes
 from hpc_accel.runtime.start_ranks import RankSetup, start_ranks
 from hpc_accel.runtime.step import Stepper
 from hpc_accel.study.run import Run
+from hpc_accel.train import rank_state
+from hpc_accel.train.another_run import refuse_ended
 from hpc_accel.train.checkpoint import Checkpoint, Checkpoints
 from hpc_accel.train.parity.check import Checked, check_parity
-from hpc_accel.train.state import restore
+from hpc_accel.train.state import State
 from hpc_accel.workloads import entry
 from hpc_accel.workloads.workload import Workload
 
@@ -30,7 +32,8 @@ from hpc_accel.workloads.workload import Workload
 class Session(RankSetup):
     """A run, set up on this rank: at its beginning, or where the checkpoint `first_step` comes from left it.
 
-    `earlier` is what earlier attempts measured on this rank: rows, windows, peak_memory_bytes, notes.
+    `earlier` is what earlier attempts measured on this rank: rows, windows, peak_memory_bytes, notes. `started_from`
+    names the run, and its step, that the training began in; "" where it began in this one.
     """
 
     hang: HangWatch
@@ -42,6 +45,7 @@ class Session(RankSetup):
     first_step: int
     attempt: int
     earlier: dict[str, Any]
+    started_from: str
     checked: Checked
     samples_dropped_per_epoch: int
     startup_ms: dict[str, float]
@@ -56,7 +60,7 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
     hang = HangWatch(
         directory,
         launch.rank,
-        launch.comm.Get_size(),
+        launch.host_of_rank,
         hang_after_s=run.measure.hang_after_s,
         start_up_s=run.resources.time_limit_min * 60,
     )
@@ -64,6 +68,8 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
     place = rank_coordinates(run.layout, launch.rank, mesh_device(run, device))
     checkpoints = Checkpoints(run, directory, comm, place)
     found = checkpoints.load()
+    if found and found.of.run_id != run.run_id:
+        refuse_ended(run, found.step)
     split = _split(run, found, device, comm)
     compared = time.perf_counter()
     checked = check_parity(run, directory / "run.json", comm, place, device, split)
@@ -83,7 +89,7 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
     )
     seed_rank(run.seed, place)
     if found:
-        restore(stepper, found.tensors, found.values)
+        _restore(stepper, found, run)
     built = time.perf_counter()
     return Session(
         **vars(launch),
@@ -94,8 +100,9 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
         stepper=stepper,
         checkpoints=checkpoints,
         first_step=first_step,
-        attempt=found.values["attempt"] + 1 if found else 1,
-        earlier=_earlier(found),
+        attempt=found.values["attempt"] + 1 if found and found.of.run_id == run.run_id else 1,
+        earlier=_earlier(found, run),
+        started_from=_started_from(found, run),
         checked=checked,
         samples_dropped_per_epoch=stepper.sampler.samples_dropped_per_epoch,
         startup_ms={
@@ -108,14 +115,43 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
 
 
 def _split(run: Run, found: Checkpoint | None, device: torch.device, comm: Any) -> tuple[int, ...] | None:
-    if found and run.layout.split == "measured":
+    if found and found.is_same_layout and run.layout.split == "measured":
         return tuple(found.values["split"])  # measured again it might be another, and its weights lie elsewhere
     return stage_sizes(run, entry.build_deferred(run.workload, run.seed), device, comm)
 
 
-def _earlier(found: Checkpoint | None) -> dict[str, Any]:
+def _restore(stepper: Stepper, found: Checkpoint, run: Run) -> None:
+    is_same = found.is_same_layout
+    keeps_options = run.workload.optimizer == found.of.workload.optimizer
+    State(stepper).restore(found.slices, keeps_options=keeps_options, is_same_layout=is_same)
+    rank_state.restore(stepper, found.values, step=found.step, seed=run.seed, is_same_layout=is_same)
+    if not is_same:
+        found.notes.append(f"{found.of.layout.label} to {run.layout.label}: {rank_state.SEEDED_ANEW}")
+    if run.recipe.compression == "powersgd":
+        found.notes.append("PowerSGD's error feedback is not saved: it begins with zeros again")
+    if not keeps_options:
+        found.notes.append("the optimizer's options are this run's: those of the checkpoint's run differ")
+
+
+def _earlier(found: Checkpoint | None, run: Run) -> dict[str, Any]:
+    """What earlier attempts at this run measured: nothing where there was none, or the checkpoint is another run's."""
+    nothing: dict[str, Any] = {"rows": [], "windows": [], "peak_memory_bytes": None, "total_steps": None}
     if found is None:
-        return {"rows": [], "windows": [], "peak_memory_bytes": None, "total_steps": None, "notes": []}
-    kept = {key: found.values.get(key) for key in ("rows", "peak_memory_bytes", "total_steps")}
-    windows = [EnergyFigure.from_dict(window) for window in found.values["windows"]]
-    return kept | {"windows": windows, "notes": [*found.values["notes"], *found.notes]}
+        return nothing | {"notes": []}
+    if found.of.run_id != run.run_id:
+        return nothing | {"notes": found.notes}
+    kept = {key: found.values.get(key) for key in ("peak_memory_bytes", "total_steps")}
+    windows = [EnergyFigure.from_dict(window) for window in found.measured.windows]
+    return kept | {
+        "rows": found.measured.rows,
+        "windows": windows,
+        "notes": [*found.values["notes"], *found.notes],
+    }
+
+
+def _started_from(found: Checkpoint | None, run: Run) -> str:
+    if found is None:
+        return ""
+    if found.of.run_id == run.run_id:
+        return str(found.values["started_from"])
+    return f"step {found.step} of {found.of.run_id} in layout {found.of.layout.label}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpc_accel.doctor import Finding, show, verdict
+from hpc_accel.doctor import Finding, _slurm, show, verdict
 
 OK = Finding(name="torch", status="ok", value="2.13")
 ENERGY = Finding(name="energy", status="ok", value="rapl: cpu-package")
@@ -42,3 +42,16 @@ def test_words_stay_whole_and_each_gap_says_who_can_close_it(monkeypatch, capsys
     assert max(map(len, lines)) <= 80
     assert {word for line in lines[:2] for word in line.split()} == {"gap", "energy", "administrator"}
     assert "do (an administrator): chmod a+r energy_uj" in " ".join(line.strip() for line in lines)
+
+
+def test_a_shell_that_does_not_know_the_throwaway_cluster_is_told_the_line(tmp_path, monkeypatch):
+    for name, does in (("sbatch", "echo slurm 22.05"), ("sinfo", "echo no controller >&2; exit 1")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("SLURM_CONF", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert next(_slurm()).who == "an administrator"
+    (tmp_path / ".cluster").mkdir()
+    (tmp_path / ".cluster/env").touch()
+    assert "source .cluster/env" in next(_slurm()).remedy

@@ -34,7 +34,7 @@ def test_rows_6_to_8(kind, tmp_path):
 
 
 def test_the_limit_is_learnt_from_steps(tmp_path, monkeypatch):
-    watch = HangWatch(tmp_path, 0, 1, hang_after_s=None, start_up_s=7200)
+    watch = HangWatch(tmp_path, 0, ["here"], hang_after_s=None, start_up_s=7200)
     now = [1000.0]
     monkeypatch.setattr("hpc_accel.runtime.hang.time.monotonic", lambda: now[0])
     assert watch.limit_s == 7200, "as long as the run may take"
@@ -50,7 +50,7 @@ def test_the_limit_is_learnt_from_steps(tmp_path, monkeypatch):
 
 
 def test_quick_steps_may_still_take_a_minute(tmp_path):
-    watch = HangWatch(tmp_path, 0, 1, hang_after_s=None)
+    watch = HangWatch(tmp_path, 0, ["here"], hang_after_s=None)
     for step in range(LEARNT_FROM + 1):
         watch.enter(STEP, step)
     assert watch.limit_s == LIMIT_S[STEP]

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.jobs.site import load_site
+from hpc_accel.jobs.failure_rate import with_failure_rate_of
+from hpc_accel.jobs.site import Site, load_site
+from hpc_accel.study.run import Checkpoint
+from hpc_accel.study.study_file import Study
 
 from .conftest import ROOT
 
@@ -56,3 +59,12 @@ def test_facts_of_a_partition_fall_back_to_the_sites_own(tmp_path: Path):
     assert site.partition_of("").price_per_node_hour == 2.5
     assert site.partition_of("b").price_per_node_hour is None
     assert site.partition_of("unknown").gpus_per_node is None
+
+
+def test_runs_are_told_how_often_nodes_of_their_site_fail():
+    study = Study.model_validate({"name": "t", "workload": {"name": "mlp"}})
+    site = Site(name="x", node_mtbf_h=2500.0)
+    assert with_failure_rate_of(study, site).checkpoint.node_mtbf_h == 2500.0
+    assert with_failure_rate_of(study, Site(name="x")).checkpoint.node_mtbf_h is None
+    own = study.model_copy(update={"checkpoint": Checkpoint(node_mtbf_h=10.0)})
+    assert with_failure_rate_of(own, site).checkpoint.node_mtbf_h == 10.0

@@ -93,6 +93,24 @@ def test_a_launcher_that_told_of_a_ranks_end_and_stays_is_ended(script, ended, c
     assert time.monotonic() - began < 5
 
 
+LOST = """PRTE has lost communication with a remote daemon.
+
+  HNP daemon   : [prterun-n1-19215@0,0] on node n1
+  Remote daemon: [prterun-n1-19215@0,1] on node n2
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "node"), [(LOST, "n2"), ("srun: error: Node failure on n7", "n7"), ("rank 0 is on node n1", "")]
+)
+def test_a_node_that_the_launcher_lost_is_known(said, node):
+    process = subprocess.Popen(["bash", "-c", 'echo "$0" >&2', said], stderr=subprocess.PIPE)
+    words = launcher_words.LauncherWords(process)
+    process.wait(8)
+    words.finish()
+    assert words.lost_node == node
+
+
 def test_start_of_the_script_is_that_of_its_process():
     assert time.time() - attempt.process_started_unix_s() >= 0
     code = "import time\nfrom hpc_accel.jobs.attempt import process_started_unix_s as at\nprint(at())"

@@ -11,7 +11,9 @@ from hpc_accel.mpi.launch import World
 from hpc_accel.runtime import start_ranks
 from tests.train.test_efficiency import make_run
 
-PLACE = World(rank=1, size=2, local_rank=1, local_size=2, node_rank=0, num_nodes=1, hosts=("here",))
+PLACE = World(
+    rank=1, size=2, local_rank=1, local_size=2, node_rank=0, num_nodes=1, hosts=("here",), host_of_rank=("here",) * 2
+)
 
 
 @pytest.fixture

@@ -7,11 +7,13 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from hpc_accel.jobs import accounting
@@ -24,7 +26,8 @@ from hpc_accel.study.run import Measure, Resources, Run, WorkloadSpec
 from hpc_accel.study.study_file import ResourcesChoice
 
 ROOT = Path(__file__).parents[2]
-CONF = Path(os.environ.get("CLUSTER_DIR", ROOT / ".cluster")) / "etc" / "slurm.conf"
+CLUSTER = Path(os.environ.get("CLUSTER_DIR", ROOT / ".cluster"))
+CONF = CLUSTER / "etc" / "slurm.conf"
 BIN = Path(sys.executable).parent
 SLEEPS = "import time\nfrom mpi4py import MPI\ntime.sleep(100)\n"
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "PREEMPTED", "NODE_FAIL"}
@@ -34,6 +37,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.slurm)
+
+
+# Slow as long as the file `slow` is there, so that the warning finds the run under way and the rest of it is quick.
+SLOW_MODEL = """
+import time
+from pathlib import Path
+import torch
+from torch import nn
+slow = Path(__file__).with_name("slow")
+class Data(torch.utils.data.Dataset):
+    def __len__(self): return 64
+    def __getitem__(self, index):
+        if index % 8 == 0 and slow.exists(): time.sleep(0.2)
+        return torch.randn(4, generator=torch.Generator().manual_seed(index)), torch.ones(1)
+def build():
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)), nn.functional.mse_loss, Data()
+"""
 
 
 @dataclass(frozen=True)
@@ -67,6 +87,10 @@ class Cluster:
     def submit(self, script: Path, *options: str, cwd: Path | None = None) -> str:
         """The id of the submitted job."""
         return self.run("sbatch", "--parsable", *options, script, cwd=cwd).strip().splitlines()[-1]
+
+    def submit_command(self, command: str, *options: str) -> str:
+        """The id of a job that runs `command` in a shell."""
+        return self.run("sbatch", "--parsable", *options, "--wrap", command).strip()
 
     def state(self, job_id: str) -> str:
         return self.show(job_id)["JobState"]
@@ -119,6 +143,16 @@ def _cluster_is_up() -> None:
         pytest.skip("the throwaway cluster is not up: make cluster")
 
 
+def shared_directory() -> Path:
+    """A new directory that all nodes see: /tmp, where pytest makes its own, is another on each node."""
+    return Path(tempfile.mkdtemp(dir=CLUSTER / "shared"))
+
+
+@pytest.fixture
+def tmp_path(_cluster_is_up: None) -> Path:
+    return shared_directory()
+
+
 @pytest.fixture
 def cluster(_cluster_is_up: None, tmp_path: Path) -> Cluster:
     return cluster_in(tmp_path)
@@ -145,12 +179,41 @@ def make_run(num_nodes: int = 2, ranks_per_node: int = 1, **resources: Any) -> R
     )
 
 
+def make_slow_run(cluster: Cluster, steps: int = 900, measure: dict[str, Any] | None = None, **more: Any) -> Run:
+    """`SLOW_MODEL` on two nodes with a rank each. The file `slow` is there; a test removes it when it saw enough."""
+    (cluster.directory / "slow_model.py").write_text(SLOW_MODEL)
+    (cluster.directory / "slow").touch()
+    checkpoint = more.pop("checkpoint", {})
+    run = make_run(2, 1, **more)
+    return Run.model_validate(
+        run.model_dump(exclude={"run_id"})
+        | {
+            "workload": WorkloadSpec(name="slow", entry="slow_model:build", global_batch_size=16),
+            "layout": run.layout.model_copy(update={"micro_batch_size": 8}),
+            "measure": Measure(warmup_steps=1, steps=steps, parity_steps=2, parity_tolerance=1e-4, **(measure or {})),
+            "checkpoint": checkpoint,
+        }
+    )
+
+
 def make_mixed_run(*node_kinds: dict[str, Any], **resources: Any) -> Run:
     """The same on nodes that differ: each of `node_kinds` as a study writes it."""
     limits = ResourcesChoice(node_kinds=list(node_kinds), **{"memory_mb": 1500, "time_limit_min": 5} | resources)
     placed = place_on_node_kinds(sum(each.num_ranks for each in node_kinds_of(limits)), limits, "auto")
     alike = make_run(1, placed.num_ranks)
     return Run.model_validate({**alike.model_dump(exclude={"run_id"}), "resources": placed.model_dump()})
+
+
+def losses(run_dir: Path) -> list[tuple[int, int, float]]:
+    return pl.read_parquet(run_dir / "steps.parquet").select("step", "rank", "loss").sort("step", "rank").rows()
+
+
+def wait_for_restart(cluster: Cluster, job_id: str) -> None:
+    for _ in range(150):
+        if cluster.show(job_id)["Restarts"] != "0":
+            return
+        cluster.run("sleep", "1")
+    raise AssertionError("not restarted: " + "".join(path.read_text() for path in cluster.directory.glob("*/log.txt")))
 
 
 def read(run_dir: Path, name: str = "summary.json") -> dict[str, Any]:

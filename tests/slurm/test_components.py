@@ -11,8 +11,7 @@ from hpc_accel.study.stage_partition import automatic_split
 from hpc_accel.workloads import entry
 from hpc_accel.workloads.count_facts import describe
 
-from .conftest import BIN, ROOT, SLEEPS, Cluster, accounting_of, make_mixed_run, read, tiny_environment
-from .test_script import SLOW_MODEL
+from .conftest import BIN, ROOT, SLEEPS, SLOW_MODEL, Cluster, accounting_of, make_mixed_run, read, tiny_environment
 
 BIG = {"num_nodes": 2, "ranks_per_node": 1, "gpus_per_node": 1, "cpus_per_rank": 2}
 SMALL = {"ranks_per_node": 2, "partition": "small", "memory_mb": 900}

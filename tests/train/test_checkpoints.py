@@ -10,15 +10,13 @@ import time
 
 import polars as pl
 import pytest
-import torch
 
 from hpc_accel.errors import DataError
-from hpc_accel.parallel.mesh import RankCoordinates
-from hpc_accel.study.run import Run
-from hpc_accel.train.checkpoint import Checkpoints
+from hpc_accel.train.checkpoint_directory import CheckpointDirectory
 from tests.measure import trees
 from tests.mpirun import ROOT, check, mpirun
 from tests.records import summary_in
+from tests.train.alone import flip, in_child, loaded_step, save
 from tests.train.test_layouts import LM, SCRIPT, write_runs
 
 TESTING = {"HPC_ACCEL_TESTING": "1"}
@@ -65,59 +63,40 @@ def test_warned_runs_go_on_bit_for_bit(tmp_path):
         assert energy.phases.by_device[0].phases_j == pytest.approx(energy.phases.by_phase_j)
 
 
+KILLED = {
+    "between two steps": ("kill@1:25", False, 20),
+    "while its thread writes": ("kill@1:20:save:agree", True, 10),
+}
+"""The fault, whether saving is asynchronous, and the step of the checkpoint that is left."""
+
+
 @pytest.mark.mpi
 def test_killed_rank_ends_all_and_the_run_goes_on(tmp_path):
-    [path] = write_runs(tmp_path, {"name": "digits"}, [{"dp": 2}], measure=LONG, checkpoint={"every_steps": 10})
+    left = {}
+    for name, (fault, asynchronous, step) in KILLED.items():
+        saving = {"every_steps": 10, "asynchronous": asynchronous}
+        [path] = write_runs(tmp_path / name, {"name": "digits"}, [{"dp": 2}], measure=LONG, checkpoint=saving)
+        left[path] = step
+        done = mpirun(2, [SCRIPT, path], 90, HPC_ACCEL_FAULT=fault, **TESTING)
+        assert done.returncode not in (0, 124), done.stdout
+        end = time.monotonic() + 10
+        while subprocess.run(["pgrep", "-f", str(path)], capture_output=True, check=False).returncode == 0:
+            assert time.monotonic() < end, "an orphan"
+            time.sleep(0.2)
+        assert not (path.parent / "summary.json").exists()
+        assert (path.parent / "checkpoints/latest").read_text() == f"step-{step:06d}\n"
     whole = tmp_path / "whole" / "run.json"
     whole.parent.mkdir()
     shutil.copy(path, whole)
-    done = mpirun(2, [SCRIPT, path], 90, HPC_ACCEL_FAULT="kill@1:25", **TESTING)
-    assert done.returncode not in (0, 124), done.stdout
-    end = time.monotonic() + 10
-    while subprocess.run(["pgrep", "-f", str(path)], capture_output=True, check=False).returncode == 0:
-        assert time.monotonic() < end, "an orphan"
-        time.sleep(0.2)
-    assert not (path.parent / "summary.json").exists()
-    assert (path.parent / "checkpoints/latest").read_text() == "step-000020\n"
-    check(mpirun(2, [SCRIPT, path, whole], 150))
-    assert summary_in(path.parent).checkpoints.resumed_from_step.value == 20
-    assert losses(path.parent) == losses(whole.parent)
+    check(mpirun(2, [SCRIPT, *left, whole], 200))
+    for path, step in left.items():
+        assert summary_in(path.parent).checkpoints.resumed_from_step.value == step
+        assert losses(path.parent) == losses(whole.parent)
     told = summary_in(whole.parent).checkpoints
-    assert told.num_saved == 2
+    assert told.num_saved == len(told.written_ms) == 2
     assert min(told.save_ms) > 0
+    assert told.interval == "every 10 steps, as the study says"
     assert told.resumed_from_step.value is None
-
-
-class Alone:
-    """A communicator of one rank, for what files must look like."""
-
-    def Get_rank(self):
-        return 0
-
-    def bcast(self, value):
-        return value
-
-    def allgather(self, value):
-        return [value]
-
-
-@pytest.fixture
-def checkpoints(tmp_path):
-    [path] = write_runs(tmp_path, {"name": "mlp"}, [{"dp": 1}])
-    run = Run.model_validate_json(path.read_bytes())
-    place = RankCoordinates(layout=run.layout, mesh=None, pp_rank=0, dp_rank=0, tp_rank=0)
-    return Checkpoints(run, path.parent, Alone(), place)
-
-
-def save(checkpoints, step):
-    return checkpoints.save(step, lambda part: {"model.weight": torch.full((4, 3), float(step))}, {"note": step})
-
-
-def loaded_step(checkpoints):
-    found = checkpoints.load()
-    assert torch.equal(found.tensors["model.weight"], torch.full((4, 3), float(found.step)))
-    assert found.values["note"] == found.step
-    return found.step
 
 
 def test_newest_is_loaded_and_old_ones_are_removed(checkpoints):
@@ -126,10 +105,10 @@ def test_newest_is_loaded_and_old_ones_are_removed(checkpoints):
         assert save(checkpoints, step) == ""
     assert loaded_step(checkpoints) == 1_000_000
     present = sorted(path.name for path in checkpoints.directory.iterdir())
-    assert present == ["latest", "step-1000000", "step-999999"]
+    assert present == ["latest", "measured-rank-0.jsonl", "step-1000000", "step-999999"]
 
 
-@pytest.mark.parametrize("point", ["save:write", "save:fsync", "save:rename", "save:latest"])
+@pytest.mark.parametrize("point", ["save:write", "save:fsync", "save:agree", "save:rename", "save:latest"])
 def test_crash_while_saving_leaves_one_valid_checkpoint(checkpoints, point, monkeypatch):
     save(checkpoints, 5)
     monkeypatch.setenv("HPC_ACCEL_TESTING", "1")
@@ -143,33 +122,18 @@ def test_crash_while_saving_leaves_one_valid_checkpoint(checkpoints, point, monk
     assert not list(checkpoints.directory.glob("*.partial"))
 
 
-def in_child(action):
-    """The exit code of `action` in a forked process; 3 when it comes back."""
-    child = os.fork()
-    if child == 0:
-        action()
-        os._exit(3)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-
-
 DAMAGE = {
     "empty": lambda path: path.write_bytes(b""),
     "half": lambda path: os.truncate(path, path.stat().st_size // 2),
     "nearly whole": lambda path: os.truncate(path, path.stat().st_size - 1),
     "flipped bit": flip,
     "missing": lambda path: path.unlink(),
-    "extra": lambda path: shutil.copy(path, path.with_name("part-pp1-tp0.safetensors")),
+    "extra": lambda path: shutil.copy(path, path.with_name("model-pp1-tp0.safetensors")),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("name", ["part-pp0-tp0.safetensors", "rank-0.json", "manifest.json"])
+@pytest.mark.parametrize("name", ["model-pp0-tp0.safetensors", "rank-0.json", "manifest.json"])
 def test_damage_is_refused_and_the_one_before_is_used(checkpoints, damage, name):
     save(checkpoints, 5)
     save(checkpoints, 10)
@@ -184,8 +148,11 @@ def test_damage_is_refused_and_the_one_before_is_used(checkpoints, damage, name)
 
 def test_another_run_s_checkpoint_is_refused(checkpoints):
     save(checkpoints, 5)
-    manifest = checkpoints.directory / "step-000005/manifest.json"
-    manifest.write_text(manifest.read_text().replace(checkpoints.run.run_id, "other"))
+    directory = CheckpointDirectory(checkpoints.directory)
+    files = directory.manifest("step-000005")["files"]
+    (checkpoints.directory / "step-000005").rename(directory.partial(5))
+    facts = {"run_id": "other", "run": checkpoints.run.model_dump(mode="json")}
+    directory.publish(5, files, facts, keep=1)
     with pytest.raises(DataError, match="belongs to run other"):
         checkpoints.load()
 
@@ -205,18 +172,21 @@ def test_a_bad_pointer_is_told_and_not_followed(checkpoints, content):
 def test_full_disk_keeps_the_old_one(checkpoints):
     """A limit on the size of files stands for a full disk: writing fails in the middle."""
     save(checkpoints, 5)
-    large = {"model.weight": torch.zeros(100_000)}
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
     try:
-        reason = checkpoints.save(10, lambda part: large, {"note": 10})
+        reason = save(checkpoints, 10, size=(100, 1000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, before)
     assert reason.startswith("rank 0: ")
     assert loaded_step(checkpoints) == 5
-    assert sorted(path.name for path in checkpoints.directory.iterdir()) == ["latest", "step-000005"]
+    assert sorted(path.name for path in checkpoints.directory.iterdir()) == [
+        "latest",
+        "measured-rank-0.jsonl",
+        "step-000005",
+    ]
 
 
 def test_a_fault_needs_the_word_testing(checkpoints, monkeypatch):

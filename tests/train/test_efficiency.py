@@ -11,9 +11,9 @@ import torch
 
 from hpc_accel.mpi.timeline import CommEvent
 from hpc_accel.record.energy import Energy
-from hpc_accel.record.figure import Count, Seconds
+from hpc_accel.record.figure import Count, Fraction, Seconds
 from hpc_accel.record.measured import with_shares
-from hpc_accel.record.parts import Disturbance, Outliers, Steps
+from hpc_accel.record.parts import Disturbance, Outliers, Steps, Straggler
 from hpc_accel.runtime import timing_warnings
 from hpc_accel.runtime.in_flight import StepInFlight, StepResult
 from hpc_accel.runtime.phase_timer import PhaseSpan
@@ -69,6 +69,23 @@ def test_warm_up_is_found_beyond_what_was_counted():
     [said] = timing_warnings.warnings(make_run(), facts, Energy.missing("no sensor"), QUIET)
     assert "set measure.warmup_steps to 4" in said
     assert timing_warnings.warnings(make_run(), facts.changed(num_warmup=4), Energy.missing("no sensor"), QUIET) == ()
+
+
+@pytest.mark.parametrize(
+    ("layout", "excess", "num_timed", "is_told"),
+    [
+        ({"dp": 2}, 1.1, 20, True),
+        ({"dp": 2}, 0.3, 20, False),
+        ({"dp": 2}, 1.1, 9, False),
+        ({"pp": 2, "schedule": "1f1b"}, 1.1, 20, False),
+    ],
+)
+def test_a_rank_that_computes_longer_at_the_same_work_is_named(layout, excess, num_timed, is_told):
+    run = make_run()
+    run = run.model_copy(update={"layout": Layout(micro_batch_size=1, accumulation_steps=1, **layout)})
+    slow = Straggler.missing("not looked at").changed(rank=Count.of(1), host="n2", excess=Fraction.of(excess))
+    told = timing_warnings.slow_rank(run, slow, num_timed)
+    assert [text.startswith("slow rank: rank 1 on n2 computes 2.1 times") for text in told] == [True] * is_told
 
 
 @pytest.mark.parametrize(
@@ -135,6 +152,8 @@ def test_the_target_is_the_first_loss_at_or_below_it():
     missed = efficiency.target(make_run(target_loss=0.1), [2.0, 0.5], energy, num_steps=4)
     assert missed.energy_j.value is None
     assert "lowest loss is 0.5" in missed.energy_j.reason
+    begun = efficiency.target(make_run(target_loss=0.5), [0.4], energy, 4, started_from="step 7 of x")
+    assert begun.num_steps.reason == "the steps before step 7 of x are in another run's record"
     assert "names no measure.target_loss" in efficiency.target(make_run(), [1.0], energy, 4).loss.reason
 
 

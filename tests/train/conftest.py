@@ -1,0 +1,5 @@
+"""Fixtures of this directory."""
+
+from tests.train.alone import checkpoints
+
+__all__ = ["checkpoints"]

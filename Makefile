@@ -6,7 +6,7 @@ BIN := .venv/bin
 SHELL := /bin/bash
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: env extras demo catalogue test zoo faults lint conformance bench bench-gpu gpu-check gpu-check-wheels clean
+.PHONY: env extras demo catalogue test zoo faults soak lint conformance bench bench-gpu gpu-check gpu-check-wheels clean
 
 env: .venv/.installed-$(ACCEL)
 
@@ -61,6 +61,11 @@ lint: env
 # Every fault of docs/reliability.md in real runs, and spoilt files for a minute each: about a quarter of an hour.
 faults: env
 	HPC_ACCEL_FUZZ_S=60 $(BIN)/python -m pytest tests/faults tests/test_fuzz.py --durations=10
+
+# Runs that are killed, frozen and warned at random, 54 times over six layouts, end with the weights of undisturbed ones:
+# about ten minutes; the counts go to benchmarks/results/.
+soak: env
+	$(BIN)/python -m tests.soak.soak
 
 # PyTorch's own distributed suite on the mpi4py backend, 2, 4 and 8 ranks: about half an hour on two cores.
 conformance: env

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -27,7 +28,8 @@ def leave() -> NoReturn:
     """End this process with exit code 0. Threads that never end, and libraries that crash at exit, have no say."""
     mpi = sys.modules.get("mpi4py.MPI")  # not imported here, because to import it is to start MPI
     if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
-        mpi.Finalize()
-    sys.stdout.flush()
-    sys.stderr.flush()
+        getattr(mpi.Finalize, "__wrapped__", mpi.Finalize)()  # the user's code may not call it
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # closed by the user's code, or nobody reads
+            stream.flush()
     os._exit(0)

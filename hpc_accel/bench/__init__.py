@@ -3,6 +3,7 @@
 Read it in this order:
   interleaved        the one way to time: all ways take turns, the slowest rank counts, medians
   steps              what is timed on CPUs: all-reduces, and steps of DDP, FSDP2 and a pipeline
+  wire               what the links between nodes allow, and what was really sent
   cli                the commands
   backend, gpu       the two comparisons: what stands beside what, the table they print
   start_ranks        ranks on this host, where no launcher has started any

@@ -7,7 +7,9 @@ Both groups live side by side and take turns, repetition by repetition, so that 
 A figure is the median over repetitions of the slowest rank's time; a ratio above 1 means mpi4py is faster. A turn of
 all-reduces is twenty calls up to 4 MiB and three above; `cold` is the ratio of turns of one call, after another way.
 `none` is the step with no communication at all, `silent` one whose messages are left out, `bare` a mpi4py call on a
-NumPy buffer. Sizes and models are fixed, so that results compare; the figures of --quick mean nothing.
+NumPy buffer. Between nodes, `of wire` is the time over the least that their links allow, and `bytes` what a node sent
+over what it must: far from 1, messages went another way than over the links that were measured. Sizes and models are
+fixed, so that results compare; the figures of --quick mean nothing.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ import torch
 import torch.distributed as dist
 
 import hpc_accel.mpi
+from hpc_accel.bench import wire
 from hpc_accel.bench.result_file import versions, write
 from hpc_accel.bench.start_ranks import launched, start_ranks
 from hpc_accel.bench.steps import KIB, MODELS, REPETITIONS, all_reduce, ddp, fsdp2, pipeline_1f1b
 from hpc_accel.errors import ConfigError
+from hpc_accel.mpi.launch import mpi
 
 
 def line(entry: dict[str, Any]) -> str:
@@ -36,6 +40,8 @@ def line(entry: dict[str, Any]) -> str:
     extra = ""
     if "ratio_bare" in entry:
         extra = f"  of bare {entry['ratio_bare']:.2f}  cold {entry['ratio_gloo_cold']:.1f}x"
+    if "ratio_wire" in entry:
+        extra += f"  of wire {entry['ratio_wire']:.2f}  bytes {entry['ratio_bytes']:.2f}"
     if entry.get("over_no_communication"):
         extra = f"  over none {entry['over_no_communication']:.2f}"
     if entry.get("ratio_bound"):
@@ -51,18 +57,22 @@ def run(only: list[str], json_path: Path | None, quick: bool) -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # fair to gloo: a wrong interface costs it a factor of 100
     groups = {"mpi4py": dist.group.WORLD, "gloo": dist.new_group(list(range(place.size)), backend="gloo")}
     steps = {**dict.fromkeys(MODELS, ddp), "pipeline_1f1b": pipeline_1f1b, "fsdp2": fsdp2}
+    link = wire.measure(place, mpi().COMM_WORLD)
     entries: list[dict[str, Any]] = []
     for name in only or ["all_reduce", *steps]:
         if name == "all_reduce":
-            rows = all_reduce(groups, quick)
+            rows = all_reduce(groups, quick, link)
         else:
-            rows = [steps[name](name, groups, 1 if quick else REPETITIONS[name])]
-        entries += rows
-        if place.rank == 0:
-            sys.stdout.writelines(line(entry) + "\n" for entry in rows)
-            sys.stdout.flush()
+            rows = iter([steps[name](name, groups, 1 if quick else REPETITIONS[name])])
+        for entry in rows:
+            entries.append(entry)
+            if place.rank == 0:
+                sys.stdout.write(line(entry) + "\n")
+                sys.stdout.flush()
     if place.rank == 0 and json_path:
-        write(json_path, {"quick": quick, "versions": versions(), "entries": entries})
+        rate = {} if link is None else {"link_mbit_per_s": 8e-6 * link.bytes_per_s}
+        nodes = {"num_nodes": place.num_nodes}
+        write(json_path, {"quick": quick, "versions": versions(), **nodes, **rate, "entries": entries})
     hpc_accel.mpi.shutdown()
 
 

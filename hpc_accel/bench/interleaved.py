@@ -9,6 +9,7 @@ from collections.abc import Callable
 from hpc_accel.mpi.launch import mpi
 
 Step = Callable[[], object]
+LEAST = 3
 
 
 def nothing() -> None:
@@ -16,15 +17,24 @@ def nothing() -> None:
 
 
 def interleaved(
-    ways: dict[str, Step], repetitions: int, inner: int = 1, warmup: int = 2, settle: Step = nothing
+    ways: dict[str, Step],
+    repetitions: int,
+    inner: int = 1,
+    warmup: int = 2,
+    settle: Step = nothing,
+    budget_s: float = 30.0,
 ) -> dict[str, float]:
     """Median seconds of the slowest rank for each way, taking turns. All ranks call this.
 
-    `settle` waits for what a step has only queued, on a device.
+    `settle` waits for what a step has only queued, on a device. On a slow link there are fewer repetitions, three at
+    least, so that they take about `budget_s`.
     """
     comm = mpi().COMM_WORLD
     times: dict[str, list[float]] = {name: [] for name in ways}
+    started = time.perf_counter()
     for repetition in range(repetitions + warmup):
+        if repetition >= warmup + LEAST and comm.bcast(time.perf_counter() - started > budget_s):
+            break
         for name, step in ways.items():
             settle()
             comm.Barrier()

@@ -7,6 +7,8 @@ time over that; the pipeline's own is its micro-batches' compute and the bubble.
 from __future__ import annotations
 
 import itertools
+import time
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -16,6 +18,7 @@ import torch.distributed as dist
 from torch import nn
 
 from hpc_accel.bench.interleaved import Step, interleaved
+from hpc_accel.bench.wire import Wire, sent_bytes
 from hpc_accel.mpi.launch import mpi
 
 KIB, MIB = 2**10, 2**20
@@ -26,11 +29,12 @@ CALLS_PER_TURN = {size: 20 if size <= 4 * MIB else 3 for size in SIZES}
 """The first calls of a turn find the caches full of the other's buffers; `ratio_gloo_cold` is of turns of one call."""
 REPETITIONS = {"ddp_mlp": 20, "ddp_transformer": 20, "ddp_cnn": 20, "pipeline_1f1b": 20, "fsdp2": 12}
 MICRO_BATCHES = 8
+SETTLES_S = 0.05
+"""For the last packets' acknowledgements."""
 
 
-def all_reduce(groups: dict[str, Any], quick: bool) -> list[dict[str, Any]]:
-    """`dist.all_reduce` on fp32, both groups, and the bare MPI call."""
-    rows = []
+def all_reduce(groups: dict[str, Any], quick: bool, wire: Wire | None) -> Iterator[dict[str, Any]]:
+    """`dist.all_reduce` on fp32, both groups, and the bare MPI call; a row per size, as it is measured."""
     comm = mpi().COMM_WORLD
     for num_bytes in SIZES[:3] if quick else SIZES:
         tensor, array = torch.zeros(num_bytes // 4), np.zeros(num_bytes // 4, dtype=np.float32)
@@ -40,18 +44,32 @@ def all_reduce(groups: dict[str, Any], quick: bool) -> list[dict[str, Any]]:
         ways["bare"] = partial(comm.Allreduce, mpi().IN_PLACE, array)
         times = interleaved(ways, repetitions, CALLS_PER_TURN[num_bytes])
         cold = interleaved(ways, repetitions)
-        rows.append(
-            {
-                "name": "all_reduce",
-                "num_bytes": num_bytes,
-                "times_s": times,
-                "ratio_gloo": times["gloo"] / times["mpi4py"],
-                "ratio_bare": times["bare"] / times["mpi4py"],
-                "ratio_gloo_cold": cold["gloo"] / cold["mpi4py"],
-                "required": REQUIRED_ALL_REDUCE[num_bytes],
-            }
-        )
-    return rows
+        entry = {
+            "name": "all_reduce",
+            "num_bytes": num_bytes,
+            "times_s": times,
+            "ratio_gloo": times["gloo"] / times["mpi4py"],
+            "ratio_bare": times["bare"] / times["mpi4py"],
+            "ratio_gloo_cold": cold["gloo"] / cold["mpi4py"],
+            "required": REQUIRED_ALL_REDUCE[num_bytes] if wire is None else None,
+        }
+        yield entry | ({} if wire is None else over_wire(wire, num_bytes, times["mpi4py"], ways["mpi4py"]))
+
+
+def over_wire(wire: Wire, num_bytes: int, time_s: float, step: Step) -> dict[str, Any]:
+    """The time beside what the links allow, and the bytes of one more call beside what theory wants."""
+    comm = mpi().COMM_WORLD
+    comm.Barrier()
+    before = sent_bytes()
+    step()
+    comm.Barrier()
+    time.sleep(SETTLES_S)
+    sent = max(comm.allgather(sent_bytes() - before))
+    return {
+        "wire_s": wire.all_reduce_s(num_bytes),
+        "ratio_wire": time_s / wire.all_reduce_s(num_bytes),
+        "ratio_bytes": sent / wire.all_reduce_bytes(num_bytes),
+    }
 
 
 def mlp() -> tuple[nn.Module, torch.Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import socket
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,20 @@ SWITCH = "HPC_ACCEL_MPI_SHARED_MEMORY"
 """Set to 0 to leave all to the library."""
 PRETENDED = "HPC_ACCEL_MPI_TEST_RANKS_PER_NODE"
 """For tests only: ranks of one host count as several nodes of so many ranks each."""
+
+
+_missed: list[str] = []
+"""What this rank could not have, and why."""
+
+
+def missed(comm: Any) -> tuple[str, ...]:
+    """A sentence for each node on which shared memory could not be had. Collective over `comm`."""
+    told = sorted({each for ranks in comm.allgather(_missed) for each in ranks})
+    return tuple(
+        f"shared memory: {each}: ranks of a node exchange by messages instead, which is slower: make room there and "
+        "measure again"
+        for each in told
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +89,8 @@ def map_memory(comm: Any, header_bytes: int, bytes_per_rank: int, extra_bytes: i
         try:
             file, path = tempfile.mkstemp(prefix="hpc-accel-", dir=DIRECTORY)
             os.ftruncate(file, whole)
-        except OSError:
-            pass
+        except OSError as error:
+            _miss(error)
     path = comm.bcast(path, root=0)
     memory = None
     try:
@@ -86,11 +101,19 @@ def map_memory(comm: Any, header_bytes: int, bytes_per_rank: int, extra_bytes: i
         end = whole if rank == size - 1 else header_bytes + (rank + 1) * bytes_per_rank
         os.posix_fallocate(file, begin, end - begin)
         memory = mmap.mmap(file, whole)
-    except (OSError, ValueError):
-        pass
+    except (OSError, ValueError) as error:
+        if path:  # else the first rank has told
+            _miss(error)
     comm.Barrier()
     if rank == 0 and path:
         Path(path).unlink(missing_ok=True)
     if file >= 0:
         os.close(file)
     return memory
+
+
+def _miss(error: OSError | ValueError) -> None:
+    reason = error.strerror if isinstance(error, OSError) else error
+    text = f"no {DIRECTORY} on {socket.gethostname()} ({reason})"
+    if text not in _missed:
+        _missed.append(text)

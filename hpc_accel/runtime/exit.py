@@ -97,6 +97,8 @@ def _known_remedy(error: BaseException) -> str | None:
     """For what Python and torch say of a limit, which names no limit."""
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return "raise the limits on processes (ulimit -u) and on address space (ulimit -v)"
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        return "look for os._exit() in the data set and for too little memory; data_workers: 0 shows where it happens"
     return None
 
 

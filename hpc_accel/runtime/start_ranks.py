@@ -14,6 +14,7 @@ from hpc_accel.mpi.launch import mpi, refuse_copies
 from hpc_accel.runtime.device import choose_device, gpu_uuids
 from hpc_accel.runtime.threads import threads_per_rank
 from hpc_accel.study.run import Run
+from hpc_accel.workloads.sudden_exit import refuse_finalize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,7 @@ def start_ranks(run: Run, directory: Path) -> RankSetup:
     world = hpc_accel.mpi.world()
     refuse_copies(world.size, run.layout.num_ranks)
     comm = mpi().COMM_WORLD
+    refuse_finalize(mpi())
     own = run.resources.node_kind_of(world.rank)
     num_threads = run.recipe.threads_per_rank or threads_per_rank(world.local_size, own.cpus_per_rank)
     torch.set_num_threads(num_threads)

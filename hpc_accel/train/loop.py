@@ -20,7 +20,7 @@ from hpc_accel.measure.energy import gpus_in_use
 from hpc_accel.measure.energy.combine_windows import combine
 from hpc_accel.measure.energy.figure import EnergyFigure
 from hpc_accel.measure.energy.meter import EnergyMeter, Window
-from hpc_accel.mpi import timeline
+from hpc_accel.mpi import node_memory, timeline
 from hpc_accel.parallel import odd_parameters
 from hpc_accel.record.parts import Checkpoints, Disturbance, Metric
 from hpc_accel.runtime import hang
@@ -62,6 +62,7 @@ class Observations:
     disturbance: Disturbance | None
     """On rank 0."""
     odd_parameters: tuple[str, ...]
+    no_shared_memory: tuple[str, ...]
     """Which parameters the layout does not treat like the rest."""
     gpu_clock_note: str
     """What the GPU's clock was if not the one asked for; "" otherwise."""
@@ -119,6 +120,7 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
         metric=metric,
         disturbance=disturbance,
         odd_parameters=odd,
+        no_shared_memory=node_memory.missed(comm),
         gpu_clock_note=gpu_clock_note,
         notes={name: why for name, why in notes.items() if why},
     )
@@ -177,10 +179,10 @@ class _Steps:
             self.windows.append(self._attributed(window))
             if self._done < self._total:
                 self._save(stopping=stopping)
-        self.replicas.look(now=True)
-        self.replicas.close()
         self.session.hang.enter(hang.CHECKPOINT, self._done)
         self.saver.finish()
+        self.replicas.look(now=True)
+        self.replicas.close()
         self._stop.close()
         if self._instrumented:
             timeline.disable()
@@ -238,6 +240,7 @@ class _Steps:
     def _save(self, *, stopping: bool) -> None:
         session = self.session
         session.hang.enter(hang.CHECKPOINT, self._done)
+        self.saver.settle()  # a sound state counts, though the one that follows may not
         refuse_broken_weights(session.stepper, session.rank, self._done - 1)
         self.replicas.look(now=True)
         self.saver.save(

@@ -112,6 +112,7 @@ def summarise(
                 gpu_clock=seen.gpu_clock_note,
             ),
             *timing_warnings.slow_rank(run, straggler, step_facts.num_timed),
+            *seen.no_shared_memory,
             *seen.odd_parameters,
             *(f"parity: {each}" for each in session.checked.found.told),
         ),

@@ -34,6 +34,7 @@ class Saver:
         self._state = State(session.stepper)
         self._notes: list[str] = list(session.earlier["notes"])
         self._done: list[Outcome] = []
+        self._stood_ns = 0
         self._interval = Interval(seconds=None, reason="")
 
     def next_pause(self, done: int, total: int, step_s: float) -> int:
@@ -69,11 +70,11 @@ class Saver:
         stopping: bool,
         **values: Any,
     ) -> None:
-        """Save the state after `step` steps, known to be finite; `values` are what else the next attempt is told.
+        """After `settle`: save the finite state after `step` steps. `values` are told to the next attempt as well.
 
         Raises RetryableError when the run was asked to stop and is saved, InputOutputError when it could not be.
         """
-        session, began = self.session, time.perf_counter_ns()
+        session = self.session
         told = {
             **rank_state.values_of(session.stepper),
             **values,
@@ -86,7 +87,7 @@ class Saver:
         known = session.checkpoints.begin(step, self._state, told, measured)
         if stopping and (last := session.checkpoints.finish()):
             known.append(last)
-        self.spans.append(PhaseSpan("checkpoint", began, time.perf_counter_ns()))
+        self.spans.append(PhaseSpan("checkpoint", self._stood_ns, time.perf_counter_ns()))
         for outcome in known:
             self._note(outcome)
         if stopping:
@@ -96,12 +97,17 @@ class Saver:
         """After each step: note a save that has ended."""
         self._note(self.session.checkpoints.look())
 
+    def settle(self) -> None:
+        """Wait for a save that is under way: before the next one, before the state is checked and may end the run."""
+        self._stood_ns = time.perf_counter_ns()
+        self._note(self.session.checkpoints.finish())
+
     def finish(self) -> None:
-        """Before the run ends: wait for a save that is under way."""
-        began = time.perf_counter_ns()
-        if (outcome := self.session.checkpoints.finish()) is not None:
-            self._note(outcome)
-            self.spans.append(PhaseSpan("checkpoint", began, time.perf_counter_ns()))
+        """Before the run ends: the same, and it counts as time that training stood still."""
+        known = len(self._done)
+        self.settle()
+        if len(self._done) > known:
+            self.spans.append(PhaseSpan("checkpoint", self._stood_ns, time.perf_counter_ns()))
 
     def _note(self, outcome: Outcome | None) -> None:
         if outcome is None:

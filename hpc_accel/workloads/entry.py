@@ -26,6 +26,7 @@ from hpc_accel.workloads.certain_plan import plan_inside
 from hpc_accel.workloads.deferred import Deferred
 from hpc_accel.workloads.nested import shapes_of
 from hpc_accel.workloads.stream import Stream, is_stream, num_samples_of
+from hpc_accel.workloads.sudden_exit import no_sudden_exit
 from hpc_accel.workloads.weight_files import load_weights
 from hpc_accel.workloads.workload import Metric, Workload
 
@@ -95,11 +96,12 @@ def _called(spec: WorkloadSpec, seed: int) -> Any:
 def users_code(entry: str) -> Iterator[None]:
     """Around all that calls the user's code: it ends in the directory it was started in, where a study's paths begin.
 
-    What the code raises, `sys.exit` among it, becomes ConfigError; errors in our own words stay.
+    What the code raises, `sys.exit` and `os._exit` among it, becomes ConfigError; errors in our own words stay.
     """
     directory = Path.cwd()
     try:
-        yield
+        with no_sudden_exit(entry):
+            yield
     except HpcAccelError:
         raise
     except (Exception, SystemExit) as error:

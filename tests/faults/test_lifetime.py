@@ -84,21 +84,30 @@ from torch import nn
 if os.environ.get("BAD_END"):
     atexit.register(lambda: ctypes.string_at(0))
     threading.Thread(target=lambda: time.sleep(3600)).start()
+class Talks(nn.Linear):
+    def forward(self, inputs):
+        if os.environ.get("BAD_END"):
+            print("a line\\n" * 25_000)
+        return super().forward(inputs)
+    def __del__(self):
+        if os.environ.get("BAD_END"):
+            raise RuntimeError("it cannot be deleted")
 def build():
     data = torch.utils.data.TensorDataset(torch.randn(64, 4), torch.randn(64, 1))
-    return nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1)), nn.functional.mse_loss, data
+    return nn.Sequential(Talks(4, 4), nn.Linear(4, 1)), nn.functional.mse_loss, data
 """
 
 
-def test_a_whole_record_survives_a_thread_that_never_ends_and_a_crash_at_exit(tmp_path, monkeypatch):
+def test_a_whole_record_survives_a_million_lines_a_thread_that_never_ends_and_a_crash_at_exit(tmp_path, monkeypatch):
     (tmp_path / "bad_end_of_test.py").write_text(BAD_END)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     workload = {"entry": "bad_end_of_test:build", "global_batch_size": 32}
     directory = prepare(tmp_path, {"dp": 2}, workload, measure={"steps": 20})
     started = start(directory, BAD_END="1")
-    assert started.wait(60) == 0, started.log()
+    assert started.wait(60) == 0, started.log()[-2000:]
     assert started.summary["status"] == "completed"
+    assert started.log().count("a line") >= 1_000_000
 
 
 def test_a_local_run_keeps_its_time_limit(tmp_path):
@@ -111,3 +120,35 @@ def test_a_local_run_keeps_its_time_limit(tmp_path):
     assert 20 < time.monotonic() - began < 65
     assert started.summary["status"] == "preempted"
     assert (directory / "checkpoints" / "latest").exists()
+
+
+FINALIZE = """
+import os
+import torch
+from torch import nn
+from mpi4py import MPI
+class Net(nn.Linear):
+    def forward(self, inputs):
+        if os.environ.get("FINALIZE") == "forward":
+            MPI.Finalize()
+        return super().forward(inputs)
+def build():
+    if os.environ.get("FINALIZE") == "build":
+        MPI.Finalize()
+    data = torch.utils.data.TensorDataset(torch.randn(64, 4), torch.randn(64, 1))
+    return nn.Sequential(Net(4, 4), nn.Linear(4, 1)), nn.functional.mse_loss, data
+"""
+
+
+@pytest.mark.parametrize(("where", "line"), [("build", 13), ("forward", 9)])
+def test_row_39_mpi_that_the_users_code_ends_is_named_by_its_line(tmp_path, monkeypatch, where, line):
+    (tmp_path / "finalize_of_test.py").write_text(FINALIZE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    workload = {"entry": "finalize_of_test:build", "global_batch_size": 32}
+    directory = prepare(tmp_path, {"dp": 2}, workload, measure={"steps": 20})
+    started = start(directory, FINALIZE=where)
+    assert started.wait(60) == 78, started.log()
+    message = started.summary["error"]["message"]
+    assert "MPI.Finalize() at " in message
+    assert f"finalize_of_test.py:{line} in {where}" in message

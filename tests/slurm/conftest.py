@@ -88,6 +88,10 @@ class Cluster:
         """The id of the submitted job."""
         return self.run("sbatch", "--parsable", *options, script, cwd=cwd).strip().splitlines()[-1]
 
+    def submit_command(self, command: str, *options: str) -> str:
+        """The id of a job that runs `command` in a shell."""
+        return self.run("sbatch", "--parsable", *options, "--wrap", command).strip()
+
     def state(self, job_id: str) -> str:
         return self.show(job_id)["JobState"]
 

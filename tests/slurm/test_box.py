@@ -100,6 +100,41 @@ def test_a_thin_link(cluster: Cluster, mended: None):
     assert rate_mbit < 115, "the bucket lets 2 Mbit of the 67 through at once"
 
 
+BENCH = """#!/bin/bash
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+mpirun -x PATH -x PYTHONPATH hpc-accel bench backend --only all_reduce --quick --json figures.json
+"""
+
+
+def test_the_backend_sends_between_nodes_what_it_must(cluster: Cluster, mended: None):
+    for node in ("n1", "n2"):
+        limit("link", node, "1gbit")
+    script = cluster.directory / "bench.sh"
+    script.write_text(BENCH)
+    job_id = cluster.submit(script, "-N2", "--ntasks-per-node=2", "--mem=4000")
+    assert cluster.wait(job_id)["JobState"] == "COMPLETED", (cluster.directory / f"slurm-{job_id}.out").read_text()
+    figures = read(cluster.directory, "figures.json")
+    assert figures["num_nodes"] == 2 and 500 < figures["link_mbit_per_s"] < 1050
+    large = figures["entries"][-1]
+    assert large["num_bytes"] == 256 * 1024 and large["ratio_wire"] > 1
+    assert 0.95 < large["ratio_bytes"] < 1.1, "one message's worth a node, whatever the ranks on it"
+
+
+def test_a_node_without_shared_memory_is_named(cluster: Cluster, mended: None):
+    """/dev/shm of one node is full when the run starts."""
+    run_dir = cluster.prepare(make_run(2, 2))
+    fills = "fallocate -l $(df --output=avail -B1 /dev/shm | tail -1) /dev/shm/full; trap 'rm /dev/shm/full' EXIT; "
+    holder = cluster.submit_command(fills + "sleep 120", "-w", "n2", "-n1", "--mem=2300")
+    cluster.wait(holder, states={"RUNNING"})
+    time.sleep(1)
+    job_id = cluster.submit(run_dir / "job.sbatch")
+    facts = cluster.wait(job_id)
+    cluster.run("scancel", holder)
+    assert facts["JobState"] == "COMPLETED", (run_dir / "log.txt").read_text()
+    told = [each for each in read(run_dir)["warnings"] if each.startswith("shared memory: no /dev/shm on n2 ")]
+    assert len(told) == 1, read(run_dir)["warnings"]
+
+
 def test_a_slow_node_is_found_and_named(cluster: Cluster, mended: None):
     limit("cores", "n2", "0.25")
     run = make_run(2, 1).model_copy(update={"run_id": "", "measure": Measure(warmup_steps=2, steps=30)})

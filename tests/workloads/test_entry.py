@@ -1,5 +1,6 @@
 """The user's own model is loaded with care: whatever is wrong with it is named before any rank starts."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -57,6 +58,8 @@ def test_a_tuple_becomes_a_workload_with_the_same_weights_each_time(load):
         ("def build(): ...", "build", {"size": 3}, "size"),
         ("def build(): return 1 / 0", "build", {}, "ZeroDivisionError"),
         ("def build(): import sys; sys.exit(0)", "build", {}, "SystemExit"),
+        ("import os\ndef build(): os._exit(0)", "build", {}, "os._exit(0) at "),
+        ("import os\ndef build(): os._exit(0)", "build", {}, "users_model.py:2 in build"),
         ("def build(): return 5", "build", {}, "returned int"),
         ("def build(): return 1, 2, 3", "build", {}, "model is int"),
         ("import torch\ndef build(): return torch.nn.Linear(1, 1), 2, [(1, 2)]", "build", {}, "loss is int"),
@@ -78,6 +81,25 @@ def test_a_loss_with_parameters_is_refused(load):
     source = GOOD.replace("nn.functional.mse_loss", "nn.Linear(1, 1)")
     with pytest.raises(ConfigError, match="loss has 2 parameters"):
         load(source)
+
+
+def test_a_forked_process_and_another_thread_may_leave(load):
+    """A watch over hangs ends its process from a thread, while the user's code runs."""
+    source = f"""
+import os
+pid = os.fork()
+if pid == 0:
+    os._exit(7)
+assert os.waitpid(pid, 0)[1] >> 8 == 7
+{GOOD}"""
+    assert load(source).model
+    thread = "import os, threading\nthreading.Thread(target=lambda: os._exit(7)).start()\n"
+    code = (
+        f"import pathlib, sys; sys.path.insert(0, '')\n"
+        "from hpc_accel.workloads.sudden_exit import no_sudden_exit\n"
+        f"with no_sudden_exit('x'):\n  exec({thread!r})\n  import time; time.sleep(30)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 7
 
 
 def test_the_directory_is_restored(load, tmp_path):

@@ -104,6 +104,8 @@ class ModelFacts:
     sample_bytes: int
     sequential: bool
     """Whether stages can be cut between any two layers; if not, a tracer cuts between blocks."""
+    in_blocks: bool = False
+    """Whether stages are cut between blocks of a model that is no Sequential: each is called with all inputs."""
     is_stream: bool = False
     """Whether samples come one after the other, without numbers."""
     no_stages: str = ""

@@ -49,6 +49,10 @@ def _layout(run: Run, facts: ModelFacts | None) -> Iterator[ConfigError]:
         what = "its loss" if facts.result == "loss" else "several tensors"
         rule = "the last stage answers with one tensor"
         yield refusal(run, f"pp {layout.pp} of a model that returns {what}, in inference", rule, remedy)
+    if layout.pp > 1 and facts is not None and facts.in_blocks:
+        value = f"pp {layout.pp} in inference, of a model that is cut between its blocks"
+        rule = "requests reach the first stage only, and such stages are called with all inputs"
+        yield refusal(run, value, rule, "serve it with dp or tp, or make it a torch.nn.Sequential")
     if layout.shard != "none":
         rule = "sharding divides what replicas train; a model too large for one rank is served with pp or tp"
         yield refusal(run, f"shard {layout.shard} in inference", rule, remedy)

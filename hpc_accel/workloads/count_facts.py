@@ -96,6 +96,7 @@ def _describe(workload: Workload, *, with_values: bool) -> ModelFacts:
         is_stream=isinstance(dataset, Stream),
         sample_bytes=num_bytes(inputs) // NUM_SAMPLES,
         sequential=in_order or chain is not None,
+        in_blocks=chain is not None,
         no_stages=problem,
         result=result_of(workload, outputs),
         tp_units=_tp_units(model, linears),

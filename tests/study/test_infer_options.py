@@ -50,6 +50,14 @@ def test_stages_cut_a_batch_into_as_many_parts_as_there_are_stages():
     assert parts == {(2, 1): (1, 1), (2, 3): (1, 3), (2, 4): (2, 2), (4, 1): (1, 1), (4, 3): (3, 1), (4, 4): (4, 1)}
 
 
+def test_stages_between_blocks_do_not_serve():
+    [run] = runs_of({}, layouts=[{"pp": 2}])
+    allowed = ResourcesChoice(ranks_per_node=8)
+    assert not list(refusals(run, allowed, facts()))
+    [said] = refusals(run, allowed, replace(facts(), in_blocks=True))
+    assert "pp 2 in inference, of a model that is cut between its blocks" in str(said)
+
+
 def test_layouts_and_recipes_come_from_the_nearest_level():
     [run] = runs_of({}, layouts=[{"tp": 2}], recipes=[{"precision": "bf16"}])
     assert (run.layout.tp, run.recipe.precision) == (2, "bf16")

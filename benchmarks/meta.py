@@ -6,8 +6,7 @@
 The model is built with `meta: true`, each rank makes its part, and all take one step of plain SGD in fp32. Peaks are
 the kernel's (VmHWM of each rank), counted from the start of the process; beside them stands the highest sum of the
 ranks' proportional set sizes (PSS), in which a page that ranks share counts once, looked at every fifth of a second.
-Ranks that hold more than 16 GiB together are ended, and the result says so. glibc is told to give back what is freed
-of more than a MiB (MALLOC_MMAP_THRESHOLD_), which it keeps otherwise.
+Ranks that hold more than 16 GiB together are ended, and the result says so.
 The baseline is the same rank with a model of 0.2 million parameters.
 """
 
@@ -129,7 +128,6 @@ def launched(path: Path) -> dict[str, Any]:
     launcher = Path(sys.executable).with_name("mpirun")
     command = [str(launcher), "-n", str(NUM_RANKS), sys.executable, "-m", "mpi4py", __file__, "--rank", str(path)]
     allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1"}
-    allowed["MALLOC_MMAP_THRESHOLD_"] = str(1 << 20)
     allowed["PRTE_MCA_rmaps_default_mapping_policy"] = ":oversubscribe"
     with subprocess.Popen(command, env={**os.environ, **allowed}, stdout=subprocess.PIPE, text=True) as process:
         end_s, most = time.monotonic() + LIMIT_S, 0

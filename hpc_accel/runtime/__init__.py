@@ -1,7 +1,7 @@
 """What probe, training and inference share: from started ranks to a timed step, and how ranks end together.
 
 Read it in this order:
-  start_ranks, device, threads            who the ranks are and what each computes on
+  start_ranks, device, threads, heap      who the ranks are and what each computes on
   randomness, still, seeded               who draws which random numbers; how they are held still
   batches, data_worker, weight, loss, optimizer, clip, precision, scaler, make_stepper, step
                                           the stepper and what it is made of

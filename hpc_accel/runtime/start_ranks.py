@@ -12,6 +12,7 @@ import torch
 import hpc_accel.mpi
 from hpc_accel.mpi.launch import mpi, refuse_copies
 from hpc_accel.runtime.device import choose_device, gpu_uuids
+from hpc_accel.runtime.heap import give_back_freed_blocks
 from hpc_accel.runtime.threads import threads_per_rank
 from hpc_accel.study.run import Run
 from hpc_accel.workloads.sudden_exit import refuse_finalize
@@ -49,6 +50,7 @@ def start_ranks(run: Run, directory: Path) -> RankSetup:
     num_threads = run.recipe.threads_per_rank or threads_per_rank(world.local_size, own.cpus_per_rank)
     torch.set_num_threads(num_threads)
     device = choose_device(run, own.gpus_per_node, world.local_rank, comm)
+    give_back_freed_blocks(run, device)
     hpc_accel.mpi.init(run.backend, expected_size=run.layout.num_ranks)
     return RankSetup(
         run=run,

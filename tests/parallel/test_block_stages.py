@@ -4,12 +4,12 @@ import importlib.util
 
 import pytest
 import torch
-from hpc_accel.parallel.seen import chain_without_values, see
 from torch import nn
 from torch.utils.data import TensorDataset
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.parallel.block_stages import block_stage, boundaries_of
+from hpc_accel.parallel.seen import chain_without_values, see
 from hpc_accel.workloads.block_chain import find_chain
 from hpc_accel.workloads.workload import Workload
 

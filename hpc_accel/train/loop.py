@@ -147,8 +147,7 @@ class _Steps:
         measure = session.run.measure
         self._total: int = earlier["total_steps"] or measure.warmup_steps + measure.steps
         self._stop = StopRequest(session.comm)
-        tolerant = session.run.resources.node_kinds is not None
-        self.replicas = ReplicaWatch(session.comm, session.place, session.stepper, tolerant=tolerant)
+        self.replicas = ReplicaWatch(session.comm, session.place, session.stepper, explains=_explains_drift(session))
         self._earlier_peak_bytes: int | None = earlier["peak_memory_bytes"]
         self._done = session.first_step
         self.draws = ""
@@ -256,3 +255,12 @@ class _Steps:
         """The highest of all attempts."""
         peaks = (peak_memory.peak_bytes(self.session.device), self._earlier_peak_bytes)
         return max((peak for peak in peaks if peak is not None), default=None)
+
+
+def _explains_drift(session: Session) -> str:
+    """What is known already of why replicas may hold other weights; the same on all ranks."""
+    if session.run.resources.node_kinds is not None:
+        return "nodes of different kinds may round differently"
+    parity = session.comm.bcast(session.checked.parity, root=0)
+    # The record of a wrong run names the cause, which the end of the run would hide.
+    return "the comparison with the serial run names the cause" if parity.steps and not parity.passed else ""

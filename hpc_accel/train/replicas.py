@@ -36,11 +36,11 @@ REMEDY = (
 class ReplicaWatch:
     """Compares this rank's parameters with those of its replicas. Collective over all ranks, in all methods.
 
-    `tolerant` is for nodes that differ, whose processors may round differently: then what parted is told in `note`.
+    Where something already `explains` that weights part, the run goes on, and `note` tells what parted and why.
     """
 
-    def __init__(self, comm: Any, place: RankCoordinates, stepper: Stepper, *, tolerant: bool) -> None:
-        self._stepper, self._tolerant = stepper, tolerant
+    def __init__(self, comm: Any, place: RankCoordinates, stepper: Stepper, *, explains: str = "") -> None:
+        self._stepper, self._explains = stepper, explains
         self._parameters = _replicated(stepper, sharded=place.layout.shard == "full")
         self._comm = None
         if place.layout.dp > 1:
@@ -97,9 +97,9 @@ class ReplicaWatch:
             who = f"on ranks {_listed([rank for rank, _ in seen])}, and which of them is right nobody can tell"
         more = f" and {num_parted - 1} more" if num_parted > 1 else ""
         value = f"weights drifted by step {step}: {self._parameters[first][0]}{more} differs {who}"
-        if not self._tolerant:
+        if not self._explains:
             raise DriftError(value, RULE, REMEDY, step)
-        self.note = self.note or f"{value}; nodes of different kinds may round differently"
+        self.note = self.note or f"{value}; {self._explains}"
 
 
 def _replicated(stepper: Stepper, *, sharded: bool) -> list[tuple[str, torch.Tensor]]:

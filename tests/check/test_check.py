@@ -172,7 +172,7 @@ def in_build(text):
         (MODEL + "def oops(:\n", 78, "invalid syntax", None),
         (in_build("raise ValueError('boom')"), 78, "boom", "raise Value"),
         (in_build("sys.exit(0)"), 78, "SystemExit", "sys.exit"),
-        (in_build("os._exit(0)"), 78, "exit code 0 while building", "os._exit"),
+        (in_build("os._exit(0)"), 78, "os._exit(0) at ", "os._exit"),
         (in_build("os.abort()"), 78, "SIGABRT", "os.abort"),
         (MODEL.replace("8, 2", "9, 2"), 78, "cannot be multiplied", None),
         (with_sample("return [][index], 0"), 78, "list index out of range", "[][index]"),

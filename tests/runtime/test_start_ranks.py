@@ -21,7 +21,7 @@ def order(monkeypatch):
     calls = []
     monkeypatch.setattr(hpc_accel.mpi, "world", lambda: PLACE)
     monkeypatch.setattr(hpc_accel.mpi, "init", lambda backend, **_: calls.append("groups"))
-    monkeypatch.setattr(start_ranks, "mpi", lambda: SimpleNamespace(COMM_WORLD="ranks"))
+    monkeypatch.setattr(start_ranks, "mpi", lambda: SimpleNamespace(COMM_WORLD="ranks", Finalize=lambda: None))
     monkeypatch.setattr(torch, "set_num_threads", lambda num: None)
 
     def choose(run, gpus_on_node, local_rank, comm):

@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 from hpc_accel.parallel.mesh import rank_coordinates
 from hpc_accel.runtime.make_stepper import make_stepper
 from hpc_accel.study.run import Run
-from hpc_accel.train import state
+from hpc_accel.train import rank_state
 from hpc_accel.train.parity.room import make_room
 from hpc_accel.workloads.workload import Workload
 from tests.train.test_layouts import write_runs
@@ -88,12 +88,12 @@ def test_room_is_made_for_the_serial_run(make):
 def test_a_checkpoint_of_a_cpu_goes_on_on_a_gpu(make, monkeypatch):
     """It has no random state of a GPU; the seeded one stays."""
     stepper, _ = make()
-    values = state.values_of(stepper)
+    values = rank_state.values_of(stepper)
     changed = []
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda *arguments: changed.append(arguments))
     torch.rand(1), random.random(), np.random.rand()
-    state._restore_random(torch.device("cuda", 0), values["random"])
+    rank_state._restore_random(torch.device("cuda", 0), values["random"])
     assert changed == []
     values["random"]["torch"]["cuda"] = values["random"]["torch"]["cpu"]
-    state._restore_random(torch.device("cuda", 0), values["random"])
+    rank_state._restore_random(torch.device("cuda", 0), values["random"])
     assert len(changed) == 1

@@ -76,7 +76,7 @@ def test_what_is_told_of_it(trained):
     ("kind", "words"),
     [
         ("dict", "a batch that is a dict"),
-        ("own", "a model that returns its loss"),
+        ("own", "a model that returns its loss, and has no blocks that run one after the other"),
         ("padded", "batches of different shapes"),
     ],
 )

@@ -44,7 +44,7 @@ def test_the_guide_shows_lines_of_the_starters():
     lines = [line for block in blocks for line in block.splitlines() if line.strip()]
     assert len(lines) >= 6
     assert [line for line in lines if line not in written.splitlines()] == []
-    [study] = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    [study] = re.findall(r"```yaml\n(\s*optimizer.*?)```", text, re.DOTALL)
     assert study.strip() in f"optimizer: {STARTERS['script'].optimizer}".replace("@NAME@", "mine")
 
 

@@ -5,6 +5,7 @@ A checkpoint is written and read by this mapping, so that any layout finds what 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import torch
@@ -12,6 +13,8 @@ import torch
 from hpc_accel.parallel.apply import ParallelModel
 from hpc_accel.parallel.pieces import Piece, pieces_of_parameter
 from hpc_accel.parallel.ties import plain
+
+AGAIN = re.compile(r"@\d+(?=\.|$)")
 
 
 class Holdings:
@@ -26,10 +29,10 @@ class Holdings:
         for stage, module in model.modules.items():
             parameters = dict(module.named_parameters(remove_duplicate=False))
             for key, value in module.state_dict(keep_vars=True).items():
-                if torch.is_tensor(value) and plain(key) in model.shapes:
-                    self.by_key[stage, key] = self._pieces(model, plain(key), value, key in parameters)
+                if torch.is_tensor(value) and (name := _first_use(plain(key))) in model.shapes:
+                    self.by_key[stage, key] = self._pieces(model, name, value, key in parameters)
             for key, parameter in parameters.items():
-                self.by_parameter[id(parameter)] = self._pieces(model, plain(key), parameter, True)
+                self.by_parameter[id(parameter)] = self._pieces(model, _first_use(plain(key)), parameter, True)
 
     def __iter__(self) -> Iterator[Piece]:
         """Every piece once, however many keys it has."""
@@ -47,6 +50,11 @@ class Holdings:
             return list(pieces_of_parameter(name, value, model.shapes[name], model.place, model.divided.get(name)))
         start = (0,) * value.dim()  # no layout divides buffers
         return [Piece(name=name, parameter=value, start=start, shape=tuple(value.shape), counts=False, is_cut=False)]
+
+
+def _first_use(name: str) -> str:
+    """A traced model lists a module that it calls again as `embedding@1`, with the parameters of `embedding`."""
+    return AGAIN.sub("", name)
 
 
 def is_whole(piece: Piece) -> bool:

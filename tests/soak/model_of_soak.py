@@ -23,7 +23,8 @@ def _tell(index: int, module: nn.Module, _inputs: object) -> None:
     digest = hashlib.sha256()
     for name, parameter in sorted(module.named_parameters(recurse=False)):
         local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
-        digest.update(name.encode() + local.detach().contiguous().numpy().tobytes())
+        # A copy: FSDP frees whole parameters, and cannot if NumPy looks at their memory.
+        digest.update(name.encode() + local.detach().clone().numpy().tobytes())
     (Path(directory) / f"layer{index}.rank{MPI.COMM_WORLD.rank}").write_text(digest.hexdigest())
 
 

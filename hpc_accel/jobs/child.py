@@ -130,7 +130,11 @@ def end_what_is_left() -> None:
 
 def children() -> list[int]:
     """Process ids of this process's children."""
-    return [int(word) for path in Path("/proc/self/task").glob("*/children") for word in path.read_text().split()]
+    found: list[int] = []
+    for path in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended meanwhile
+            found += map(int, path.read_text().split())
+    return found
 
 
 def _reap() -> bool:

@@ -18,6 +18,7 @@ from hpc_accel.mpi.launch import World
 
 SECONDS = 1.5
 """Of sending; a token bucket in the way has long been emptied by then."""
+TIMEOUT_S = 30.0
 CHUNK = bytes(1 << 20)
 
 
@@ -43,6 +44,7 @@ def measure(world: World, comm: Any) -> Wire | None:
         return None
     leads = world.local_rank == 0
     with socket.create_server(("", 0)) as server:
+        server.settimeout(TIMEOUT_S)  # a node that its neighbour does not reach must not wait for ever
         ports = comm.allgather(server.getsockname()[1] if leads else 0)
         told = zip(ports, world.host_of_rank, strict=True)
         leaders = [(host, port) for port, host in told if port]
@@ -66,7 +68,7 @@ def _ring(server: socket.socket, to: tuple[str, int]) -> float:
 
 def _send(to: tuple[str, int]) -> None:
     end = time.perf_counter() + SECONDS
-    with socket.create_connection(to, timeout=30) as out:
+    with socket.create_connection(to, timeout=TIMEOUT_S) as out:
         while time.perf_counter() < end:
             out.sendall(CHUNK)
 

@@ -62,8 +62,9 @@ class Observations:
     disturbance: Disturbance | None
     """On rank 0."""
     odd_parameters: tuple[str, ...]
-    no_shared_memory: tuple[str, ...]
     """Which parameters the layout does not treat like the rest."""
+    no_shared_memory: tuple[str, ...]
+    """A sentence for each node whose ranks could not share memory."""
     gpu_clock_note: str
     """What the GPU's clock was if not the one asked for; "" otherwise."""
     notes: dict[str, str]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+SNAKEMAKE = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--config", "study=s.yaml"]
 STUDY = """\
 resources: {ranks_per_node: 2}
 workload: {name: digits}
@@ -26,9 +27,8 @@ class Workflow:
     directory: Path
 
     def snakemake(self, *arguments: str, check: bool = True) -> str:
-        command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--config", "study=s.yaml"]
         done = subprocess.run(
-            [*command, *arguments],
+            [*SNAKEMAKE, *arguments],
             cwd=self.directory,
             env=self.environment(),
             check=False,

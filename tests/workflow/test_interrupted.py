@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from . import stub_slurm
-from .conftest import ROOT, STUDY, Workflow
+from .conftest import SNAKEMAKE, STUDY, Workflow
 from .test_workflow import wait_for
 
 SITE = "scheduler: slurm\npartitions: {part: {}}\n"
@@ -25,10 +24,9 @@ class Started:
 
     def __init__(self, workflow: Workflow, *arguments: str) -> None:
         self.workflow, self.log = workflow, workflow.directory / "told.txt"
-        command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--config", "study=s.yaml"]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [*command, *arguments],
+                [*SNAKEMAKE, *arguments],
                 cwd=workflow.directory,
                 env=workflow.environment(),
                 stdout=log,

@@ -2,7 +2,7 @@
 
 The tensor goes in chunks. Of every chunk each owner (the first ranks of a node, as many as the smallest node has) owns
 an equal slice, which it alone sums with the owners of that slice on the other nodes: each byte leaves a node once. The
-stages of several chunks are under way at once (DEPTH 1 drawn, one barrier of the node between steps):
+stages of several chunks are under way at once (a depth of 1 is drawn, one barrier of the node between steps):
 
     step 0      step 1       step 2      step 3       step 4
     in 0        in 1         in 2        ...                       copy the chunk into my inbox, but for my slice
@@ -31,10 +31,14 @@ from hpc_accel.mpi.reductions import Reduction
 MPI = mpi()
 CHUNK_BYTES = 2**20
 """The largest chunk that goes through a node's memory."""
-DEPTH = 2
-"""Chunks between two stages: so many more are on their way while one is added up."""
-SLOTS = DEPTH + 2
-"""Chunks of results in the node's memory: one is written from `turn` to `complete` and read in the next step."""
+RESULT_BYTES = 4 * CHUNK_BYTES
+"""Of results in the node's memory: 2 * depth chunks. One is written from `turn` to `complete`, `depth` steps, and read
+in the step after that."""
+
+
+def depth_of(chunk_bytes: int) -> int:
+    """Chunks between two stages: so many more are on their way while one is added up."""
+    return 4 if 2 * chunk_bytes <= CHUNK_BYTES else 2
 
 
 class NodeExchange:
@@ -74,27 +78,27 @@ class NodeExchange:
 
     def _by_messages(self, flat: Array, operation: Elementwise, chunk_bytes: int) -> None:
         assert self._exchange is not None
-        steps = -(-flat.nbytes // chunk_bytes)
-        for step in range(steps + 2 * DEPTH if steps else 0):
+        steps, depth = -(-flat.nbytes // chunk_bytes), depth_of(chunk_bytes)
+        for step in range(steps + 2 * depth if steps else 0):
             if step < steps:
                 part = _chunk(flat, steps, step)
                 self._exchange.start(part, part, operation.reduce_into)
-            self._turn_and_complete(step - DEPTH, steps)
+            self._turn_and_complete(step - depth, steps, depth)
 
-    def _turn_and_complete(self, step: int, steps: int) -> None:
+    def _turn_and_complete(self, step: int, steps: int, depth: int) -> None:
         if self._exchange is None:
             return
         if 0 <= step < steps:
             self._exchange.turn()
-        if 0 <= step - DEPTH < steps:
+        if 0 <= step - depth < steps:
             self._exchange.complete()
 
     def _through_memory(self, flat: Array, operation: Elementwise, chunk_bytes: int) -> None:
-        inbox, published, totals = self._views(flat.dtype, operation.total_dtype or flat.dtype)
-        steps = -(-flat.nbytes // chunk_bytes)
+        steps, depth = -(-flat.nbytes // chunk_bytes), depth_of(chunk_bytes)
+        inbox, published, totals = self._views(flat.dtype, operation.total_dtype or flat.dtype, depth)
         share = -(-_chunk(flat, steps, 0).size // self._node.num_owners) if steps else 0
         begin, end = (self._rank * share, (self._rank + 1) * share) if self._exchange else (flat.size, flat.size)
-        for step in range(steps + 2 + 2 * DEPTH if steps else 0):
+        for step in range(steps + 2 + 2 * depth if steps else 0):
             if step < steps:
                 part, box = _chunk(flat, steps, step), inbox[self._rank, step % 2]
                 box[: part[:begin].size] = part[:begin]
@@ -105,26 +109,26 @@ class NodeExchange:
                 others = [inbox[peer, (step - 1) % 2, begin : begin + own.size] for peer in peers]
                 total = totals[(step - 1) % len(totals), : own.size]
                 operation.partial_into(total, [own, *others])
-                result = published[(step - 1) % SLOTS, begin : begin + own.size]
+                result = published[(step - 1) % len(published), begin : begin + own.size]
                 self._exchange.start(total, result, operation.finish_into)
-            self._turn_and_complete(step - 1 - DEPTH, steps)
-            out = step - 2 - 2 * DEPTH
+            self._turn_and_complete(step - 1 - depth, steps, depth)
+            out = step - 2 - 2 * depth
             if out >= 0:
                 part = _chunk(flat, steps, out)
-                part[:] = published[out % SLOTS, : part.size]
+                part[:] = published[out % len(published), : part.size]
             if out < steps - 1:
                 self._node.comm.Barrier()
 
-    def _views(self, dtype: np.dtype[Any], wide: np.dtype[Any]) -> tuple[Array, Array, Array]:
+    def _views(self, dtype: np.dtype[Any], wide: np.dtype[Any], depth: int) -> tuple[Array, Array, Array]:
         """The memory as arrays: inboxes [rank, half, element], results [slot, element], my totals [slot, element]."""
         inboxes = 2 * self._size * CHUNK_BYTES
         inbox = self._memory[:inboxes].view(dtype).reshape(self._size, 2, -1)
-        published = self._memory[inboxes:].view(dtype).reshape(SLOTS, -1)
-        slice_elements = -(-CHUNK_BYTES // dtype.itemsize // self._node.num_owners) + 1
-        num_bytes = (DEPTH + 1) * slice_elements * wide.itemsize
+        published = self._memory[inboxes:].reshape(2 * depth, -1).view(dtype)
+        slot_bytes = published.shape[1] // self._node.num_owners * wide.itemsize + wide.itemsize
+        num_bytes = (depth + 1) * slot_bytes
         if self._totals.nbytes < num_bytes:
             self._totals = np.empty(num_bytes, np.uint8)
-        return inbox, published, self._totals[:num_bytes].view(wide).reshape(DEPTH + 1, -1)
+        return inbox, published, self._totals[:num_bytes].reshape(depth + 1, -1).view(wide)
 
 
 def _chunk(flat: Array, steps: int, step: int) -> Array:
@@ -140,7 +144,7 @@ def open_exchange(node: Node) -> NodeExchange | None:
     """
     if node.alone:
         return NodeExchange(node, None)
-    memory = map_memory(node.comm, 0, 2 * CHUNK_BYTES, extra_bytes=SLOTS * CHUNK_BYTES)
+    memory = map_memory(node.comm, 0, 2 * CHUNK_BYTES, extra_bytes=RESULT_BYTES)
     have = np.array([memory is not None], np.int32)
     node.whole.Allreduce(MPI.IN_PLACE, have, MPI.MIN)
     return NodeExchange(node, memory) if have[0] else None

@@ -14,6 +14,7 @@ from hpc_accel.check.cli import check, sources
 from hpc_accel.errors import HpcAccelError, UsageError
 from hpc_accel.jobs.cli import failures, leave_queue, run_script, watch_queue
 from hpc_accel.leave import run_and_leave
+from hpc_accel.produce.cli import produce
 
 app = typer.Typer(
     help="Find by measurement how a PyTorch model trains fastest, cheapest and with least energy on this cluster.",
@@ -24,6 +25,7 @@ app = typer.Typer(
 app.add_typer(bench, name="bench")
 app.command()(check)
 app.command()(sources)
+app.command()(produce)
 app.command(hidden=True)(run_script)
 app.command(hidden=True)(failures)
 app.command(hidden=True)(watch_queue)

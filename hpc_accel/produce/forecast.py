@@ -5,6 +5,7 @@ from __future__ import annotations
 from hpc_accel.measure.energy.derived import JOULES_PER_KWH
 from hpc_accel.record.figure import Grams, Joules, Milliseconds, OwnUnit, Seconds
 from hpc_accel.record.production import Factors, Forecast
+from hpc_accel.report.judge import ranking
 from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.run_record import RunRecord
 
@@ -31,7 +32,7 @@ def forecast_of(measured: RunRecord, factors: dict[str, object], num_steps: int)
         planned_step_time_ms=Milliseconds.of(planned_ms, "the plan has no prediction of this run"),
         time_s=Seconds.of(time_s, step.reason),
         energy_j=Joules.of(energy_j, per_step_j.reason, per_step_j.remedy),
-        cost=OwnUnit.of(time_s / 3600 * nodes * price if time_s and price else None, NO_PRICE),
+        cost=OwnUnit.of(_cost(measured, num_steps), NO_PRICE),
         carbon_g=Grams.of(
             energy_j / JOULES_PER_KWH * carbon if energy_j and carbon else None, per_step_j.reason or NO_CARBON
         ),
@@ -39,3 +40,8 @@ def forecast_of(measured: RunRecord, factors: dict[str, object], num_steps: int)
             currency=safe_json.text(factors, "currency") or "", price_per_node_hour=price, carbon_g_per_kwh=carbon
         ),
     )
+
+
+def _cost(measured: RunRecord, num_steps: int) -> float | None:
+    per_sample = ranking.cost_per_sample(measured)
+    return per_sample.value * num_steps * ranking.global_batch_size(measured) if per_sample else None

@@ -26,6 +26,7 @@ from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.study.production import Production
 from hpc_accel.study.run import Run
 from hpc_accel.study.run_file import read_run, write_run_file
+from hpc_accel.study.sources import changed
 from hpc_accel.study.study_file import ProductionChoice, load_study
 
 
@@ -74,6 +75,12 @@ def prepare(results: Path, asked: ProductionChoice) -> Written:
     A training that was begun goes on: its run.json and its forecast stay as they are.
     """
     measured, record = choose(results, run=asked.run, objective=asked.objective, workload=asked.workload)
+    if edited := changed(measured.workload.sources):
+        raise ConfigError(
+            f"{', '.join(edited)} changed since {measured.run_id} was measured",
+            "what is trained is the model that was measured",
+            "start the workflow again, which measures what changed, or undo the edit",
+        )
     run = run_to_its_end(measured, record, asked)
     assert run.production is not None
     site, directory = load_site(run.site), (results / "production" / run.production.name).resolve()

@@ -58,7 +58,7 @@ class Forecast(Part):
     factors: Factors
 
 
-class Losses(Part):
+class LostTime(Part):
     """Allocated time that trained nothing, in seconds."""
 
     start_s: Number
@@ -93,7 +93,7 @@ class Production(Part):
     """Of the steps that count, each once."""
     goodput: Fraction
     """The one over the other."""
-    losses: Losses
+    losses: LostTime
     queue_s: Seconds
     """Waiting in the queue and between attempts, which is not allocated."""
     cost: OwnUnit

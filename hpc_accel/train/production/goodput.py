@@ -15,7 +15,7 @@ from hpc_accel.jobs import history
 from hpc_accel.measure.energy.derived import JOULES_PER_KWH
 from hpc_accel.record.energy import Energy
 from hpc_accel.record.figure import Count, Fraction, Grams, OwnUnit, Seconds
-from hpc_accel.record.production import Losses, Production
+from hpc_accel.record.production import LostTime, Production
 from hpc_accel.train.production.evaluations import Evaluations
 from hpc_accel.train.production.weights import DIRECTORY
 from hpc_accel.train.setup import Session
@@ -120,7 +120,7 @@ def production_of(
         allocated_s=allocated_s,
         training_s=training_s,
         goodput=Fraction.of(training_s / allocated_s if allocated_s else None, "the script noted no begin"),
-        losses=Losses(**known, other_s=max(0.0, allocated_s - training_s - sum(known.values()))),
+        losses=LostTime(**known, other_s=max(0.0, allocated_s - training_s - sum(known.values()))),
         queue_s=queue_s(attempts),
         cost=OwnUnit.of(cost, "the site gives no price_per_node_hour"),
         carbon_g=Grams.of(carbon_g, energy.reason or "the site gives no carbon_g_per_kwh"),

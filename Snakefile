@@ -505,5 +505,6 @@ rule production:
         measuring=1,
     params:
         asked=said("production"),
+        results=RESULTS,
     shell:
-        "hpc-accel produce {RESULTS:q} --wait > {log:q} 2>&1"
+        "hpc-accel produce {params.results:q} --wait > {log:q} 2>&1"

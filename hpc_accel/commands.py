@@ -23,7 +23,7 @@ MIN_PROGRESS_S = 5.0
 
 
 def probe_machine(study_path: Path, out: Path) -> bool:
-    """Measure what a study may use and write hardware.json; whether this rank wrote it."""
+    """Measure what a study may use and write hardware.json, then calibration.json; whether this rank wrote them."""
     from hpc_accel.probe.probe import run as run_probe
     from hpc_accel.study.node_kinds import node_kinds_of
     from hpc_accel.study.study_file import load_study
@@ -39,6 +39,10 @@ def probe_machine(study_path: Path, out: Path) -> bool:
         gpus_per_node=limits.gpus_per_node,
         backend=study.backend,
     )
+    if study.calibrate and study.train and limits.node_kinds is None:
+        from hpc_accel.calibrate.run import calibrate
+
+        calibrate(study, out, PlainProgress("calibration: measurement") if hardware else lambda done, total: None)
     return bool(hardware)
 
 
@@ -80,7 +84,9 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
         price = site.mean_per_node("price_per_node_hour", resources.nodes_by_partition)
         return Prices(per_node_hour=price, unit=site.currency) if price else None
 
-    calibrations = load_calibrations(hardware_path.parent / "calibration.json", hardware_path.read_bytes())
+    measured = load_calibrations(hardware_path.parent / "calibration.json", hardware_path.read_bytes())
+    calibrations = measured.workloads if measured is not None else {}
+    unmeasured = measured.unmeasured if measured is not None else {}
     plan = make_plan(study, hardware, facts, prices=prices, calibrations=calibrations)
     runs = {run.run_id: run for run in plan.chosen_runs()}
     priced = any(prices(run.resources) for run in runs.values())
@@ -95,6 +101,7 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
             if not alike:
                 for key in ("price_per_node_hour", "power_w_per_node"):
                     candidate[key] = site.mean_per_node(key, run.resources.nodes_by_partition)
+    content["notes"] += [f"{name}: not calibrated: {why}" for name, why in unmeasured.items()]
     if elsewhere:
         note = f"{hardware_path} is of site {hardware.site!r}: times and memory are predicted for that machine"
         content["notes"] = [note, *content["notes"]]

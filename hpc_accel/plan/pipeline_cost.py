@@ -9,6 +9,7 @@ from itertools import accumulate, pairwise
 from hpc_accel.plan.calibration import Calibration
 from hpc_accel.plan.compute import PassTime, divided_parameters
 from hpc_accel.plan.layer_cost import LayerCost, LayerCosts
+from hpc_accel.plan.measured_passes import Key
 from hpc_accel.plan.network import Group, gather_s, group_of
 from hpc_accel.plan.software import Software
 from hpc_accel.plan.stage_cost import PipelineCost, StageCost, exposed_s
@@ -105,6 +106,15 @@ class StageTimes:
             )
         return self._least_work[key]
 
+    def layers_alone_s(self, layout: Layout, resources: Resources) -> list[tuple[float, float]]:
+        """Forward and backward of each layer, messages included."""
+        at_once = self._at_once(layout, resources)
+        level = self.kind.level(at_once)
+        key = Key(layout.tp, layout.micro_batch_size, layout.sequence_parallel, level.ranks)
+        costs, per_node = self.layer_costs, resources.ranks_per_node
+        found = {first: costs.alone_s(self.facts.layers[first], layout, per_node, level, key) for first in self._first}
+        return [found[first] for first in self._first]
+
     def num_parameters(self, tp: int) -> float:
         """Of the whole model on one of `tp` ranks."""
         if tp not in self._parameters:
@@ -180,8 +190,10 @@ class StageTimes:
         own, device, overhead_s = self.software, self.kind.device, level.kernel_overhead_s
         # Two messages per pass between stages: one is received, one is sent.
         alone = own.pipeline_operations if layout.pp > 1 else 0.0
-        schedule = alone + 2 * own.collective_operations if layout.pp > 1 else 0.0
-        forward = backward = PassTime(host_s=schedule * overhead_s, device_s=0.0)
+        around_s = (alone + 2 * own.collective_operations) * overhead_s if layout.pp > 1 else 0.0
+        if layout.pp > 1 and self.calibration is not None and self.calibration.staged is not None:
+            around_s = self.calibration.staged.pass_s
+        forward = backward = PassTime(host_s=around_s, device_s=0.0)
         weights = PassTime(host_s=0.0, device_s=0.0)
         messages = gathers = parameters = largest = 0.0
         num_tensors = num_layers = num_matmuls = 0
@@ -206,8 +218,6 @@ class StageTimes:
         beside_s = own.micro_batch_operations * overhead_s
         if calibration is not None and calibration.micro_batch_s is not None:
             beside_s = calibration.micro_batch_s
-        if calibration is not None and calibration.synchronised is not None and layout.shard != "full":
-            hooks = 0.0  # measured, once a step: replicas add it
         backward += PassTime(host_s=hooks * overhead_s + beside_s, device_s=0.0)
         inputs = PassTime(host_s=backward.host_s - weights.host_s, device_s=backward.device_s - weights.device_s)
         weights += PassTime(host_s=alone * overhead_s, device_s=0.0)

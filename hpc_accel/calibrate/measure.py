@@ -28,9 +28,11 @@ from hpc_accel.runtime.threads import threads_per_rank
 from hpc_accel.workloads import entry
 
 WARM_STEPS = 4
-FEWEST_STEPS, MOST_STEPS = 9, 60
+FEWEST_STEPS, MOST_STEPS = 9, 400
 WINDOW_S = 0.5
 """Steps are timed for so long, within those numbers."""
+NUM_GROUPS = 9
+"""Neighbouring steps of a window count together to say how far they spread: single short ones always do."""
 MOST_TRIES = 3
 """Windows, of which the quietest counts: more than one where something else disturbed."""
 PHASES = ("data", "forward", "backward", "optimizer")
@@ -106,7 +108,9 @@ def _summed(results: Sequence[StepResult], comm: Any) -> Steps:
     rows = [[result.step.duration_ns / 1e9, *(_phase_s(result, name) for name in PHASES)] for result in results]
     ranks = comm.allgather(rows)
     slowest = [max(rows[number][0] for rows in ranks) for number in range(len(results))]
-    middle, quarters = median(slowest), quantiles(slowest, n=4)
+    middle, size = median(slowest), max(1, len(slowest) // NUM_GROUPS)
+    groups = [median(slowest[begin : begin + size]) for begin in range(0, len(slowest) - size + 1, size)]
+    quarters = quantiles(groups, n=4)
     phases = {
         name: max(median(row[index] for row in rows) for rows in ranks) for index, name in enumerate(PHASES, start=1)
     }

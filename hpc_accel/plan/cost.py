@@ -126,8 +126,7 @@ class StepModel:
         tensor = each * sum(stage.forward_comm_s + stage.backward_comm_s for stage in stages.all)
         bubble = 0.0
         if layout.pp > 1:
-            makespan = max(self._makespan_s(layout, resources, stages), self._crowded_s(layout, resources))
-            bubble = makespan - forward - backward - tensor
+            bubble = self._makespan_s(layout, resources, stages) - forward - backward - tensor
         rest = self._after_pipeline(layout, resources, stages)
         return {
             "forward": forward,
@@ -183,11 +182,6 @@ class StepModel:
         send = self._boundary_s(layout, resources) if layout.pp > 1 else 0.0
         least = stages.least_s(layout.schedule or "gpipe", layout.accumulation_steps, send)
         return least * self._slowdown(layout)
-
-    def _crowded_s(self, layout: Layout, resources: Resources) -> float:
-        """A CPU with more ranks than cores: the busiest rank's work while all of them compute at once."""
-        crowded = self.stage_times.of(layout, resources, crowded=True)
-        return layout.accumulation_steps * max(rank.total_s for rank in crowded.ranks)
 
     def _boundary_s(self, layout: Layout, resources: Resources) -> float:
         """Message between neighbouring stages: the largest cut decides the beat."""

@@ -48,7 +48,8 @@ def _unmeasured(
     kind = hardware.slowest
     used = {"cuda" if on_gpus(device, part.gpus_per_node) else "cpu" for part in resources.each_kind}
     if kind.device not in used:
-        return f"the probe measured {kind.device}, the run uses {' and '.join(sorted(used))}"
+        remedy = ": resources.gpus_per_node says how many GPUs it may use" if kind.device == "cuda" else ""
+        return f"the probe measured {kind.device}, the run uses {' and '.join(sorted(used))}{remedy}"
     if kind.matmul_flops_per_s.get(precision) is None:
         why = kind.matmul_flops_per_s_reason.get(precision, "not probed")
         return f"no {precision} matrix-product rate: {why}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import pytest
@@ -31,6 +33,22 @@ def test_rows_6_to_8(kind, tmp_path):
         assert "_hang" in (directory / "stacks.rank1.txt").read_text()
     assert "Thread" in (directory / "stacks.rank0.txt").read_text()
     assert gone(pids, 5)
+
+
+FROZEN = """
+import os, signal, sys
+from hpc_accel.jobs import wake
+from hpc_accel.jobs.child import Child
+wake.PERIOD_S, wake.MOST_PERIODS = 0.1, 3
+froze = "import os, signal; os.kill(os.getpid(), signal.SIGSTOP); raise SystemExit(7)"
+raise SystemExit(Child().run([sys.executable, "-c", froze], os.environ))
+"""
+
+
+def test_a_frozen_launcher_is_woken():
+    done = subprocess.run([sys.executable, "-c", FROZEN], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 7, done.stderr
+    assert "was frozen for 0.3 s: woken" in done.stderr
 
 
 def test_the_limit_is_learnt_from_steps(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from hpc_accel.measure.energy.figure import EnergyFigure
+from hpc_accel.measure.energy.meter import IDLE_WINDOW_S
 from hpc_accel.parallel.mesh import RankCoordinates, rank_coordinates
 from hpc_accel.runtime.device import mesh_device
 from hpc_accel.runtime.hang import HangWatch
@@ -63,6 +64,7 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
         launch.host_of_rank,
         hang_after_s=run.measure.hang_after_s,
         start_up_s=run.resources.time_limit_min * 60,
+        idle_s=IDLE_WINDOW_S if run.measure.idle_s is None else run.measure.idle_s,
     )
     device, comm = launch.device, launch.comm
     place = rank_coordinates(run.layout, launch.rank, mesh_device(run, device))

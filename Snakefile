@@ -505,6 +505,6 @@ rule production:
         measuring=1,
     params:
         asked=said("production"),
-        results=RESULTS,
+        results=lambda wildcards, input: Path(input[0]).parent,
     shell:
         "hpc-accel produce {params.results:q} --wait > {log:q} 2>&1"

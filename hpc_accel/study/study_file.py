@@ -158,6 +158,8 @@ class Study(StrictModel):
     checkpoint: Checkpoint = Checkpoint()
     production: ProductionChoice = ProductionChoice()
     site: str = "local"
+    calibrate: bool = True
+    """Whether the probe also measures what the workloads' own layers take, for predictions."""
     same_allocation: bool = False
     """All runs in turn on the same nodes, in one Slurm job: fair to compare; kind to the queue when runs are short."""
     backend: Backend = "mpi4py"

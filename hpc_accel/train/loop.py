@@ -79,6 +79,8 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
     Raises RetryableError on all ranks after a warning signal, when the checkpoint to go on from is saved.
     """
     comm, directory = session.comm, session.directory
+    session.hang.enter(hang.READY, session.first_step)
+    faults.reach("ready", session.rank, session.first_step)
     base = clock.synchronise(comm)
     recipe = session.run.recipe
     with (

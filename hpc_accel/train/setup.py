@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from hpc_accel.measure.energy.figure import EnergyFigure
+from hpc_accel.measure.energy.meter import IDLE_WINDOW_S
 from hpc_accel.parallel.mesh import RankCoordinates, rank_coordinates
 from hpc_accel.runtime.device import mesh_device
 from hpc_accel.runtime.hang import HangWatch
@@ -66,6 +67,7 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
         launch.host_of_rank,
         hang_after_s=run.measure.hang_after_s,
         start_up_s=run.resources.time_limit_min * 60,
+        idle_s=IDLE_WINDOW_S if run.measure.idle_s is None else run.measure.idle_s,
     )
     device, comm = launch.device, launch.comm
     place = rank_coordinates(run.layout, launch.rank, mesh_device(run, device))
@@ -128,12 +130,13 @@ def _split(run: Run, found: Checkpoint | None, device: torch.device, comm: Any) 
 def _restore(stepper: Stepper, found: Checkpoint, run: Run) -> None:
     is_same = found.is_same_layout
     keeps_options = run.workload.optimizer == found.of.workload.optimizer
-    State(stepper).restore(found.slices, keeps_options=keeps_options, is_same_layout=is_same)
+    state = State(stepper)
+    state.restore(found.slices, keeps_options=keeps_options, is_same_layout=is_same)
     rank_state.restore(stepper, found.values, step=found.step, seed=run.seed, is_same_layout=is_same)
     if not is_same:
         found.notes.append(f"{found.of.layout.label} to {run.layout.label}: {rank_state.SEEDED_ANEW}")
-    if run.recipe.compression == "powersgd":
-        found.notes.append("PowerSGD's error feedback is not saved: it begins with zeros again")
+    if run.recipe.compression == "powersgd" and not (is_same and state.restore_feedback(found.slices)):
+        found.notes.append("PowerSGD's error feedback is each replica's own: it begins with zeros here")
     if not keeps_options:
         found.notes.append("the optimizer's options are this run's: those of the checkpoint's run differ")
 

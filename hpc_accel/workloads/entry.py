@@ -26,6 +26,7 @@ from hpc_accel.workloads.certain_plan import plan_inside
 from hpc_accel.workloads.deferred import Deferred
 from hpc_accel.workloads.nested import shapes_of
 from hpc_accel.workloads.stream import Stream, is_stream, num_samples_of
+from hpc_accel.workloads.streams import open_streams
 from hpc_accel.workloads.sudden_exit import no_sudden_exit
 from hpc_accel.workloads.weight_files import load_weights
 from hpc_accel.workloads.workload import Metric, Workload
@@ -101,7 +102,7 @@ def users_code(entry: str) -> Iterator[None]:
     """
     directory = Path.cwd()
     try:
-        with no_sudden_exit(entry):
+        with open_streams(), no_sudden_exit(entry):
             yield
     except HpcAccelError:
         raise

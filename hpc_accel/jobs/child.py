@@ -15,6 +15,7 @@ from typing import Any
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.jobs.launcher_words import LauncherWords
+from hpc_accel.jobs.wake import Awake
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 GRACE_S = 2.0
@@ -77,7 +78,9 @@ class Child:
         if self.asked_to_stop in {"TERM", "INT"}:  # it came before there was somebody to tell
             self._pass_on(signal.SIGTERM)
         told = LauncherWords(self._process) if is_launcher else None
+        awake = Awake(self._process.pid)
         code = self._process.wait()
+        awake.close()
         self._process = None
         signal.alarm(0)
         end_what_is_left()

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpc_accel.errors import ConfigError
 
@@ -72,10 +74,34 @@ def mpi() -> ModuleType:
     return MPI
 
 
+_parts: list[Any] = []
+"""Communicators that stand for COMM_WORLD at present, the innermost last."""
+
+
+def job() -> Any:
+    """The communicator of all ranks that torch's world is made of: COMM_WORLD, or the part that `apart` names."""
+    return _parts[-1] if _parts else mpi().COMM_WORLD
+
+
+@contextmanager
+def apart(comm: Any) -> Iterator[World]:
+    """The ranks of `comm` as a world of their own: groups made inside are made of them alone.
+
+    No process group may be left when it begins or ends. Collective over `comm`.
+    """
+    _parts.append(comm)
+    world.cache_clear()
+    try:
+        yield world()
+    finally:
+        _parts.pop()
+        world.cache_clear()
+
+
 @lru_cache(maxsize=1)
 def world() -> World:
-    """Find this process's place. Collective over COMM_WORLD at its first call."""
-    comm = mpi().COMM_WORLD
+    """Find this process's place. Collective over `job()` at its first call."""
+    comm = job()
     refuse_copies(comm.Get_size())
     node = comm.Split_type(mpi().COMM_TYPE_SHARED, key=comm.Get_rank())
     try:
@@ -107,6 +133,8 @@ def refuse_copies(size: int, expected_size: int | None = None) -> None:
             f"start with `mpirun -n {expected_size}` or `srun --ntasks={expected_size}`, "
             "using the launcher of the MPI library that mpi4py was built for",
         )
+    if _parts:  # smaller than what the launcher started, as it should be
+        return
     for name, setter in SIZE_VARIABLES:
         value = os.environ.get(name, "")
         if not value.isdigit():

@@ -3,7 +3,7 @@
 Read it in this order:
   apply                     the one way from a layout and a recipe to a model that trains
   mesh                      which rank is which replica, stage and tensor-parallel part
-  data, shard, gradients    DDP, FSDP2, ZeRO-1; how gradients meet
+  data, shard, gradients, powersgd    DDP, FSDP2, ZeRO-1; how gradients meet; compressed ones
   batch_norm, outputs_together    BatchNorm and losses over all replicas' samples
   tensor, exchange          layers cut over ranks; what these exchange, as autograd knows it
   pipeline, traced, draws, boundary, forward    stages, their boundaries, what they draw, and forward alone

@@ -12,9 +12,6 @@ from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.study.recipe import Recipe
 
 WIRE = {"bf16": torch.bfloat16, "fp16": torch.float16}
-POWERSGD_RANK = 4
-POWERSGD_START = 2
-"""Steps with whole gradients before PowerSGD begins; its error feedback wants at least 2."""
 
 
 def replicate(
@@ -39,17 +36,16 @@ def replicate(
 
 
 def _compress(wrapped: DistributedDataParallel, compression: str, group: dist.ProcessGroup | None) -> None:
-    """Torch's own communication hooks; PowerSGD is Vogels et al., arXiv 1905.13727."""
+    """Torch's own communication hooks."""
     if compression == "none":
         return
-    from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
-
     if compression == "powersgd":
-        state = powerSGD_hook.PowerSGDState(
-            process_group=group, matrix_approximation_rank=POWERSGD_RANK, start_powerSGD_iter=POWERSGD_START
-        )
-        wrapped.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
+        from hpc_accel.parallel.powersgd import ErrorFeedback
+
+        ErrorFeedback(wrapped, group)
         return
+    from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+
     compressed = default_hooks.bf16_compress_hook if compression == "bf16" else default_hooks.fp16_compress_hook
     # Under a name of its own, and without annotations: torch allows its bf16 hook on NCCL and XCCL only.
     wrapped.register_comm_hook(group, lambda state, bucket: compressed(state, bucket))  # noqa: PLW0108

@@ -168,7 +168,7 @@ def torch_amp(
         overlaps_gradients=recipe.overlap,
         gradient_wire_bytes=2 if recipe.compression in ("bf16", "fp16") else None,
         gather_bytes=2 if half else 4,
-        powersgd_rank=4 if recipe.compression == "powersgd" else None,  # parallel.data.POWERSGD_RANK
+        powersgd_rank=4 if recipe.compression == "powersgd" else None,  # parallel.powersgd.POWERSGD_RANK
         synchronises_batch_norm=recipe.sync_batch_norm,
         average_every=recipe.average_every,
         fused_optimizer=recipe.fused_optimizer,

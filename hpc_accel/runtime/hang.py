@@ -20,10 +20,18 @@ from typing import IO, Any
 
 from hpc_accel.mpi import watchdog
 
-START_UP, FIRST_STEPS, STEP, CHECKPOINT, EVALUATION, END = (
-    "start-up", "first steps", "step", "checkpoint", "evaluation", "end",
+START_UP, READY, FIRST_STEPS, STEP, CHECKPOINT, EVALUATION, END = (
+    "start-up", "before step", "first steps", "step", "checkpoint", "evaluation", "end",
 )  # fmt: skip
-LIMIT_S = {START_UP: 1800.0, FIRST_STEPS: 1800.0, STEP: 60.0, CHECKPOINT: 600.0, EVALUATION: 1800.0, END: 600.0}
+LIMIT_S = {
+    START_UP: 1800.0,
+    READY: 600.0,
+    FIRST_STEPS: 1800.0,
+    STEP: 60.0,
+    CHECKPOINT: 600.0,
+    EVALUATION: 1800.0,
+    END: 600.0,
+}
 """A compiler, a tracer or a data set may take many minutes before the first step; what is learnt replaces STEP's."""
 TIMES_MEDIAN = 20.0
 LEARNT_FROM = 10
@@ -47,7 +55,8 @@ def end_watching() -> None:
 class HangWatch:
     """Watches one rank from its creation to `end_watching`. `hang_after_s` replaces all limits but the start's.
 
-    The start may take `start_up_s`: it can contain the serial run that this one is compared with.
+    The start may take `start_up_s`: it can contain the serial run that this one is compared with. Between it and the
+    first step the ranks rest for `idle_s`.
     """
 
     def __init__(
@@ -58,9 +67,10 @@ class HangWatch:
         *,
         hang_after_s: float | None,
         start_up_s: float = 0.0,
+        idle_s: float = 0.0,
     ) -> None:
         self._directory, self._rank, self._host_of_rank = directory, rank, list(host_of_rank)
-        self._fixed_s, self._start_up_s = hang_after_s, start_up_s
+        self._fixed_s, self._start_up_s, self._idle_s = hang_after_s, start_up_s, idle_s
         self._phase, self._step = START_UP, 0
         self._waited_s = 0.0
         self._entered_s = self._armed_s = self._armed_for_s = 0.0
@@ -89,6 +99,8 @@ class HangWatch:
         """How long the present phase may last."""
         if self._phase == START_UP:
             return max(LIMIT_S[START_UP], self._start_up_s)
+        if self._phase == READY:
+            return self._idle_s + (LIMIT_S[READY] if self._fixed_s is None else self._fixed_s)
         if self._fixed_s is not None:
             return self._fixed_s
         if self._phase == STEP:

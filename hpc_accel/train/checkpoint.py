@@ -176,7 +176,9 @@ class Checkpoints:
     ) -> Checkpoint:
         values = json.loads((directory / (self._values if is_same else "rank-0.json")).read_text())
         every = sorted(name for name in manifest["files"] if name.endswith(".safetensors"))
-        slices = Slices(directory, [file.name for file in self._files] if is_same else every)
+        # Another run, with whole gradients, may have saved no feedback.
+        own = [each.name for each in self._files if each.holds != "feedback" or each.name in manifest["files"]]
+        slices = Slices(directory, own if is_same else every)
         measured, problem = self._log.read(values["measured"]) if is_own else (Measured(), "")
         return Checkpoint(
             step=int(manifest["step"]),

@@ -8,13 +8,16 @@ from typing import Literal
 from hpc_accel.parallel.mesh import RankCoordinates
 from hpc_accel.study.recipe import Recipe
 
+Holds = Literal["model", "optimizer", "feedback"]
+"""`feedback` is what PowerSGD left out of each replica's gradients."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointFile:
     """One safetensors file, and whether this rank writes it; all that need it read it."""
 
     name: str
-    holds: Literal["model", "optimizer"]
+    holds: Holds
     is_writer: bool
 
 
@@ -26,13 +29,14 @@ def checkpoint_files(place: RankCoordinates, recipe: Recipe) -> list[CheckpointF
     """
     shard = place.layout.shard
     model_is_own = shard == "full" or recipe.average_every > 1
-    return [
+    files = [
         _file("model", place, is_own=model_is_own),
         _file("optimizer", place, is_own=model_is_own or shard == "optimizer"),
     ]
+    return [*files, _file("feedback", place, is_own=True)] if recipe.compression == "powersgd" else files
 
 
-def _file(holds: Literal["model", "optimizer"], place: RankCoordinates, *, is_own: bool) -> CheckpointFile:
+def _file(holds: Holds, place: RankCoordinates, *, is_own: bool) -> CheckpointFile:
     replica = f"-dp{place.dp_rank}" if is_own else ""
     name = f"{holds}-pp{place.pp_rank}-tp{place.tp_rank}{replica}.safetensors"
     return CheckpointFile(name=name, holds=holds, is_writer=is_own or place.dp_rank == 0)

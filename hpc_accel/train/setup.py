@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from hpc_accel.measure.energy.figure import EnergyFigure
+from hpc_accel.measure.energy.meter import IDLE_WINDOW_S
 from hpc_accel.parallel.mesh import RankCoordinates, rank_coordinates
 from hpc_accel.runtime.device import mesh_device
 from hpc_accel.runtime.hang import HangWatch
@@ -23,6 +24,7 @@ from hpc_accel.train import rank_state
 from hpc_accel.train.another_run import refuse_ended
 from hpc_accel.train.checkpoint import Checkpoint, Checkpoints
 from hpc_accel.train.parity.check import Checked, check_parity
+from hpc_accel.train.production.hugging_face import Pretrained, pretrained_in
 from hpc_accel.train.state import State
 from hpc_accel.workloads import entry
 from hpc_accel.workloads.workload import Workload
@@ -47,6 +49,8 @@ class Session(RankSetup):
     earlier: dict[str, Any]
     started_from: str
     checked: Checked
+    pretrained: Pretrained | None
+    """The model of transformers that is trained, if it is one."""
     samples_dropped_per_epoch: int
     startup_ms: dict[str, float]
 
@@ -63,6 +67,7 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
         launch.host_of_rank,
         hang_after_s=run.measure.hang_after_s,
         start_up_s=run.resources.time_limit_min * 60,
+        idle_s=IDLE_WINDOW_S if run.measure.idle_s is None else run.measure.idle_s,
     )
     device, comm = launch.device, launch.comm
     place = rank_coordinates(run.layout, launch.rank, mesh_device(run, device))
@@ -76,6 +81,7 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
     began = time.perf_counter()
     first_step = found.step if found else 0
     workload = entry.build_deferred(run.workload, run.seed)
+    pretrained = pretrained_in(workload.model) if run.production is not None else None  # before it is divided
     stepper = make_stepper(
         run,
         workload,
@@ -104,6 +110,7 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
         earlier=_earlier(found, run),
         started_from=_started_from(found, run),
         checked=checked,
+        pretrained=pretrained,
         samples_dropped_per_epoch=stepper.sampler.samples_dropped_per_epoch,
         startup_ms={
             "imports": import_ms,
@@ -123,24 +130,26 @@ def _split(run: Run, found: Checkpoint | None, device: torch.device, comm: Any) 
 def _restore(stepper: Stepper, found: Checkpoint, run: Run) -> None:
     is_same = found.is_same_layout
     keeps_options = run.workload.optimizer == found.of.workload.optimizer
-    State(stepper).restore(found.slices, keeps_options=keeps_options, is_same_layout=is_same)
+    state = State(stepper)
+    state.restore(found.slices, keeps_options=keeps_options, is_same_layout=is_same)
     rank_state.restore(stepper, found.values, step=found.step, seed=run.seed, is_same_layout=is_same)
     if not is_same:
         found.notes.append(f"{found.of.layout.label} to {run.layout.label}: {rank_state.SEEDED_ANEW}")
-    if run.recipe.compression == "powersgd":
-        found.notes.append("PowerSGD's error feedback is not saved: it begins with zeros again")
+    if run.recipe.compression == "powersgd" and not (is_same and state.restore_feedback(found.slices)):
+        found.notes.append("PowerSGD's error feedback is each replica's own: it begins with zeros here")
     if not keeps_options:
         found.notes.append("the optimizer's options are this run's: those of the checkpoint's run differ")
 
 
 def _earlier(found: Checkpoint | None, run: Run) -> dict[str, Any]:
     """What earlier attempts at this run measured: nothing where there was none, or the checkpoint is another run's."""
-    nothing: dict[str, Any] = {"rows": [], "windows": [], "peak_memory_bytes": None, "total_steps": None}
+    nothing: dict[str, Any] = {"rows": [], "windows": []}
+    nothing |= {"peak_memory_bytes": None, "total_steps": None, "production": None}
     if found is None:
         return nothing | {"notes": []}
     if found.of.run_id != run.run_id:
         return nothing | {"notes": found.notes}
-    kept = {key: found.values.get(key) for key in ("peak_memory_bytes", "total_steps")}
+    kept = {key: found.values.get(key) for key in ("peak_memory_bytes", "total_steps", "production")}
     windows = [EnergyFigure.from_dict(window) for window in found.measured.windows]
     return kept | {
         "rows": found.measured.rows,

@@ -17,6 +17,7 @@ from torch import nn
 from hpc_accel.errors import ConfigError
 from hpc_accel.parallel.holdings import Holdings
 from hpc_accel.parallel.pieces import Piece
+from hpc_accel.parallel.powersgd import ErrorFeedback, feedback_of
 from hpc_accel.runtime.optimizer import held_here
 from hpc_accel.runtime.step import Stepper
 from hpc_accel.train.checkpoint_files import CheckpointFile
@@ -36,6 +37,8 @@ class State:
         """What `file` is to hold of this rank, by key, and what its header tells. The tensors are those in use."""
         if file.holds == "model":
             return {each.key: each for each in self._model()}, {}
+        if file.holds == "feedback":
+            return {each.key: each for each in self._feedback()}, {"averaged_steps": self._averaged_steps()}
         local: list[str] = []
         found = {each.key: each for each in self._optimizer(local)}
         return found, {**self._plain(), "local": local}
@@ -45,6 +48,35 @@ class State:
             for key, value in module.state_dict().items():
                 for piece in self.holdings.by_key.get((stage, key), ()):
                     yield from _sliced(piece, piece.name, value)
+
+    def _feedbacks(self) -> list[ErrorFeedback]:
+        found = [feedback_of(module) for module in self.stepper.model.modules.values()]
+        return [each for each in found if each is not None]
+
+    def _averaged_steps(self) -> int:
+        return max((each.num_steps for each in self._feedbacks()), default=0)
+
+    def _feedback(self) -> Iterator[Slice]:
+        for feedback in self._feedbacks():
+            for parameter, (error, factor) in feedback.by_parameter():
+                name = self._name(parameter)
+                # Each replica's own, and read in the same layout only: whole, as this rank has it.
+                yield Slice(name=f"error:{name}", start=(0,) * error.dim(), shape=tuple(error.shape), values=error)
+                if factor is not None:
+                    yield Slice(name=f"factor:{name}", start=(0, 0), shape=tuple(factor.shape), values=factor)
+
+    def restore_feedback(self, slices: Slices) -> bool:
+        """Put back what PowerSGD remembered, in the layout that saved it; whether it was there."""
+        steps = [told["averaged_steps"] for told in slices.told if "averaged_steps" in told]
+        for feedback in self._feedbacks() if steps else ():
+            memory = {}
+            for parameter in feedback.parameters:
+                error, factor = (f"{kind}:{self._name(parameter)}" for kind in ("error", "factor"))
+                if error in slices.shapes:
+                    own = slices.whole(factor).clone() if factor in slices.shapes else None
+                    memory[id(parameter)] = (slices.whole(error).clone(), own)
+            feedback.restore(steps[0], memory)
+        return bool(steps)
 
     def _optimizer(self, local: list[str]) -> Iterator[Slice]:
         """Adds to `local` what only this layout can use: another shape than that of its parameter, which is divided."""

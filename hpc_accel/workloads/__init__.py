@@ -1,7 +1,7 @@
 """What is trained: the contract with the user's code, what is counted of a model, and the built-in models.
 
 Read it in this order:
-  workload, entry, sudden_exit    the contract: model, loss, data, metric; calling the user's `module:function`
+  workload, entry, sudden_exit, streams    the contract: model, loss, data, metric; calling the user's `module:function`
   batch, nested               samples as people write them, collated, parted into inputs and targets
   stream                      data that come one after the other, in global batches
   chain, blocks, block_chain  models in pieces, which pipelines cut and recomputation wraps

@@ -26,6 +26,7 @@ from hpc_accel.workloads.certain_plan import plan_inside
 from hpc_accel.workloads.deferred import Deferred
 from hpc_accel.workloads.nested import shapes_of
 from hpc_accel.workloads.stream import Stream, is_stream, num_samples_of
+from hpc_accel.workloads.streams import open_streams
 from hpc_accel.workloads.sudden_exit import no_sudden_exit
 from hpc_accel.workloads.weight_files import load_weights
 from hpc_accel.workloads.workload import Metric, Workload
@@ -52,8 +53,8 @@ def build_deferred(spec: WorkloadSpec, seed: int) -> Workload:
     with users_code(spec.entry):
         with deferred.building():
             built = checked(spec.entry, _called(spec, seed), seed, spec.global_batch_size)
-        if built.weights:
-            load_weights(built.model, built.weights, deferred)
+        if weights := spec.weights or built.weights:
+            load_weights(built.model, weights, deferred)
         deferred.finish(built.model)
         return replace(built, deferred=deferred)
 
@@ -62,8 +63,9 @@ def build_at_once(spec: WorkloadSpec, seed: int) -> Workload:
     """As build() makes it, whatever `meta` says."""
     with users_code(spec.entry):
         built = checked(spec.entry, _called(spec, seed), seed, spec.global_batch_size)
-        if built.weights and not any(isinstance(each, FakeTensor) for each in built.model.parameters()):
-            load_weights(built.model, built.weights, None)
+        weights = spec.weights or built.weights
+        if weights and not any(isinstance(each, FakeTensor) for each in built.model.parameters()):
+            load_weights(built.model, weights, None)
         return built
 
 
@@ -100,7 +102,7 @@ def users_code(entry: str) -> Iterator[None]:
     """
     directory = Path.cwd()
     try:
-        with no_sudden_exit(entry):
+        with open_streams(), no_sudden_exit(entry):
             yield
     except HpcAccelError:
         raise

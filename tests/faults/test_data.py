@@ -21,6 +21,8 @@ class Records(torch.utils.data.Dataset):
             raise ValueError("bad record in shard-3.bin")
         if fault == "leaves":
             sys.exit(0)
+        if fault == "goes":
+            os._exit(0)
         return torch.randn(5 if fault == "shape" else 4), torch.randn(1)
 def build():
     return nn.Linear(4, 1), nn.functional.mse_loss, Records()
@@ -32,6 +34,7 @@ def build():
     [
         ("raises", 1, ["sample 37 of the data set: ValueError: bad record in shard-3.bin", "records_of_test.py:11"]),
         ("leaves", 1, ["sample 37 of the data set: SystemExit: 0", "records_of_test.py:13"]),
+        ("goes", 1, ["sample 37 of the data set: RuntimeError: os._exit(0)", "records_of_test.py:15"]),
         ("shape", 0, ["37"]),
     ],
 )

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import pytest
 
-from hpc_accel.runtime.hang import CHECKPOINT, LEARNT_FROM, LIMIT_S, STEP, HangWatch
+from hpc_accel.runtime.hang import CHECKPOINT, LEARNT_FROM, LIMIT_S, READY, STEP, HangWatch
 from tests.faults.started import gone, prepare, ranks_of, start
 
 LIMIT = 5
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("kind", ["hang", "spin", "hold", "stop"])
-def test_rows_6_to_8(kind, tmp_path):
+@pytest.mark.parametrize("where", ["hang@1:20", "spin@1:20", "hold@1:20", "stop@1:20", "stop@1:0:ready"])
+def test_rows_6_to_8(where, tmp_path):
     directory = prepare(tmp_path, {"dp": 2}, measure={"hang_after_s": LIMIT})
-    started = start(directory, f"{kind}@1:20")
+    kind, step = where.split("@")[0], where.split(":")[1]
+    started = start(directory, where)
     started.until_training()
     began = time.monotonic()
     pids = ranks_of(directory)
@@ -25,12 +28,28 @@ def test_rows_6_to_8(kind, tmp_path):
     summary = started.summary
     assert summary["status"] == "hung"
     assert summary["error"]["rank"] == 1
-    assert "step 20" in summary["error"]["message"]
+    assert f"step {step}" in summary["error"]["message"]
     if kind != "stop":
         assert "faults.py" in summary["error"]["message"], "where it was"
         assert "_hang" in (directory / "stacks.rank1.txt").read_text()
     assert "Thread" in (directory / "stacks.rank0.txt").read_text()
     assert gone(pids, 5)
+
+
+FROZEN = """
+import os, signal, sys
+from hpc_accel.jobs import wake
+from hpc_accel.jobs.child import Child
+wake.PERIOD_S, wake.MOST_PERIODS = 0.1, 3
+froze = "import os, signal; os.kill(os.getpid(), signal.SIGSTOP); raise SystemExit(7)"
+raise SystemExit(Child().run([sys.executable, "-c", froze], os.environ))
+"""
+
+
+def test_a_frozen_launcher_is_woken():
+    done = subprocess.run([sys.executable, "-c", FROZEN], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 7, done.stderr
+    assert "was frozen for 0.3 s: woken" in done.stderr
 
 
 def test_the_limit_is_learnt_from_steps(tmp_path, monkeypatch):
@@ -47,6 +66,14 @@ def test_the_limit_is_learnt_from_steps(tmp_path, monkeypatch):
     monkeypatch.undo()
     watch.close()
     assert list(tmp_path.iterdir()) == [], "nothing is left of a run that did not hang"
+
+
+def test_ranks_that_rest_before_the_first_step_may_take_as_long_as_they_rest(tmp_path):
+    for fixed_s, limit_s in ((None, LIMIT_S[READY] + 7), (5.0, 12.0)):
+        watch = HangWatch(tmp_path, 0, ["here"], hang_after_s=fixed_s, idle_s=7.0)
+        watch.enter(READY, 3)
+        assert watch.limit_s == limit_s
+        watch.close()
 
 
 def test_quick_steps_may_still_take_a_minute(tmp_path):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from hpc_accel.parallel.data import POWERSGD_RANK
+from hpc_accel.parallel.powersgd import POWERSGD_RANK
 from hpc_accel.plan.cost import StepModel
 from hpc_accel.plan.prediction import predict
 from hpc_accel.plan.software import torch_amp

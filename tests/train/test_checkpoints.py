@@ -30,7 +30,9 @@ def losses(directory):
 
 @pytest.mark.mpi
 def test_warned_runs_go_on_bit_for_bit(tmp_path):
-    """Data parallel with a loss scale and Adam's state, tensor parallel, pipelines; what replicas hold each alone."""
+    """Data parallel with a loss scale and Adam's state, tensor parallel, pipelines; what replicas hold each alone:
+    ZeRO-1's state, shards, weights between two averages, PowerSGD's errors.
+    """
     adam = {**LM, "optimizer": {"name": "adamw", "learning_rate": 0.001}}
     short = {"measure": {"warmup_steps": 2, "steps": 12, "parity_steps": 1, "metric_samples": 16, "idle_s": 0.1}}
     paths = write_runs(tmp_path, adam, [{"dp": 2, "accumulation_steps": 2}], ("fp16",), **short)
@@ -40,6 +42,10 @@ def test_warned_runs_go_on_bit_for_bit(tmp_path):
     paths += write_runs(tmp_path, {**adam, "args": {**LM["args"], "layers": 4}}, own, **short)
     sgd = {"name": "digits", "global_batch_size": 200, "last_batch": "keep"}
     paths += write_runs(tmp_path, sgd, [{"dp": 2}], recipe={"average_every": 3}, **short)
+    # Several buckets, which are others in the first step after a restart.
+    feedback = {"compression": "powersgd", "bucket_mb": 1}
+    wide = {**adam, "args": {**LM["args"], "layers": 4, "hidden": 128}}
+    paths += write_runs(tmp_path, wide, [{"dp": 2}], recipe=feedback, **short)
     sensors = {"HPC_ACCEL_SYSFS": str(trees.power_meter(tmp_path / "sys", 200.0))}
     check(mpirun(2, [ROOT / "tests/train/resume.py", *paths], 250, **TESTING, **sensors))
     for path in paths:

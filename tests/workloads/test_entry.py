@@ -1,5 +1,6 @@
 """The user's own model is loaded with care: whatever is wrong with it is named before any rank starts."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,23 @@ assert os.waitpid(pid, 0)[1] >> 8 == 7
         f"with no_sudden_exit('x'):\n  exec({thread!r})\n  import time; time.sleep(30)"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 7
+
+
+@pytest.mark.parametrize("closing", ["sys.stdout.close()", "os.close(1)", "sys.stdout = None", "os.close(2)"])
+def test_streams_that_are_closed_come_back(tmp_path, closing):
+    (tmp_path / "closes.py").write_text("import os, sys\n" + GOOD.replace("(width=3):", f"(width=3):\n    {closing}"))
+    code = (
+        "import sys\n"
+        "from hpc_accel.study.run import WorkloadSpec\n"
+        "from hpc_accel.workloads.entry import build\n"
+        "build(WorkloadSpec(name='u', entry='closes:build', global_batch_size=2), 0)\n"
+        "print('out'); print('err', file=sys.stderr)"
+    )
+    environ = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr.splitlines()[-1:]) == (0, "out\n", ["err"]), done.stderr
 
 
 def test_the_directory_is_restored(load, tmp_path):

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpc_accel.parallel.data import POWERSGD_START
 from hpc_accel.parallel.mesh import RankCoordinates
+from hpc_accel.parallel.powersgd import POWERSGD_START
 from hpc_accel.record.parity import Effect
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.run import Run

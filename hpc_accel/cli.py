@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from hpc_accel.bench.cli import bench
 from hpc_accel.check.cli import check, sources
 from hpc_accel.errors import HpcAccelError, UsageError
+from hpc_accel.front.cli import run, watch
 from hpc_accel.jobs.cli import failures, leave_queue, run_script, watch_queue
 from hpc_accel.leave import run_and_leave
 
@@ -22,6 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench, name="bench")
+app.command()(run)
+app.command()(watch)
 app.command()(check)
 app.command()(sources)
 app.command(hidden=True)(run_script)

@@ -81,7 +81,7 @@ def init(
 
     for path in write_starter(directory, name, kind):
         typer.echo(f"wrote {path}")
-    typer.echo(f"next: snakemake --cores all --config study=studies/{name}.yaml")
+    typer.echo(f"next: hpc-accel run studies/{name}.yaml")
 
 
 @app.command()

@@ -126,11 +126,9 @@ def _targets(results: Path, only: str | None) -> Sequence[str]:
     words = only.replace(",", " ").split()
     chosen = [run for run in runs if all(_fits(word, run.workload, run.label) for word in words)]
     if not chosen:
-        known = (
-            ", ".join(dict.fromkeys(run.label for run in runs))
-            or f"no plan yet: hpc-accel run without --only makes {results}/plan.json"
-        )
-        raise UsageError(f"--only {only}", "it names words of a planned run's label", f"here are {known}")
+        known = ", ".join(dict.fromkeys(run.label for run in runs))
+        remedy = f"here are {known}" if known else "run without --only first: there is no plan yet"
+        raise UsageError(f"--only {only}", "it names words of a planned run's label", remedy)
     return [str(results / "runs" / run.run_id / "summary.json") for run in chosen]
 
 

@@ -14,22 +14,10 @@ from pathlib import Path
 
 from hpc_accel.errors import UsageError
 from hpc_accel.jobs.child import PR_SET_PDEATHSIG
+from hpc_accel.study.starter.project import SNAKEFILE, WORKFLOW
 
 ENDS_WITHIN_S = 60.0
 """After Ctrl-C: the workflow cancels its jobs and ends within half a minute, also where Slurm does not answer."""
-
-
-def snakefile() -> Path:
-    """The workflow: this directory's own, else the one that came with the package. Raises UsageError without any."""
-    own, packaged = Path("Snakefile"), Path(__file__).parents[2] / "Snakefile"
-    for path in (own, packaged):
-        if path.is_file():
-            return path
-    raise UsageError(
-        f"no Snakefile in {Path.cwd()}",
-        "the workflow is a Snakefile",
-        "start in a checkout of hpc_accel, or copy its Snakefile here",
-    )
 
 
 def command(study: Path, *, profile: str | None, jobs: int | None, further: Sequence[str]) -> list[str]:
@@ -37,24 +25,26 @@ def command(study: Path, *, profile: str | None, jobs: int | None, further: Sequ
     words = [str(Path(sys.executable).with_name("snakemake"))]
     if not Path(words[0]).exists():
         raise UsageError("no snakemake", "the workflow is Snakemake's", "pip install 'hpc-accel[workflow]'")
-    if snakefile() != Path("Snakefile"):
-        words += ["--snakefile", str(snakefile())]
+    if not Path("Snakefile").is_file():
+        words += ["--snakefile", str(SNAKEFILE)]
     if profile is None:
         words += ["--cores", str(jobs or "all")]
     else:
-        if not any((Path(profile) / f"config.{ending}").is_file() for ending in ("yaml", "v8+.yaml", "v9+.yaml")):
-            raise UsageError(
-                f"--profile {profile}",
-                "a profile is a directory with a config.yaml",
-                "--profile slurm, in a directory that has slurm/config.yaml",
-            )
-        words += ["--profile", profile, *(["--jobs", str(jobs)] if jobs else [])]
+        words += ["--profile", str(_directory_of(profile)), *(["--jobs", str(jobs)] if jobs else [])]
     return [*words, *further, "--config", f"study={study}"]
 
 
 def _hang_up_with_parent() -> None:
     """Between fork and exec: a screen that is killed without a word takes its workflow with it."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGHUP, 0, 0, 0)
+
+
+def _directory_of(profile: str) -> Path:
+    """A profile of this directory, else one that came with the package."""
+    for path in (Path(profile), WORKFLOW / profile):
+        if any((path / f"config.{ending}").is_file() for ending in ("yaml", "v8+.yaml", "v9+.yaml")):
+            return path
+    raise UsageError(f"--profile {profile}", "a profile is a directory with a config.yaml", "--profile slurm")
 
 
 class Workflow:

@@ -142,7 +142,7 @@ def test_a_screen_that_is_killed_takes_its_workflow_with_it(door: Door) -> None:
         (["run", "t.yaml"], "study t.yaml"),
         (["run", "s.yaml", "--profile", "slurn"], "a profile is a directory with a config.yaml"),
         (["watch", "results/none"], "give the directory of a study's results"),
-        (["run", "s.yaml", "--only", "dp2"], "none: there is no plan yet"),
+        (["run", "s.yaml", "--only", "dp2"], "run without --only first"),
     ],
 )
 def test_mistakes_are_told_before_anything_starts(door: Door, words: list[str], told: str) -> None:

@@ -15,6 +15,8 @@ from hpc_accel.errors import HpcAccelError, UsageError
 from hpc_accel.front.cli import run, watch
 from hpc_accel.jobs.cli import failures, leave_queue, run_script, watch_queue
 from hpc_accel.leave import run_and_leave
+from hpc_accel.plan.evaluate.cli import plan_evaluate
+from hpc_accel.produce.cli import produce
 
 app = typer.Typer(
     help="Find by measurement how a PyTorch model trains fastest, cheapest and with least energy on this cluster.",
@@ -27,6 +29,7 @@ app.command()(run)
 app.command()(watch)
 app.command()(check)
 app.command()(sources)
+app.command()(produce)
 app.command(hidden=True)(run_script)
 app.command(hidden=True)(failures)
 app.command(hidden=True)(watch_queue)
@@ -112,16 +115,25 @@ app.add_typer(planning, name="plan")
 @planning.command("study")
 def plan(
     study: StudyPath,
-    hardware: Annotated[Path, typer.Option(help="The hardware.json that `hpc-accel probe` wrote.")],
-    out: Annotated[Path, typer.Option(help="Where to write plan.json; run.json files go to runs/ beside it.")],
+    hardware: Annotated[
+        str, typer.Option(help="The hardware.json that `hpc-accel probe` wrote, or h100-sxm and such.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write plan.json; run.json files go to runs/ beside it.")
+    ] = None,
     runs: Annotated[bool, typer.Option(help="Also write the run.json of every chosen run.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Enumerate layouts and recipes, predict each, and choose the runs to be measured."""
-    from hpc_accel.commands import plan_study, write_runs
+    """Enumerate layouts and recipes, predict each, and choose the runs to be measured.
 
+    Without --out the plan is only looked at, for a machine that is elsewhere: plans/<hardware>.json in the results.
+    """
+    from hpc_accel.commands import plan_study, predicted_lines, write_runs
+
+    only_looked_at = out is None
+    out = out or Path("results", study.stem, "plans", f"{Path(hardware).stem}.json")
     content = plan_study(study, hardware, out)
-    if runs:
+    if runs and not only_looked_at:
         write_runs(content, out.parent)
     if as_json:
         typer.echo(json.dumps(content))
@@ -130,6 +142,8 @@ def plan(
     refused = [candidate for candidate in content["candidates"] if candidate["refused"]]
     for note in content["notes"]:
         typer.echo(f"note: {note}")
+    for line in predicted_lines(chosen) if only_looked_at else ():
+        typer.echo(line)
     for candidate in refused[:MAX_REFUSED_SHOWN]:
         typer.echo(f"left out: {candidate['refused']['value']} ({candidate['refused']['rule']})")
     if len(refused) > MAX_REFUSED_SHOWN:
@@ -137,21 +151,7 @@ def plan(
     typer.echo(f"{len(content['candidates'])} candidates, {len(refused)} refused, {len(chosen)} to measure: {out}")
 
 
-@planning.command("evaluate")
-def plan_evaluate(
-    path: Annotated[Path, typer.Argument(metavar="FILE.csv", help="Measurements that somebody published.")],
-    hardware: Annotated[str, typer.Option(help="A hardware.json, or the name of one that the package ships.")],
-    mapping: Annotated[Path | None, typer.Option(help="Which column is what, where the package does not know.")] = None,
-    calibrate: Annotated[int, typer.Option(min=0, help="Take so many rows of each kind of block as measured.")] = 0,
-    seed: Annotated[int, typer.Option(help="Which rows those are.")] = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Compare predictions with published measurements: errors, order of layouts, what the choice costs, memory."""
-    from hpc_accel.plan.evaluate.run import evaluate
-    from hpc_accel.plan.evaluate.show import table
-
-    found = evaluate(path, hardware, mapping=mapping, calibrate=calibrate, seed=seed)
-    typer.echo(json.dumps(found, indent=1) if as_json else "\n".join(table(found)))
+planning.command("evaluate")(plan_evaluate)
 
 
 @app.command()

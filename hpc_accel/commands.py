@@ -23,7 +23,7 @@ MIN_PROGRESS_S = 5.0
 
 
 def probe_machine(study_path: Path, out: Path) -> bool:
-    """Measure what a study may use and write hardware.json; whether this rank wrote it."""
+    """Measure what a study may use and write hardware.json, then calibration.json; whether this rank wrote them."""
     from hpc_accel.probe.probe import run as run_probe
     from hpc_accel.study.node_kinds import node_kinds_of
     from hpc_accel.study.study_file import load_study
@@ -39,11 +39,18 @@ def probe_machine(study_path: Path, out: Path) -> bool:
         gpus_per_node=limits.gpus_per_node,
         backend=study.backend,
     )
+    if study.calibrate and study.train and limits.node_kinds is None:
+        from hpc_accel.calibrate.run import calibrate
+
+        calibrate(study, out, PlainProgress("calibration: measurement") if hardware else lambda done, total: None)
     return bool(hardware)
 
 
-def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, Any]:
-    """Plan a study, write plan.json with every chosen run in it, and give its content."""
+def plan_study(study_path: Path, machine: Path | str, out: Path) -> dict[str, Any]:
+    """Plan a study, write plan.json with every chosen run in it, and give its content.
+
+    `machine` is a hardware.json, or the name of one that the package ships.
+    """
     from hpc_accel.jobs.failure_rate import with_failure_rate_of
     from hpc_accel.jobs.memory_option import with_memory_of
     from hpc_accel.jobs.request import plugin_resources
@@ -51,7 +58,7 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
     from hpc_accel.plan.calibration import load_calibrations
     from hpc_accel.plan.planner import make_plan
     from hpc_accel.plan.prediction import Prices
-    from hpc_accel.probe.hardware import load_hardware
+    from hpc_accel.plan.shipped import hardware_of, hardware_path
     from hpc_accel.study.expand import resolve_workloads
     from hpc_accel.study.references import planned_references
     from hpc_accel.study.results import owner_file
@@ -62,11 +69,12 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
     site = load_site(study.site)
     study = with_failure_rate_of(with_memory_of(study, site), site)
     workloads = resolve_workloads(study)
-    hardware = load_hardware(hardware_path)
+    path = hardware_path(str(machine))
+    hardware = hardware_of(str(machine))
     elsewhere = hardware.site != study.site
-    if elsewhere and hardware_path.resolve().parent == out.resolve().parent:
+    if elsewhere and path.resolve().parent == out.resolve().parent:
         raise ConfigError(
-            f"{hardware_path} of site {hardware.site!r} for a study at site {study.site!r}",
+            f"{machine} of site {hardware.site!r} for a study at site {study.site!r}",
             "a plan is made with what the probe measured at the study's own site",
             f"delete it and start the workflow again, or set site: {hardware.site} in {study_path}",
         )
@@ -80,7 +88,9 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
         price = site.mean_per_node("price_per_node_hour", resources.nodes_by_partition)
         return Prices(per_node_hour=price, unit=site.currency) if price else None
 
-    calibrations = load_calibrations(hardware_path.parent / "calibration.json", hardware_path.read_bytes())
+    measured = load_calibrations(path.parent / "calibration.json", path.read_bytes())
+    calibrations = measured.workloads if measured is not None else {}
+    unmeasured = measured.unmeasured if measured is not None else {}
     plan = make_plan(study, hardware, facts, prices=prices, calibrations=calibrations)
     runs = {run.run_id: run for run in plan.chosen_runs()}
     priced = any(prices(run.resources) for run in runs.values())
@@ -95,14 +105,30 @@ def plan_study(study_path: Path, hardware_path: Path, out: Path) -> dict[str, An
             if not alike:
                 for key in ("price_per_node_hour", "power_w_per_node"):
                     candidate[key] = site.mean_per_node(key, run.resources.nodes_by_partition)
+    content["notes"] += [f"{name}: not calibrated: {why}" for name, why in unmeasured.items()]
     if elsewhere:
-        note = f"{hardware_path} is of site {hardware.site!r}: times and memory are predicted for that machine"
+        note = f"{machine} is of site {hardware.site!r}: times and memory are predicted for that machine"
         content["notes"] = [note, *content["notes"]]
     content["references"] = planned_references(runs.values())
     content["pack"] = _pack(list(runs.values()), site) if study.same_allocation and runs else None
     write_atomically(owner, f"{study_path.resolve()}\n{digest(study_path)}\n")
     write_atomically(out, json.dumps(content, indent=1) + "\n")
     return content
+
+
+def predicted_lines(candidates: list[dict[str, Any]]) -> list[str]:
+    """What is predicted of each chosen run of a plan, a line for each, the fastest first."""
+
+    def time_ms(candidate: dict[str, Any]) -> float:
+        return (candidate["prediction"] or {}).get("step_time_ms") or float("inf")
+
+    lines = []
+    for each in sorted(candidates, key=time_ms):
+        prediction = each["prediction"] or {}
+        told = f"{time_ms(each):.4g} ms" if prediction.get("step_time_ms") else prediction.get("step_time_reason", "")
+        memory = f", {prediction['peak_memory_bytes'] / 1e9:.1f} GB per rank" if prediction else ""
+        lines.append(f"{each['run_id'].rpartition('-')[0]}: {told}{memory}")
+    return lines
 
 
 def write_runs(plan: dict[str, Any], directory: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch.distributed as dist
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.mpi.launch import mpi, refuse_copies
+from hpc_accel.mpi.launch import job, mpi, refuse_copies
 
 MPI = mpi()
 
@@ -21,13 +21,13 @@ def make_comm(ranks: Sequence[int], rank: int, size: int, parent: Any = None) ->
     """
     if not ranks:
         refuse_copies(MPI.COMM_WORLD.Get_size())
-        if MPI.COMM_WORLD.Get_size() != size:
+        if job().Get_size() != size:
             raise ConfigError(
-                f"world_size {size}, MPI has {MPI.COMM_WORLD.Get_size()} rank(s)",
+                f"world_size {size}, MPI has {job().Get_size()} rank(s)",
                 "the default group spans all ranks MPI started",
                 f"start {size} ranks with mpirun or srun, or leave RANK, WORLD_SIZE and MASTER_ADDR unset",
             )
-        return MPI.COMM_WORLD.Split(0, key=rank)
+        return job().Split(0, key=rank)
     # The tag must be the same on all members without asking: str's hash differs from process to process, and torch's
     # name of a group made with use_local_synchronization counts the groups of each rank. The members are the same.
     tag = zlib.crc32(",".join(map(str, ranks)).encode()) % 32767
@@ -43,4 +43,4 @@ def default_comm() -> Any:
     """The communicator whose ranks are torch's global ranks."""
     default = dist.distributed_c10d._get_default_group() if dist.is_initialized() else None
     executor = getattr(default, "executor", None)
-    return executor.comm if executor is not None else MPI.COMM_WORLD
+    return executor.comm if executor is not None else job()

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpc_accel.errors import ConfigError
 
@@ -27,13 +29,6 @@ SIZE_VARIABLES = (
     ("MPI_LOCALNRANKS", "MPICH's mpiexec"),
     ("MV2_COMM_WORLD_SIZE", "MVAPICH's launcher"),
     ("SLURM_STEP_NUM_TASKS", "srun"),
-)
-LOCAL_SIZE_VARIABLES = (
-    "OMPI_COMM_WORLD_LOCAL_SIZE",
-    "MPI_LOCALNRANKS",
-    "MV2_COMM_WORLD_LOCAL_SIZE",
-    "PALS_LOCAL_SIZE",
-    "SLURM_NTASKS_PER_NODE",
 )
 
 
@@ -62,25 +57,16 @@ class World:
         return torch.device(accelerator.type, self.local_rank % torch.accelerator.device_count())
 
 
-def local_size_hint() -> int | None:
-    """Processes on this node by the launcher's word, before MPI is up."""
-    for name in LOCAL_SIZE_VARIABLES:
-        value = os.environ.get(name, "")
-        if value.isdigit():
-            return int(value)
-    return None
-
-
 @lru_cache(maxsize=1)
 def mpi() -> ModuleType:
     """mpi4py's MPI, initialised on first use.
 
     A rank needs a core for its compute and one for its communication thread. Where there are fewer, a library
-    that waits by spinning takes the core away from the compute, so it is asked to yield. The site's own choice wins.
+    that waits by spinning takes the core away from who has work, so Open MPI is asked to yield while it waits: that
+    costs nothing measurable where cores are free, and how many there are cannot be known before MPI is up. The site's
+    own choice wins.
     """
-    local_size = local_size_hint()
-    if local_size is not None and 2 * local_size > (os.cpu_count() or 1):
-        os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
+    os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
     from mpi4py import MPI
 
     if not MPI.Is_initialized():
@@ -88,10 +74,34 @@ def mpi() -> ModuleType:
     return MPI
 
 
+_parts: list[Any] = []
+"""Communicators that stand for COMM_WORLD at present, the innermost last."""
+
+
+def job() -> Any:
+    """The communicator of all ranks that torch's world is made of: COMM_WORLD, or the part that `apart` names."""
+    return _parts[-1] if _parts else mpi().COMM_WORLD
+
+
+@contextmanager
+def apart(comm: Any) -> Iterator[World]:
+    """The ranks of `comm` as a world of their own: groups made inside are made of them alone.
+
+    No process group may be left when it begins or ends. Collective over `comm`.
+    """
+    _parts.append(comm)
+    world.cache_clear()
+    try:
+        yield world()
+    finally:
+        _parts.pop()
+        world.cache_clear()
+
+
 @lru_cache(maxsize=1)
 def world() -> World:
-    """Find this process's place. Collective over COMM_WORLD at its first call."""
-    comm = mpi().COMM_WORLD
+    """Find this process's place. Collective over `job()` at its first call."""
+    comm = job()
     refuse_copies(comm.Get_size())
     node = comm.Split_type(mpi().COMM_TYPE_SHARED, key=comm.Get_rank())
     try:
@@ -123,6 +133,8 @@ def refuse_copies(size: int, expected_size: int | None = None) -> None:
             f"start with `mpirun -n {expected_size}` or `srun --ntasks={expected_size}`, "
             "using the launcher of the MPI library that mpi4py was built for",
         )
+    if _parts:  # smaller than what the launcher started, as it should be
+        return
     for name, setter in SIZE_VARIABLES:
         value = os.environ.get(name, "")
         if not value.isdigit():

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch.distributed.constants import default_pg_timeout
 from torch.distributed.rendezvous import _rendezvous_handlers as handlers
 
-from hpc_accel.mpi.launch import World, mpi, refuse_copies, world
+from hpc_accel.mpi.launch import World, job, mpi, refuse_copies, world
 
 ENV_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 Rendezvous = Iterator[tuple[dist.Store, int, int]]
@@ -51,12 +51,12 @@ def abort(exit_code: int) -> NoReturn:
 
 
 def make_store(place: World, timeout: timedelta) -> dist.Store:
-    """A store on rank 0 whose address all ranks learn over MPI. Collective over COMM_WORLD."""
+    """A store on rank 0 whose address all ranks learn over MPI. Collective over `job()`."""
     store: dist.Store | None = None
     if place.rank == 0:
         store = dist.TCPStore(_own_address(place), 0, None, True, timeout, wait_for_workers=False)
     address = (store.host, store.port) if isinstance(store, dist.TCPStore) else None
-    host, port = mpi().COMM_WORLD.bcast(address, root=0)
+    host, port = job().bcast(address, root=0)
     if store is None:
         store = dist.TCPStore(host, port, None, False, timeout, wait_for_workers=False)
     return store

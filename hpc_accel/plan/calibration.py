@@ -1,18 +1,15 @@
-"""calibration.json: what a study's own model took on this machine, layer by layer, and how predictions use it.
+"""calibration.json: what a study's own models took on this machine, as `hpc_accel.calibrate` writes it.
 
 A layer's passes are measured for some numbers of tensor-parallel ranks and micro-batch sizes, collectives of tensor
-parallelism included, between other compute and through the study's backend. Where a layout has exactly those, they
-stand for the prediction. Elsewhere the prediction is multiplied by measured over predicted of the nearest ones, each
-weighted by the inverse fourth power of its distance in logarithms to the base 2. Pipeline, replicas and optimizer are
-composed of them by the same formulas as without.
+parallelism included, between other compute and through the study's backend, while as many ranks of the node compute as
+in the run. Pipeline, replicas and optimizer are composed of them by the same formulas as without, plus what measured
+layouts took more (`Replicated`, `Staged`). `measured_passes` says what counts where nothing was measured.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,10 +17,13 @@ from pydantic import Field, ValidationError
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.probe.hardware import Count, Facts, Positive
+from hpc_accel.study.layout import Layout, Shard
 from hpc_accel.study.model_facts import LayerFacts
 from hpc_accel.study.recipe import Precision, Recompute
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Difference = Annotated[float, Field(allow_inf_nan=False)]
+"""Seconds that something took more than composed of its parts, or less."""
 MAX_SPREAD = 0.15
 """Quartiles of a quiet measurement differ by at most this share of the median."""
 
@@ -39,6 +39,8 @@ class MeasuredPass(Facts):
     tp: Count = 1
     micro_batch_size: Count
     sequence_parallel: bool = False
+    ranks: Count | None = None
+    """Ranks of the node that computed at once; None where that makes no difference."""
     forward_s: Positive
     backward_s: Positive
     """What recomputation repeats is in it."""
@@ -56,41 +58,80 @@ class Linear(Facts):
         return self.fixed_s + self.each_s * count
 
 
-class Calibration(Facts):
-    """Of one workload. What was not measured is None, and predicted as without a calibration."""
+class Replicated(Facts):
+    """What replicas took more than composed, in all micro-batches and in each step, for the whole model's tensors."""
 
+    shard: Shard
+    micro_batch_s: Difference
+    step_s: Difference
+    spread: Seconds = 0.0
+
+    def __call__(self, accumulation_steps: int, share: float) -> float:
+        """Of one step, on a rank with this share of the model's parameter tensors."""
+        return share * (self.step_s + accumulation_steps * self.micro_batch_s)
+
+
+class Staged(Facts):
+    """What stages took more than composed."""
+
+    pass_s: Seconds
+    """Of a pass of one micro-batch through a stage, beside its layers: schedule, messages entered."""
+    spread: Seconds = 0.0
+
+
+class Calibration(Facts):
+    """Of one workload. What was not measured is None or empty, and predicted as without a calibration."""
+
+    digest: str = ""
+    """Of model, optimizer and seed; for others the calibration does not hold."""
     passes: tuple[MeasuredPass, ...] = ()
     micro_batch_s: Seconds | None = None
-    """Of one micro-batch beside its layers and samples: starting the passes, the loss, the schedule."""
+    """Of one micro-batch beside its layers and samples: starting the passes, the loss."""
     samples: Linear | None = None
     """To fetch and collate the samples of one micro-batch."""
-    optimizer: Linear | None = None
-    """Of one step, by the parameters that a rank updates."""
-    synchronised: Linear | None = None
-    """What the backward pass in which replicas exchange gradients takes more than another, by parameter tensors, with
-    nobody to exchange with."""
+    step_s: Seconds | None = None
+    """Of one step beside its micro-batches and the optimizer."""
+    optimizer_ratios: dict[Literal["plain", "fused"], Positive] = {}
+    """Measured over predicted time of an optimizer step."""
+    replicated: tuple[Replicated, ...] = ()
+    staged: Staged | None = None
 
-    def disturbed(self) -> str | None:
-        """Which measurement something else disturbed, or None."""
+    def disturbed(self, precision: Precision, recompute: Recompute, layout: Layout, ranks: int) -> str | None:
+        """Which measurement that `layout` is predicted from something else disturbed, or None."""
+        key = (precision, recompute, layout.tp, layout.micro_batch_size, layout.sequence_parallel)
         for each in self.passes:
-            if each.spread > MAX_SPREAD:
+            own = (each.precision, each.recompute, each.tp, each.micro_batch_size, each.sequence_parallel)
+            if each.spread > MAX_SPREAD and own == key and each.ranks in (None, ranks):
                 where = f"{each.name} at tp {each.tp}, micro-batch {each.micro_batch_size}"
-                return f"{where}: quartiles {each.spread:.0%} apart"
+                return _apart(where, each.spread)
+        replicas = self.replicas(layout.shard) if layout.dp > 1 else None
+        if replicas is not None and replicas.spread > MAX_SPREAD:
+            return _apart("replicas", replicas.spread)
+        if layout.pp > 1 and self.staged is not None and self.staged.spread > MAX_SPREAD:
+            return _apart("stages", self.staged.spread)
         return None
+
+    def replicas(self, shard: Shard) -> Replicated | None:
+        """What was measured of replicas that shard so."""
+        return next((each for each in self.replicated if each.shard == shard), None)
+
+
+def _apart(what: str, spread: float) -> str:
+    return f"{what}: quartiles {spread:.0%} apart"
 
 
 class CalibrationFile(Facts):
     """The whole file: a study's workloads by name, on the hardware of the hardware.json beside it."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     hardware_sha256: str
     """Of that file's bytes; for another the calibration does not hold."""
+    machine: str = ""
+    """Digest of the machine itself: what was measured on it is kept when it is probed again."""
     created_utc: str
     workloads: dict[str, Calibration]
-
-
-Key = tuple[int, int, bool]
-"""Tensor-parallel ranks, micro-batch size, sequence divided or not."""
+    unmeasured: dict[str, str] = {}
+    """Why a workload, or a part of it, was not measured."""
 
 
 def layer_digest(layer: LayerFacts) -> str:
@@ -105,61 +146,22 @@ def layer_digest(layer: LayerFacts) -> str:
     return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
 
-class MeasuredPasses:
-    """Those of one precision and recomputation, by layer."""
-
-    def __init__(self, calibration: Calibration | None, precision: Precision, recompute: Recompute) -> None:
-        self._by_layer: dict[str, dict[Key, tuple[float, float]]] = {}
-        for each in calibration.passes if calibration else ():
-            if (each.precision, each.recompute) == (precision, recompute):
-                key = (each.tp, each.micro_batch_size, each.sequence_parallel)
-                self._by_layer.setdefault(each.layer, {})[key] = (each.forward_s, each.backward_s)
-
-    def of(
-        self, layer: LayerFacts, key: Key, predicted: Callable[[Key], tuple[float, float]]
-    ) -> tuple[float, float] | None:
-        """Forward and backward seconds of `layer`; None where nothing of it was measured.
-
-        `predicted` says what the model expects of the same layer, of `key` or of a measured one.
-        """
-        measured = self._by_layer.get(layer_digest(layer)) if self._by_layer else None
-        if not measured:
-            return None
-        if key in measured:
-            return measured[key]
-        ratios = []
-        for other, seconds in measured.items():
-            expected = predicted(other)
-            ratios.append(
-                (_distance(key, other), [took / wanted for took, wanted in zip(seconds, expected, strict=True)])
-            )
-        wanted = predicted(key)
-        forward, backward = (weighted([(far, each[part]) for far, each in ratios]) for part in (0, 1))
-        return forward * wanted[0], backward * wanted[1]
-
-
-def weighted(values: Sequence[tuple[float, float]]) -> float:
-    """Geometric mean of (distance, value), each by the inverse fourth power of its distance."""
-    total = sum(math.log(value) / max(far, 1e-3) ** 4 for far, value in values)
-    return math.exp(total / sum(1 / max(far, 1e-3) ** 4 for far, _ in values))
-
-
-def _distance(one: Key, other: Key) -> float:
-    far = math.hypot(math.log2(one[0] / other[0]), math.log2(one[1] / other[1]))
-    return far + (1.0 if one[2] != other[2] else 0.0)
-
-
-def load_calibrations(path: Path, hardware: bytes) -> dict[str, Calibration]:
-    """By workload, from the calibration.json at `path`; `hardware` is the hardware.json that the plan is made with.
-
-    Nothing where there is no such file, or where it holds for other hardware. Raises ConfigError for a broken one.
-    """
+def read_calibrations(path: Path) -> CalibrationFile | None:
+    """The file at `path`; None where there is none. Raises ConfigError for a broken one."""
     if not path.exists():
-        return {}
+        return None
     try:
-        found = CalibrationFile.model_validate(json.loads(path.read_text()))
+        return CalibrationFile.model_validate(json.loads(path.read_text()))
     except (ValueError, ValidationError) as error:
         first = str(error).splitlines()[0]
         rule = "calibration.json has the shape that the probe writes"
-        raise ConfigError(f"{path}: {first}", rule, "delete it, and probe again") from None
-    return found.workloads if found.hardware_sha256 == hashlib.sha256(hardware).hexdigest() else {}
+        raise ConfigError(f"{path}: {first}", rule, "delete it and hardware.json, and probe again") from None
+
+
+def load_calibrations(path: Path, hardware: bytes) -> CalibrationFile | None:
+    """The calibration.json at `path`; `hardware` is the hardware.json that the plan is made with.
+
+    None where there is no such file, or where it holds for other hardware. Raises ConfigError for a broken one.
+    """
+    found = read_calibrations(path)
+    return found if found is not None and found.hardware_sha256 == hashlib.sha256(hardware).hexdigest() else None

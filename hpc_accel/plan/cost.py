@@ -17,7 +17,7 @@ from hpc_accel.plan.memory import RankSize, held_bytes, peak_memory_bytes, rank_
 from hpc_accel.plan.network import allreduce_s, group_of, send_s
 from hpc_accel.plan.pipeline_cost import StageTimes
 from hpc_accel.plan.pipeline_simulation import step_time_s
-from hpc_accel.plan.predictable import unpredictable
+from hpc_accel.plan.predictable import uncertain, unpredictable
 from hpc_accel.plan.software import Software
 from hpc_accel.plan.stage_cost import PipelineCost
 from hpc_accel.probe.hardware import Hardware
@@ -60,7 +60,11 @@ class StepModel:
 
     def unpredictable(self, layout: Layout, resources: Resources, device: str) -> str | None:
         """Why no time can be predicted, or None."""
-        return unpredictable(self.hardware, self.precision, self.calibration, layout, resources, device)
+        return unpredictable(self.hardware, self.precision, layout, resources, device)
+
+    def uncertain(self, layout: Layout, resources: Resources) -> str | None:
+        """Why a predicted time is good for an order at most, or None."""
+        return uncertain(self.calibration, self.precision, self.software.recompute, layout, resources)
 
     def notes(self, layout: Layout) -> tuple[str, ...]:
         """What predictions of `layout` rest on that was not measured for it."""
@@ -102,6 +106,8 @@ class StepModel:
         """What replicas send at least, hidden or not: gradients in whole buckets, or sharded parameters each pass."""
         if layout.dp == 1 or self.software.average_every > 1 or self.software.powersgd_rank is not None:
             return 0.0
+        if self.calibration is not None and self.calibration.replicated:
+            return 0.0  # replicas were measured, and may take less than composed
         own, group = self.software, group_of(layout, "dp", resources.ranks_per_node)
         parameters = self.stage_times.num_parameters(layout.tp) / layout.pp
         bucket = own.gradient_bucket_bytes * (own.gradient_wire_bytes or own.gradient_bytes) / own.gradient_bytes
@@ -120,8 +126,7 @@ class StepModel:
         tensor = each * sum(stage.forward_comm_s + stage.backward_comm_s for stage in stages.all)
         bubble = 0.0
         if layout.pp > 1:
-            makespan = max(self._makespan_s(layout, resources, stages), self._crowded_s(layout, resources))
-            bubble = makespan - forward - backward - tensor
+            bubble = self._makespan_s(layout, resources, stages) - forward - backward - tensor
         rest = self._after_pipeline(layout, resources, stages)
         return {
             "forward": forward,
@@ -178,11 +183,6 @@ class StepModel:
         least = stages.least_s(layout.schedule or "gpipe", layout.accumulation_steps, send)
         return least * self._slowdown(layout)
 
-    def _crowded_s(self, layout: Layout, resources: Resources) -> float:
-        """A CPU with more ranks than cores: the busiest rank's work while all of them compute at once."""
-        crowded = self.stage_times.of(layout, resources, crowded=True)
-        return layout.accumulation_steps * max(rank.total_s for rank in crowded.ranks)
-
     def _boundary_s(self, layout: Layout, resources: Resources) -> float:
         """Message between neighbouring stages: the largest cut decides the beat."""
         split = self.stage_times.split(layout)
@@ -210,6 +210,7 @@ class StepModel:
             overlaps=self.stage_times.can_overlap(resources.ranks_per_node, first.threads),
             later=self.stage_times.averages_later(layout),
             calibration=self.calibration,
+            num_tensors=sum(layer.num_parameter_tensors for layer in self.facts.layers),
         )
         return {
             "communication": max(replicas.communication_s(rank) for rank in stages.ranks)
@@ -232,4 +233,7 @@ class StepModel:
         if own.data_workers and cores <= self.kind.num_cpus:
             computing = layout.accumulation_steps * min(rank.total_s for rank in stages.ranks)
             fetching = max(0.0, fetching / own.data_workers - computing)
-        return own.step_operations * first.overhead_s + fetching
+        beside = own.step_operations * first.overhead_s
+        if self.calibration is not None and self.calibration.step_s is not None:
+            beside = self.calibration.step_s
+        return beside + fetching

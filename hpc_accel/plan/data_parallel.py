@@ -48,8 +48,12 @@ class Replicas:
         overlaps: bool,
         later: bool,
         calibration: Calibration | None = None,
+        num_tensors: int = 0,
     ) -> None:
-        """`overlaps`: something can communicate while a rank computes. `later`: it has nothing to before the end."""
+        """`overlaps`: something can communicate while a rank computes. `later`: it has nothing to before the end.
+
+        `num_tensors` are the whole model's parameter tensors.
+        """
         self.layout = layout
         self.group = group
         self.network = network
@@ -57,6 +61,7 @@ class Replicas:
         self.device = device
         self.later = later
         self.calibration = calibration
+        self.num_tensors = num_tensors
         self.overlaps = overlaps and software.overlaps_gradients and not later
 
     def communication_s(self, rank: StageCost) -> float:
@@ -70,7 +75,8 @@ class Replicas:
             return self._powersgd_s(rank) + self._updated_s(rank)
         reduced = self._scattered_s(rank) if self.layout.shard == "full" else self._reduced_s(rank)
         copied = self._flattened_s(rank) if self.later else 0.0
-        return reduced + copied + self._recoded_s(rank) + self._updated_s(rank) + self._synchronised_s(rank)
+        exchanged = reduced + copied + self._recoded_s(rank) + self._updated_s(rank)
+        return max(0.0, exchanged + self._measured_more_s(rank))
 
     def outputs_s(self, facts: ModelFacts, rank: StageCost) -> float:
         """Of one step, for a loss of all replicas' outputs: nothing hides it, as backward begins with its result."""
@@ -89,8 +95,6 @@ class Replicas:
             parameters /= self.layout.dp
         if self.layout.shard == "optimizer":  # whole tensors are divided among ranks
             tensors = math.ceil(tensors / self.layout.dp)
-        if self.calibration is not None and self.calibration.optimizer is not None:
-            return self.calibration.optimizer(parameters)
         launches = math.ceil(tensors / TENSORS_PER_LAUNCH) if self.device == "cuda" else tensors
         each = 1 if own.fused_optimizer else own.optimizer_operations_per_tensor
         if own.fused_optimizer and self.device == "cpu":
@@ -99,7 +103,9 @@ class Replicas:
             each += own.sharded_update_operations
         overhead = launches * each * rank.overhead_s
         traffic = parameters * own.optimizer_traffic_bytes / rank.memory_bandwidth_bytes_per_s
-        return max(overhead, traffic) if self.device == "cuda" else overhead + traffic
+        ratios = self.calibration.optimizer_ratios if self.calibration is not None else {}
+        ratio = ratios.get("fused" if own.fused_optimizer else "plain", 1.0)
+        return ratio * (max(overhead, traffic) if self.device == "cuda" else overhead + traffic)
 
     def _all_reduce(self, num_bytes: float) -> float:
         return allreduce_s(self.network, self.group, num_bytes) or 0.0
@@ -131,11 +137,12 @@ class Replicas:
         total = rank.num_layers * (self._gather(each * self._wire_bytes) + overhead)
         return exposed_s(total, total / rank.num_layers, rank.backward_s, self.overlaps, self.device)
 
-    def _synchronised_s(self, rank: StageCost) -> float:
-        """What hooks and buckets cost the backward pass that exchanges gradients, where that was measured."""
-        if self.calibration is None or self.calibration.synchronised is None or self.layout.shard == "full":
+    def _measured_more_s(self, rank: StageCost) -> float:
+        """What such replicas took more than composed, where that was measured."""
+        if self.calibration is None or self.later or not self.num_tensors:
             return 0.0
-        return self.calibration.synchronised(rank.num_tensors)
+        more = self.calibration.replicas(self.layout.shard)
+        return more(self.layout.accumulation_steps, rank.num_tensors / self.num_tensors) if more else 0.0
 
     def _flattened_s(self, rank: StageCost) -> float:
         if not self.software.flattens_gradients:

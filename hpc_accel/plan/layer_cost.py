@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hpc_accel.plan.calibration import Calibration, Key, MeasuredPasses
+from hpc_accel.plan.calibration import Calibration
 from hpc_accel.plan.compute import LayerTime, PassTime, divided_parameters, layer_time
+from hpc_accel.plan.measured_passes import Key, MeasuredPasses
 from hpc_accel.plan.network import allreduce_s, gather_s, group_of
 from hpc_accel.plan.software import Software
 from hpc_accel.probe.hardware import Hardware, Level
@@ -39,7 +40,8 @@ class LayerCosts:
         self, hardware: Hardware, precision: Precision, software: Software, calibration: Calibration | None
     ) -> None:
         self.network = hardware.network
-        self.device = hardware.slowest.device
+        self.kind = hardware.slowest
+        self.device = self.kind.device
         self.precision = precision
         self.software = software
         self.measured = MeasuredPasses(calibration, precision, software.recompute)
@@ -66,7 +68,7 @@ class LayerCosts:
             gather = gather_s(self.network, group, parameters * self.software.gather_bytes) or 0.0
             gather += self.software.collective_operations * level.kernel_overhead_s
         time, message = self._passes(layer, layout, ranks_per_node, level)
-        key = (layout.tp, layout.micro_batch_size, layout.sequence_parallel)
+        key = Key(layout.tp, layout.micro_batch_size, layout.sequence_parallel, level.ranks)
         measured = self.measured.of(layer, key, lambda other: self.alone_s(layer, layout, ranks_per_node, level, other))
         if measured is not None:
             time, message = _as_measured(time, measured), 0.0
@@ -112,9 +114,10 @@ class LayerCosts:
     def alone_s(
         self, layer: LayerFacts, layout: Layout, ranks_per_node: int, level: Level, key: Key
     ) -> tuple[float, float]:
-        """Predicted forward and backward of `layer` by itself, at that tp and micro-batch, messages included."""
-        tp, micro_batch_size, divided = key
-        other = layout.model_copy(update={"tp": tp, "micro_batch_size": micro_batch_size, "sequence_parallel": divided})
+        """Predicted forward and backward of `layer` by itself, measured as `key` says, messages included."""
+        changed = {"tp": key.tp, "micro_batch_size": key.micro_batch_size, "sequence_parallel": key.sequence_parallel}
+        other = layout.model_copy(update=changed)
+        level = self.kind.level(key.ranks) if key.ranks is not None else level
         time, message = self._passes(layer, other, ranks_per_node, level)
         device, sharpness = self.device, self.software.sharpness
         forward = time.forward.elapsed_s(device, sharpness) + self.exposed_s(time.forward, message)

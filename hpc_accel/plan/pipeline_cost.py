@@ -9,6 +9,7 @@ from itertools import accumulate, pairwise
 from hpc_accel.plan.calibration import Calibration
 from hpc_accel.plan.compute import PassTime, divided_parameters
 from hpc_accel.plan.layer_cost import LayerCost, LayerCosts
+from hpc_accel.plan.measured_passes import Key
 from hpc_accel.plan.network import Group, gather_s, group_of
 from hpc_accel.plan.software import Software
 from hpc_accel.plan.stage_cost import PipelineCost, StageCost, exposed_s
@@ -65,7 +66,7 @@ class StageTimes:
 
     def _timed(self, layout: Layout) -> ModelFacts:
         """The model with each layer's predicted nanoseconds in place of its FLOPs: what will be measured."""
-        layers = self._layers_of(layout, ranks_per_node=1, at_once=1)
+        layers = self._layers_of(layout, ranks_per_node=1)
         timed = []
         for layer, first in zip(self.facts.layers, self._first, strict=True):
             both = layers[first].time.forward + layers[first].time.backward
@@ -73,25 +74,20 @@ class StageTimes:
             timed.append(replace(layer, forward_flops_per_sample=nanoseconds, saved_elements_per_sample=0))
         return replace(self.facts, layers=tuple(timed))
 
-    def of(self, layout: Layout, resources: Resources, *, crowded: bool = False) -> PipelineCost:
-        """The stages of `layout`.
-
-        Stages take turns, so with more ranks than cores a stage is timed as if each core had one rank; `crowded`
-        times it while all ranks of the node compute at once.
-        """
-        at_once = resources.ranks_per_node if crowded else self._at_once(layout, resources)
+    def of(self, layout: Layout, resources: Resources) -> PipelineCost:
+        """The stages of `layout`."""
         placed = "v" if layout.schedule in V_SHAPED else layout.stages_per_rank
         shape = (self._has_hooks(layout), layout.pp, placed, layout.split)
-        key = (*shape, *self._layer_key(layout, resources.ranks_per_node, at_once))
+        key = (*shape, *self._layer_key(layout, resources.ranks_per_node))
         if key not in self._stages:
-            self._stages[key] = self._make(layout, resources.ranks_per_node, at_once)
+            self._stages[key] = self._make(layout, resources.ranks_per_node)
         return self._stages[key]
 
     def least_work_s(self, layout: Layout, resources: Resources) -> float:
         """Passes of one micro-batch through all layers, however they are cut: no sharding, no schedule."""
-        key = self._layer_key(layout, resources.ranks_per_node, self._at_once(layout, resources))
+        key = self._layer_key(layout, resources.ranks_per_node)
         if key not in self._least_work:
-            layers = self._layers_of(layout, resources.ranks_per_node, self._at_once(layout, resources))
+            layers = self._layers_of(layout, resources.ranks_per_node)
             forward = backward = PassTime(host_s=0.0, device_s=0.0)
             messages = 0.0
             for first in self._first:
@@ -104,6 +100,14 @@ class StageTimes:
                 for each, times in ((forward, 1), (backward, self.layer_costs.messages_backward))
             )
         return self._least_work[key]
+
+    def layers_alone_s(self, layout: Layout, resources: Resources) -> list[tuple[float, float]]:
+        """Forward and backward of each layer, messages included."""
+        costs, per_node = self.layer_costs, resources.ranks_per_node
+        level = self.kind.level(per_node)
+        key = Key(layout.tp, layout.micro_batch_size, layout.sequence_parallel, level.ranks)
+        found = {first: costs.alone_s(self.facts.layers[first], layout, per_node, level, key) for first in self._first}
+        return [found[first] for first in self._first]
 
     def num_parameters(self, tp: int) -> float:
         """Of the whole model on one of `tp` ranks."""
@@ -120,33 +124,29 @@ class StageTimes:
             self._gathers[key] = sum(each[size] or 0.0 for size in sizes)
         return self._gathers[key]
 
-    def _at_once(self, layout: Layout, resources: Resources) -> int:
-        """Ranks of a node that compute at once: stages take turns, so with few cores each has one."""
-        few_cores = self.kind.device == "cpu" and layout.pp > 1
-        return min(resources.ranks_per_node, self.kind.num_cpus) if few_cores else resources.ranks_per_node
-
-    def _layer_key(self, layout: Layout, ranks_per_node: int, at_once: int) -> tuple[object, ...]:
+    def _layer_key(self, layout: Layout, ranks_per_node: int) -> tuple[object, ...]:
         """All that the passes of a layer depend on."""
         tensor = group_of(layout, "tp", ranks_per_node) if layout.tp > 1 else None
         waits = layout.shard == "full" or (self.software.synchronises_batch_norm and layout.dp > 1)
         data = group_of(layout, "dp", ranks_per_node) if waits else None
         crosses = layout.pp > 1 and bool(self.software.ring_wait_s)
         stages = group_of(layout, "pp", ranks_per_node).spans_nodes if crosses else None
-        return layout.micro_batch_size, at_once, tensor, layout.sequence_parallel, layout.shard == "full", data, stages
+        divided, sharded = layout.sequence_parallel, layout.shard == "full"
+        return layout.micro_batch_size, ranks_per_node, tensor, divided, sharded, data, stages
 
-    def _layers_of(self, layout: Layout, ranks_per_node: int, at_once: int) -> dict[int, LayerCost]:
-        key = self._layer_key(layout, ranks_per_node, at_once)
+    def _layers_of(self, layout: Layout, ranks_per_node: int) -> dict[int, LayerCost]:
+        key = self._layer_key(layout, ranks_per_node)
         if key not in self._layers:
-            level = self.kind.level(at_once)
+            level = self.kind.level(ranks_per_node)
             self._layers[key] = {
                 first: self.layer_costs.of(self.facts.layers[first], layout, ranks_per_node, level)
                 for first in set(self._first)
             }
         return self._layers[key]
 
-    def _make(self, layout: Layout, ranks_per_node: int, at_once: int) -> PipelineCost:
-        level = self.kind.level(at_once)
-        layers = self._layers_of(layout, ranks_per_node, at_once)
+    def _make(self, layout: Layout, ranks_per_node: int) -> PipelineCost:
+        level = self.kind.level(ranks_per_node)
+        layers = self._layers_of(layout, ranks_per_node)
         contents = self._contents_of(self.split(layout))
         overlaps = self.can_overlap(ranks_per_node, level.threads)
         known = {content: self._stage(content, layers, layout, level, overlaps) for content in set(contents)}
@@ -180,8 +180,11 @@ class StageTimes:
         own, device, overhead_s = self.software, self.kind.device, level.kernel_overhead_s
         # Two messages per pass between stages: one is received, one is sent.
         alone = own.pipeline_operations if layout.pp > 1 else 0.0
-        schedule = alone + 2 * own.collective_operations if layout.pp > 1 else 0.0
-        forward = backward = PassTime(host_s=schedule * overhead_s, device_s=0.0)
+        around = alone + 2 * own.collective_operations if layout.pp > 1 else 0.0
+        measured_s = 0.0  # of what is around a pass, whether host or device takes it
+        if layout.pp > 1 and self.calibration is not None and self.calibration.staged is not None:
+            around, measured_s = 0.0, self.calibration.staged.pass_s
+        forward = backward = PassTime(host_s=around * overhead_s, device_s=0.0)
         weights = PassTime(host_s=0.0, device_s=0.0)
         messages = gathers = parameters = largest = 0.0
         num_tensors = num_layers = num_matmuls = 0
@@ -206,18 +209,18 @@ class StageTimes:
         beside_s = own.micro_batch_operations * overhead_s
         if calibration is not None and calibration.micro_batch_s is not None:
             beside_s = calibration.micro_batch_s
-        if calibration is not None and calibration.synchronised is not None and layout.shard != "full":
-            hooks = 0.0  # measured, once a step: replicas add it
         backward += PassTime(host_s=hooks * overhead_s + beside_s, device_s=0.0)
         inputs = PassTime(host_s=backward.host_s - weights.host_s, device_s=backward.device_s - weights.device_s)
         weights += PassTime(host_s=alone * overhead_s, device_s=0.0)
         first_gather = max(layers[first].gather_s for first, _ in content)
         again = messages * self.layer_costs.messages_backward
         return StageCost(
-            forward_s=forward.elapsed_s(device, self.software.sharpness) + own.idle_operations * overhead_s,
-            backward_s=backward.elapsed_s(device, self.software.sharpness),
+            forward_s=measured_s
+            + forward.elapsed_s(device, self.software.sharpness)
+            + own.idle_operations * overhead_s,
+            backward_s=measured_s + backward.elapsed_s(device, self.software.sharpness),
             weight_s=weights.elapsed_s(device, self.software.sharpness),
-            input_s=inputs.elapsed_s(device, self.software.sharpness),
+            input_s=measured_s + inputs.elapsed_s(device, self.software.sharpness),
             forward_comm_s=self.layer_costs.exposed_s(forward, messages)
             + exposed_s(gathers, first_gather, forward.elapsed_s(device, self.software.sharpness), overlaps, device),
             backward_comm_s=self.layer_costs.exposed_s(backward, again)

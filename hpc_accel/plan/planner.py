@@ -203,8 +203,11 @@ def _searched(
     planned = []
     for rank, (_, run) in enumerate(found.ranked, start=1):
         why = f"predicted rank {rank} of {found.num_feasible} for {study.objective}{_ordering(study.objective)}"
-        unknown = not_probed(run.recipe, models[run.recipe].kind, run.resources)
+        model = models[run.recipe]
+        unknown = not_probed(run.recipe, model.kind, run.resources)
         why += f", as if without what was not probed ({unknown})" if unknown else ""
+        disturbed = model.uncertain(run.layout, run.resources)
+        why += f", though {disturbed}" if disturbed else ""
         if run in found.serial.values():
             planned.append(_candidate(run, models, prices, chosen=True, why=f"baseline; {why}"))
         else:

@@ -6,7 +6,7 @@ from hpc_accel.plan.calibration import Calibration
 from hpc_accel.probe.hardware import Hardware, NodeKind
 from hpc_accel.study.devices import on_gpus
 from hpc_accel.study.layout import Layout
-from hpc_accel.study.recipe import Precision, Recipe
+from hpc_accel.study.recipe import Precision, Recipe, Recompute
 from hpc_accel.study.run import Resources
 
 UNKNOWN = ("compile", "channels_last", "static_graph", "pin_memory", "offload", "cpu_bind", "quantize", "prune")
@@ -14,24 +14,32 @@ UNKNOWN = ("compile", "channels_last", "static_graph", "pin_memory", "offload", 
 
 
 def unpredictable(
-    hardware: Hardware,
-    precision: Precision,
-    calibration: Calibration | None,
-    layout: Layout,
-    resources: Resources,
-    device: str,
+    hardware: Hardware, precision: Precision, layout: Layout, resources: Resources, device: str
 ) -> str | None:
     """Why no time can be predicted, or None."""
     return (
-        _disturbed(calibration)
-        or _unmeasured(hardware, precision, layout, resources, device)
+        _unmeasured(hardware, precision, layout, resources, device)
         or _unlinked(hardware, layout, resources)
+        or _crowded(hardware, resources)
     )
 
 
-def _disturbed(calibration: Calibration | None) -> str | None:
-    disturbed = calibration.disturbed() if calibration is not None else None
+def uncertain(
+    calibration: Calibration | None, precision: Precision, recompute: Recompute, layout: Layout, resources: Resources
+) -> str | None:
+    """Why a predicted time is good for an order at most, or None."""
+    if calibration is None:
+        return None
+    disturbed = calibration.disturbed(precision, recompute, layout, resources.ranks_per_node)
     return f"the calibration was disturbed: {disturbed}" if disturbed else None
+
+
+def _crowded(hardware: Hardware, resources: Resources) -> str | None:
+    """More ranks than cores: the system decides when each computes, and equal runs differ by a factor of two."""
+    kind = hardware.slowest
+    if kind.device != "cpu" or resources.ranks_per_node <= kind.num_cpus:
+        return None
+    return f"{resources.ranks_per_node} ranks share {kind.num_cpus} core(s) of a node: equal runs differ by up to twice"
 
 
 def _unmeasured(
@@ -40,7 +48,8 @@ def _unmeasured(
     kind = hardware.slowest
     used = {"cuda" if on_gpus(device, part.gpus_per_node) else "cpu" for part in resources.each_kind}
     if kind.device not in used:
-        return f"the probe measured {kind.device}, the run uses {' and '.join(sorted(used))}"
+        remedy = ": resources.gpus_per_node says how many GPUs it may use" if kind.device == "cuda" else ""
+        return f"the probe measured {kind.device}, the run uses {' and '.join(sorted(used))}{remedy}"
     if kind.matmul_flops_per_s.get(precision) is None:
         why = kind.matmul_flops_per_s_reason.get(precision, "not probed")
         return f"no {precision} matrix-product rate: {why}"

@@ -68,6 +68,7 @@ def predict(
     }
     notes = model.notes(run.layout) + ((room.note,) if room.note else ())
     reason = model.unpredictable(run.layout, run.resources, run.device)
+    reason = reason or model.uncertain(run.layout, run.resources)
     reason = reason or not_probed(run.recipe, model.kind, run.resources)
     if reason is not None:
         return Prediction(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 from hpc_accel.errors import ConfigError
@@ -21,17 +22,24 @@ def hardware_of(name: str) -> Hardware:
 
     Raises ConfigError where there is neither, or where the file breaks a rule.
     """
+    path = hardware_path(name)
+    return _from_yaml(path) if path.suffix in (".yaml", ".yml") else load_hardware(path)
+
+
+def hardware_path(name: str) -> Path:
+    """That file. Raises ConfigError where there is neither."""
     path = DIRECTORY / f"{name}.yaml"
     if path.parent == DIRECTORY and path.is_file():
-        return _from_yaml(path)
+        return path
     given = Path(name)
-    if not given.exists():
+    if not given.is_file():
+        near = difflib.get_close_matches(name.lower(), shipped_names(), n=1, cutoff=0.4)
         raise ConfigError(
-            f"--hardware {name}",
+            f"--hardware {name or 'missing'}",
             "hardware is a file that `hpc-accel probe` wrote, or one of: " + ", ".join(shipped_names()),
-            "name one of those, or probe",
+            f"did you mean {near[0]}?" if near else "name one of those, or probe",
         )
-    return _from_yaml(given) if given.suffix in (".yaml", ".yml") else load_hardware(given)
+    return given
 
 
 def _from_yaml(path: Path) -> Hardware:

@@ -9,6 +9,7 @@ Read it in this order:
   saver, interval, saving, host_copies, checkpoint_directory    when a run saves; how it does so beside its steps
   state, rank_state, attempt_log    what is saved: weights and optimizer, what else a rank knows, what it measured
   checkpoint_files, tensor_file, slices     in which files, how they are written and read
+  production        a training to its end: evaluations, weights as plain torch loads them, where the time went
   efficiency, utilisation        joules per sample and token; share of the peak rate
   faults                         faults planted by tests
 """

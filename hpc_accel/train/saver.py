@@ -93,6 +93,11 @@ class Saver:
         if stopping:
             _stop(step, next((each.reason for each in known if each.step == step), ""))
 
+    @property
+    def stood_s(self) -> float:
+        """How long training stood still for the saves of this attempt."""
+        return sum(span.duration_ns for span in self.spans) / 1e9
+
     def look(self) -> None:
         """After each step: note a save that has ended."""
         self._note(self.session.checkpoints.look())

@@ -13,16 +13,25 @@ from hpc_accel.plan.calibration import (
     CalibrationFile,
     Linear,
     MeasuredPass,
+    Replicated,
+    Staged,
     layer_digest,
     load_calibrations,
 )
 from hpc_accel.plan.cost import StepModel
 from hpc_accel.plan.planner import make_plan
+from hpc_accel.plan.prediction import predict
 from hpc_accel.plan.software import torch_amp
 from tests.plan.examples import LAYER, machine, model, run
 from tests.plan.test_planner import study
 
 FACTS, MACHINE = model(), machine()
+LEVEL = {
+    "threads": 1,
+    "matmul_flops_per_s": {"fp32": 1e12},
+    "memory_bandwidth_bytes_per_s": 1e11,
+    "kernel_overhead_s": 1e-5,
+}
 
 
 def measured(tp: int = 1, micro: int = 8, forward_s: float = 0.1, **more) -> MeasuredPass:
@@ -71,37 +80,62 @@ def test_collectives_are_in_the_measured_pass():
     assert step_s(calibration(measured(tp=2)), tp=2)["communication_exposed"] == 0
 
 
-def test_samples_and_optimizer_are_what_was_measured():
-    parts = step_s(
-        calibration(samples=Linear(fixed_s=1.0, each_s=0.5), optimizer=Linear(fixed_s=2.0, each_s=1e-7)), micro=8
-    )
-    assert parts["other"] == pytest.approx(1 + 8 * 0.5, rel=1e-3)
-    assert parts["optimizer"] == pytest.approx(2 + FACTS.num_parameters * 1e-7)
+def test_samples_optimizer_and_the_rest_are_what_was_measured():
+    plain = step_s(None)
+    known = calibration(samples=Linear(fixed_s=1.0, each_s=0.5), step_s=3.0, optimizer_ratios={"plain": 2.0})
+    parts = step_s(known, micro=8)
+    assert parts["other"] == pytest.approx(3 + 1 + 8 * 0.5)
+    assert parts["optimizer"] == pytest.approx(2 * plain["optimizer"])
 
 
-def test_the_exchanging_backward_pass_is_charged_once_a_step():
-    cost = Linear(fixed_s=0.25, each_s=0.0)
+def test_what_replicas_took_more_is_charged_for_each_micro_batch_and_step():
+    more = Replicated(shard="none", micro_batch_s=0.5, step_s=0.25)
     plain = step_s(None, dp=2, accumulation=4)
-    parts = step_s(calibration(synchronised=cost), dp=2, accumulation=4)
-    assert parts["communication_exposed"] == pytest.approx(plain["communication_exposed"] + 0.25, rel=0.05)
-    assert parts["backward"] <= plain["backward"]
+    parts = step_s(calibration(replicated=(more,)), dp=2, accumulation=4)
+    assert parts["communication_exposed"] == pytest.approx(plain["communication_exposed"] + 4 * 0.5 + 0.25)
+    assert step_s(calibration(replicated=(more,))) == step_s(None), "one replica exchanges nothing"
+    staged = step_s(calibration(replicated=(more,)), dp=2, pp=2, accumulation=4, schedule="1f1b")
+    apart = step_s(None, dp=2, pp=2, accumulation=4, schedule="1f1b")
+    assert staged["communication_exposed"] == pytest.approx(apart["communication_exposed"] + (4 * 0.5 + 0.25) / 2)
+
+
+def test_stages_take_what_passes_through_them_were_measured_to_take():
+    free = step_s(calibration(staged=Staged(pass_s=0.0)), pp=2, accumulation=4, schedule="gpipe")
+    parts = step_s(calibration(staged=Staged(pass_s=0.1)), pp=2, accumulation=4, schedule="gpipe")
+    assert sum(parts.values()) == pytest.approx(sum(free.values()) + 2 * 5 * 0.1)
+
+
+def test_ranks_at_once_tell_measurements_apart():
+    alone, crowd = measured(forward_s=0.1, ranks=1), measured(forward_s=0.3, ranks=2)
+    kind = {"levels": [{**LEVEL, "ranks": 1}, {**LEVEL, "ranks": 2}]}
+    times = {}
+    for dp in (1, 2):
+        one = run(dp=dp, ranks_per_node=2)
+        software = torch_amp(one.workload.optimizer, one.recipe)
+        steps = StepModel(FACTS, machine(**kind), "fp32", software, calibration=calibration(alone, crowd))
+        times[dp] = steps.parts_s(one.layout, one.resources)["forward"]
+    assert times == {1: pytest.approx(8 * 0.1), 2: pytest.approx(8 * 0.3)}
 
 
 def test_a_disturbed_calibration_predicts_nothing():
     one = run()
     software = torch_amp(one.workload.optimizer, one.recipe)
     steps = StepModel(FACTS, MACHINE, "fp32", software, calibration=calibration(measured(spread=0.4)))
-    assert "disturbed" in (steps.unpredictable(one.layout, one.resources, "cuda") or "")
+    assert "disturbed" in (steps.uncertain(one.layout, one.resources) or "")
+    prediction = predict(one, FACTS, MACHINE, model=steps)
+    assert prediction.step_time_ms is None and "quartiles 40% apart" in (prediction.step_time_reason or "")
+    other = run(micro=4, accumulation=2)
+    assert steps.uncertain(other.layout, other.resources) is None, "it does not rest on that measurement"
 
 
 def test_the_file_holds_for_the_hardware_beside_it_alone(tmp_path):
     path, hardware = tmp_path / "calibration.json", b"{}"
-    assert load_calibrations(path, hardware) == {}
+    assert load_calibrations(path, hardware) is None
     digest = hashlib.sha256(hardware).hexdigest()
     whole = CalibrationFile(hardware_sha256=digest, created_utc="now", workloads={"lm": calibration(measured())})
     path.write_text(whole.model_dump_json())
-    assert load_calibrations(path, hardware)["lm"].passes[0].forward_s == 0.1
-    assert load_calibrations(path, b"other") == {}
+    assert load_calibrations(path, hardware).workloads["lm"].passes[0].forward_s == 0.1
+    assert load_calibrations(path, b"other") is None
     path.write_text(json.dumps({"format": 1, "nonsense": 2}))
     with pytest.raises(ConfigError):
         load_calibrations(path, hardware)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.plan import load_hardware
+from hpc_accel.probe.hardware import load_hardware
 from tests.plan.examples import machine, machine_json
 
 

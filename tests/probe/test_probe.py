@@ -13,9 +13,9 @@ import torch
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.measure.energy.figure import EnergyFigure
-from hpc_accel.plan import load_hardware
 from hpc_accel.plan.prediction import predict
 from hpc_accel.probe import compute, probe
+from hpc_accel.probe.hardware import load_hardware
 from hpc_accel.probe.machine import node_facts, power_facts
 from tests.mpirun import check, mpirun
 from tests.plan.examples import model, run

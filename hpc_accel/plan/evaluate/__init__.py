@@ -1,7 +1,8 @@
-"""How good the planner is on measurements that others published. Read in this order:
+"""How good the planner is, on measurements that others published and on a study's own. Read in this order:
 
 mapping, case, cases   which column is what; a row as the planner sees it
 predict                what the planner says of each row, uncalibrated or with measured blocks
 baselines, score       one constant, the rule of thumb; errors, order and regret
-run, show              all together for one file; the table that people read
+results                a study's runs against what its plan said of them
+run, show, cli         all together for one file; the table that people read; the command
 """

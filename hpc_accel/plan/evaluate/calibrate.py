@@ -12,9 +12,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from hpc_accel.plan.calibration import weighted
 from hpc_accel.plan.evaluate.case import Case
 from hpc_accel.plan.evaluate.predict import Predictor
+from hpc_accel.plan.measured_passes import weighted
 
 LEAST, MOST = 0.5, 2.0
 """A block that would have to take less or more than this multiple of its prediction is not what the row differs in."""

@@ -9,6 +9,7 @@ from hpc_accel.plan.calibration import Calibration, MeasuredPass, layer_digest
 from hpc_accel.plan.cost import StepModel
 from hpc_accel.plan.evaluate.case import Case
 from hpc_accel.plan.evaluate.mapping import Mapping
+from hpc_accel.plan.measured_passes import Key
 from hpc_accel.plan.transformer import transformer_facts
 from hpc_accel.probe.hardware import Hardware, Link
 
@@ -83,7 +84,7 @@ def calibration_of(model: StepModel, case: Case, ratio: float) -> Calibration:
     """A calibration that holds `case`'s block alone, as a probe would have measured it."""
     assert case.layout is not None
     layer, layout = model.facts.layers[1], case.layout
-    key = (layout.tp, layout.micro_batch_size, layout.sequence_parallel)
+    key = Key(layout.tp, layout.micro_batch_size, layout.sequence_parallel)
     per_node = case.resources.ranks_per_node
     alone = model.stage_times.layer_costs.alone_s(layer, layout, per_node, model.kind.level(per_node), key)
     measured = MeasuredPass(

@@ -56,6 +56,34 @@ def table(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+RESULT_ROWS = (
+    *TIME_ROWS[:5],
+    ("max_error", "largest error", "%"),
+    ("num_pairs", "pairs that differ", ""),
+    ("pairs_in_order", "of them in order", "%"),
+    ("mean_spearman", "rank correlation", ""),
+    ("num_groups", "workloads", ""),
+    ("regret_first_1", "regret of the choice", "%"),
+    ("max_regret", "largest regret", "%"),
+    ("num_peaks", "peaks compared", ""),
+    ("memory_signed_error", "memory: signed error", "%"),
+    ("memory_max_under", "memory: most below", "%"),
+)
+
+
+def results_table(found: dict[str, Any]) -> list[str]:
+    """Lines of text: a study's predictions over all its runs, and over those that nothing disturbed."""
+    lines = [f"{found['study']}: {found['num_runs']} runs, {found['num_disturbed']} of them disturbed"]
+    lines.append(f"{'':26}{'all':>12}{'quiet':>12}")
+    for key, label, unit in RESULT_ROWS:
+        cells = [_cell(found[column].get(key), unit) for column in ("all", "quiet")]
+        if any(cells):
+            lines.append(f"{label:26}" + "".join(f"{cell:>12}" for cell in cells))
+    for each in found["refused"]:
+        lines.append(f"refused {each['num_rows']}: {each['reason']}")
+    return lines
+
+
 def _cell(value: float | None, unit: str) -> str:
     if value is None:
         return ""

@@ -1,0 +1,276 @@
+"""Calibrate a study's workloads under the probe's mpirun, and write calibration.json beside hardware.json.
+
+One node measures; ranks that take no part sleep. What an earlier file has of the same machine and the same model is
+kept. A workload that fails costs itself alone: the file says why, also where it took its process with it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hpc_accel.calibrate.fit import Measured, fit, model_of
+from hpc_accel.calibrate.measure import Steps, measure
+from hpc_accel.calibrate.shorten import facts_of_kept, layers_to_keep
+from hpc_accel.calibrate.wanted import Wanted, missing, wanted
+from hpc_accel.errors import ConfigError, HpcAccelError
+from hpc_accel.files import write_atomically
+from hpc_accel.plan.calibration import Calibration, CalibrationFile, read_calibrations
+from hpc_accel.plan.memory_fit import room_of
+from hpc_accel.plan.planner import make_plan
+from hpc_accel.probe.hardware import Hardware, load_hardware
+from hpc_accel.probe.network import rest
+from hpc_accel.study.expand import resolve_workloads
+from hpc_accel.study.model_facts import ModelFacts
+from hpc_accel.study.run import WorkloadSpec
+from hpc_accel.study.study_file import Study
+
+LIMIT_S = 300.0
+"""For all workloads together; what is not measured by then is predicted as without."""
+ONE_LIMIT_S = 180.0
+"""For one measurement: whoever takes longer hangs."""
+LONG_STEP_S = 5.0
+"""Predicted steps from which a deep model is measured with fewer layers."""
+ENDED = "its calibration ended with its process, or did not end: delete calibration.json to try again"
+NAME = "calibration.json"
+Progress = Callable[[int, int], None]
+
+
+def calibrate(study: Study, hardware: Path, progress: Progress = lambda done, total: None) -> None:
+    """Measure what the candidates of `study` use and is not known. Collective over COMM_WORLD.
+
+    `hardware` is what the probe has just written. Raises nothing that a workload does.
+    """
+    from mpi4py import MPI
+
+    world = MPI.COMM_WORLD
+    node = world.Split_type(MPI.COMM_TYPE_SHARED)
+    own = _Owner(study, hardware, node.size) if world.rank == 0 else None
+    todo = _told(world, own.todo() if own is not None else None)
+    takes_part = bool(node.allreduce(int(world.rank == 0)))
+    done, total = 0, sum(map(len, todo.values()))
+    began = time.monotonic()
+    for number, (name, each) in enumerate(todo.items()):
+        share_s = (LIMIT_S - (time.monotonic() - began)) / (len(todo) - number)
+        if own is not None:
+            own.begin(name)
+        measured, problem = _workload(study, each, node if takes_part else None, world, share_s, progress, done, total)
+        if own is not None:
+            own.finish(name, measured, problem)
+        done += len(each)
+    node.Free()
+    if total and world.rank == 0:
+        progress(total, total)
+
+
+def _workload(
+    study: Study,
+    todo: list[tuple[Wanted, tuple[int, ...] | None]],
+    node: Any,
+    world: Any,
+    share_s: float,
+    progress: Progress,
+    done: int,
+    total: int,
+) -> tuple[Measured, str]:
+    """All measurements of one workload, on rank 0; and what went wrong, "" if nothing did."""
+    measured: list[tuple[Wanted, Steps]] = []
+    problem, end = "", time.monotonic() + share_s
+    for number, (each, kept) in enumerate(todo):
+        late = _told(world, time.monotonic() > end if world.rank == 0 else None)
+        if late:
+            problem = f"{len(todo) - number} of {len(todo)} measurements did not fit into {share_s:.0f} s"
+            break
+        if world.rank == 0:
+            progress(done + number, total)
+        steps, problem = _one(study, each, node, kept) if node is not None else (None, "")
+        problem = _told(world, problem if world.rank == 0 else None)
+        if steps is not None:
+            measured.append((each, steps))
+        if problem:
+            break
+    return measured, problem
+
+
+def _one(study: Study, wanted: Wanted, node: Any, kept: tuple[int, ...] | None) -> tuple[Steps | None, str]:
+    """One measurement on this node: the mean of its copies, and what went wrong. Collective over the node."""
+    from mpi4py import MPI
+
+    from hpc_accel.runtime.device import take_device
+
+    size = wanted.run.layout.num_ranks
+    copies = wanted.at_once // size
+    copy = node.rank // size
+    comm = node.Split(copy if copy < copies else MPI.UNDEFINED, key=node.rank)
+    steps, problem = None, ""
+    if copy < copies:
+        device = take_device(study.device, wanted.run.resources.gpus_per_node, node.rank)
+        watch = threading.Timer(ONE_LIMIT_S, _hung)
+        watch.daemon = True
+        watch.start()
+        try:
+            steps = measure(wanted, comm, device, kept)
+        except (Exception, SystemExit) as error:
+            problem = told(error)
+        watch.cancel()
+        comm.Free()
+    rest(node)
+    found = node.gather((steps if node.rank % size == 0 else None, problem), root=0)
+    if found is None:
+        return None, ""
+    whole = [one for one, _ in found if one is not None]
+    problem = next((text for _, text in found if text), "")
+    return (_mean(whole) if whole and not problem else None), problem
+
+
+def told(error: BaseException) -> str:
+    """What went wrong, in one line."""
+    text = error.value if isinstance(error, HpcAccelError) else f"{type(error).__name__}: {error}"
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _hung() -> None:
+    """Ends all ranks: nobody else can. The workload is marked already, so that another attempt leaves it out."""
+    import hpc_accel.mpi
+
+    sys.stderr.write(f"a measurement of the calibration took longer than {ONE_LIMIT_S:.0f} s: {ENDED}\n")
+    hpc_accel.mpi.abort(75)
+
+
+def _mean(copies: list[Steps]) -> Steps:
+    """Of copies that ran at once; the layers' shares are those of the first."""
+    count = len(copies)
+    return Steps(
+        step_s=sum(each.step_s for each in copies) / count,
+        phases_s={name: sum(each.phases_s[name] for each in copies) / count for name in copies[0].phases_s},
+        spread=max(each.spread for each in copies),
+        layers=copies[0].layers,
+        kept_layers=copies[0].kept_layers,
+    )
+
+
+def _told(world: Any, value: Any) -> Any:
+    """What rank 0 says, to ranks that sleep until it does."""
+    rest(world)
+    return world.bcast(value, root=0)
+
+
+class _Owner:
+    """What rank 0 knows and writes: the plan without a calibration, and calibration.json."""
+
+    def __init__(self, study: Study, hardware: Path, num_ranks: int) -> None:
+        self.study = study
+        self.path = hardware.parent / NAME
+        self.hardware: Hardware = load_hardware(hardware)
+        self.num_ranks = num_ranks
+        content = hardware.read_bytes()
+        machine = machine_digest(json.loads(content))
+        before = self._before()
+        kept = before is not None and before.machine == machine
+        self.file = CalibrationFile(
+            hardware_sha256=hashlib.sha256(content).hexdigest(),
+            machine=machine,
+            created_utc=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            workloads=before.workloads if before is not None and kept else {},
+            unmeasured=before.unmeasured if before is not None and kept else {},
+        )
+        self.facts: dict[str, ModelFacts] = {}
+
+    def _before(self) -> CalibrationFile | None:
+        try:
+            return read_calibrations(self.path)
+        except ConfigError:  # of an earlier version, or spoilt: it is written anew
+            return None
+
+    def todo(self) -> dict[str, list[tuple[Wanted, tuple[int, ...] | None]]]:
+        """By workload what is to be measured, each with the layers that are kept; nothing where nothing can be."""
+        from hpc_accel.workloads.facts_without_weights import facts_of
+
+        found: dict[str, list[tuple[Wanted, tuple[int, ...] | None]]] = {}
+        try:
+            workloads = resolve_workloads(self.study)
+            self.facts = {each.name: facts_of(each, self.study.seed) for each in workloads}
+            plan = make_plan(self.study, self.hardware, self.facts)
+        except (Exception, SystemExit) as error:  # the plan itself tells it
+            self._note({each.name or "": told(error) for each in self.study.workloads})
+            return {}
+        for name, each in wanted(plan, self.hardware, self.num_ranks).items():
+            spec = next(one for one in workloads if one.name == name)
+            if self.file.unmeasured.get(name) == ENDED:
+                continue
+            known = self._known(name, spec)
+            wants = [(one, self._kept(one, name)) for one in missing(each, known)]
+            if fitting := [(one, kept) for one, kept in wants if self._fits(one, name, kept)]:
+                found[name] = fitting
+        self._write()
+        return found
+
+    def _known(self, name: str, spec: WorkloadSpec) -> Calibration | None:
+        """What the file has of this very model."""
+        digest, known = workload_digest(spec, self.facts[name]), self.file.workloads.get(name)
+        if known is not None and known.digest == digest:
+            return known
+        others = {one: each for one, each in self.file.workloads.items() if one != name}
+        self.file = self.file.model_copy(update={"workloads": others | {name: Calibration(digest=digest)}})
+        return None
+
+    def _kept(self, one: Wanted, name: str) -> tuple[int, ...] | None:
+        """Layers of a model that is too large or too slow to be measured whole."""
+        kept = layers_to_keep(self.facts[name])
+        if kept is None:
+            return None
+        model = model_of(one, self.facts[name], self.hardware, None)
+        slow = sum(model.parts_s(one.run.layout, one.run.resources).values()) > LONG_STEP_S
+        return kept if slow or not self._fits(one, name, None) else None
+
+    def _fits(self, one: Wanted, name: str, kept: tuple[int, ...] | None) -> bool:
+        model = model_of(one, facts_of_kept(self.facts[name], kept), self.hardware, None)
+        room = room_of(one.run.layout, one.run.resources, model)
+        return room.fit != "too large"
+
+    def begin(self, name: str) -> None:
+        """Note that a workload is being measured, for an attempt after one that ended in it."""
+        self._note({name: ENDED})
+
+    def finish(self, name: str, measured: Measured, problem: str) -> None:
+        """Write what was measured of a workload."""
+        if measured:
+            fitted = fit(measured, self.facts[name], self.hardware, self.file.workloads[name])
+            self.file = self.file.model_copy(update={"workloads": self.file.workloads | {name: fitted}})
+        rest_of = {one: why for one, why in self.file.unmeasured.items() if one != name}
+        self.file = self.file.model_copy(update={"unmeasured": rest_of | ({name: problem} if problem else {})})
+        self._write()
+
+    def _note(self, reasons: dict[str, str]) -> None:
+        self.file = self.file.model_copy(update={"unmeasured": self.file.unmeasured | reasons})
+        self._write()
+
+    def _write(self) -> None:
+        write_atomically(self.path, self.file.model_dump_json(indent=1) + "\n")
+
+
+def machine_digest(hardware: dict[str, Any]) -> str:
+    """Of what decides how fast a machine is, and does not change from probe to probe."""
+    kinds = [
+        {key: kind.get(key) for key in ("device", "device_name", "num_cpus", "devices_per_node")}
+        for kind in hardware["node_kinds"]
+    ]
+    whence = hardware.get("provenance", {})
+    made = {key: whence.get(key) for key in ("hpc_accel", "torch", "mpi_library", "cpu", "host")}
+    return _digest([kinds, made])
+
+
+def workload_digest(spec: WorkloadSpec, facts: ModelFacts) -> str:
+    """Of model, optimizer and data, whatever the batch."""
+    return _digest([spec.model_dump(mode="json", exclude={"global_batch_size"}), repr(facts)])
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -165,7 +165,7 @@ def _tell_answer(results: Path, state: StudyState, *, as_json: bool, tell: Calla
     tell(f"report:  {results}/report.html")
     tell(f"script:  {' '.join(map(str, scripts)) or 'none: no run was ranked'}")
     if found.submit:
-        tell(f"next:    {found.submit[0]}")
+        tell(f"next:    hpc-accel produce {results} --epochs N (trains it to its end), or {found.submit[0]}")
     return 0
 
 

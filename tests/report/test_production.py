@@ -104,7 +104,7 @@ def test_one_that_has_ended(begun):
     assert rows["waiting in the queue and between attempts, s"][1] == "77.0"
     bar = production_tables.sections((training,))[0][0]["charts"][1]["figure"]
     assert sum(trace["x"][0] for trace in bar.spec["data"]) == 100, "goodput and losses are all of the allocated time"
-    assert bar.spec["data"][0]["hovertext"] == ["training: 60 s, 60 %"]
+    assert bar.spec["data"][0]["hovertext"] == ["training: 60.0 s, 60 %"]
 
 
 @pytest.mark.parametrize("name", ["run.json", "summary.json", "forecast.json", "metrics.parquet"])

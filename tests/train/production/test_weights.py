@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from hpc_accel.study.run_file import read_run
+from hpc_accel.workloads import entry
 from tests.mpirun import ROOT, check, mpirun
 from tests.records import summary_in
 from tests.train.production.made import SHORT, file_of, loaded, made, metric_of
@@ -38,6 +39,9 @@ def check_weights(paths):
         assert file_of(path.parent, "best").exists()
         assert not list(path.parent.glob("weights/*/parts.partial"))
         state = model.state_dict()
+        named = run.workload.model_copy(update={"weights": str(file_of(path.parent, "last").parent)})
+        again = entry.build(named, run.seed + 1).model.state_dict()
+        assert all(torch.equal(tensor, again[name]) for name, tensor in state.items()), "a study's key `weights`"
         first = by_workload.setdefault((run.workload.name, run.workload.meta, run.recipe.average_every), state)
         for name, tensor in state.items():
             assert tensor.dtype == first[name].dtype
@@ -48,8 +52,6 @@ def check_weights(paths):
 def from_pretrained(path):
     """The same for a model of transformers, which reads a directory of its own form."""
     from transformers import AutoModelForCausalLM
-
-    from hpc_accel.workloads import entry
 
     run, directory = read_run(path), file_of(path.parent, "last").parent
     built = entry.build(run.workload, run.seed)

@@ -12,6 +12,7 @@ from hpc_accel.workloads import entry
 from tests.mpirun import ROOT, check, mpirun
 from tests.records import summary_in
 from tests.train.production.made import SHORT, file_of, loaded, made, metric_of
+from tests.train.test_catalogue import SKIPS
 from tests.train.test_layouts import LM
 
 SCRIPT = ROOT / "tests/train/many.py"
@@ -103,3 +104,17 @@ def test_four_ranks(tmp_path):
         paths += made(tmp_path / "hf", GPT2, [layouts[1], layouts[2]])
     check(mpirun(4, [SCRIPT, *paths], 400))
     check_weights(paths)
+
+
+@pytest.mark.mpi
+def test_stages_that_a_tracer_cut(tmp_path, monkeypatch):
+    """They are evaluated between steps, by torch's schedule, and train on as if they had not been."""
+    (tmp_path / "skips_model.py").write_text(SKIPS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    layouts = [{"dp": 2}, {"pp": 2, "schedule": ["gpipe", "1f1b"], "accumulation_steps": 4}]
+    paths = made(tmp_path, {"entry": "skips_model:build", "global_batch_size": 32}, layouts, every=2)
+    check(mpirun(2, [SCRIPT, *paths], 200, PYTHONPATH=f"{ROOT}:{tmp_path}"))
+    check_weights(paths)
+    curves = [pl.read_csv(path.parent / "metrics.csv")["loss"].to_list() for path in paths]
+    assert all(curve == pytest.approx(curves[0], rel=1e-4) for curve in curves)

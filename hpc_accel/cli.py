@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from hpc_accel.bench.cli import bench
 from hpc_accel.check.cli import check, sources
 from hpc_accel.errors import HpcAccelError, UsageError
+from hpc_accel.front.cli import run, watch
 from hpc_accel.jobs.cli import failures, leave_queue, run_script, watch_queue
 from hpc_accel.leave import run_and_leave
 from hpc_accel.plan.evaluate.cli import plan_evaluate
@@ -24,6 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench, name="bench")
+app.command()(run)
+app.command()(watch)
 app.command()(check)
 app.command()(sources)
 app.command()(produce)
@@ -81,7 +84,7 @@ def init(
 
     for path in write_starter(directory, name, kind):
         typer.echo(f"wrote {path}")
-    typer.echo(f"next: snakemake --cores all --config study=studies/{name}.yaml")
+    typer.echo(f"next: hpc-accel run studies/{name}.yaml")
 
 
 @app.command()

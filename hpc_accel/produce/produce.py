@@ -170,5 +170,7 @@ def begin(written: Written, tell: Callable[[str], None], *, wait: bool) -> int:
         return start.run_here(written.script, tell)
     count = start.num_submitted(written.num_jobs, written.site.max_restarts)
     ids = start.submit_chain(written.script, count - wait)
-    tell(f"submitted {count} job(s) in turn: {', '.join(ids)}; log: {written.directory}/log.txt")
-    return submit_and_wait(written.script, lambda job_id: tell(f"job {job_id}, the last")) if wait else 0
+    tell(f"submits {count} job(s) that run in turn; log: {written.directory}/log.txt")
+    for job_id in ids:
+        tell(f"job {job_id}")
+    return submit_and_wait(written.script, lambda job_id: tell(f"job {job_id}")) if wait else 0

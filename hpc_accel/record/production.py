@@ -66,7 +66,7 @@ class LostTime(Part):
     restarts_s: Number
     """The same of later attempts."""
     redone_s: Number
-    """After the newest checkpoint of an attempt that ended early: its steps were taken again."""
+    """After the state that a later attempt went on from: steps that were taken again, saving at a warning, ending."""
     evaluation_s: Number
     checkpoints_s: Number
     weights_s: Number

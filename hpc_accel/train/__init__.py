@@ -2,7 +2,7 @@
 
 Read it in this order:
   main, setup, loop, record      the job: what it needs first, its steps, what it writes
-  step_log, step_table           what a rank saw of each step; rows of steps.parquet
+  step_log, step_table, rows     what a rank saw of each step; rows of steps.parquet
   finite, replicas               the first NaN ends a run; so do replicas whose weights part
   parity, evaluate               whether the run computes what the serial run does; the metric on held-out data
   checkpoint, another_run        whole checkpoints or none; starting from another run's

@@ -37,6 +37,7 @@ from hpc_accel.train.evaluate import evaluate
 from hpc_accel.train.finite import refuse_broken_weights
 from hpc_accel.train.production.evaluations import Evaluations
 from hpc_accel.train.replicas import ReplicaWatch
+from hpc_accel.train.rows import Rows
 from hpc_accel.train.saver import Saver
 from hpc_accel.train.setup import Session
 from hpc_accel.train.step_table import StepTable, busy_ms
@@ -49,7 +50,7 @@ NUM_TRACED_STEPS = 5
 class Observations:
     """What one rank saw of its run, before it is gathered. `notes` say which record could not be written, and why."""
 
-    rows: list[dict[str, Any]]
+    rows: Rows
     energy: EnergyFigure
     draws: str
     """What is wrong with the random numbers that ranks drew in the first step; "" if nothing is."""
@@ -122,7 +123,7 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
         peak_memory_bytes=peak_memory_bytes,
         reserved_bytes=reserved_bytes,
         device_used_bytes=device_used_bytes,
-        first_step_ms=next(iter(steps.rows.seen))[2].step.duration_ns / 1e6,
+        first_step_ms=(steps.rows.first_step_ns or 0) / 1e6,
         straggler=straggler,
         checkpoints=steps.saver.told(),
         metric=metric,
@@ -275,6 +276,7 @@ class _Steps:
             total_steps=self._total,
             **further,
         )
+        self.rows.forget()
 
     def peak_memory_bytes(self) -> int | None:
         """The highest of all attempts."""

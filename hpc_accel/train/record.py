@@ -42,11 +42,7 @@ def write_record(session: Session, seen: Observations, started_utc: str) -> Summ
     peaks = session.comm.gather((seen.peak_memory_bytes, seen.reserved_bytes, seen.device_used_bytes), root=0)
     if session.rank != 0:
         return None
-    integers = ("comm_exposed_ns", "pipeline_wait_ns", "comm_overlapped_ns")
-    figures = ("loss", "learning_rate", "grad_norm")
-    steps = pl.DataFrame([row for rows in gathered for row in rows], infer_schema_length=None).cast(
-        {**dict.fromkeys(integers, pl.Int64), **dict.fromkeys(figures, pl.Float64)}
-    )
+    steps = pl.concat([rows.frame() for rows in gathered])
     for stale in session.directory.glob("error.rank*.json"):
         stale.unlink(missing_ok=True)  # of an earlier attempt; this one got here
     table = io.BytesIO()

@@ -15,6 +15,7 @@ from hpc_accel.runtime.phase_timer import PhaseSpan
 from hpc_accel.train import rank_state
 from hpc_accel.train.attempt_log import Measured
 from hpc_accel.train.interval import Interval, interval
+from hpc_accel.train.rows import Rows
 from hpc_accel.train.saving import Outcome
 from hpc_accel.train.setup import Session
 from hpc_accel.train.state import State
@@ -65,7 +66,7 @@ class Saver:
         self,
         step: int,
         *,
-        rows: list[dict[str, Any]],
+        rows: Rows,
         windows: Sequence[EnergyFigure],
         stopping: bool,
         **values: Any,

@@ -15,18 +15,18 @@ from .conftest import ROOT, Cluster, make_run, read
 SLOW = """
 
 def slow():
-    \"\"\"The same, with steps that take long enough for a time limit.\"\"\"
     import time
     from dataclasses import replace
-
-    built = build()
+    from pathlib import Path
 
     def loss(outputs, targets):
-        time.sleep(0.12)
+        if Path(__file__).with_name("slow").exists():
+            time.sleep(0.5)
         return nn.functional.cross_entropy(outputs, targets)
 
-    return replace(built, loss=loss)
+    return replace(build(), loss=loss)
 """
+"""Slow as long as the file `slow` is there, so that the warning finds the training under way."""
 
 
 def digits_model() -> str:
@@ -38,10 +38,11 @@ def digits_model() -> str:
 @pytest.mark.timeout(500)
 def test_a_chain_of_two_jobs(cluster: Cluster):
     (cluster.directory / "digits_model.py").write_text(digits_model() + SLOW)
+    (cluster.directory / "slow").touch()
     optimizer = {"name": "adamw", "learning_rate": 0.003, "weight_decay": 0.05}
     optimizer["schedule"] = {"name": "cosine", "total_steps": 264}
     workload = WorkloadSpec(name="digits_model", entry="digits_model:slow", global_batch_size=64, optimizer=optimizer)
-    measured = make_run(2, 1, time_limit_min=1)
+    measured = make_run(2, 1, time_limit_min=2)
     measure = measured.measure.model_copy(update={"warmup_steps": 0, "steps": 264, "parity_steps": 0})
     run = Run.model_validate(
         measured.model_dump(exclude={"run_id"})
@@ -49,7 +50,8 @@ def test_a_chain_of_two_jobs(cluster: Cluster):
     )
     run_dir = cluster.prepare(run, max_restarts=0)
     first, second, third = (cluster.submit(run_dir / "job.sbatch") for _ in range(3))
-    assert cluster.wait(first, 150)["JobState"] == "FAILED", "warned before its time was up, and saved"
+    assert cluster.wait(first, 200)["JobState"] == "FAILED", "warned before its time was up, and saved"
+    (cluster.directory / "slow").unlink()
     assert cluster.state(second) in {"PENDING", "RUNNING"}, "it waited for the first"
     assert cluster.wait(second, 200)["JobState"] == "COMPLETED", (run_dir / "log.txt").read_text()[-3000:]
     summary = read(run_dir)

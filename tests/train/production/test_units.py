@@ -14,6 +14,31 @@ from hpc_accel.train.production.goodput import attempts_of, queue_s, redone_s
 from hpc_accel.train.production.hugging_face import pretrained_in
 from hpc_accel.train.production.metric_files import MetricFiles
 from hpc_accel.train.production.slow_periods import slow_period
+from hpc_accel.train.rows import Rows
+
+KEPT = [
+    {
+        "step": n,
+        "rank": 1,
+        "warmup": n < 2,
+        "step_ns": 2**52 + n,
+        "comm_exposed_ns": None,
+        "loss": None if n % 2 else n / 3,
+    }
+    for n in range(40)
+]
+
+
+def test_rows_by_column_are_the_rows():
+    kept = Rows(KEPT)
+    assert list(kept) == KEPT
+    assert kept[-3:] == KEPT[-3:]
+    assert kept[7] == KEPT[7]
+    assert json.dumps(kept[:]) == json.dumps(KEPT)
+    expected = pl.DataFrame(KEPT, schema_overrides={"comm_exposed_ns": pl.Int64})
+    assert kept.frame().equals(expected)
+    with pytest.raises(IndexError):
+        kept[40]
 
 
 class Two:

@@ -8,9 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 from hpc_accel.study.run_file import read_run
+from hpc_accel.workloads import entry
 from tests.mpirun import ROOT, check, mpirun
 from tests.records import summary_in
 from tests.train.production.made import SHORT, file_of, loaded, made, metric_of
+from tests.train.test_catalogue import SKIPS
 from tests.train.test_layouts import LM
 
 SCRIPT = ROOT / "tests/train/many.py"
@@ -38,6 +40,9 @@ def check_weights(paths):
         assert file_of(path.parent, "best").exists()
         assert not list(path.parent.glob("weights/*/parts.partial"))
         state = model.state_dict()
+        named = run.workload.model_copy(update={"weights": str(file_of(path.parent, "last").parent)})
+        again = entry.build(named, run.seed + 1).model.state_dict()
+        assert all(torch.equal(tensor, again[name]) for name, tensor in state.items()), "a study's key `weights`"
         first = by_workload.setdefault((run.workload.name, run.workload.meta, run.recipe.average_every), state)
         for name, tensor in state.items():
             assert tensor.dtype == first[name].dtype
@@ -48,8 +53,6 @@ def check_weights(paths):
 def from_pretrained(path):
     """The same for a model of transformers, which reads a directory of its own form."""
     from transformers import AutoModelForCausalLM
-
-    from hpc_accel.workloads import entry
 
     run, directory = read_run(path), file_of(path.parent, "last").parent
     built = entry.build(run.workload, run.seed)
@@ -101,3 +104,17 @@ def test_four_ranks(tmp_path):
         paths += made(tmp_path / "hf", GPT2, [layouts[1], layouts[2]])
     check(mpirun(4, [SCRIPT, *paths], 400))
     check_weights(paths)
+
+
+@pytest.mark.mpi
+def test_stages_that_a_tracer_cut(tmp_path, monkeypatch):
+    """They are evaluated between steps, by torch's schedule, and train on as if they had not been."""
+    (tmp_path / "skips_model.py").write_text(SKIPS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    layouts = [{"dp": 2}, {"pp": 2, "schedule": ["gpipe", "1f1b"], "accumulation_steps": 4}]
+    paths = made(tmp_path, {"entry": "skips_model:build", "global_batch_size": 32}, layouts, every=2)
+    check(mpirun(2, [SCRIPT, *paths], 200, PYTHONPATH=f"{ROOT}:{tmp_path}"))
+    check_weights(paths)
+    curves = [pl.read_csv(path.parent / "metrics.csv")["loss"].to_list() for path in paths]
+    assert all(curve == pytest.approx(curves[0], rel=1e-4) for curve in curves)

@@ -12,7 +12,7 @@ PARTS = {
     "training_s": ("training", "data"),
     "start_s": ("start", "serial"),
     "restarts_s": ("restarts", "tensor"),
-    "redone_s": ("steps taken again", "bad"),
+    "redone_s": ("after the last checkpoint", "bad"),
     "evaluation_s": ("evaluation", "pipeline"),
     "checkpoints_s": ("checkpoints", "hybrid"),
     "weights_s": ("writing weights", "serial"),

@@ -108,8 +108,9 @@ def _measure(comm: Any, exchange: NodeExchange) -> Table:
     times_s = _timed(comm, exchange, torch.zeros(measured_bytes // 4), ways, 1)
     for num_bytes in SIZES:
         expected_s = sum(times_s[each] for each in ways) * num_bytes / measured_bytes
-        turns = min(TURNS, max(round(left_s / expected_s), 0 if rows else 1))
-        if not turns:
+        # One turn tells too little: the library can take twice as long in every other one.
+        turns = TURNS if TURNS * expected_s < left_s else 1
+        if turns < TURNS and rows:
             break
         tensor, measured_bytes = torch.zeros(num_bytes // 4), num_bytes
         times_s = _timed(comm, exchange, tensor, ways, turns)

@@ -87,7 +87,7 @@ class StepModel:
         if key not in self._quick:
             work = self._least_work_s(group, resources)
             pipeline = num * work / pp if looped else work / (1 - (1 - 1 / num) ** pp)
-            self._quick[key] = pipeline, self._least_data_parallel_s(layout, resources)
+            self._quick[key] = pipeline, self._least_data_parallel_s(group, resources)
         pipeline, sent = self._quick[key]
         return max(pipeline * self._slowdown(layout), sent)
 
@@ -102,8 +102,9 @@ class StepModel:
             self._works[key] = min(self.stage_times.least_work_s(one, resources) for one in group.divided())
         return self._works[key]
 
-    def _least_data_parallel_s(self, layout: Layout, resources: Resources) -> float:
+    def _least_data_parallel_s(self, variants: MemoryVariants, resources: Resources) -> float:
         """What replicas send at least, hidden or not: gradients in whole buckets, or sharded parameters each pass."""
+        layout = variants.whole
         if layout.dp == 1 or self.software.average_every > 1 or self.software.powersgd_rank is not None:
             return 0.0
         if self.calibration is not None and self.calibration.replicated:
@@ -113,7 +114,9 @@ class StepModel:
         bucket = own.gradient_bucket_bytes * (own.gradient_wire_bytes or own.gradient_bytes) / own.gradient_bytes
         num_buckets = parameters * own.gradient_bytes // own.gradient_bucket_bytes
         reduced = num_buckets * (allreduce_s(self.hardware.network, group, bucket) or 0.0) if num_buckets else 0.0
-        gathered = self.stage_times.gathers_s(layout, group) / layout.pp
+        divided = {"shard": "full", "shard_ranks": variants.node_group}  # the fewest that gather
+        shards = group_of(layout.model_copy(update=divided), "shards", resources.ranks_per_node)
+        gathered = self.stage_times.gathers_s(layout, shards) / layout.pp
         return min(reduced, 2 * layout.accumulation_steps * gathered)
 
     def parts_s(self, layout: Layout, resources: Resources) -> dict[str, float]:
@@ -194,7 +197,14 @@ class StepModel:
         return send_s(self.hardware.network, group, num_bytes) or 0.0
 
     def _after_pipeline(self, layout: Layout, resources: Resources, stages: PipelineCost) -> dict[str, float]:
-        key = (layout.dp, layout.shard, layout.accumulation_steps, layout.order, resources.ranks_per_node)
+        key = (
+            layout.dp,
+            layout.shard,
+            layout.shard_ranks,
+            layout.accumulation_steps,
+            layout.order,
+            resources.ranks_per_node,
+        )
         if key not in stages.after:
             stages.after[key] = self._after_s(layout, resources, stages)
         return stages.after[key]

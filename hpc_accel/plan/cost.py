@@ -7,6 +7,7 @@ Arithmetic on facts of the model and of the machine; imports no torch. What it c
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import accumulate
 
 from hpc_accel.plan.calibration import Calibration
@@ -14,7 +15,7 @@ from hpc_accel.plan.data_parallel import Replicas
 from hpc_accel.plan.layouts import MemoryVariants
 from hpc_accel.plan.links import on_backend
 from hpc_accel.plan.memory import RankSize, held_bytes, peak_memory_bytes, rank_sizes
-from hpc_accel.plan.network import allreduce_s, group_of, send_s
+from hpc_accel.plan.network import Group, allreduce_s, group_of, send_s
 from hpc_accel.plan.pipeline_cost import StageTimes
 from hpc_accel.plan.pipeline_simulation import step_time_s
 from hpc_accel.plan.predictable import uncertain, unpredictable
@@ -56,6 +57,7 @@ class StepModel:
         self._sizes: dict[tuple[object, ...], dict[RankSize, int]] = {}
         self._works: dict[tuple[object, ...], float] = {}
         self._quick: dict[tuple[object, ...], tuple[float, float]] = {}
+        self._sent: dict[tuple[Group, int, int], tuple[float, float]] = {}
         self._cuts: dict[tuple[int, ...], int] = {}
 
     def unpredictable(self, layout: Layout, resources: Resources, device: str) -> str | None:
@@ -109,15 +111,23 @@ class StepModel:
             return 0.0
         if self.calibration is not None and self.calibration.replicated:
             return 0.0  # replicas were measured, and may take less than composed
-        own, group = self.software, group_of(layout, "dp", resources.ranks_per_node)
-        parameters = self.stage_times.num_parameters(layout.tp) / layout.pp
+        group = group_of(layout, "dp", resources.ranks_per_node)
+        key = (group, layout.tp, layout.pp)
+        if key not in self._sent:
+            self._sent[key] = self._reduced_s(layout, group), self._gathered_s(variants, group)
+        reduced, gathered = self._sent[key]
+        return min(reduced, 2 * layout.accumulation_steps * gathered)
+
+    def _reduced_s(self, layout: Layout, group: Group) -> float:
+        own, parameters = self.software, self.stage_times.num_parameters(layout.tp) / layout.pp
         bucket = own.gradient_bucket_bytes * (own.gradient_wire_bytes or own.gradient_bytes) / own.gradient_bytes
         num_buckets = parameters * own.gradient_bytes // own.gradient_bucket_bytes
-        reduced = num_buckets * (allreduce_s(self.hardware.network, group, bucket) or 0.0) if num_buckets else 0.0
-        divided = {"shard": "full", "shard_ranks": variants.node_group}  # the fewest that gather
-        shards = group_of(layout.model_copy(update=divided), "shards", resources.ranks_per_node)
-        gathered = self.stage_times.gathers_s(layout, shards) / layout.pp
-        return min(reduced, 2 * layout.accumulation_steps * gathered)
+        return num_buckets * (allreduce_s(self.hardware.network, group, bucket) or 0.0) if num_buckets else 0.0
+
+    def _gathered_s(self, variants: MemoryVariants, group: Group) -> float:
+        """In one pass, over as few ranks as any variant gathers from."""
+        shards = replace(group, size=variants.node_group or group.size)
+        return self.stage_times.gathers_s(variants.whole, shards) / variants.whole.pp
 
     def parts_s(self, layout: Layout, resources: Resources) -> dict[str, float]:
         """The step by part; they add up to the step."""

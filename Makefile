@@ -6,7 +6,7 @@ BIN := .venv/bin
 SHELL := /bin/bash
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: env extras demo catalogue test zoo faults soak lint conformance bench bench-gpu gpu-check gpu-check-wheels clean
+.PHONY: env extras demo catalogue test zoo faults soak lint docs conformance bench bench-gpu gpu-check gpu-check-wheels clean
 
 env: .venv/.installed-$(ACCEL)
 
@@ -66,6 +66,15 @@ faults: env
 # about ten minutes; the counts go to benchmarks/results/.
 soak: env
 	$(BIN)/python -m tests.soak.soak
+
+# The documentation as a site without a network, in site/; a dead link is an error.
+docs: .venv/docs/.installed
+	.venv/docs/bin/mkdocs build --quiet
+
+.venv/docs/.installed: envs/requirements-docs.txt
+	$(PYTHON) -m venv .venv/docs
+	.venv/docs/bin/pip install --quiet --no-compile -r $<
+	touch $@
 
 # PyTorch's own distributed suite on the mpi4py backend, 2, 4 and 8 ranks: about half an hour on two cores.
 conformance: env

@@ -240,6 +240,7 @@ localrules:
     pack_script,
     reference_script,
     report,
+    production,
 
 
 report: "workflow/report/workflow.rst"
@@ -486,3 +487,24 @@ rule report:
         results=lambda wildcards, output: Path(output[0]).parent,
     shell:
         "hpc-accel report {params.results:q} > {log:q} 2>&1"
+
+
+# Only where it is asked for: `snakemake production ...` trains the best layout to its end, as the study's section
+# `production` says. On a cluster it waits for the chain of jobs that it submits.
+rule production:
+    input:
+        # A report that was written again trains nothing again.
+        ancient(f"{RESULTS}/report.html"),
+    output:
+        touch(f"{RESULTS}/production/.done"),
+    log:
+        f"logs/{RESULTS}/production.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        measuring=1,
+    params:
+        asked=said("production"),
+        results=lambda wildcards, input: Path(input[0]).parent,
+    shell:
+        "hpc-accel produce {params.results:q} --wait > {log:q} 2>&1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,19 +13,23 @@ from typer.core import TyperGroup
 from hpc_accel.bench.cli import bench
 from hpc_accel.check.cli import check, sources
 from hpc_accel.errors import HpcAccelError, UsageError
+from hpc_accel.front.cli import run, watch
 from hpc_accel.jobs.cli import failures, leave_queue, run_script, watch_queue
 from hpc_accel.leave import run_and_leave
 from hpc_accel.plan.evaluate.cli import plan_evaluate
+from hpc_accel.produce.cli import produce
 
 app = typer.Typer(
     help="Find by measurement how a PyTorch model trains fastest, cheapest and with least energy on this cluster.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench, name="bench")
+app.command()(run)
+app.command()(watch)
 app.command()(check)
 app.command()(sources)
+app.command()(produce)
 app.command(hidden=True)(run_script)
 app.command(hidden=True)(failures)
 app.command(hidden=True)(watch_queue)
@@ -33,6 +38,21 @@ StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file, 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run.json that `hpc-accel plan` wrote.")]
 MAX_REFUSED_SHOWN = 10
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, for programs.")]
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hpc-accel {version('hpc-accel')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Say which version this is.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -79,7 +99,7 @@ def init(
 
     for path in write_starter(directory, name, kind):
         typer.echo(f"wrote {path}")
-    typer.echo(f"next: snakemake --cores all --config study=studies/{name}.yaml")
+    typer.echo(f"next: hpc-accel run studies/{name}.yaml")
 
 
 @app.command()

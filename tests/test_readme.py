@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from tests.mpirun import ENVIRONMENT, ROOT
 
@@ -56,7 +57,7 @@ def test_the_rest_runs_in_this_order(tmp_path):
             shutil.copy(source, tmp_path / name)
     environment = {**os.environ, **ENVIRONMENT, "PATH": f"{BIN}:{os.environ['PATH']}"}
     here = [c for c in commands() if c not in ELSEWHERE and not c.startswith("source ")]
-    assert len(here) == 4
+    assert len(here) == 5
     for command in here:
         done = subprocess.run(
             command.split(), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
@@ -66,3 +67,5 @@ def test_the_rest_runs_in_this_order(tmp_path):
     assert "mine_model" in answer
     assert len(answer.strip().splitlines()) == 5
     assert (tmp_path / "results/mine/report.html").stat().st_size > 1e6
+    weights = load_file(tmp_path / "results/mine/production/mine_model/weights/last/model.safetensors")
+    assert sorted(weights) == [f"{layer}.{name}" for layer in (0, 2, 4) for name in ("bias", "weight")]

@@ -16,11 +16,13 @@ def backend(
     only: Annotated[str, typer.Option(help="Comma-separated rows, for example all_reduce,ddp_mlp.")] = "",
     ranks: Annotated[int, typer.Option(min=1, help="Ranks to start here; under a launcher, its own count.")] = 2,
     quick: Annotated[bool, typer.Option("--quick", help="See that it works; the figures mean nothing.")] = False,
+    max_mib: Annotated[int, typer.Option(min=1, help="The largest all-reduce; less on slow links.")] = 128,
+    budget_s: Annotated[float, typer.Option(min=1, help="Seconds for each size of all-reduce, twice.")] = 30.0,
 ) -> None:
     """The mpi4py backend beside gloo: all-reduce, DDP, pipeline and FSDP2 steps, interleaved, as ratios."""
     from hpc_accel.bench.backend import bench_backend
 
-    raise typer.Exit(bench_backend(only, json_path, ranks, quick))
+    raise typer.Exit(bench_backend(only, json_path, ranks, quick, max_mib, budget_s))
 
 
 @bench.command()

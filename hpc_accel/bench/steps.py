@@ -33,17 +33,22 @@ SETTLES_S = 0.05
 """For the last packets' acknowledgements."""
 
 
-def all_reduce(groups: dict[str, Any], quick: bool, wire: Wire | None) -> Iterator[dict[str, Any]]:
-    """`dist.all_reduce` on fp32, both groups, and the bare MPI call; a row per size, as it is measured."""
+def all_reduce(
+    groups: dict[str, Any], quick: bool, wire: Wire | None, max_bytes: int, budget_s: float
+) -> Iterator[dict[str, Any]]:
+    """`dist.all_reduce` on fp32, both groups, and the bare MPI call; a row per size, as it is measured.
+
+    No tensor is larger than `max_bytes`; a size takes about twice `budget_s` at most.
+    """
     comm = mpi().COMM_WORLD
-    for num_bytes in SIZES[:3] if quick else SIZES:
+    for num_bytes in [size for size in (SIZES[:3] if quick else SIZES) if size <= max_bytes]:
         tensor, array = torch.zeros(num_bytes // 4), np.zeros(num_bytes // 4, dtype=np.float32)
 
         ways: dict[str, Step] = {name: partial(dist.all_reduce, tensor, group=group) for name, group in groups.items()}
         repetitions = 2 if quick else 25 if num_bytes <= 4 * MIB else 15 if num_bytes <= 25 * MIB else 7
         ways["bare"] = partial(comm.Allreduce, mpi().IN_PLACE, array)
-        times = interleaved(ways, repetitions, CALLS_PER_TURN[num_bytes])
-        cold = interleaved(ways, repetitions)
+        times = interleaved(ways, repetitions, CALLS_PER_TURN[num_bytes], budget_s=budget_s)
+        cold = interleaved(ways, repetitions, budget_s=budget_s)
         entry = {
             "name": "all_reduce",
             "num_bytes": num_bytes,

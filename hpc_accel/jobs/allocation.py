@@ -164,6 +164,12 @@ def limit_unix_s(job_id: str) -> float | None:
     return start_unix_s + 60 * limit_min if start_unix_s is not None and limit_min else None
 
 
+def submitted_unix_s(job_id: str) -> float | None:
+    """When the job went into the queue, or went back into it; None when Slurm does not answer."""
+    answer = _answer(["squeue", "--noheader", "--states=all", f"--jobs={job_id}", "--format=%V"])
+    return _unix_s(answer.partition("\n")[0])
+
+
 def minutes(text: str) -> int | None:
     """Slurm's [days-]hours:minutes:seconds in minutes; None for "infinite"."""
     seconds = seconds_of(text)

@@ -48,6 +48,7 @@ def render(run: Run, site: Site, *, root: Path, run_dir: Path, environment: Path
         environment=environment,
         program=["hpc-accel", "infer" if run.infer else "train", f"{records}/run.json"],
         recipe=run.recipe,
+        is_chained=run.production is not None,
     )
 
 
@@ -131,7 +132,9 @@ def _render(
     program: list[str],
     recipe: Recipe | None = None,
     result: Sequence[str] = (),
+    is_chained: bool = False,
 ) -> str:
+    """`is_chained`: each job of this name waits until those before it have ended."""
     bind = _bind(site, recipe)
     threads = recipe.threads_per_rank if recipe else None
     plain = len(resources.each_kind) == 1
@@ -140,6 +143,8 @@ def _render(
     directives: list[str] = []
     for number in range(len(resources.each_kind)):
         asked = header(resources, site, job_name=job_name, log=records / log, recipe=recipe, number=number)
+        if is_chained and number == 0:
+            asked["dependency"] = "singleton"
         # A line "#SBATCH hetjob" ends one component and begins the next.
         directives += [*(["hetjob"] if number else []), *_sbatch(asked, switches(resources, site, number))]
     supervisor = ["hpc-accel", "supervise", checked_path(records)]

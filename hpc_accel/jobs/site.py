@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field
 from hpc_accel.errors import ConfigError
 from hpc_accel.study.base import Minutes, StrictModel, checked_name
 from hpc_accel.study.sbatch_options import SiteOptions
+from hpc_accel.study.starter.project import WORKFLOW
 from hpc_accel.study.yaml import read_yaml, validated
 
 MAX_TEXT = 256
@@ -132,9 +133,15 @@ class Site(StrictModel):
 
 
 def site_file(name_or_path: str | Path) -> Path:
-    """Where a site is written, whether or not it is: slurm/sites/<name>.yaml, or a path ending in .yaml."""
+    """Where a site is written, whether or not it is: slurm/sites/<name>.yaml, or a path ending in .yaml.
+
+    Without such a file here, that of the package.
+    """
     path = Path(name_or_path)
-    return path if path.suffix in {".yaml", ".yml"} else SITES_DIR / f"{name_or_path}.yaml"
+    if path.suffix in {".yaml", ".yml"}:
+        return path
+    own, packaged = SITES_DIR / f"{name_or_path}.yaml", WORKFLOW / SITES_DIR / f"{name_or_path}.yaml"
+    return packaged if packaged.is_file() and not own.is_file() else own
 
 
 def load_site(name_or_path: str | Path) -> Site:
@@ -144,7 +151,8 @@ def load_site(name_or_path: str | Path) -> Site:
         if not path.is_file() and str(name_or_path) == "local":
             return Site(name="local", scheduler="none")
         if not path.is_file():
-            known = ", ".join(sorted(file.stem for file in SITES_DIR.glob("*.yaml"))) or "none"
+            every = (*SITES_DIR.glob("*.yaml"), *(WORKFLOW / SITES_DIR).glob("*.yaml"))
+            known = ", ".join(sorted({file.stem for file in every}))
             raise ConfigError(
                 f"site {str(name_or_path)!r}: no file {path}",
                 f"a site is a file in {SITES_DIR}; there are: {known}",

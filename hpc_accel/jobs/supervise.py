@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpc_accel.files import read_json, write_json
-from hpc_accel.jobs import allocation, attempt, daemons, placement
+from hpc_accel.jobs import allocation, attempt, daemons, history, placement
 from hpc_accel.jobs.again import Again
 from hpc_accel.jobs.allocation import Component
 from hpc_accel.jobs.child import Child
@@ -78,6 +78,10 @@ def supervise(directory: Path, command: Sequence[str], settings: Settings) -> in
         environ.setdefault("OMPI_MCA_btl", "self,sm")
         if settings.wanted:
             command, directory = rehearse(directory, command)
+    trains_to_its_end = not settings.result and history.is_kept(directory)
+    if trains_to_its_end and history.is_finished(directory):
+        tell(f"{directory}: the training has come to its end already; its weights are in {directory / 'weights'}")
+        return 0
     check_machine(command, environ, tell, one_host=not in_slurm)
     if settings.result:
         return _supervise_program(directory, command, settings)
@@ -144,6 +148,7 @@ def _supervise_run(run_dir: Path, command: Sequence[str], settings: Settings) ->
     """A run: it saves a checkpoint when it is warned, and its record says how it ended."""
     environ = os.environ
     attempt.begin(run_dir, environ.get("SLURM_JOB_ID"))
+    _note_begin(run_dir, environ.get("SLURM_JOB_ID"))
     neighbours = allocation.neighbours(environ)
     written_from = tell_edits(run_dir, run_dir / "request.json")
     child = Child(lambda: attempt.keep_warning(run_dir))
@@ -155,6 +160,8 @@ def _supervise_run(run_dir: Path, command: Sequence[str], settings: Settings) ->
         if child.asked_to_stop == "TERM":
             exit_code = exit_code or STOPPED  # mpirun can end with 0 when its daemons were stopped with it
     job = attempt.facts(environ, launched_unix_s=child.started_unix_s, exit_code=exit_code)
+    if history.is_kept(run_dir):
+        history.note(run_dir, "end", exit_code=exit_code)
     failure = diagnose(exit_code, child.asked_to_stop, job["job_id"]) if exit_code else None
     if child.lost_node and not child.asked_to_stop:
         failure = lost_node(child.lost_node)
@@ -187,6 +194,14 @@ def _supervise_run(run_dir: Path, command: Sequence[str], settings: Settings) ->
     if restart.requeue:
         subprocess.run(["scontrol", "requeue", job["job_id"]], check=True)
     return restart.exit_code
+
+
+def _note_begin(run_dir: Path, job_id: str | None) -> None:
+    """Of an attempt at a training to its end."""
+    if history.is_kept(run_dir):
+        submitted = allocation.submitted_unix_s(job_id) if job_id else None
+        began = attempt.process_started_unix_s()
+        history.note(run_dir, "begin", unix_s=began, job_id=job_id, submitted_unix_s=submitted)
 
 
 def _launch(child: Child, command: Sequence[str], directory: Path, settings: Settings, stack: ExitStack) -> int:

@@ -10,7 +10,9 @@ Read it in this order:
   group, c10d_methods, arguments              what torch calls, and which arguments it may pass
   group_executor, collective_queue, work      the one way of every collective, its order, its handle with a future
   collectives, reductions, buffers, sparse    what c10d means, in MPI's terms
-  all_reduce, shared_all_reduce, node_memory  the most frequent collective, through the memory of a node
+  all_reduce, elementwise                     the most frequent collective, by the quickest of three ways:
+  shared_all_reduce, node_memory              through the memory of a node,
+  node_exchange, exchange, between_nodes      between nodes in pieces, or the library's, as measured
   staging, gpu_aware, device_times            strided and device tensors
   p2p, communicators                          messages; the communicator of a new group
   timeline, watchdog, debug                   what took how long, what hangs, which ranks differ
@@ -24,8 +26,9 @@ The way of a gradient bucket of DistributedDataParallel:
   ----------------------------------------- from here in the queue's thread, or in a waiting one that comes first
         CollectiveQueue                         takes the first
           CollectiveWork.communicate_watched      the watchdog knows of it
-            AllReducer.all_reduce                   takes the quicker of the two:
+            AllReducer.all_reduce                   takes the quickest of three:
               SharedAllReduce.reduce_in_place         sums in the node's memory, between MPI_Barriers
+              NodeExchange.reduce_in_place            between nodes, in pieces
               collectives.all_reduce                  MPI_Allreduce
         CollectiveQueue                         is free for the next
           CollectiveWork.publish                  the future is done, for which DDP waits at the end of backward

@@ -30,13 +30,6 @@ SIZE_VARIABLES = (
     ("MV2_COMM_WORLD_SIZE", "MVAPICH's launcher"),
     ("SLURM_STEP_NUM_TASKS", "srun"),
 )
-LOCAL_SIZE_VARIABLES = (
-    "OMPI_COMM_WORLD_LOCAL_SIZE",
-    "MPI_LOCALNRANKS",
-    "MV2_COMM_WORLD_LOCAL_SIZE",
-    "PALS_LOCAL_SIZE",
-    "SLURM_NTASKS_PER_NODE",
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,25 +57,16 @@ class World:
         return torch.device(accelerator.type, self.local_rank % torch.accelerator.device_count())
 
 
-def local_size_hint() -> int | None:
-    """Processes on this node by the launcher's word, before MPI is up."""
-    for name in LOCAL_SIZE_VARIABLES:
-        value = os.environ.get(name, "")
-        if value.isdigit():
-            return int(value)
-    return None
-
-
 @lru_cache(maxsize=1)
 def mpi() -> ModuleType:
     """mpi4py's MPI, initialised on first use.
 
     A rank needs a core for its compute and one for its communication thread. Where there are fewer, a library
-    that waits by spinning takes the core away from the compute, so it is asked to yield. The site's own choice wins.
+    that waits by spinning takes the core away from who has work, so Open MPI is asked to yield while it waits: that
+    costs nothing measurable where cores are free, and how many there are cannot be known before MPI is up. The site's
+    own choice wins.
     """
-    local_size = local_size_hint()
-    if local_size is not None and 2 * local_size > (os.cpu_count() or 1):
-        os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
+    os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
     from mpi4py import MPI
 
     if not MPI.Is_initialized():

@@ -21,7 +21,7 @@ DIRECTORY = Path("/dev/shm")
 MAX_RANKS = 256
 """On a node: a rank has 16 bytes in the header of the memory."""
 SWITCH = "HPC_ACCEL_MPI_SHARED_MEMORY"
-"""Set to 0 to leave all to the library."""
+"""Set to 0 on any rank to share no memory."""
 PRETENDED = "HPC_ACCEL_MPI_TEST_RANKS_PER_NODE"
 """For tests only: ranks of one host count as several nodes of so many ranks each."""
 
@@ -49,32 +49,47 @@ class Node:
     """The group's own communicator."""
     comm: Any
     """Its ranks on this node."""
+    num_nodes: int
+    num_owners: int
+    """Ranks per node that send to other nodes: as many as the smallest node has. They are the first of their node."""
     across: Any
-    """Its ranks in my place on all nodes; None if there is one node."""
+    """The owners in my place on all nodes; None if there is one node, or if this rank is no owner."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether every node has one rank: nobody shares memory."""
+        return self.num_nodes == int(self.whole.Get_size())
 
     def free(self) -> None:
         """Give the communicators back, but for the group's own. All ranks call this."""
         self.comm.Free()
-        if self.across is not None:
+        if self.across is not None and self.across is not self.whole:
             self.across.Free()
 
 
 def find_node(comm: Any) -> Node | None:
-    """The neighbours in `comm`, or None where sharing memory with them is no use. Collective over `comm`."""
-    if os.environ.get(SWITCH) == "0" or comm.Get_size() == 1:
+    """The neighbours in `comm`, or None where neither memory nor other nodes are of use. Collective over `comm`."""
+    if comm.Get_size() == 1:
         return None
     local = comm.Split_type(MPI.COMM_TYPE_SHARED, key=comm.Get_rank())
     pretended = int(os.environ.get(PRETENDED, "0"))
     if pretended:
         host, local = local, local.Split(local.Get_rank() // pretended, key=local.Get_rank())
         host.Free()
-    size = local.Get_size()
-    sizes = comm.allgather(size)
-    if min(sizes) != max(sizes) or size == 1 or size > MAX_RANKS:
+    rank, size = local.Get_rank(), local.Get_size()
+    told = comm.allgather((rank, size, os.environ.get(SWITCH) == "0"))
+    sizes = [size for rank, size, _ in told if rank == 0]
+    if max(sizes) > 1 and (max(sizes) > MAX_RANKS or any(unwanted for _, _, unwanted in told)):
         local.Free()
         return None
-    across = comm.Split(local.Get_rank(), key=comm.Get_rank()) if size < comm.Get_size() else None
-    return Node(comm, local, across)
+    across = None
+    if max(sizes) == 1:
+        across = comm
+    elif len(sizes) > 1:
+        place = rank if rank < min(sizes) else MPI.UNDEFINED
+        across = comm.Split(place, key=comm.Get_rank())
+    owns = across is not None and across != MPI.COMM_NULL
+    return Node(comm, local, len(sizes), min(sizes), across if owns else None)
 
 
 def map_memory(comm: Any, header_bytes: int, bytes_per_rank: int, extra_bytes: int) -> mmap.mmap | None:

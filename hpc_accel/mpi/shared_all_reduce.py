@@ -14,8 +14,7 @@ Two ranks alone do less: each copies its whole chunk into its inbox and after on
 That moves a tenth more bytes than slices do with a third of the copies, which is quicker at every size. Both compute
 the same operation on the same operands in the same order, so here, too, they get identical bits.
 
-Across nodes the owner of a slice sums it with the owners of the same slice on the other nodes before it publishes.
-That wants the same number of ranks on all nodes; what this file cannot do is left to the library (`takes`).
+Groups on several nodes go another way (node_exchange.py).
 
 The barriers are MPI's: they release the GIL, keep the ranks' memory in order, and are watched like all of MPI.
 """
@@ -26,16 +25,15 @@ import mmap
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from hpc_accel.mpi.buffers import DATATYPES, nbytes
+from hpc_accel.mpi.buffers import nbytes
+from hpc_accel.mpi.elementwise import LOW, Array, Elementwise, array_of, call_number, can, differ
 from hpc_accel.mpi.launch import mpi
 from hpc_accel.mpi.node_memory import MAX_RANKS, Node, map_memory
 from hpc_accel.mpi.reductions import Reduction
 
 MPI = mpi()
-Array = np.ndarray[Any, np.dtype[Any]]
 
 CHUNK_BYTES = 2**20
 """Of the tensor per step: half a second-level cache and more makes barriers cheap, much more leaves the cache."""
@@ -44,28 +42,6 @@ MIN_BYTES = 512 * 2**10
 """From where this beats the library's own, measured on two ranks; below, a call's Python costs as much as it saves."""
 LOW_MIN_BYTES = 64 * 2**10
 """The same for fp16 and bf16, which the library cannot add: there it competes with messages and adding in torch."""
-
-FUNCTIONS: dict[str, Any] = {
-    "SUM": np.add,
-    "AVG": np.add,
-    "PREMUL_SUM": np.add,
-    "PRODUCT": np.multiply,
-    "MIN": np.minimum,
-    "MAX": np.maximum,
-    "BAND": np.bitwise_and,
-    "BOR": np.bitwise_or,
-    "BXOR": np.bitwise_xor,
-}
-LOW_FUNCTIONS: dict[str, Any] = {
-    "SUM": torch.add,
-    "AVG": torch.add,
-    "PRODUCT": torch.mul,
-    "MIN": torch.minimum,
-    "MAX": torch.maximum,
-}
-LOW = frozenset({torch.float16, torch.bfloat16})
-NAMES = sorted(FUNCTIONS)
-TYPES = [*DATATYPES, *sorted(LOW, key=str)]
 
 
 class SharedAllReduce:
@@ -83,24 +59,19 @@ class SharedAllReduce:
 
     def takes(self, tensor: Tensor, reduction: Reduction) -> bool:
         """Whether this way can do it and is the faster one; the same answer on all ranks."""
-        if tensor.dtype in LOW:
-            can = reduction.name in LOW_FUNCTIONS
-        else:
-            can = tensor.dtype in DATATYPES and (reduction.name != "AVG" or tensor.dtype.is_floating_point)
-        return can and nbytes(tensor) >= (LOW_MIN_BYTES if tensor.dtype in LOW else MIN_BYTES)
+        least = LOW_MIN_BYTES if tensor.dtype in LOW else MIN_BYTES
+        return nbytes(tensor) >= least and can(tensor.dtype, reduction)
 
     def reduce_in_place(self, tensor: Tensor, reduction: Reduction) -> None:
         """Reduce a contiguous host tensor in place. All ranks of the group call this, in the same order."""
         tensor = tensor.detach()
         if reduction.factor is not None:
             tensor.mul_(reduction.factor)
-        flat = (tensor.view(torch.int16) if tensor.dtype in LOW else tensor).view(-1).numpy()
-        operation = _Operation(reduction, tensor.dtype, self.node)
-        mine = (flat.size * len(TYPES) + TYPES.index(tensor.dtype)) * len(NAMES) + NAMES.index(reduction.name)
-        way = self._by_pair if self.size == 2 and self.node.across is None else self._by_slices
-        way(flat, operation, mine)
+        operation = Elementwise(reduction, tensor.dtype, self.size)
+        way = self._by_pair if self.size == 2 else self._by_slices
+        way(array_of(tensor), operation, call_number(tensor, reduction))
 
-    def _by_pair(self, flat: Array, operation: _Operation, mine: int) -> None:
+    def _by_pair(self, flat: Array, operation: Elementwise, mine: int) -> None:
         inbox, _ = self._typed(flat.dtype)
         steps = max(1, -(-flat.nbytes // CHUNK_BYTES))
         chunk = -(-flat.size // steps)
@@ -115,7 +86,7 @@ class SharedAllReduce:
             theirs = inbox[1 - self.rank, half, : part.size]
             operation.reduce_into(part, [part, theirs] if self.rank == 0 else [theirs, part])
 
-    def _by_slices(self, flat: Array, operation: _Operation, mine: int) -> None:
+    def _by_slices(self, flat: Array, operation: Elementwise, mine: int) -> None:
         inbox, published = self._typed(flat.dtype)
         rank, count = self.rank, flat.size
         steps = max(1, -(-flat.nbytes // CHUNK_BYTES))
@@ -150,17 +121,8 @@ class SharedAllReduce:
         """The first barrier of a call. Raises on all ranks of the group when they are in different calls."""
         self._headers[2 * self.rank + half] = mine
         self.node.comm.Barrier()
-        alike = all(self._headers[2 * peer + half] == mine for peer in range(self.size))
-        if self.node.across is not None:
-            # The largest call and, negated, the smallest; where a node disagrees within itself, nothing agrees.
-            extremes = np.array([mine, -mine, int(not alike)])
-            self.node.across.Allreduce(MPI.IN_PLACE, extremes, MPI.MAX)
-            alike = extremes[0] == -extremes[1] and not extremes[2]
-        if not alike:
-            raise RuntimeError(
-                "all_reduce: the ranks differ in size, dtype or operation; rule: they agree; remedy: "
-                "HPC_ACCEL_MPI_DEBUG=1 names the calls and the ranks"
-            )
+        if any(self._headers[2 * peer + half] != mine for peer in range(self.size)):
+            raise differ()
 
     def _turn(self) -> int:
         self._half ^= 1
@@ -172,45 +134,6 @@ class SharedAllReduce:
         if views is None:
             views = self._views[dtype] = (self._inbox.view(dtype), self._published.view(dtype))
         return views
-
-
-class _Operation:
-    """Adding up (or multiplying, ...) slices of all ranks: exact in the tensor's dtype, fp16 and bf16 in fp32."""
-
-    def __init__(self, reduction: Reduction, dtype: torch.dtype, node: Node) -> None:
-        self.low = dtype if dtype in LOW else None
-        self.function = (LOW_FUNCTIONS if self.low else FUNCTIONS)[reduction.name]
-        self.mpi_operation, self.across = reduction.operation, node.across
-        self.divisor = node.whole.Get_size() if reduction.name == "AVG" else None
-
-    def reduce_into(self, target: Array, parts: list[Array]) -> None:
-        """Reduce `parts` of all ranks into `target`, which may be one of the first two."""
-        if self.low is not None:
-            self._reduce_low_into(target, parts)
-            return
-        self.function(parts[0], parts[1], out=target)
-        for part in parts[2:]:
-            self.function(target, part, out=target)
-        if self.across is not None:
-            self.across.Allreduce(MPI.IN_PLACE, target, self.mpi_operation)
-        if self.divisor is not None:
-            np.divide(target, self.divisor, out=target)
-
-    def _reduce_low_into(self, into: Array, arrays: list[Array]) -> None:
-        assert self.low is not None
-        target, *parts = (torch.from_numpy(array).view(self.low) for array in (into, *arrays))
-        if len(parts) == 2 and self.divisor is None and self.across is None:
-            # One operation is computed in fp32 and rounded once as it is.
-            self.function(parts[0], parts[1], out=target)
-            return
-        total = parts[0].float()
-        for part in parts[1:]:
-            self.function(total, part, out=total)
-        if self.across is not None:
-            self.across.Allreduce(MPI.IN_PLACE, total.numpy(), self.mpi_operation)
-        if self.divisor is not None:
-            total.div_(self.divisor)
-        target.copy_(total)
 
 
 def open_shared(node: Node) -> SharedAllReduce | None:

@@ -4,6 +4,7 @@ Read in this order:
   text                  texts of other people, without control characters and bounded in length
   figure                Figure(value, unit, reason, remedy): whatever may be missing; with an interval, Estimate
   parts, inference      the objects of a summary; energy: joules and what they cover
+  production            how a training to its end ended, where its time went, what was expected of it
   parity                what was compared with the serial run, and how far apart it is
   measured              Energy from what the meter measured, per step, sample, token and epoch
   summary               Summary, and the one of an attempt that measured nothing

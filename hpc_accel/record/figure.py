@@ -88,6 +88,12 @@ class Joules(Figure):
     unit: Literal["J"] = "J"
 
 
+class Grams(Figure):
+    """A mass, of CO2 equivalent."""
+
+    unit: Literal["g"] = "g"
+
+
 class JouleSeconds(Figure):
     """An energy times a duration."""
 

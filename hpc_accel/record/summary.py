@@ -25,17 +25,18 @@ from hpc_accel.record.parts import (
     Straggler,
     Target,
 )
+from hpc_accel.record.production import Production
 from hpc_accel.record.text import Facts, Text
 from hpc_accel.study.run import Run
 
-FORMAT = 4
+FORMAT = 5
 """Raised whenever a key changes: a record of another format is not read."""
 
 
 class Summary(Part):
     """summary.json. `steps`, `checkpoints`, `inference`, `outputs` are null where a run has none."""
 
-    format: Literal[4] = 4
+    format: Literal[5] = 5
     run_id: Text
     study: Text
     site: Text
@@ -72,6 +73,8 @@ class Summary(Part):
     metric: Metric
     inference: Inference | None
     outputs: Outputs | None
+    production: Production | None = None
+    """Of a training to its end."""
     warnings: tuple[Text, ...]
     notes: dict[Text, Text]
     provenance: Facts

@@ -4,6 +4,7 @@ Read it in this order:
   study_file, choices            what a person writes; lists are compared
   run, layout, recipe, optimizer, infer_options    one run, fully resolved: run.json
   expand, expand_infer, shares   a study into runs
+  production                     a run that trains to its end
   rules, rules_*, refusal        what cannot work, told as value, rule, remedy before any rank starts
   references                     which runs share a serial reference, and its job
   node_kinds, devices            runs on nodes that differ; what `device` means

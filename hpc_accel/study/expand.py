@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from hpc_accel.errors import ConfigError
@@ -29,9 +30,11 @@ def _optimizer(chosen: Optimizer | None, usual: Optimizer) -> Optimizer:
     return Optimizer(**usual.model_dump() | chosen.model_dump(exclude_unset=True))
 
 
-def _sources(entry: str, args: dict[str, Any], optimizer: Optimizer) -> dict[str, str]:
-    """Of the workload, and of what the optimizer names of the user's."""
-    found = sources(entry, args)
+def _sources(entry: str, choice: WorkloadChoice, optimizer: Optimizer) -> dict[str, str]:
+    """Of the workload, of its weights, and of what the optimizer names of the user's."""
+    weights = Path(choice.weights).expanduser()
+    files = [weights, *sorted(weights.glob("*.safetensors"))] if choice.weights else []
+    found = sources(entry, {**choice.args, "weights": [str(each) for each in files]} if files else choice.args)
     for function, own in optimizer.entries.items():
         found |= sources(function, own)
     return found
@@ -53,9 +56,10 @@ def resolve_workload(choice: WorkloadChoice) -> WorkloadSpec:
             args=choice.args,
             global_batch_size=choice.global_batch_size or builtin.global_batch_size,
             optimizer=_optimizer(choice.optimizer, builtin.optimizer),
-            sources=_sources(builtin.entry, choice.args, _optimizer(choice.optimizer, builtin.optimizer)),
+            sources=_sources(builtin.entry, choice, _optimizer(choice.optimizer, builtin.optimizer)),
             last_batch=choice.last_batch,
             meta=choice.meta,
+            weights=choice.weights,
         )
     if choice.global_batch_size is None:
         raise ConfigError(
@@ -69,9 +73,10 @@ def resolve_workload(choice: WorkloadChoice) -> WorkloadSpec:
         args=choice.args,
         global_batch_size=choice.global_batch_size,
         optimizer=choice.optimizer or Optimizer(),
-        sources=_sources(choice.entry, choice.args, choice.optimizer or Optimizer()),
+        sources=_sources(choice.entry, choice, choice.optimizer or Optimizer()),
         last_batch=choice.last_batch,
         meta=choice.meta,
+        weights=choice.weights,
     )
 
 

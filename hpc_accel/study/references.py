@@ -73,7 +73,7 @@ def planned_references(runs: Iterable[Run]) -> dict[str, dict[str, Any]]:
 def directory_of(run_directory: Path) -> Path:
     """Where the references of a run's study lie."""
     parent = run_directory.resolve().parent
-    return (parent.parent if parent.name == "runs" else parent) / "references"
+    return (parent.parent if parent.name in ("runs", "production") else parent) / "references"
 
 
 def read_reference_runs(path: Path) -> list[Run]:

@@ -24,6 +24,7 @@ from hpc_accel.study.base import MemoryMb, Minutes, PositiveInt, StrictModel, ch
 from hpc_accel.study.infer_options import Infer
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.optimizer import ENTRY, Optimizer
+from hpc_accel.study.production import Production
 from hpc_accel.study.recipe import Count, Recipe
 from hpc_accel.study.sbatch_options import StudyOptions, deciding
 
@@ -45,14 +46,14 @@ class WorkloadSpec(StrictModel):
     """An epoch's last, incomplete global batch: left out, or trained on with fewer samples."""
     meta: Annotated[bool, Field(strict=True)] = False
     """Whether the model is built without values, of which each rank makes those of its own part."""
+    weights: str = ""
+    """A safetensors file, or a directory of them, that the model begins with instead of what `build()` made."""
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A run that does not use `meta` keeps the digest that it had before there was one."""
+        """A run that does not use `meta` or `weights` keeps the digest that it had before there were any."""
         content: dict[str, Any] = whole(self)
-        if not content.get("meta"):
-            content.pop("meta", None)
-        return content
+        return {key: value for key, value in content.items() if value or key not in ("meta", "weights")}
 
     _name = field_validator("name")(checked_name)
 
@@ -204,6 +205,16 @@ class Run(StrictModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     infer: Infer | None = None
     """What is served, and how it is loaded; None trains."""
+    production: Production | None = None
+    """Of a run that trains to its end; None measures."""
+
+    @model_serializer(mode="wrap")
+    def _without_production(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A run that measures keeps the digest that it had before there were others."""
+        content: dict[str, Any] = whole(self)
+        if content.get("production") is None:
+            content.pop("production", None)
+        return content
 
     @model_validator(mode="after")
     def _identify(self) -> Run:

@@ -13,7 +13,7 @@ from hpc_accel.errors import ConfigError
 from hpc_accel.study.base import NAME, Minutes, PositiveInt, StrictModel, checked_name
 from hpc_accel.study.choices import InferChoice, LayoutChoice, RecipeChoice, fields_of
 from hpc_accel.study.optimizer import Optimizer
-from hpc_accel.study.run import Backend, Checkpoint, Measure, NodeKind, NodeShape, Objective
+from hpc_accel.study.run import Backend, Checkpoint, Measure, NameOrEmpty, NodeKind, NodeShape, Objective
 from hpc_accel.study.sbatch_options import StudyOptions
 from hpc_accel.study.yaml import read_yaml, validated
 
@@ -52,6 +52,8 @@ class WorkloadChoice(StrictModel):
     optimizer: Optimizer | None = None
     last_batch: Literal["drop", "keep"] = "drop"
     meta: Annotated[bool, Field(strict=True)] = False
+    weights: str = ""
+    """A safetensors file, or a directory of them, that the model begins with."""
     layouts: Layouts | Literal["auto"] | None = None
     recipes: Recipes | None = None
     infer: InferChoice | None = None
@@ -110,6 +112,34 @@ class EnergyChoice(StrictModel):
     estimate: Literal["tdp"] | None = None
 
 
+class ProductionChoice(StrictModel):
+    """The training to its end that follows the measurements: of which run, and how long (hpc_accel/produce)."""
+
+    name: NameOrEmpty = ""
+    """Of its directory; by default the workload's."""
+    workload: str | None = None
+    """Which, where the study has several."""
+    run: str | None = None
+    """A measured run by its id, instead of the best for `objective`."""
+    objective: Objective | None = None
+    """By default the study's."""
+    epochs: PositiveInt | None = None
+    steps: PositiveInt | None = None
+    tokens: PositiveInt | None = None
+    target_metric: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    evaluate_every_steps: PositiveInt | None = None
+    patience: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _said_once(self) -> ProductionChoice:
+        said = [key for key in ("epochs", "steps", "tokens") if getattr(self, key) is not None]
+        if len(said) > 1:
+            raise ValueError(f"{' and '.join(said)} all say how long the training is: give one of them")
+        if self.run is not None and self.objective is not None:
+            raise ValueError("run names the run, and objective would choose one: give one of them")
+        return self
+
+
 class Study(StrictModel):
     """The whole file. Its name is the file's, so a study and its results can be found from each other."""
 
@@ -126,6 +156,7 @@ class Study(StrictModel):
     measure: MeasureChoice = MeasureChoice()
     energy: EnergyChoice = EnergyChoice()
     checkpoint: Checkpoint = Checkpoint()
+    production: ProductionChoice = ProductionChoice()
     site: str = "local"
     calibrate: bool = True
     """Whether the probe also measures what the workloads' own layers take, for predictions."""

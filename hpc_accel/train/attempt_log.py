@@ -9,18 +9,22 @@ So a save writes what is new since the last one, however long the run is.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from hpc_accel.train.rows import Rows
 
 
 @dataclass(kw_only=True)
 class Measured:
     """Rows of steps, and energy windows as a checkpoint keeps them."""
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: Sequence[dict[str, Any]] = field(default_factory=Rows)
     windows: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -50,16 +54,19 @@ class AttemptLog:
             return Measured(), f"{self.path.name}: {error.strerror}"
         if hashlib.sha256(content).hexdigest() != extent["sha256"]:
             return Measured(), f"{self.path.name} is not what was written (size or sha256 differs)"
-        lines = [json.loads(line) for line in content.splitlines()]
-        found = Measured(
-            rows=[line["row"] for line in lines if "row" in line],
-            windows=[line["window"] for line in lines if "window" in line],
-        )
+        rows, windows = Rows(), []
+        for text in io.BytesIO(content):
+            line = json.loads(text)
+            if "row" in line:
+                rows.append(line["row"])
+            elif "window" in line:
+                windows.append(line["window"])
+        found = Measured(rows=rows, windows=windows)
         self._sha256, self._bytes = hashlib.sha256(content), len(content)
         self._rows, self._windows = len(found.rows), len(found.windows)
         return found, ""
 
-    def new(self, rows: list[dict[str, Any]], windows: list[dict[str, Any]]) -> bytes:
+    def new(self, rows: Sequence[dict[str, Any]], windows: Sequence[dict[str, Any]]) -> bytes:
         """The lines that are not in the file yet, of everything measured so far."""
         lines = [{"row": row} for row in rows[self._rows :]]
         lines += [{"window": window} for window in windows[self._windows :]]

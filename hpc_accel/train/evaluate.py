@@ -111,6 +111,8 @@ def _evaluating(stepper: Stepper) -> Iterator[None]:
     finally:
         for module in stepper.model.modules.values():
             module.train()
+            if callable(reshard := getattr(module, "reshard", None)):  # FSDP2 keeps the root whole after a forward
+                reshard()
 
 
 def _told(metric: Metric | None, num_samples: int, values: dict[str, float | None], reason: str) -> parts.Metric:

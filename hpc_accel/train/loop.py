@@ -35,7 +35,9 @@ from hpc_accel.runtime.waiting import SAMPLE_HZ, quiet_barrier
 from hpc_accel.train import faults
 from hpc_accel.train.evaluate import evaluate
 from hpc_accel.train.finite import refuse_broken_weights
+from hpc_accel.train.production.evaluations import Evaluations
 from hpc_accel.train.replicas import ReplicaWatch
+from hpc_accel.train.rows import Rows
 from hpc_accel.train.saver import Saver
 from hpc_accel.train.setup import Session
 from hpc_accel.train.step_table import StepTable, busy_ms
@@ -48,7 +50,7 @@ NUM_TRACED_STEPS = 5
 class Observations:
     """What one rank saw of its run, before it is gathered. `notes` say which record could not be written, and why."""
 
-    rows: list[dict[str, Any]]
+    rows: Rows
     energy: EnergyFigure
     draws: str
     """What is wrong with the random numbers that ranks drew in the first step; "" if nothing is."""
@@ -65,6 +67,8 @@ class Observations:
     """Which parameters the layout does not treat like the rest."""
     no_shared_memory: tuple[str, ...]
     """A sentence for each node whose ranks could not share memory."""
+    evaluations: Evaluations | None
+    """Of a training to its end."""
     gpu_clock_note: str
     """What the GPU's clock was if not the one asked for; "" otherwise."""
     notes: dict[str, str]
@@ -107,8 +111,10 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
     whole = odd_parameters.whole_under_shard(model.modules) if session.run.layout.shard == "full" else []
     odd = odd_parameters.told(comm, whole, model.flow)
     straggler = stragglers.slowest(comm, float(np.median([busy_ms(row) for row in rows])))
-    with arithmetic(recipe.precision):
-        metric = evaluate(session.stepper, session.workload, comm, session.run.measure.metric_samples)
+    metric = steps.evaluations.metric if steps.evaluations is not None else None
+    if steps.evaluations is None:
+        with arithmetic(recipe.precision):
+            metric = evaluate(session.stepper, session.workload, comm, session.run.measure.metric_samples)
     quiet_barrier(comm)
     return Observations(
         rows=rows,
@@ -117,13 +123,14 @@ def train(session: Session, progress: Callable[[int, int], None]) -> Observation
         peak_memory_bytes=peak_memory_bytes,
         reserved_bytes=reserved_bytes,
         device_used_bytes=device_used_bytes,
-        first_step_ms=next(iter(steps.rows.seen))[2].step.duration_ns / 1e6,
+        first_step_ms=(steps.rows.first_step_ns or 0) / 1e6,
         straggler=straggler,
         checkpoints=steps.saver.told(),
         metric=metric,
         disturbance=disturbance,
         odd_parameters=odd,
         no_shared_memory=node_memory.missed(comm),
+        evaluations=steps.evaluations,
         gpu_clock_note=gpu_clock_note,
         notes={name: why for name, why in notes.items() if why},
     )
@@ -145,6 +152,9 @@ class _Steps:
         self.rows = StepTable(
             session.run, session.rank, earlier["rows"], timeline.drain if self._instrumented else None
         )
+        self.evaluations: Evaluations | None = None
+        if session.run.production is not None:
+            self.evaluations = Evaluations(session, self.rows, timeline.drain if self._instrumented else None)
         self.windows: list[EnergyFigure] = list(earlier["windows"])
         self.saver = Saver(session)
         measure = session.run.measure
@@ -184,6 +194,8 @@ class _Steps:
         self.session.hang.enter(hang.CHECKPOINT, self._done)
         self.saver.finish()
         self.replicas.look(now=True)
+        if self.evaluations is not None:
+            self.evaluations.finish()
         self.replicas.close()
         self._stop.close()
         if self._instrumented:
@@ -202,6 +214,8 @@ class _Steps:
             self._done += 1
             self.progress(self._done, self._total)
             self.replicas.look()
+            if self.evaluations is not None and self.evaluations.look(self._done, self._total):
+                self._total = until = self._done
             if self._done % self._stop.every == 0:
                 self.saver.look()
             if self._stop.agreed() and self._done < self._total:
@@ -235,9 +249,13 @@ class _Steps:
         return self.meter.attribute(window.result, self.rows.activity(window.interval_ns), key)
 
     def _step_s(self) -> float:
-        """A typical step so far, for the pace of checks; the first one is too long to count."""
+        """A typical step so far, else as forecast, for the pace of checks; the first one is too long to count."""
         recent = self.rows.seen.recent
-        return recent[-1][2].step.duration_ns / 1e9 if len(recent) > 1 else 1.0
+        if len(recent) > 1:
+            return recent[-1][2].step.duration_ns / 1e9
+        forecast = self.evaluations.forecast if self.evaluations is not None else None
+        expected_ms = forecast.step_time_ms.positive if forecast is not None else None
+        return (expected_ms or 1e3) / 1e3
 
     def _save(self, *, stopping: bool) -> None:
         session = self.session
@@ -245,6 +263,10 @@ class _Steps:
         self.saver.settle()  # a sound state counts, though the one that follows may not
         refuse_broken_weights(session.stepper, session.rank, self._done - 1)
         self.replicas.look(now=True)
+        further: dict[str, Any] = {}
+        if self.evaluations is not None:
+            self.evaluations.note_saved(self._done)
+            further["production"] = self.evaluations.state(self.saver.stood_s)
         self.saver.save(
             self._done,
             rows=self.rows.all(),
@@ -252,7 +274,9 @@ class _Steps:
             stopping=stopping,
             peak_memory_bytes=self.peak_memory_bytes(),
             total_steps=self._total,
+            **further,
         )
+        self.rows.forget()
 
     def peak_memory_bytes(self) -> int | None:
         """The highest of all attempts."""

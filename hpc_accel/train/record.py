@@ -12,9 +12,11 @@ import polars as pl
 from hpc_accel import record
 from hpc_accel.files import write_atomically
 from hpc_accel.measure import provenance
+from hpc_accel.record.energy import Energy
 from hpc_accel.record.figure import Count, Fraction, Milliseconds, OwnUnit
 from hpc_accel.record.measured import energy_of
 from hpc_accel.record.parts import Error, Losses, Parity, Phases, Status, Steps, Straggler
+from hpc_accel.record.production import Production
 from hpc_accel.record.summary import Summary
 from hpc_accel.runtime import timing_warnings
 from hpc_accel.runtime.summary import identity, memory_figures, slowest, startup, step_time, throughput
@@ -23,6 +25,7 @@ from hpc_accel.study.run import Run
 from hpc_accel.train import efficiency
 from hpc_accel.train.loop import Observations
 from hpc_accel.train.parity.check import Checked
+from hpc_accel.train.production.goodput import production_of
 from hpc_accel.train.setup import Session
 from hpc_accel.train.utilisation import flops_facts
 from hpc_accel.workloads.stream import Stream, num_samples_of
@@ -39,11 +42,7 @@ def write_record(session: Session, seen: Observations, started_utc: str) -> Summ
     peaks = session.comm.gather((seen.peak_memory_bytes, seen.reserved_bytes, seen.device_used_bytes), root=0)
     if session.rank != 0:
         return None
-    integers = ("comm_exposed_ns", "pipeline_wait_ns", "comm_overlapped_ns")
-    figures = ("loss", "learning_rate", "grad_norm")
-    steps = pl.DataFrame([row for rows in gathered for row in rows], infer_schema_length=None).cast(
-        {**dict.fromkeys(integers, pl.Int64), **dict.fromkeys(figures, pl.Float64)}
-    )
+    steps = pl.concat([rows.frame() for rows in gathered])
     for stale in session.directory.glob("error.rank*.json"):
         stale.unlink(missing_ok=True)  # of an earlier attempt; this one got here
     table = io.BytesIO()
@@ -102,6 +101,7 @@ def summarise(
         metric=seen.metric,
         inference=None,
         outputs=None,
+        production=_production(session, seen, energy),
         warnings=(
             *timing_warnings.warnings(
                 run,
@@ -113,12 +113,26 @@ def summarise(
             ),
             *timing_warnings.slow_rank(run, straggler, step_facts.num_timed),
             *seen.no_shared_memory,
+            *_slow(seen),
             *seen.odd_parameters,
             *(f"parity: {each}" for each in session.checked.found.told),
         ),
         notes=seen.notes,
         provenance=provenance.collect(),
     )
+
+
+def _production(session: Session, seen: Observations, energy: Energy) -> Production | None:
+    if seen.evaluations is None:
+        return None
+    saving_s = sum(seen.checkpoints.save_ms) / 1e3
+    return production_of(session, seen.evaluations, energy, num_steps=session.stepper.num_steps, checkpoints_s=saving_s)
+
+
+def _slow(seen: Observations) -> list[str]:
+    """The last period that was slower than the measured run, and how many there were."""
+    found = seen.evaluations.slow if seen.evaluations is not None else []
+    return [f"{len(found)} period(s) slower than measured; the last: {found[-1]}"] if found else []
 
 
 def _steps(session: Session, steps: pl.DataFrame, timed: list[int], timed_ms: list[float]) -> Steps:

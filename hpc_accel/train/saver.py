@@ -15,6 +15,7 @@ from hpc_accel.runtime.phase_timer import PhaseSpan
 from hpc_accel.train import rank_state
 from hpc_accel.train.attempt_log import Measured
 from hpc_accel.train.interval import Interval, interval
+from hpc_accel.train.rows import Rows
 from hpc_accel.train.saving import Outcome
 from hpc_accel.train.setup import Session
 from hpc_accel.train.state import State
@@ -65,7 +66,7 @@ class Saver:
         self,
         step: int,
         *,
-        rows: list[dict[str, Any]],
+        rows: Rows,
         windows: Sequence[EnergyFigure],
         stopping: bool,
         **values: Any,
@@ -92,6 +93,11 @@ class Saver:
             self._note(outcome)
         if stopping:
             _stop(step, next((each.reason for each in known if each.step == step), ""))
+
+    @property
+    def stood_s(self) -> float:
+        """How long training stood still for the saves of this attempt."""
+        return sum(span.duration_ns for span in self.spans) / 1e9
 
     def look(self) -> None:
         """After each step: note a save that has ended."""

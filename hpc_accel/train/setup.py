@@ -24,6 +24,7 @@ from hpc_accel.train import rank_state
 from hpc_accel.train.another_run import refuse_ended
 from hpc_accel.train.checkpoint import Checkpoint, Checkpoints
 from hpc_accel.train.parity.check import Checked, check_parity
+from hpc_accel.train.production.hugging_face import Pretrained, pretrained_in
 from hpc_accel.train.state import State
 from hpc_accel.workloads import entry
 from hpc_accel.workloads.workload import Workload
@@ -48,6 +49,8 @@ class Session(RankSetup):
     earlier: dict[str, Any]
     started_from: str
     checked: Checked
+    pretrained: Pretrained | None
+    """The model of transformers that is trained, if it is one."""
     samples_dropped_per_epoch: int
     startup_ms: dict[str, float]
 
@@ -78,6 +81,7 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
     began = time.perf_counter()
     first_step = found.step if found else 0
     workload = entry.build_deferred(run.workload, run.seed)
+    pretrained = pretrained_in(workload.model) if run.production is not None else None  # before it is divided
     stepper = make_stepper(
         run,
         workload,
@@ -106,6 +110,7 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
         earlier=_earlier(found, run),
         started_from=_started_from(found, run),
         checked=checked,
+        pretrained=pretrained,
         samples_dropped_per_epoch=stepper.sampler.samples_dropped_per_epoch,
         startup_ms={
             "imports": import_ms,
@@ -138,12 +143,13 @@ def _restore(stepper: Stepper, found: Checkpoint, run: Run) -> None:
 
 def _earlier(found: Checkpoint | None, run: Run) -> dict[str, Any]:
     """What earlier attempts at this run measured: nothing where there was none, or the checkpoint is another run's."""
-    nothing: dict[str, Any] = {"rows": [], "windows": [], "peak_memory_bytes": None, "total_steps": None}
+    nothing: dict[str, Any] = {"rows": [], "windows": []}
+    nothing |= {"peak_memory_bytes": None, "total_steps": None, "production": None}
     if found is None:
         return nothing | {"notes": []}
     if found.of.run_id != run.run_id:
         return nothing | {"notes": found.notes}
-    kept = {key: found.values.get(key) for key in ("peak_memory_bytes", "total_steps")}
+    kept = {key: found.values.get(key) for key in ("peak_memory_bytes", "total_steps", "production")}
     windows = [EnergyFigure.from_dict(window) for window in found.measured.windows]
     return kept | {
         "rows": found.measured.rows,

@@ -70,6 +70,10 @@ class StepLog:
         self._numbers.extend(found)
         self._figures.extend(math.nan if each is None else each for each in figures)
 
+    def forget(self) -> None:
+        """All but the latest, as they came."""
+        self._numbers, self._figures, self._begins = array("q"), array("d"), array("q")
+
     def __iter__(self) -> Iterator[StepEntry]:
         return self.after(0)
 

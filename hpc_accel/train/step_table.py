@@ -14,6 +14,7 @@ from hpc_accel.mpi.timeline import CommEvent
 from hpc_accel.runtime.in_flight import StepInFlight, StepResult
 from hpc_accel.study.run import Run
 from hpc_accel.train.finite import LossWatch
+from hpc_accel.train.rows import Rows
 from hpc_accel.train.step_log import StepLog
 
 NUM_TOGETHER = 64
@@ -31,13 +32,15 @@ class StepTable:
         self,
         run: Run,
         rank: int,
-        earlier: list[dict[str, Any]],
+        earlier: Sequence[dict[str, Any]],
         drain: Callable[[], Sequence[CommEvent]] | None = None,
     ) -> None:
         self._run = run
         self._rank = rank
-        self._rows = list(earlier)
-        self._num_earlier = len(earlier)
+        self._rows = earlier if isinstance(earlier, Rows) else Rows(earlier)
+        self._num_taken = 0
+        self.first_step_ns: int | None = None
+        """Of this attempt."""
         self._drain = drain
         self._pending: list[tuple[int, bool, StepInFlight]] = []
         self._kept = StepLog()
@@ -65,6 +68,8 @@ class StepTable:
                 while at < len(events) and (index >= len(begins) or events[at].enqueued_ns < begins[index]):
                     at += 1
                 mine = list(events[first:at])
+            if self.first_step_ns is None:
+                self.first_step_ns = results[index].step.duration_ns
             self._losses.see(step, results[index].loss)
             self._kept.add(step, warmup, results[index], mine)
 
@@ -74,11 +79,18 @@ class StepTable:
         self._flush()
         return self._kept
 
-    def all(self) -> list[dict[str, Any]]:
+    def all(self) -> Rows:
         """Every row so far."""
-        for step, warmup, result, events in self.seen.after(len(self._rows) - self._num_earlier):
+        for step, warmup, result, events in self.seen.after(self._num_taken):
             self._rows.append(self._row(step, warmup, result, events))
+            self._num_taken += 1
         return self._rows
+
+    def forget(self) -> None:
+        """Keep only the rows of the steps so far: nobody asks for their activity any more."""
+        self.all()
+        self._kept.forget()
+        self._num_taken = 0
 
     def activity(self, window: Interval) -> list[Piece]:
         """What this rank did in the window its latest steps were timed in: compute, comm_exposed, pipeline_wait, idle.

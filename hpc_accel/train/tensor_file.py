@@ -70,9 +70,9 @@ def write_slices(
     """
     shapes = {each.name: each.shape for key, each in slices.items() if key != each.name}
     with HashedFile(path) as file:
-        file.write(_header(slices, {**told, "shapes": shapes}))
+        file.write(header(slices, {**told, "shapes": shapes}))
         for each in slices.values():
-            for chunk in _chunks(each.values):
+            for chunk in chunks(each.values):
                 file.write(chunk)
         before_sync()
         return file.seal()
@@ -112,24 +112,27 @@ class HashedFile:
         return {"bytes": self._num_bytes, "sha256": self._sha256.hexdigest()}
 
 
-def _header(slices: Mapping[str, Slice], told: Mapping[str, Any]) -> bytes:
-    header: dict[str, Any] = {"__metadata__": {"format": "pt", "hpc_accel": json.dumps(told)}}
+def header(slices: Mapping[str, Slice], told: Mapping[str, Any]) -> bytes:
+    """What stands before the tensors: of `slices` by their keys only types and shapes count. Raises ValueError for a
+    type that the format does not have.
+    """
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt", "hpc_accel": json.dumps(told)}}
     end = 0
     for key, each in slices.items():
         if each.values.dtype not in DTYPES:
             raise ValueError(f"{key} is of {each.values.dtype}, which safetensors files do not have")
         begin, end = end, end + each.num_bytes
-        header[key] = {
+        entries[key] = {
             "dtype": DTYPES[each.values.dtype],
             "shape": list(each.values.shape),
             "data_offsets": [begin, end],
         }
-    text = json.dumps(header).encode()
+    text = json.dumps(entries).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 
 
-def _chunks(values: torch.Tensor) -> Iterator[memoryview]:
+def chunks(values: torch.Tensor) -> Iterator[memoryview]:
     """The bytes of a tensor, copied to the host first where they are not there in their order."""
     flat = values.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     content = flat.numpy().data

@@ -53,8 +53,8 @@ def build_deferred(spec: WorkloadSpec, seed: int) -> Workload:
     with users_code(spec.entry):
         with deferred.building():
             built = checked(spec.entry, _called(spec, seed), seed, spec.global_batch_size)
-        if built.weights:
-            load_weights(built.model, built.weights, deferred)
+        if weights := spec.weights or built.weights:
+            load_weights(built.model, weights, deferred)
         deferred.finish(built.model)
         return replace(built, deferred=deferred)
 
@@ -63,8 +63,9 @@ def build_at_once(spec: WorkloadSpec, seed: int) -> Workload:
     """As build() makes it, whatever `meta` says."""
     with users_code(spec.entry):
         built = checked(spec.entry, _called(spec, seed), seed, spec.global_batch_size)
-        if built.weights and not any(isinstance(each, FakeTensor) for each in built.model.parameters()):
-            load_weights(built.model, built.weights, None)
+        weights = spec.weights or built.weights
+        if weights and not any(isinstance(each, FakeTensor) for each in built.model.parameters()):
+            load_weights(built.model, weights, None)
         return built
 
 

@@ -58,7 +58,7 @@ def test_a_real_record_is_whole_and_comes_back_as_it_was_written(mode, tmp_path)
 def test_keys_that_programs_read_are_plain(tmp_path):
     record.write(tmp_path / "summary.json", golden("train"))
     content = json.loads((tmp_path / "summary.json").read_text())
-    assert (content["status"], content["error"], content["format"]) == ("completed", None, 4)
+    assert (content["status"], content["error"], content["format"]) == ("completed", None, 5)
     energy = content["energy"]
     assert energy["energy_j"] is None or isinstance(energy["energy_j"], float)
     assert isinstance(energy["window_s"], float)
@@ -113,7 +113,7 @@ def written(tmp_path, **changes):
         (b"[" * 100_000, "not valid JSON"),
         (b"[1, 2]", "holds no JSON object"),
         (b"{}", "has format None"),
-        (b'{"format": 4}', "is not a record: run_id: Field required (and "),
+        (b'{"format": 5}', "is not a record: run_id: Field required (and "),
         (b'{"format": "\\ud800"}', "has format "),
     ],
 )
@@ -129,7 +129,7 @@ def test_a_file_that_is_no_record_is_broken_and_says_how(tmp_path, content, reas
 
 def test_a_missing_file_an_older_format_and_another_runs_record_are_told_apart(tmp_path):
     assert record.read(tmp_path / "summary.json").is_absent
-    assert "has format 1, this version reads format 4" in record.read(written(tmp_path, format=1)).reason
+    assert "has format 1, this version reads format 5" in record.read(written(tmp_path, format=1)).reason
     assert "belongs to run" in record.read(written(tmp_path), "another").reason
 
 

@@ -85,7 +85,7 @@ def test_a_completed_run_counts_only_with_parity(study, parity, status):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"format": 1}, "summary.json has format 1, this version reads format 4"),
+        ({"format": 1}, "summary.json has format 1, this version reads format 5"),
         ({"format": None}, "has format None"),
         ({"status": "great"}, "status: Input should be 'completed'"),
         ({"bubble_fraction": {"value": None, "unit": "1", "reason": ""}}, "bubble_fraction: "),

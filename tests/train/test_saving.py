@@ -56,7 +56,7 @@ def test_a_checkpoint_does_not_grow_with_the_steps_before_it(checkpoints):
     sizes = [sum(path.stat().st_size for path in each.iterdir()) for each in checkpoints.directory.glob("step-*")]
     assert max(sizes) < 4_000
     found = checkpoints.load()
-    assert found.measured.rows == rows
+    assert list(found.measured.rows) == rows
     log = checkpoints.directory / "measured-rank-0.jsonl"
     assert len(log.read_text().splitlines()) == 1_001, "each row once"
 
@@ -71,7 +71,7 @@ def test_what_a_fallen_back_run_measured_later_is_cut_off(checkpoints):
     flip(checkpoints.directory / "measured-rank-0.jsonl")
     found = checkpoints.load()
     assert found.step == 7, "weights do not depend on what was measured"
-    assert found.measured.rows == []
+    assert list(found.measured.rows) == []
     assert any("not in the record: measured-rank-0.jsonl is not what was written" in note for note in found.notes)
 
 

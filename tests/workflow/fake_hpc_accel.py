@@ -43,7 +43,9 @@ def train(path: Path) -> int:
     run = Run.model_validate_json(path.read_text())
     note(f"train {run.layout.label}")
     if (HERE / "slow").exists():
-        time.sleep(30)
+        for step in range(30):
+            print(f"step {step} of 30", file=sys.stderr, flush=True)
+            time.sleep(1)
     fail = HERE / "fail" / run.layout.label
     if fail.exists():
         times, code = fail.read_text().split()
@@ -66,6 +68,8 @@ def main() -> int:
         "sources",
         "watch-queue",
         "leave-queue",
+        "run",
+        "watch",
     }:  # what the workflow's jobs are made of
         real_main()
     path = Path(sys.argv[2])

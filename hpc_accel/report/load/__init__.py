@@ -7,6 +7,7 @@ Read in this order:
 * `run_status.py`: whether a run counts.
 * `repeats.py`: repeats of one configuration as one record.
 * `overlaps.py`: runs and jobs that were on one node at the same time.
+* `trainings.py`: trainings to their end.
 * `labels.py`: what a run is called.
 * `safe_json.py`: every value enters through it.
 """

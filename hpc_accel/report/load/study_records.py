@@ -20,6 +20,7 @@ from hpc_accel.report.load.overlaps import with_overlaps
 from hpc_accel.report.load.repeats import pooled
 from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.report.load.run_status import status_of
+from hpc_accel.report.load.trainings import Training, trainings_of
 
 MAX_SIZE = 10**6
 
@@ -41,6 +42,7 @@ class StudyRecords:
     searches: tuple[dict[str, Any], ...]  # of each workload whose layouts were searched, what was gone through
     hardware: dict[str, Any]
     problems: tuple[str, ...]
+    trainings: tuple[Training, ...] = ()  # to their end
 
     @property
     def measurements(self) -> tuple[RunRecord, ...]:
@@ -103,6 +105,7 @@ def load(study_dir: Path) -> StudyRecords:
         searches=tuple(safe_json.items(plan, "searches")),
         hardware=hardware or {},
         problems=(hardware_problem,) if hardware_problem else (),
+        trainings=trainings_of(study_dir),
     )
 
 

@@ -3,7 +3,8 @@
 Read in this order:
 
 * `page.py` and `template/`: the page. `page_tables.py`: its cards and the table of runs.
-* `check_tables.py`, `energy_tables.py`, `hardware_tables.py`, `inference_tables.py`, `job_tables.py`: its other tables.
+* `check_tables.py`, `energy_tables.py`, `hardware_tables.py`, `inference_tables.py`, `job_tables.py`,
+  `production_tables.py`: its other tables.
 * `figures/`: one family of charts a file.
 * `summary_table.py`: the table of runs, whose columns are in `run_columns.py`, `energy_columns.py` and
   `inference_columns.py`. `summary_csv.py` shows some of them, `summary_parquet.py` all.

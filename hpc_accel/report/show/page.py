@@ -26,6 +26,7 @@ from hpc_accel.report.show import (
     inference_tables,
     job_tables,
     page_tables,
+    production_tables,
 )
 
 MAX_LISTED = 500
@@ -44,18 +45,20 @@ def render(records: StudyRecords, answer: Answer) -> str:
     plotly, own = _plotly_js(), _asset("report.js")
     sections, specs = _sections(records)
     charts, more_specs = _inference_charts(records)
+    production, production_specs = production_tables.sections(records.trainings)
     return environment.get_template("report.html.j2").render(
         policy=_policy(plotly, own),
         # Our own files, not data: the only values that are not escaped.
         style=Markup(_asset("report.css")),
         plotly_js=Markup(plotly),
         report_js=Markup(own),
-        figures_json=Markup(json_block(specs | more_specs)),
+        figures_json=Markup(json_block(specs | more_specs | production_specs)),
         records=records,
         answer=answer,
         cards=page_tables.cards(records),
         sections=sections,
         inference=_inference(records, charts),
+        production=production,
         columns=page_tables.COLUMNS,
         rows=page_tables.table(records),
         statuses=sorted({run.status for run in records.runs}),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpc_accel.errors import CannotCreateError, UsageError
+from hpc_accel.study.starter.project import missing_files
 
 HERE = Path(__file__).parent
 
@@ -39,7 +40,9 @@ STARTERS = {
 
 
 def write_starter(directory: Path, name: str, kind: str = "plain") -> list[Path]:
-    """studies/<name>.yaml and <name>_model.py under `directory`. Existing files are never overwritten.
+    """studies/<name>.yaml and <name>_model.py under `directory`, and what the workflow wants beside them (project.py).
+
+    Existing files are never overwritten.
 
     Raises UsageError for a name that cannot be a module or a kind that is not there, CannotCreateError when a file is
     in the way.
@@ -60,6 +63,7 @@ def write_starter(directory: Path, name: str, kind: str = "plain") -> list[Path]
     for path in files:
         if path.exists():
             raise CannotCreateError(f"{path} exists", "a file of yours is never overwritten", "choose another --name")
+    files |= missing_files(directory, name)
     for path, text in files.items():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,5 @@
-"""All-reduce through the memory of a node against the library's own: every dtype and operation, shapes that divide by
-nothing, several groups. Chunks are made small, so that small tensors take many steps."""
+"""Our own all-reduce, inside a node and between nodes, against the library's: every dtype and operation, shapes that
+divide by nothing, several groups. Chunks are made small, so that small tensors take many steps."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import torch
 import torch.distributed as dist
 
 import hpc_accel.mpi
-from hpc_accel.mpi import all_reduce, collectives, node_memory, shared_all_reduce
+from hpc_accel.mpi import all_reduce, collectives, node_exchange, node_memory, shared_all_reduce
+from hpc_accel.mpi.all_reduce import AllReducer
+from hpc_accel.mpi.elementwise import LOW, can
 from hpc_accel.mpi.node_memory import PRETENDED
 from hpc_accel.mpi.reductions import resolve
-from hpc_accel.mpi.shared_all_reduce import LOW, SharedAllReduce
 from tests.mpi.c10d_cases import COMPLEX, FLOATS, FP8, INTEGERS, equal, rank_size, values
 from tests.mpi.cases import case, main
 from tests.mpi.group_cases import raises
@@ -23,16 +24,20 @@ from tests.mpi.group_cases import raises
 SIZES = (0, 1, 3, 257, 1025, 4097, 10_007)
 OPERATIONS = ("SUM", "AVG", "PRODUCT", "MIN", "MAX", "BAND", "BOR", "BXOR")
 
-shared_all_reduce.CHUNK_BYTES = 4096
+shared_all_reduce.CHUNK_BYTES = node_exchange.CHUNK_BYTES = 4096
 shared_all_reduce.MIN_BYTES = shared_all_reduce.LOW_MIN_BYTES = all_reduce.SHARE_FROM_BYTES = 0
 
 
-def shared_of(group: Any = None) -> SharedAllReduce:
-    """The group's memory, opened by an all-reduce if it is not yet."""
+def own_way(group: Any = None) -> AllReducer:
+    """The group's reducer, whose own way is opened by an all-reduce if it is not yet."""
     dist.all_reduce(torch.ones(8), group=group)
-    shared: SharedAllReduce | None = (group or dist.group.WORLD).executor.reducer.shared
-    assert shared is not None
-    return shared
+    reducer: AllReducer = (group or dist.group.WORLD).executor.reducer
+    assert has_own_way(reducer)
+    return reducer
+
+
+def has_own_way(reducer: AllReducer) -> bool:
+    return reducer.shared is not None or reducer.exchange is not None
 
 
 def library(tensor: torch.Tensor, operation: str) -> torch.Tensor:
@@ -52,7 +57,7 @@ def same_on_all(tensor: torch.Tensor) -> None:
 @case
 def every_dtype_and_operation_equals_the_library() -> None:
     rank, _ = rank_size()
-    shared = shared_of()
+    own_way()
     taken = set()
     for dtype in [torch.bool, *INTEGERS, *FLOATS, *COMPLEX, *FP8]:
         for operation in OPERATIONS:
@@ -65,7 +70,7 @@ def every_dtype_and_operation_equals_the_library() -> None:
             for numel in SIZES:
                 tensor = values(rank, dtype, numel)
                 expected = library(tensor, operation)
-                if shared.takes(tensor, reduction):
+                if can(dtype, reduction):
                     taken.add((dtype, operation))
                 dist.group.WORLD.executor.reducer.all_reduce(tensor, reduction)
                 equal(tensor, expected)
@@ -75,7 +80,7 @@ def every_dtype_and_operation_equals_the_library() -> None:
 @case
 def random_sums_have_the_same_bits_everywhere() -> None:
     rank, _ = rank_size()
-    shared_of()
+    own_way()
     torch.manual_seed(rank)
     for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         for numel in SIZES[1:]:
@@ -99,7 +104,7 @@ def random_sums_have_the_same_bits_everywhere() -> None:
 def low_precision_rounds_once() -> None:
     """256 and ones in bf16: every one is lost unless they are added wider."""
     rank, size = rank_size()
-    shared_of()
+    own_way()
     for dtype, big in ((torch.bfloat16, 256.0), (torch.float16, 2048.0)):
         tensor = torch.full((5001,), big if rank == 0 else 1.0, dtype=dtype)
         dist.all_reduce(tensor)
@@ -113,7 +118,7 @@ def low_precision_rounds_once() -> None:
 @case
 def premultiplied_averaged_strided_and_asynchronous() -> None:
     rank, size = rank_size()
-    shared_of()
+    own_way()
     total = size * (size + 1) / 2
     tensor = torch.full((3001,), rank + 1.0)
     dist.all_reduce(tensor, torch._C._distributed_c10d._make_nccl_premul_sum(0.5))
@@ -143,8 +148,8 @@ def groups_in_turn_and_at_once() -> None:
         for work in works:
             work.wait()
         assert all(tensor.eq(size).all() for tensor in tensors)
-    shared_of(one)
-    shared_of(other)
+    own_way(one)
+    own_way(other)
     pair = dist.new_group([0, 1])
     if rank < 2:
         tensor = torch.full((9999,), rank + 1.0)
@@ -155,7 +160,7 @@ def groups_in_turn_and_at_once() -> None:
     tensor = torch.full((9999,), 7.0)
     dist.all_reduce(tensor, group=alone)
     assert tensor.eq(7).all()
-    assert alone.executor.reducer.shared is None
+    assert not has_own_way(alone.executor.reducer)
     dist.destroy_process_group(one)
     tensor = torch.ones(9999)
     dist.all_reduce(tensor, group=other)
@@ -165,7 +170,7 @@ def groups_in_turn_and_at_once() -> None:
 @case
 def different_calls_raise_on_all_ranks_and_the_group_goes_on() -> None:
     rank, size = rank_size()
-    shared_of()
+    own_way()
     raises(RuntimeError, "the ranks differ", lambda: dist.all_reduce(torch.ones(9000 if rank else 8000)))
     raises(
         RuntimeError,
@@ -182,8 +187,12 @@ def different_calls_raise_on_all_ranks_and_the_group_goes_on() -> None:
 
 @case
 def without_the_memory_the_library_does_it() -> None:
-    """One rank cannot have it, or the user does not want it: no rank uses it, and nothing is left behind."""
+    """One rank cannot have it, or the user does not want it: no rank uses it, and nothing is left behind.
+
+    One rank per node needs none.
+    """
     rank, size = rank_size()
+    needs_none = os.environ.get(PRETENDED) == "1"
     before = set(Path("/dev/shm").glob("hpc-accel-*"))
     directory = node_memory.DIRECTORY
     if rank == 0:
@@ -192,13 +201,13 @@ def without_the_memory_the_library_does_it() -> None:
     tensor = torch.ones(9999)
     dist.all_reduce(tensor, group=missing)
     assert tensor.eq(size).all()
-    assert missing.executor.reducer.shared is None
+    assert has_own_way(missing.executor.reducer) == needs_none
     node_memory.DIRECTORY = directory
     os.environ[node_memory.SWITCH] = "0"
     unwanted = dist.new_group(list(range(size)))
     dist.all_reduce(tensor, group=unwanted)
     assert tensor.eq(size * size).all()
-    assert unwanted.executor.reducer.shared is None
+    assert has_own_way(unwanted.executor.reducer) == needs_none
     del os.environ[node_memory.SWITCH]
     dist.barrier()
     assert set(Path("/dev/shm").glob("hpc-accel-*")) <= before
@@ -207,25 +216,12 @@ def without_the_memory_the_library_does_it() -> None:
 @case
 def nodes_are_told_apart() -> None:
     _, size = rank_size()
-    shared = shared_of()
-    per_node = int(os.environ.get(PRETENDED, size))
-    assert shared.size == per_node
-    assert (shared.node.across is None) == (per_node == size)
-
-
-@case
-def uneven_nodes_are_left_to_the_library() -> None:
-    _, size = rank_size()
-    kept = os.environ.get(PRETENDED)
-    os.environ[PRETENDED] = str(size - 1)
-    group = dist.new_group(list(range(size)))
-    tensor = torch.ones(9999)
-    dist.all_reduce(tensor, group=group)
-    assert tensor.eq(size).all()
-    assert group.executor.reducer.shared is None
-    os.environ.pop(PRETENDED)
-    if kept is not None:
-        os.environ[PRETENDED] = kept
+    reducer, per_node = own_way(), int(os.environ.get(PRETENDED, size))
+    assert (reducer.exchange is not None) == (per_node < size)
+    node = reducer._node
+    assert node is not None
+    assert node.num_nodes == -(-size // per_node)
+    assert node.num_owners == (size % per_node or per_node)
 
 
 @case
@@ -237,7 +233,7 @@ def memory_after_a_second_start() -> None:
         tensor = torch.ones(9999)
         dist.all_reduce(tensor)
         assert tensor.eq(dist.get_world_size()).all()
-        shared_of()
+        own_way()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,141 @@
+"""Which all-reduce between nodes is the quicker one here: the library's or ours, and in messages of which size.
+
+Networks and libraries differ too much for a constant. Each group of two nodes or more measures once, at its first
+large all-reduce: all ways take turns at a few sizes, the slowest rank counts, and all ranks read one table. That takes
+about BUDGET_S; sizes that a slow link cannot measure in that time go the way of the largest that was measured.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from hpc_accel.errors import ConfigError
+from hpc_accel.mpi import collectives
+from hpc_accel.mpi.launch import mpi
+from hpc_accel.mpi.node_exchange import NodeExchange
+from hpc_accel.mpi.reductions import resolve
+
+MPI = mpi()
+SWITCH = "HPC_ACCEL_MPI_BETWEEN_NODES"
+"""`library`, or the size of messages, such as `256k`: this way, unmeasured."""
+BUDGET_S = 0.3
+SIZES = (2**18, 2**20, 2**22)
+LIBRARY = 0
+Ways = tuple[int, ...]
+PIECES = (60 * 2**10, 2**18, 2**20)
+"""The first fits with its header into what most libraries send at once (64 KiB by TCP), without asking the receiver
+whether it is ready: on a slow link that gap shows."""
+WAYS: Ways = (LIBRARY, *PIECES)
+"""Bytes of a message, or the library's own way."""
+TURNS = 3
+BEHIND = 1.3
+"""Messages that took so many times the quickest's time are not tried at the next size."""
+HEADWAY = 1.05
+"""What the library must be quicker by: its times vary more than ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """From `num_bytes` up, messages of `piece_bytes`; LIBRARY for the library's way."""
+
+    num_bytes: int
+    piece_bytes: int
+    times_s: dict[int, float]
+    """Measured, by way; empty where SWITCH has fixed it."""
+
+
+Table = tuple[Row, ...]
+_tables: dict[tuple[int, ...], Table] = {}
+"""By the group's ranks in COMM_WORLD: another group of the same ranks need not measure again."""
+
+
+def way(table: Table, num_bytes: int) -> int:
+    """Bytes of a message for an all-reduce of `num_bytes`, or LIBRARY."""
+    return next((row.piece_bytes for row in reversed(table) if num_bytes >= row.num_bytes), LIBRARY)
+
+
+def known(comm: Any) -> Table | None:
+    """What was measured for these ranks; None if nothing was yet."""
+    return _tables.get(_ranks(comm))
+
+
+def fixed() -> int | None:
+    """The way that the user has fixed, or None."""
+    text = os.environ.get(SWITCH, "")
+    if not text:
+        return None
+    number = re.fullmatch(r"([1-9]\d*)([km]?)", text.lower())
+    if text != "library" and number is None:
+        raise ConfigError(
+            f"{SWITCH}={text}", "it is `library`, or the size of messages in bytes, k or m", "write for example 256k"
+        )
+    return LIBRARY if number is None else int(number[1]) * {"": 1, "k": 2**10, "m": 2**20}[number[2]]
+
+
+def table_of(comm: Any, exchange: NodeExchange) -> Table:
+    """Fixed, known or measured now. Collective over `comm`, the same on all ranks."""
+    ranks = _ranks(comm)
+    if ranks not in _tables:
+        # One rank's environment may differ: the first's decides.
+        choice = np.array([-1 if (here := fixed()) is None else here])
+        comm.Bcast(choice, root=0)
+        _tables[ranks] = _measure(comm, exchange) if choice[0] < 0 else (Row(0, int(choice[0]), {}),)
+    return _tables[ranks]
+
+
+def _ranks(comm: Any) -> tuple[int, ...]:
+    group, world = comm.Get_group(), MPI.COMM_WORLD.Get_group()
+    try:
+        return tuple(group.Translate_ranks(list(range(comm.Get_size())), world))
+    finally:
+        group.Free()
+        world.Free()
+
+
+def _measure(comm: Any, exchange: NodeExchange) -> Table:
+    rows: list[Row] = []
+    left_s = BUDGET_S
+    ways, measured_bytes = WAYS, SIZES[0]
+    # Connections are made at the first message: this turn only tells how many more there can be.
+    times_s = _timed(comm, exchange, torch.zeros(measured_bytes // 4), ways, 1)
+    for num_bytes in SIZES:
+        expected_s = sum(times_s[each] for each in ways) * num_bytes / measured_bytes
+        turns = min(TURNS, max(round(left_s / expected_s), 0 if rows else 1))
+        if not turns:
+            break
+        tensor, measured_bytes = torch.zeros(num_bytes // 4), num_bytes
+        times_s = _timed(comm, exchange, tensor, ways, turns)
+        left_s -= turns * sum(times_s.values())
+        rows.append(Row(num_bytes, _best(times_s), times_s))
+        quickest_s = min(times_s[each] for each in ways if each != LIBRARY)
+        ways = tuple(each for each in ways if each == LIBRARY or times_s[each] < BEHIND * quickest_s)
+    return tuple(rows)
+
+
+def _best(times_s: dict[int, float]) -> int:
+    ours = min((each for each in times_s if each != LIBRARY), key=times_s.__getitem__)
+    return LIBRARY if times_s[LIBRARY] * HEADWAY < times_s[ours] else ours
+
+
+def _timed(comm: Any, exchange: NodeExchange, tensor: torch.Tensor, ways: Ways, turns: int) -> dict[int, float]:
+    """Median seconds of the slowest rank, by way."""
+    reduction = resolve(torch.distributed.ReduceOp.SUM, tensor.dtype)
+    times = np.zeros((len(ways), turns))
+    for turn in range(turns):
+        for index, each in enumerate(ways):
+            comm.Barrier()
+            began = time.perf_counter()
+            if each == LIBRARY:
+                collectives.all_reduce(comm, tensor, reduction)
+            else:
+                exchange.reduce_in_place(tensor, reduction, each)
+            times[index, turn] = time.perf_counter() - began
+    comm.Allreduce(MPI.IN_PLACE, times, MPI.MAX)
+    return {each: float(np.median(row)) for each, row in zip(ways, times, strict=True)}

@@ -27,6 +27,8 @@ REQUIRED_ALL_REDUCE = {KIB: 20, 16 * KIB: 20, 256 * KIB: 15, 4 * MIB: 7, 25 * MI
 REQUIRED_STEP = {"ddp_mlp": 1.5, "pipeline_1f1b": 1.2, "fsdp2": 1.2}
 CALLS_PER_TURN = {size: 20 if size <= 4 * MIB else 3 for size in SIZES}
 """The first calls of a turn find the caches full of the other's buffers; `ratio_gloo_cold` is of turns of one call."""
+TURN_S = 0.3
+"""Between nodes a turn has so many calls less that it takes about this, but three."""
 REPETITIONS = {"ddp_mlp": 20, "ddp_transformer": 20, "ddp_cnn": 20, "pipeline_1f1b": 20, "fsdp2": 12}
 MICRO_BATCHES = 8
 SETTLES_S = 0.05
@@ -47,7 +49,10 @@ def all_reduce(
         ways: dict[str, Step] = {name: partial(dist.all_reduce, tensor, group=group) for name, group in groups.items()}
         repetitions = 2 if quick else 25 if num_bytes <= 4 * MIB else 15 if num_bytes <= 25 * MIB else 7
         ways["bare"] = partial(comm.Allreduce, mpi().IN_PLACE, array)
-        times = interleaved(ways, repetitions, CALLS_PER_TURN[num_bytes], budget_s=budget_s)
+        inner = CALLS_PER_TURN[num_bytes]
+        if wire is not None:
+            inner = max(3, min(inner, int(TURN_S / wire.all_reduce_s(num_bytes))))
+        times = interleaved(ways, repetitions, inner, budget_s=budget_s)
         cold = interleaved(ways, repetitions, budget_s=budget_s)
         entry = {
             "name": "all_reduce",

@@ -66,7 +66,7 @@ def run_study(
 
 
 def watch_study(results: Path, *, as_json: bool, once: bool, tell: Callable[[str], None]) -> int:
-    """Show what a study does that another process runs, until all of its runs have a result.
+    """Show what a study does that another process runs, until all of its runs have a result, and trainings have ended.
 
     Raises UsageError for a directory without results.
     """
@@ -80,7 +80,8 @@ def watch_study(results: Path, *, as_json: bool, once: bool, tell: Callable[[str
         while True:
             state = watcher.look()
             shown.update(state, watcher.left_s(state))
-            if once or (state.runs and state.num_over == len(state.runs) and (results / "report.html").exists()):
+            measured = state.runs and state.num_over == len(state.runs) and (results / "report.html").exists()
+            if once or (measured and all(training.is_over for training in state.trainings)):
                 break
             time.sleep(PERIOD_S)
     except KeyboardInterrupt:

@@ -37,8 +37,9 @@ WAYS: Ways = (LIBRARY, *PIECES)
 TURNS = 3
 BEHIND = 1.3
 """Messages that took so many times the quickest's time are not tried at the next size."""
-HEADWAY = 1.05
-"""What the library must be quicker by: its times vary more than ours."""
+LIBRARY_HEADWAY, PIECE_HEADWAY = 1.05, 1.1
+"""What the library, or larger pieces, must be quicker by: their times vary more than those of small pieces, which keep
+both directions of a link busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +121,11 @@ def _measure(comm: Any, exchange: NodeExchange) -> Table:
 
 
 def _best(times_s: dict[int, float]) -> int:
-    ours = min((each for each in times_s if each != LIBRARY), key=times_s.__getitem__)
-    return LIBRARY if times_s[LIBRARY] * HEADWAY < times_s[ours] else ours
+    ours = 0
+    for each in sorted(set(times_s) - {LIBRARY}):
+        if not ours or times_s[each] * PIECE_HEADWAY < times_s[ours]:
+            ours = each
+    return LIBRARY if times_s[LIBRARY] * LIBRARY_HEADWAY < times_s[ours] else ours
 
 
 def _timed(comm: Any, exchange: NodeExchange, tensor: torch.Tensor, ways: Ways, turns: int) -> dict[int, float]:

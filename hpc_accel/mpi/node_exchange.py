@@ -78,27 +78,35 @@ class NodeExchange:
 
     def _by_messages(self, flat: Array, operation: Elementwise, chunk_bytes: int) -> None:
         assert self._exchange is not None
-        steps, depth = -(-flat.nbytes // chunk_bytes), depth_of(chunk_bytes)
-        for step in range(steps + 2 * depth if steps else 0):
+        steps = -(-flat.nbytes // chunk_bytes)
+        depth = min(depth_of(chunk_bytes), steps)
+        for step in range(steps + 2 * depth):
             if step < steps:
                 part = _chunk(flat, steps, step)
                 self._exchange.start(part, part, operation.reduce_into)
             self._turn_and_complete(step - depth, steps, depth)
 
-    def _turn_and_complete(self, step: int, steps: int, depth: int) -> None:
+    def _turn_and_complete(self, step: int, steps: int, lag: int) -> None:
+        """Turn a chunk, and complete the one of `lag` steps before it."""
         if self._exchange is None:
             return
         if 0 <= step < steps:
             self._exchange.turn()
-        if 0 <= step - depth < steps:
+        if 0 <= step - lag < steps:
             self._exchange.complete()
 
     def _through_memory(self, flat: Array, operation: Elementwise, chunk_bytes: int) -> None:
-        steps, depth = -(-flat.nbytes // chunk_bytes), depth_of(chunk_bytes)
-        inbox, published, totals = self._views(flat.dtype, operation.total_dtype or flat.dtype, depth)
-        share = -(-_chunk(flat, steps, 0).size // self._node.num_owners) if steps else 0
+        steps = -(-flat.nbytes // chunk_bytes)
+        if not steps:
+            return
+        wide = operation.total_dtype or flat.dtype
+        inbox, published, totals = self._views(flat.dtype, wide, depth_of(chunk_bytes))
+        depth = min(depth_of(chunk_bytes), steps)
+        # Two nodes have the result when they turn, unless their totals are wider than it.
+        whole = depth if self._node.num_nodes == 2 and wide == flat.dtype else 2 * depth
+        share = -(-_chunk(flat, steps, 0).size // self._node.num_owners)
         begin, end = (self._rank * share, (self._rank + 1) * share) if self._exchange else (flat.size, flat.size)
-        for step in range(steps + 2 + 2 * depth if steps else 0):
+        for step in range(steps + 2 + whole):
             if step < steps:
                 part, box = _chunk(flat, steps, step), inbox[self._rank, step % 2]
                 box[: part[:begin].size] = part[:begin]
@@ -111,8 +119,8 @@ class NodeExchange:
                 operation.partial_into(total, [own, *others])
                 result = published[(step - 1) % len(published), begin : begin + own.size]
                 self._exchange.start(total, result, operation.finish_into)
-            self._turn_and_complete(step - 1 - depth, steps, depth)
-            out = step - 2 - 2 * depth
+            self._turn_and_complete(step - 1 - depth, steps, whole - depth)
+            out = step - 2 - whole
             if out >= 0:
                 part = _chunk(flat, steps, out)
                 part[:] = published[out % len(published), : part.size]

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from hpc_accel.errors import UsageError
 from hpc_accel.files import read_json
+from hpc_accel.front.preflight import refuse_early
 from hpc_accel.front.show import Lines, best_for, told
 from hpc_accel.front.state import StudyState, Watcher
 from hpc_accel.front.workflow import Workflow, command
@@ -38,12 +39,12 @@ def run_study(
 ) -> int:
     """Run the workflow of `study` and tell its answer; the exit code.
 
-    Raises UsageError before anything starts, ConfigError for a study that cannot be read.
+    Raises UsageError, ConfigError and what `refuse_early` raises before anything starts.
     """
     from hpc_accel.study.study_file import load_study
 
     results = results_of(study)
-    load_study(study)
+    refuse_early(load_study(study), study, results, profile)
     words = command(study, profile=profile, jobs=jobs, further=_targets(results, only))
     began_s, log = time.time(), Path("logs") / results / "workflow.log"
     watcher = Watcher(results=results, log=log, since_unix_s=began_s)

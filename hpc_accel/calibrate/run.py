@@ -34,6 +34,8 @@ from hpc_accel.study.study_file import Study
 
 LIMIT_S = 300.0
 """For all workloads together; what is not measured by then is predicted as without."""
+SHARE_OF_JOB = 0.4
+"""Of the time that the probe's job has, at most."""
 ONE_LIMIT_S = 180.0
 """For one measurement: whoever takes longer hangs."""
 LONG_STEP_S = 5.0
@@ -56,9 +58,9 @@ def calibrate(study: Study, hardware: Path, progress: Progress = lambda done, to
     todo = _told(world, own.todo() if own is not None else None)
     takes_part = bool(node.allreduce(int(world.rank == 0)))
     done, total = 0, sum(map(len, todo.values()))
-    began = time.monotonic()
+    began, limit_s = time.monotonic(), min(LIMIT_S, SHARE_OF_JOB * 60 * study.resources.time_limit_min)
     for number, (name, each) in enumerate(todo.items()):
-        share_s = (LIMIT_S - (time.monotonic() - began)) / (len(todo) - number)
+        share_s = (limit_s - (time.monotonic() - began)) / (len(todo) - number)
         if own is not None:
             own.begin(name)
         measured, problem = _workload(study, each, node if takes_part else None, world, share_s, progress, done, total)

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from hpc_accel.errors import UsageError
 from hpc_accel.files import read_json
+from hpc_accel.front.preflight import refuse_early
 from hpc_accel.front.show import Lines, best_for, told
 from hpc_accel.front.state import StudyState, Watcher
 from hpc_accel.front.workflow import Workflow, command
@@ -38,12 +39,12 @@ def run_study(
 ) -> int:
     """Run the workflow of `study` and tell its answer; the exit code.
 
-    Raises UsageError before anything starts, ConfigError for a study that cannot be read.
+    Raises UsageError, ConfigError and what `refuse_early` raises before anything starts.
     """
     from hpc_accel.study.study_file import load_study
 
     results = results_of(study)
-    load_study(study)
+    refuse_early(load_study(study), study, results, profile)
     words = command(study, profile=profile, jobs=jobs, further=_targets(results, only))
     began_s, log = time.time(), Path("logs") / results / "workflow.log"
     watcher = Watcher(results=results, log=log, since_unix_s=began_s)
@@ -65,7 +66,7 @@ def run_study(
 
 
 def watch_study(results: Path, *, as_json: bool, once: bool, tell: Callable[[str], None]) -> int:
-    """Show what a study does that another process runs, until all of its runs have a result.
+    """Show what a study does that another process runs, until all of its runs have a result, and trainings have ended.
 
     Raises UsageError for a directory without results.
     """
@@ -79,7 +80,8 @@ def watch_study(results: Path, *, as_json: bool, once: bool, tell: Callable[[str
         while True:
             state = watcher.look()
             shown.update(state, watcher.left_s(state))
-            if once or (state.runs and state.num_over == len(state.runs) and (results / "report.html").exists()):
+            measured = state.runs and state.num_over == len(state.runs) and (results / "report.html").exists()
+            if once or (measured and all(training.is_over for training in state.trainings)):
                 break
             time.sleep(PERIOD_S)
     except KeyboardInterrupt:

@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from hpc_accel.front import trainings
 from hpc_accel.front.state import RunState, StudyState
 
 STAGE_WORDS = {
@@ -85,6 +86,10 @@ class Lines:
             self._stage = state.stage
             lines.append(STAGE_WORDS[state.stage])
         lines += [f"{_name(run)}: {told(run)}" for run in changed if not run.is_over]
+        for training in state.trainings:
+            if self._known.get(f"training {training.name}") != f"{training.done} {training.is_over}":
+                self._known[f"training {training.name}"] = f"{training.done} {training.is_over}"
+                lines.append(f"training {training.name}: {trainings.told(training)}")
         lines += sorted(set(state.queue) - self._queue)
         self._queue |= set(state.queue)
         if not lines and now_s - self._told_s >= PLAIN_PERIOD_S:
@@ -105,6 +110,7 @@ class Events:
         self._tell = tell
         self._stage = ""
         self._known: dict[str, RunState] = {}
+        self._trained: dict[str, trainings.TrainingState] = {}
 
     def update(self, state: StudyState, left_s: float | None) -> None:
         """Tell what changed."""
@@ -116,6 +122,10 @@ class Events:
             if known is None or (known.status, known.done) != (run.status, run.done):
                 self._known[run.run_id] = run
                 self._tell(json.dumps({"event": "run", "time_s": time.time(), "left_s": left_s, **asdict(run)}))
+        for training in state.trainings:
+            if self._trained.get(training.name) != training:
+                self._trained[training.name] = training
+                self._tell(json.dumps({"event": "training", "time_s": time.time(), **asdict(training)}))
 
     def close(self) -> None:
         """Nothing is kept."""
@@ -132,6 +142,8 @@ def drawn(state: StudyState, left_s: float | None) -> RenderableType:
     for run in [*over[-MOST_OVER:], *running, *waiting[:MOST_WAITING]]:
         colour = "red" if run.has_failed else COLOURS.get(run.status, "yellow")
         table.add_row(Text(_name(run)), Text(told(run), style=colour))
+    for training in state.trainings:
+        table.add_row(Text(f"training {training.name}"), Text(trainings.told(training), style="green"))
     more = len(waiting) - MOST_WAITING
     parts: list[RenderableType] = [Text(summary(state, left_s), style="bold"), table]
     if more > 0:

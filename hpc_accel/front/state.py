@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc_accel.files import read_json
+from hpc_accel.front.trainings import TrainingState, trainings_in
 from hpc_accel.jobs.attempt import MARKER, SUCCESSFUL
 from hpc_accel.report.load.labels import run_label
 from hpc_accel.study.run import Run
@@ -63,6 +64,8 @@ class StudyState:
     runs: tuple[RunState, ...]
     queue: tuple[str, ...] = ()
     """Why jobs wait in Slurm's queue, the latest reason of each."""
+    trainings: tuple[TrainingState, ...] = ()
+    """To their end."""
 
     @property
     def num_over(self) -> int:
@@ -93,7 +96,8 @@ class Watcher:
         """The present state."""
         said = _end_of(self.log) if self.log else ""
         runs = tuple(self._run(run, label) for run, label in self._planned())
-        return StudyState(stage=self._stage(said), runs=runs, queue=_waiting(said))
+        trainings = trainings_in(self.results)
+        return StudyState(stage=self._stage(said), runs=runs, queue=_waiting(said), trainings=trainings)
 
     def left_s(self, state: StudyState) -> float | None:
         """How long the rest takes if it takes as long as what was measured so far; None before the first result."""

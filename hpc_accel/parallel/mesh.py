@@ -13,6 +13,9 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from hpc_accel.study.layout import Layout
 
+REPLICAS, SHARDS = "replicas", "shards"
+"""What dp is made of where the model is divided in groups of replicas."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RankCoordinates:
@@ -55,6 +58,11 @@ class RankCoordinates:
         """Samples of one forward pass on this rank."""
         return self.share // self.layout.accumulation_steps
 
+    @property
+    def is_first_holder(self) -> bool:
+        """Whether what this rank holds of a divided model is the first copy of it: the one that counts and is saved."""
+        return self.dp_rank < self.layout.shard_group or self.layout.shard != "full"
+
     def group(self, dimension: str) -> dist.ProcessGroup | None:
         """The group of ranks that differ only in `dimension`; None if this layout does not use it."""
         if getattr(self.layout, dimension) == 1:
@@ -62,10 +70,23 @@ class RankCoordinates:
         return self.mesh[dimension].get_group() if self.mesh is not None else dist.group.WORLD
 
     def submesh(self, dimension: str) -> DeviceMesh | None:
-        """The one-dimensional mesh of `dimension`; None if this layout does not use it."""
+        """The mesh of `dimension`; None if this layout does not use it. Of dp in groups: groups, and ranks of each."""
         if self.mesh is None or getattr(self.layout, dimension) == 1:
             return None
+        if dimension == "dp" and self.layout.shard_ranks is not None:
+            return self.mesh[REPLICAS, SHARDS]
         return self.mesh[dimension]
+
+
+def _parts(layout: Layout, sizes: dict[str, int]) -> dict[str, int]:
+    """The dimensions of the mesh, outermost first: where the model is divided in groups of replicas, dp is two."""
+    parts: dict[str, int] = {}
+    for dimension, size in sizes.items():
+        if dimension == "dp" and layout.shard_ranks is not None:
+            parts |= {REPLICAS: size // layout.shard_ranks, SHARDS: layout.shard_ranks}
+        else:
+            parts[dimension] = size
+    return parts
 
 
 def rank_coordinates(layout: Layout, rank: int, device_type: str) -> RankCoordinates:
@@ -74,7 +95,10 @@ def rank_coordinates(layout: Layout, rank: int, device_type: str) -> RankCoordin
     sizes = {dimension: getattr(layout, dimension) for dimension in order}
     mesh = None
     if layout.tp > 1 or layout.shard == "full" or sum(size > 1 for size in sizes.values()) > 1:
-        mesh = init_device_mesh(device_type, tuple(sizes.values()), mesh_dim_names=order)
+        parts = _parts(layout, sizes)
+        mesh = init_device_mesh(device_type, tuple(parts.values()), mesh_dim_names=tuple(parts))
+        if layout.shard_ranks is not None:
+            mesh[REPLICAS, SHARDS]._flatten("dp")
     coordinates, rest = {}, rank
     for dimension in reversed(order):
         rest, coordinates[dimension] = divmod(rest, sizes[dimension])

@@ -86,7 +86,7 @@ def pieces_of_parameter(
 ) -> Iterator[Piece]:
     """What this rank holds of one parameter of `shape`, which tensor parallelism divides as `how` says."""
     is_cut, is_sharded = how is not None, hasattr(parameter, "to_local")
-    counts = (is_cut or place.tp_rank == 0) and (is_sharded or place.dp_rank == 0)
+    counts = (is_cut or place.tp_rank == 0) and (place.is_first_holder if is_sharded else place.dp_rank == 0)
     offset = shard_start(parameter) if is_sharded else (0,) * len(shape)
     if how is None:
         yield Piece(name=name, parameter=parameter, start=offset, shape=shape, counts=counts, is_cut=False)

@@ -7,6 +7,7 @@ Arithmetic on facts of the model and of the machine; imports no torch. What it c
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import accumulate
 
 from hpc_accel.plan.calibration import Calibration
@@ -14,7 +15,7 @@ from hpc_accel.plan.data_parallel import Replicas
 from hpc_accel.plan.layouts import MemoryVariants
 from hpc_accel.plan.links import on_backend
 from hpc_accel.plan.memory import RankSize, held_bytes, peak_memory_bytes, rank_sizes
-from hpc_accel.plan.network import allreduce_s, group_of, send_s
+from hpc_accel.plan.network import Group, allreduce_s, group_of, send_s
 from hpc_accel.plan.pipeline_cost import StageTimes
 from hpc_accel.plan.pipeline_simulation import step_time_s
 from hpc_accel.plan.predictable import uncertain, unpredictable
@@ -56,6 +57,7 @@ class StepModel:
         self._sizes: dict[tuple[object, ...], dict[RankSize, int]] = {}
         self._works: dict[tuple[object, ...], float] = {}
         self._quick: dict[tuple[object, ...], tuple[float, float]] = {}
+        self._sent: dict[tuple[Group, int, int], tuple[float, float]] = {}
         self._cuts: dict[tuple[int, ...], int] = {}
 
     def unpredictable(self, layout: Layout, resources: Resources, device: str) -> str | None:
@@ -87,7 +89,7 @@ class StepModel:
         if key not in self._quick:
             work = self._least_work_s(group, resources)
             pipeline = num * work / pp if looped else work / (1 - (1 - 1 / num) ** pp)
-            self._quick[key] = pipeline, self._least_data_parallel_s(layout, resources)
+            self._quick[key] = pipeline, self._least_data_parallel_s(group, resources)
         pipeline, sent = self._quick[key]
         return max(pipeline * self._slowdown(layout), sent)
 
@@ -102,19 +104,30 @@ class StepModel:
             self._works[key] = min(self.stage_times.least_work_s(one, resources) for one in group.divided())
         return self._works[key]
 
-    def _least_data_parallel_s(self, layout: Layout, resources: Resources) -> float:
+    def _least_data_parallel_s(self, variants: MemoryVariants, resources: Resources) -> float:
         """What replicas send at least, hidden or not: gradients in whole buckets, or sharded parameters each pass."""
+        layout = variants.whole
         if layout.dp == 1 or self.software.average_every > 1 or self.software.powersgd_rank is not None:
             return 0.0
         if self.calibration is not None and self.calibration.replicated:
             return 0.0  # replicas were measured, and may take less than composed
-        own, group = self.software, group_of(layout, "dp", resources.ranks_per_node)
-        parameters = self.stage_times.num_parameters(layout.tp) / layout.pp
+        group = group_of(layout, "dp", resources.ranks_per_node)
+        key = (group, layout.tp, layout.pp)
+        if key not in self._sent:
+            self._sent[key] = self._reduced_s(layout, group), self._gathered_s(variants, group)
+        reduced, gathered = self._sent[key]
+        return min(reduced, 2 * layout.accumulation_steps * gathered)
+
+    def _reduced_s(self, layout: Layout, group: Group) -> float:
+        own, parameters = self.software, self.stage_times.num_parameters(layout.tp) / layout.pp
         bucket = own.gradient_bucket_bytes * (own.gradient_wire_bytes or own.gradient_bytes) / own.gradient_bytes
         num_buckets = parameters * own.gradient_bytes // own.gradient_bucket_bytes
-        reduced = num_buckets * (allreduce_s(self.hardware.network, group, bucket) or 0.0) if num_buckets else 0.0
-        gathered = self.stage_times.gathers_s(layout, group) / layout.pp
-        return min(reduced, 2 * layout.accumulation_steps * gathered)
+        return num_buckets * (allreduce_s(self.hardware.network, group, bucket) or 0.0) if num_buckets else 0.0
+
+    def _gathered_s(self, variants: MemoryVariants, group: Group) -> float:
+        """In one pass, over as few ranks as any variant gathers from."""
+        shards = replace(group, size=variants.node_group or group.size)
+        return self.stage_times.gathers_s(variants.whole, shards) / variants.whole.pp
 
     def parts_s(self, layout: Layout, resources: Resources) -> dict[str, float]:
         """The step by part; they add up to the step."""
@@ -194,7 +207,14 @@ class StepModel:
         return send_s(self.hardware.network, group, num_bytes) or 0.0
 
     def _after_pipeline(self, layout: Layout, resources: Resources, stages: PipelineCost) -> dict[str, float]:
-        key = (layout.dp, layout.shard, layout.accumulation_steps, layout.order, resources.ranks_per_node)
+        key = (
+            layout.dp,
+            layout.shard,
+            layout.shard_ranks,
+            layout.accumulation_steps,
+            layout.order,
+            resources.ranks_per_node,
+        )
         if key not in stages.after:
             stages.after[key] = self._after_s(layout, resources, stages)
         return stages.after[key]

@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable
 
 from hpc_accel.plan.calibration import Calibration
-from hpc_accel.plan.network import Group, allreduce_s, gather_s
+from hpc_accel.plan.network import Group, allreduce_s, gather_s, group_of
 from hpc_accel.plan.software import Software
 from hpc_accel.plan.stage_cost import StageCost, exposed_s
 from hpc_accel.probe.hardware import Network
@@ -92,7 +92,7 @@ class Replicas:
         own = self.software
         parameters, tensors = rank.num_parameters, rank.num_tensors
         if self.layout.shard != "none":
-            parameters /= self.layout.dp
+            parameters /= self.layout.dp if self.layout.shard == "optimizer" else self.layout.shard_group
         if self.layout.shard == "optimizer":  # whole tensors are divided among ranks
             tensors = math.ceil(tensors / self.layout.dp)
         launches = math.ceil(tensors / TENSORS_PER_LAUNCH) if self.device == "cuda" else tensors
@@ -131,10 +131,14 @@ class Replicas:
         return exposed_s(total, last, rank.backward_s, self.overlaps, self.device)
 
     def _scattered_s(self, rank: StageCost) -> float:
-        """A reduce-scatter for each layer, timed as if layers were equally large."""
-        overhead = self.software.collective_operations * rank.overhead_s
-        each = rank.num_parameters / rank.num_layers
-        total = rank.num_layers * (self._gather(each * self._wire_bytes) + overhead)
+        """A reduce-scatter for each layer, timed as if layers were equally large; in groups, shards are then summed."""
+        overhead, per_node = self.software.collective_operations * rank.overhead_s, self.group.ranks_per_node
+        each = rank.num_parameters / rank.num_layers * self._wire_bytes
+        once = (gather_s(self.network, group_of(self.layout, "shards", per_node), each) or 0.0) + overhead
+        if self.layout.shard_ranks is not None:
+            replicas = group_of(self.layout, "replicas", per_node)
+            once += (allreduce_s(self.network, replicas, each / self.layout.shard_ranks) or 0.0) + overhead
+        total = rank.num_layers * once
         return exposed_s(total, total / rank.num_layers, rank.backward_s, self.overlaps, self.device)
 
     def _measured_more_s(self, rank: StageCost) -> float:

@@ -64,7 +64,7 @@ class LayerCosts:
         parameters = divided_parameters(layer, layout.tp)
         gather = 0.0
         if layout.shard == "full" and parameters:
-            group = group_of(layout, "dp", ranks_per_node)
+            group = group_of(layout, "shards", ranks_per_node)
             gather = gather_s(self.network, group, parameters * self.software.gather_bytes) or 0.0
             gather += self.software.collective_operations * level.kernel_overhead_s
         time, message = self._passes(layer, layout, ranks_per_node, level)

@@ -44,16 +44,33 @@ class MemoryVariants:
     whole: Layout
     sequence_length: int | None = None
     """Of what tensor-parallel ranks can divide; None where they cannot."""
+    ranks_per_node: int | None = None
+    """Groups of replicas that divide the model among them lie inside a node; None: there are no groups."""
 
     def layouts(self) -> Iterator[Layout]:
         """All of them, from the one that saves nothing."""
         yield self.whole
         fields = self.whole.model_dump()
-        for shard in ("none", "optimizer", "full") if self.whole.dp > 1 else ("none",):
+        for saving in self._shards():
             for sequence_parallel in (False, True) if self._divides else (False,):
-                layout = Layout(**fields | {"shard": shard, "sequence_parallel": sequence_parallel})
-                if (shard != "none" or sequence_parallel) and not layout.loses_sharded_gradients:
+                layout = Layout(**fields | saving | {"sequence_parallel": sequence_parallel})
+                if (saving["shard"] != "none" or sequence_parallel) and not layout.loses_sharded_gradients:
                     yield layout
+
+    def _shards(self) -> list[dict[str, Any]]:
+        """How replicas may share what they hold: not, the optimizer, all in groups inside nodes, or all everywhere."""
+        if self.whole.dp == 1:
+            return [{"shard": "none"}]
+        groups = [{"shard": "full", "shard_ranks": self.node_group}] if self.node_group else []
+        return [{"shard": "none"}, {"shard": "optimizer"}, *groups, {"shard": "full"}]
+
+    @property
+    def node_group(self) -> int | None:
+        """Replicas of one node, where there are several nodes of several."""
+        if self.ranks_per_node is None:
+            return None
+        size = min(self.whole.dp, self.ranks_per_node // self.whole.tp)
+        return size if 1 < size < self.whole.dp and self.whole.dp % size == 0 else None
 
     def divided(self) -> Iterator[Layout]:
         """Those that differ in the work of a pass: the sequence whole, and divided."""
@@ -64,7 +81,7 @@ class MemoryVariants:
     @property
     def num_layouts(self) -> int:
         """How many that are."""
-        num_shards = 1 if self.whole.dp == 1 else 2 if self.whole.splits_backward else 3
+        num_shards = 2 if self.whole.splits_backward and self.whole.dp > 1 else len(self._shards())
         return num_shards * (2 if self._divides else 1)
 
     @property
@@ -80,6 +97,7 @@ def memory_variants(
     *,
     num_cuttable_layers: int = 0,
     sequence_length: int | None = None,
+    ranks_per_node: int | None = None,
 ) -> Iterator[MemoryVariants]:
     """Micro-batch sizes and schedules of one (dp, pp, tp). Nothing if dp does not divide the batch.
 
@@ -100,7 +118,7 @@ def memory_variants(
                 micro_batch_size=micro_batch_size,
                 accumulation_steps=accumulation_steps,
             )
-            yield MemoryVariants(whole=layout, sequence_length=sequence_length)
+            yield MemoryVariants(whole=layout, sequence_length=sequence_length, ranks_per_node=ranks_per_node)
 
 
 def variants(dp: int, pp: int, tp: int, global_batch_size: int, **model: Any) -> Iterator[Layout]:

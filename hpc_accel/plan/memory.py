@@ -98,7 +98,7 @@ def state_bytes(size: RankSize, layout: Layout, software: Software, *, at_rest: 
     """Weights, gradients, optimizer state, and, unless `at_rest`, what of them is in transit between replicas."""
     weights, gradients, state = software.parameter_bytes, software.gradient_bytes, software.optimizer_state_bytes
     if layout.shard == "full":
-        sharded = 0.0 if software.offload == "parameters" else (weights + gradients + state) / layout.dp
+        sharded = 0.0 if software.offload == "parameters" else (weights + gradients + state) / layout.shard_group
         gathered = size.parameters if layout.pp > 1 else min(size.parameters, 2 * size.largest_parameters)
         reduced = size.parameters if layout.accumulation_steps > 1 else size.largest_parameters
         return size.parameters * sharded + gathered * software.gather_bytes + reduced * gradients
@@ -129,7 +129,7 @@ def update_bytes(size: RankSize, layout: Layout, software: Software) -> float:
     """What an optimizer step of all tensors at once has of temporary tensors."""
     if software.offload == "parameters":
         return 0.0
-    divided = layout.dp if layout.shard != "none" else 1
+    divided = layout.dp if layout.shard == "optimizer" else layout.shard_group
     return size.parameters * software.optimizer_temporary_bytes / divided
 
 

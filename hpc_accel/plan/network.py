@@ -42,7 +42,15 @@ class Group:
 
 
 def group_of(layout: Layout, dimension: str, ranks_per_node: int) -> Group:
-    """The ranks that differ only in `dimension`, as far apart as the dimensions inside it in `order` are large."""
+    """The ranks that differ only in `dimension`, as far apart as the dimensions inside it in `order` are large.
+
+    Of dp also its two parts: the "shards" that a model is divided into, and the "replicas" of each of them.
+    """
+    if dimension in ("shards", "replicas"):
+        whole, size = group_of(layout, "dp", ranks_per_node), layout.shard_group
+        if dimension == "shards":
+            return Group(size=size, stride=whole.stride, ranks_per_node=ranks_per_node)
+        return Group(size=whole.size // size, stride=whole.stride * size, ranks_per_node=ranks_per_node)
     return _group(layout.order, layout.dp, layout.pp, layout.tp, dimension, ranks_per_node)
 
 

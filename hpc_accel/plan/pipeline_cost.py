@@ -131,7 +131,7 @@ class StageTimes:
         data = group_of(layout, "dp", ranks_per_node) if waits else None
         crosses = layout.pp > 1 and bool(self.software.ring_wait_s)
         stages = group_of(layout, "pp", ranks_per_node).spans_nodes if crosses else None
-        divided, sharded = layout.sequence_parallel, layout.shard == "full"
+        divided, sharded = layout.sequence_parallel, layout.shard == "full" and layout.shard_group
         return layout.micro_batch_size, ranks_per_node, tensor, divided, sharded, data, stages
 
     def _layers_of(self, layout: Layout, ranks_per_node: int) -> dict[int, LayerCost]:

@@ -120,6 +120,7 @@ class Search:
         # A model that torch's tracer cuts runs under schedules with one stage a rank.
         cuttable = facts.num_cuttable_layers if facts.sequential else 0
         shape: dict[str, Any] = {"num_cuttable_layers": cuttable, "sequence_length": facts.sequence_length}
+        shape["ranks_per_node"] = self.limits.ranks_per_node
         for dp, pp, tp in factors(self.limits):
             recipes = [recipe for recipe in self.models if self._allowed(dp, pp, tp, recipe)]
             if not recipes:

@@ -41,7 +41,8 @@ class GradientClip:
         for name, parameter in named:
             is_cut = place.layout.tp > 1 and tuple(parameter.shape) != tuple(shapes[name])
             is_shard = hasattr(parameter, "to_local")
-            counts = (is_cut or place.tp_rank == 0) and (is_shard or not shard or place.dp_rank == 0)
+            first = place.is_first_holder if is_shard or not shard else place.dp_rank == 0
+            counts = (is_cut or place.tp_rank == 0) and first
             self._parameters.append((parameter, counts and name not in elsewhere))
         dimensions = ("tp", "pp", *(("dp",) if shard else ()))
         self._groups = [group for name in dimensions if (group := place.group(name)) is not None]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from hpc_accel.study.base import PositiveInt, StrictModel
 
@@ -42,8 +44,24 @@ class Layout(StrictModel):
     split: Literal["auto", "measured"] | tuple[PositiveInt, ...] = "auto"
     sequence_parallel: bool = False
     """Between tensor-parallel layers each rank holds a part of the sequence instead of all of it."""
+    shard_ranks: PositiveInt | None = None
+    """With shard full, neighbouring replicas that divide the model among them; such groups hold it whole each, and add
+    up their gradients (hybrid sharding). None: all replicas are one group."""
     order: Order = "pp.dp.tp"
     shares: tuple[PositiveInt, ...] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A layout without groups keeps the digest that it had before there were any."""
+        content: dict[str, Any] = whole(self)
+        if content.get("shard_ranks") is None:
+            content.pop("shard_ranks", None)
+        return content
+
+    @property
+    def shard_group(self) -> int:
+        """Replicas among which the model is divided; 1 where each holds it whole."""
+        return (self.shard_ranks or self.dp) if self.shard == "full" else 1
 
     @property
     def num_ranks(self) -> int:
@@ -82,14 +100,14 @@ class Layout(StrictModel):
 
     @property
     def label(self) -> str:
-        """Short name in tables: `serial`, `dp2`, `dp2.pp2.1f1b`, `dp4.full`."""
+        """Short name in tables: `serial`, `dp2`, `dp2.pp2.1f1b`, `dp4.fsdp`, `dp4.fsdp2` (in groups of two)."""
         parts = [f"{key}{getattr(self, key)}" for key in ("dp", "pp", "tp") if getattr(self, key) > 1]
         if self.pp > 1:
             parts.append(self.schedule or "")
         if self.stages_per_rank > 2:
             parts.append(f"v{self.stages_per_rank}")
         if self.shard != "none":
-            parts.append({"optimizer": "zero1", "full": "fsdp"}[self.shard])
+            parts.append({"optimizer": "zero1", "full": f"fsdp{self.shard_ranks or ''}"}[self.shard])
         if self.sequence_parallel:
             parts.append("sp")
         if self.order != "pp.dp.tp":

@@ -106,10 +106,24 @@ def _pipeline(run: Run) -> Iterator[ConfigError]:
         )
 
 
+def _shard_groups(run: Run, size: int) -> Iterator[ConfigError]:
+    layout = run.layout
+    if layout.shard != "full":
+        rule = "shard_ranks are the replicas that divide parameters among them"
+        yield refusal(run, f"shard_ranks {size} with shard {layout.shard}", rule, "set shard: full")
+    elif not 1 < size < layout.dp or layout.dp % size:
+        among = [each for each in range(2, layout.dp) if layout.dp % each == 0]
+        remedy = f"one of {', '.join(map(str, among))}, or leave it out" if among else "leave it out"
+        rule = "groups are equal, smaller than all replicas, and of two at least"
+        yield refusal(run, f"shard_ranks {size} with dp {layout.dp}", rule, remedy)
+
+
 def _data(run: Run) -> Iterator[ConfigError]:
     layout, recipe = run.layout, run.recipe
     if layout.shard != "none" and layout.dp == 1:
         yield refusal(run, f"shard {layout.shard} with dp 1", "replicas share what is sharded", "set dp >= 2")
+    if layout.shard_ranks is not None:
+        yield from _shard_groups(run, layout.shard_ranks)
     if layout.loses_sharded_gradients:
         yield refusal(
             run,

@@ -25,7 +25,7 @@ def checkpoint_files(place: RankCoordinates, recipe: Recipe) -> list[CheckpointF
     """The files that make up this rank's model and optimizer.
 
     Replicas of plain data parallelism are equal. ZeRO-1 divides the optimizer state among them, FSDP the parameters
-    too, and under local SGD each trains alone between two averages.
+    too (of groups that have all each, the first writes), and under local SGD each trains alone between two averages.
     """
     shard = place.layout.shard
     model_is_own = shard == "full" or recipe.average_every > 1
@@ -37,6 +37,7 @@ def checkpoint_files(place: RankCoordinates, recipe: Recipe) -> list[CheckpointF
 
 
 def _file(holds: Holds, place: RankCoordinates, *, is_own: bool) -> CheckpointFile:
-    replica = f"-dp{place.dp_rank}" if is_own else ""
+    group = place.layout.shard_ranks or place.layout.dp
+    replica = f"-dp{place.dp_rank % group}" if is_own else ""
     name = f"{holds}-pp{place.pp_rank}-tp{place.tp_rank}{replica}.safetensors"
-    return CheckpointFile(name=name, holds=holds, is_writer=is_own or place.dp_rank == 0)
+    return CheckpointFile(name=name, holds=holds, is_writer=place.dp_rank < (group if is_own else 1))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hpc_accel.commands import plan_study
+from hpc_accel.commands import plan_study, predicted_lines
 from hpc_accel.errors import ConfigError
 
 STUDY = "workload: {name: mlp}\nlayouts: [{dp: %s}]\nresources: {ranks_per_node: 4}\nmeasure: {steps: 4}\n"
@@ -55,3 +55,20 @@ def test_combinations_that_cannot_work_are_listed(here):
     refused = [each for each in content["candidates"] if each["refused"]]
     assert [each["layout"]["dp"] for each in refused] == [3]
     assert [each["run"]["layout"]["dp"] for each in content["candidates"] if each["chosen"]] == [1, 2]
+
+
+def test_a_study_is_planned_for_a_machine_that_is_not_here(here):
+    gpus = (STUDY % "[1, 2]").replace("ranks_per_node: 4", "ranks_per_node: 4, gpus_per_node: 4")
+    Path("a/mine.yaml").write_text(gpus)
+    content = plan_study(Path("a/mine.yaml"), "h100-sxm", Path("results/mine/plans/h100-sxm.json"))
+    assert content["notes"][0].startswith("h100-sxm is of site 'h100-sxm'")
+    chosen = [each for each in content["candidates"] if each["chosen"]]
+    assert all(each["prediction"]["step_time_ms"] > 0 for each in chosen)
+    first, second = predicted_lines(chosen)
+    assert first.startswith("mlp-") and " ms, " in first and "GB per rank" in second
+
+
+def test_a_misspelt_machine_is_told_its_name(here):
+    with pytest.raises(ConfigError) as caught:
+        plan_study(Path("a/mine.yaml"), "h100sxm", Path("results/mine/plan.json"))
+    assert caught.value.value == "--hardware h100sxm" and caught.value.remedy == "did you mean h100-sxm?"

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from hpc_accel.files import write_json
+from hpc_accel.front import trainings
 from hpc_accel.front.show import Events, Lines, drawn, duration, summary, told
 from hpc_accel.front.state import RunState, StudyState, Watcher
 from tests.jobs.conftest import make_run
@@ -83,3 +84,25 @@ def test_states_are_read_from_the_files_of_runs(tmp_path: Path) -> None:
     assert again.samples_per_s is not None
     assert again.samples_per_s > 0
     assert watcher.left_s(watcher.look()) is not None
+
+
+def test_trainings_with_their_curves(tmp_path: Path) -> None:
+    directory = tmp_path / "production/mine"
+    directory.mkdir(parents=True)
+    write_json(directory / "run.json", {"run_id": "r", "measure": {"steps": 90}, "production": {"name": "mine"}})
+    assert trainings.told(trainings.trainings_in(tmp_path)[0]) == "starts, or waits"
+    (directory / "metrics.csv").write_text("step,loss,held_out_accuracy\n10,2.0,0.5\n20,1.0,\n30,1.5,0.9\n")
+    found = trainings.trainings_in(tmp_path)
+    assert trainings.told(found[0]) == "step 30 of 90, loss 1.5 █▁▅, accuracy 0.9 ▁█"
+    state = StudyState(stage="report", runs=(DONE,), trainings=found)
+    lines: list[str] = []
+    plain, events = Lines(lines.append), Events(lines.append)
+    for _ in range(2):
+        plain.update(state, None)
+        events.update(state, None)
+    assert sum("training" in line for line in lines) == 2, "each tells it once"
+    console = Console(record=True, width=80, file=(tmp_path / "out").open("w"))
+    console.print(drawn(state, None))
+    assert "█▁▅" in console.export_text()
+    write_json(directory / "summary.json", {"run_id": "r", "status": "completed"})
+    assert trainings.told(trainings.trainings_in(tmp_path)[0]).startswith("trained: step 30 of 30")

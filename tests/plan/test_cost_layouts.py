@@ -49,6 +49,19 @@ def test_full_sharding_gathers_every_layer_twice_and_scatters_it_once():
     assert crowded == pytest.approx(3 * 8 * each)  # no core left to communicate beside
 
 
+def test_groups_of_shards_gather_inside_a_node_and_add_up_across():
+    nodes = machine(num_nodes=2, ranks_per_node=2)
+    # Two ranks of a node exchange 2 MB halves of a layer; each then sums its half with its like, both over one link.
+    inside = (1e-5 + 2e6 / 1e10) * 1e3
+    across = (2 * (2e-5 + 1e6 / 1e9) + 2e6 / 1e9) * 1e3
+    passes = 2 * (inside + 0.126 * 7 * inside)
+    grouped = parts(dp=4, shard="full", shard_ranks=2, ranks_per_node=2, hardware=nodes)
+    assert grouped["communication_exposed"] == pytest.approx(passes + 8 * (inside + across))
+    everywhere = parts(dp=4, shard="full", ranks_per_node=2, hardware=nodes)
+    assert grouped["communication_exposed"] < everywhere["communication_exposed"]
+    assert grouped["optimizer"] == pytest.approx(2 * everywhere["optimizer"])
+
+
 def test_full_sharding_costs_the_host_by_layer_and_by_tensor():
     own = replace(PLAIN, sharded_forward_operations=10, sharded_backward_operations=20, sharded_update_operations=30)
     kind = machine(device="cpu", num_cpus=8)

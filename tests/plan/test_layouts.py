@@ -63,6 +63,16 @@ def test_memory_variants_are_every_way_to_save_memory_the_whole_layout_first():
         assert any(layout.shard == "full" for layout in every) != split
 
 
+@pytest.mark.parametrize(
+    ("dp", "tp", "per_node", "group"), [(16, 1, 8, 8), (16, 2, 8, 4), (8, 1, 8, None), (12, 1, 8, None)]
+)
+def test_groups_of_shards_are_the_replicas_of_a_node(dp, tp, per_node, group):
+    one = next(memory_variants(dp, 1, tp, 48, ranks_per_node=per_node))
+    every = list(one.layouts())
+    assert {layout.shard_ranks for layout in every} == {None, group}
+    assert len(every) == one.num_layouts
+
+
 def test_every_variant_is_one_the_rules_allow():
     for layout in variants(2, 2, 2, 64, num_cuttable_layers=8, sequence_length=64):
         chunks = layout.stages_per_rank

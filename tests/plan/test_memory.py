@@ -68,6 +68,7 @@ def test_full_sharding_divides_all_but_the_layers_at_work():
     activations = 4 * 4 * (80_000 + 2_000) + 4 * 1_000
     assert peak(layout(dp=4, shard="full")) == 8e6 * 16 / 4 + 2 * 1e6 * 4 + 1e6 * 4 + activations
     # Gradients wait whole for the last micro-batch.
+    assert peak(layout(dp=4, shard="full", shard_ranks=2)) == 8e6 * 16 / 2 + 2 * 1e6 * 4 + 1e6 * 4 + activations
     more = peak(layout(dp=4, shard="full", accumulation=2)) - peak(layout(dp=4, shard="full"))
     assert more == 7e6 * 4 + 4 * 1_000
     # A stage is gathered at once.

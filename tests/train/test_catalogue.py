@@ -156,6 +156,7 @@ def test_four_ranks_in_two_dimensions(tmp_path, monkeypatch):
         {"dp": 2, "pp": 2, "shares": [6, 2], "accumulation_steps": 2},
         {"dp": 2, "tp": 2, "shard": "full", "order": "pp.tp.dp"},
         {"pp": 2, "tp": 2, "sequence_parallel": True, "accumulation_steps": 2},
+        {"dp": 4, "shard": "full", "shard_ranks": 2, "accumulation_steps": 2},
     ]
     paths = write_runs(tmp_path, LM, layouts)
     (tmp_path / "skips_model.py").write_text(SKIPS)

@@ -30,6 +30,7 @@ LAYOUTS = {
     "full 2": {"dp": 2, "shard": "full"},
     "full 4": {"dp": 4, "shard": "full"},
     "full 2 tp2": {"dp": 2, "tp": 2, "shard": "full"},
+    "full 4 by 2": {"dp": 4, "shard": "full", "shard_ranks": 2},
 }
 MATRIX = [
     ("dp2", "dp4"),
@@ -43,6 +44,8 @@ MATRIX = [
     ("full 2 tp2", "pp2"),
     ("pp2 dp2", "pp2 tp2"),
     ("serial", "full 2 tp2"),
+    ("full 4 by 2", "pp2"),
+    ("full 2", "full 4 by 2"),
 ]
 
 

@@ -40,6 +40,7 @@ def test_values_where_a_model_is_divided_in_two_ways(tmp_path):
         {"pp": 2, "tp": 2, "sequence_parallel": True, "accumulation_steps": 2},
         {"pp": 2, "tp": 2, "schedule": "interleaved_1f1b", "accumulation_steps": 2},
         {"dp": 4, "shard": "full"},
+        {"dp": 4, "shard": "full", "shard_ranks": 2},
     ]
     paths = deferred_runs(tmp_path / "lm", {**LM, "args": {**LM["args"], "layers": 3, "hidden": 30}}, layouts)
     assert len(told(check(mpirun(4, [SCRIPT, "values", *paths], 240)))) == len(layouts)

@@ -38,6 +38,7 @@ FOUR = [
     {"dp": 2, "pp": 2, "shard": "full", "accumulation_steps": 2},
     {"dp": 2, "pp": 2, "shard": "optimizer", "accumulation_steps": 2},
     {"tp": 2, "pp": 2, "accumulation_steps": 2},
+    {"dp": 4, "shard": "full", "shard_ranks": 2},
 ]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from hpc_accel.errors import ConfigError
 from hpc_accel.files import read_object
 from hpc_accel.measure.statistics import spearman
-from hpc_accel.record import Summary, read
+from hpc_accel.record import Broken, Summary, read
 
 DISTURBED = "disturbed: "
 """How a summary's warnings of it begin."""
@@ -53,13 +53,21 @@ def outcomes_of(results: Path) -> list[Outcome]:
             "a study's predictions are judged from the directory with its plan.json and runs",
             "name the results of a study, for example results/quickstart, or a table with its mapping",
         )
-    found = []
+    found, unread = [], ""
     for candidate in plan["candidates"]:
         if not candidate.get("chosen") or candidate.get("infer") is not None:
             continue
         summary = read(results / "runs" / candidate["run_id"] / "summary.json", candidate["run_id"])
         if isinstance(summary, Summary) and summary.step_time_ms.positive is not None:
             found.append(_outcome(candidate, summary))
+        elif isinstance(summary, Broken):
+            unread = unread or f"{candidate['run_id']}: {summary.reason}"
+    if not found:
+        raise ConfigError(
+            f"{results}: no run was measured{f' ({unread})' if unread else ''}",
+            "predictions are judged by runs that have a step time",
+            "measure the study with this version first",
+        )
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import sys
@@ -13,6 +12,7 @@ from hpc_accel.files import read_json
 from hpc_accel.jobs.site import Site, load_site
 from hpc_accel.record.summary import FORMAT
 from hpc_accel.study.results import owner_file
+from hpc_accel.study.sources import spec_of
 from hpc_accel.study.study_file import Study
 
 LEAST_FREE_BYTES = 100 * 2**20
@@ -34,14 +34,10 @@ def _check_modules(study: Study) -> None:
         module = (workload.entry or "").partition(":")[0]
         if not module:
             continue
-        try:
-            # From where the workflow starts, which is where its rules import it.
-            sys.path.insert(0, str(Path.cwd()))
-            found = importlib.util.find_spec(module)
-        except ModuleNotFoundError:
-            found = None
-        finally:
-            sys.path.pop(0)
+        # From where the workflow starts, which is where its rules import it.
+        sys.path.insert(0, str(Path.cwd()))
+        found = spec_of(module)
+        sys.path.pop(0)
         if found is None:
             raise ConfigError(
                 f"entry {workload.entry!r}: no module {module!r}",

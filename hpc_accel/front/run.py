@@ -104,7 +104,7 @@ def _watched(workflow: Workflow, watcher: Watcher, *, as_json: bool, tell: Calla
         shown.update(state, watcher.left_s(state))
     except KeyboardInterrupt:
         shown.close()
-        tell("stopping: jobs are cancelled, runs on this machine save and end ...")
+        tell("stopping: jobs are cancelled, runs on this machine end ...")
         workflow.stop()
         return STOPPED
     except BaseException:
@@ -166,8 +166,9 @@ def _tell_answer(results: Path, state: StudyState, *, as_json: bool, tell: Calla
     scripts = [results / "runs" / run_id / "job.sbatch" for run_id in found.winners.values()]
     tell(f"report:  {results}/report.html")
     tell(f"script:  {' '.join(map(str, scripts)) or 'none: no run was ranked'}")
-    if found.submit:
-        tell(f"next:    hpc-accel produce {results} --epochs N (trains it to its end), or {found.submit[0]}")
+    for name in found.winners:
+        which = f" --workload {name}" if len(found.winners) > 1 else ""
+        tell(f"next:    hpc-accel produce {results}{which} --epochs N, which trains it to its end")
     return 0
 
 

@@ -7,6 +7,7 @@ import ctypes
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
@@ -28,10 +29,15 @@ class Child:
     """Runs one command after another, and passes on the signals that this process gets meanwhile.
 
     USR1 is a warning (time is nearly up), TERM and INT mean stop. `on_warning` decides whether a warning is passed on.
+    With `saves_within_s` the first stop is passed on as a warning, and becomes a stop after so long.
     """
 
     def __init__(
-        self, on_warning: Callable[[], bool] = lambda: True, *, warn_as: signal.Signals = signal.SIGUSR1
+        self,
+        on_warning: Callable[[], bool] = lambda: True,
+        *,
+        warn_as: signal.Signals = signal.SIGUSR1,
+        saves_within_s: float = 0.0,
     ) -> None:
         self.asked_to_stop = ""
         """The last signal's name without SIG, empty when there was none."""
@@ -40,6 +46,7 @@ class Child:
         self.lost_node = ""
         """The node that the last launcher says it lost."""
         self._on_warning = on_warning
+        self._saves_within_s = saves_within_s
         self._stop_at_s: float | None = None
         self._warn_as = warn_as
         self._process: subprocess.Popen[bytes] | None = None
@@ -107,12 +114,20 @@ class Child:
             self._pass_on(self._warn_as)
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
-        self.asked_to_stop = "TERM"
+        is_first, self.asked_to_stop = self.asked_to_stop != "TERM", "TERM"
+        if is_first and self._saves_within_s and self._process is not None and self._on_warning():
+            # What was trained since the last checkpoint is worth more than the moment that saving it takes.
+            self._pass_on(self._warn_as)
+            later = threading.Timer(self._saves_within_s, self._pass_on, [signal.SIGTERM])
+            later.daemon = True
+            later.start()
+            return
         self._pass_on(signal.SIGTERM)
 
     def _pass_on(self, number: signal.Signals) -> None:
-        if self._process is not None:
-            self._process.send_signal(number)
+        process = self._process
+        if process is not None:
+            process.send_signal(number)
 
 
 def _end_with_parent() -> None:

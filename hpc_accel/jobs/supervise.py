@@ -39,6 +39,8 @@ IN_PACK = "HPC_ACCEL_PACK"
 LATE_SIGNAL_S = 0.5
 """Slurm signals a cancelled job's steps first: their launcher can be dead before this process is told why."""
 STOPPED = 128 + signal.SIGTERM
+SAVES_WITHIN_S = 60.0
+"""A training that is stopped by a person saves first; a measurement is worth nothing in halves."""
 REHEARSAL = "outside-slurm"
 """Directory of the records of a cluster's script that is started where there is no Slurm."""
 
@@ -151,7 +153,8 @@ def _supervise_run(run_dir: Path, command: Sequence[str], settings: Settings) ->
     _note_begin(run_dir, environ.get("SLURM_JOB_ID"))
     neighbours = allocation.neighbours(environ)
     written_from = tell_edits(run_dir, run_dir / "request.json")
-    child = Child(lambda: attempt.keep_warning(run_dir))
+    is_training = read_json(run_dir / "run.json").get("production") is not None
+    child = Child(lambda: attempt.keep_warning(run_dir), saves_within_s=SAVES_WITHIN_S if is_training else 0.0)
     with ExitStack() as stack:
         exit_code = _launch(child, command, run_dir, settings, stack)
     if not attempt.has_succeeded(run_dir):

@@ -14,7 +14,7 @@ from hpc_accel.files import read_json, write_atomically
 from hpc_accel.jobs import history
 from hpc_accel.jobs.run_script import end_with_workflow
 from hpc_accel.jobs.site import Site, load_site
-from hpc_accel.jobs.submit import submit_and_wait
+from hpc_accel.jobs.submit import STOPPED, submit_and_wait
 from hpc_accel.jobs.write import write_run
 from hpc_accel.produce import start
 from hpc_accel.produce.choose import choose
@@ -108,8 +108,9 @@ def run_to_its_end(measured: Run, record: RunRecord, asked: ProductionChoice) ->
     workload = measured.workload
     if (schedule := workload.optimizer.schedule) is not None:
         total = measured.measure.warmup_steps + measured.measure.steps
-        if schedule.total_steps == total:  # the measured run's end, which the study did not name
-            schedule = schedule.model_copy(update={"total_steps": None}).ending_after(length.steps)
+        endless = schedule.model_copy(update={"total_steps": None})
+        if schedule == endless.ending_after(total):  # the measured run's end, which the study did not name
+            schedule = endless.ending_after(length.steps)
         optimizer = workload.optimizer.model_copy(update={"schedule": schedule})
         workload = workload.model_copy(update={"optimizer": optimizer})
     content = measured.model_dump(exclude={"run_id", "repeat"})
@@ -173,4 +174,9 @@ def begin(written: Written, tell: Callable[[str], None], *, wait: bool) -> int:
     tell(f"submits {count} job(s) that run in turn; log: {written.directory}/log.txt")
     for job_id in ids:
         tell(f"job {job_id}")
-    return submit_and_wait(written.script, lambda job_id: tell(f"job {job_id}")) if wait else 0
+    if not wait:
+        return 0
+    code = submit_and_wait(written.script, lambda job_id: tell(f"job {job_id}"))
+    if code == STOPPED and ids:
+        start.cancel(ids)
+    return code

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.jobs import history
 from hpc_accel.jobs.child import Child
 from hpc_accel.jobs.restart import RETRYABLE
 from hpc_accel.jobs.submit import KEPT
@@ -34,15 +35,21 @@ def num_jobs(time_s: float | None, time_limit_min: int) -> int:
 def run_here(script: Path, tell: Callable[[str], None]) -> int:
     """Start the script again and again while it asks for that; its last exit code.
 
-    The script itself gives up after several attempts without a new checkpoint, and ends at its time limit.
+    The script itself gives up after several attempts without a new checkpoint, and ends at its time limit. One that
+    did not even begin an attempt, because another process is at the training, is not started again.
     """
     child, attempts = Child(), 0
     while True:
         attempts += 1
+        begun = _num_begun(script.parent)
         code = child.run(["bash", str(script)], os.environ)
-        if code != RETRYABLE or child.asked_to_stop:
+        if code != RETRYABLE or child.asked_to_stop or _num_begun(script.parent) == begun:
             return code
         tell(f"attempt {attempts} ended before the training did; it goes on from the last checkpoint")
+
+
+def _num_begun(directory: Path) -> int:
+    return sum(event.get("event") == "begin" for event in history.read(directory))
 
 
 def submit_chain(script: Path, count: int) -> list[str]:
@@ -68,3 +75,8 @@ def submit_chain(script: Path, count: int) -> list[str]:
             )
         found.append(done.stdout.strip().partition(";")[0])
     return found
+
+
+def cancel(job_ids: list[str]) -> None:
+    """Take the other jobs of a chain out of the queue; those that have ended are none of scancel's."""
+    subprocess.run(["scancel", "--quiet", *job_ids], check=False, timeout=60)

@@ -41,7 +41,7 @@ def sources(entry: str, args: dict[str, Any]) -> dict[str, str]:
     if str(here) not in sys.path:
         sys.path.insert(0, str(here))
     module = entry.partition(":")[0]
-    if _spec(module) is None:
+    if spec_of(module) is None:
         raise ConfigError(
             f"entry {entry!r}: no module {module!r}",
             "the module must be importable from the directory the study is started in",
@@ -99,7 +99,7 @@ def _modules(first: str) -> Iterator[tuple[Path, ast.Module]]:
         seen.add(name)
         parent = name.rpartition(".")[0]
         waiting += [parent] if parent else []
-        spec = _spec(name)
+        spec = spec_of(name)
         path = Path(spec.origin).resolve() if spec and spec.origin and spec.origin.endswith(".py") else None
         if path is None or not is_users(path):
             continue
@@ -126,7 +126,7 @@ def _imports(tree: ast.Module, package: str) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names if alias.name != "*")
 
 
-def _spec(name: str) -> ModuleSpec | None:
+def spec_of(name: str) -> ModuleSpec | None:
     """Where a module lies, found without running its package's code."""
     top, *rest = name.split(".")
     try:

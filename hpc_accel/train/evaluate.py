@@ -104,13 +104,15 @@ def _on_host(tensor: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def _evaluating(stepper: Stepper) -> Iterator[None]:
+    modes = [(each, each.training) for module in stepper.model.modules.values() for each in module.modules()]
     for module in stepper.model.modules.values():
         module.eval()
     try:
         yield
     finally:
+        for each, was_training in modes:  # one by one: a frozen BatchNorm, for example, was in eval mode before
+            each.training = was_training
         for module in stepper.model.modules.values():
-            module.train()
             if callable(reshard := getattr(module, "reshard", None)):  # FSDP2 keeps the root whole after a forward
                 reshard()
 

@@ -28,7 +28,7 @@ from hpc_accel.train.production.slow_periods import slow_period
 from hpc_accel.train.production.weights import write_weights
 from hpc_accel.train.setup import Session
 from hpc_accel.train.step_table import StepTable, busy_ms
-from hpc_accel.workloads.stream import num_samples_of
+from hpc_accel.workloads.stream import Stream, num_samples_of
 
 NO_METRIC_YET = "the metric was not computed"
 
@@ -133,14 +133,13 @@ class Evaluations:
         if told := slow_period(comm, step_ms, busy, before, done, self.forecast):
             self.slow.append(told)
         batch = session.run.workload.global_batch_size
-        total, tokens = num_samples_of(session.workload.dataset), efficiency.tokens_per_sample(session.workload)
-        dropped = session.samples_dropped_per_epoch
+        tokens, (samples, epoch) = efficiency.tokens_per_sample(session.workload), self._seen(done)
         typical_ms = float(np.median(step_ms))
         row = {
             "step": done,
-            "epoch": done * batch / (total - dropped) if total is not None else None,
-            "samples": done * batch,
-            "tokens": done * batch * tokens if tokens is not None else None,
+            "epoch": epoch,
+            "samples": samples,
+            "tokens": samples * tokens if tokens is not None else None,
             "loss": float(np.mean(means)) if means else None,
             "learning_rate": rows[-1]["learning_rate"],
             "step_time_ms": typical_ms,
@@ -149,6 +148,19 @@ class Evaluations:
         }
         found: dict[str, Any] = comm.bcast(row)
         return found
+
+    def _seen(self, done: int) -> tuple[int, float | None]:
+        """Samples that `done` steps used, and epochs; None where a stream does not know its length."""
+        session, sampler = self._session, self._session.stepper.sampler
+        batch, total = session.run.workload.global_batch_size, num_samples_of(session.workload.dataset)
+        if total is None:
+            return done * batch, None
+        if isinstance(session.workload.dataset, Stream):
+            return done * batch, done * batch / (total - total % batch)
+        # The last batch of an epoch may be a short one.
+        epochs, rest = divmod(done, sampler.batches_per_epoch)
+        each = total - sampler.samples_dropped_per_epoch
+        return epochs * each + rest * batch, epochs + rest * batch / each
 
     def _slowest(self, rows: list[dict[str, Any]]) -> list[float]:
         """Each step's time at the rank that took longest, in ms."""

@@ -144,7 +144,7 @@ def _render(
     for number in range(len(resources.each_kind)):
         asked = header(resources, site, job_name=job_name, log=records / log, recipe=recipe, number=number)
         if is_chained and number == 0:
-            asked["dependency"] = "singleton"
+            asked["dependency"] = _chained(asked.get("dependency"))
         # A line "#SBATCH hetjob" ends one component and begins the next.
         directives += [*(["hetjob"] if number else []), *_sbatch(asked, switches(resources, site, number))]
     supervisor = ["hpc-accel", "supervise", checked_path(records)]
@@ -270,3 +270,14 @@ def _quoted(value: Any) -> str:
         if re.fullmatch(r"[A-Za-z0-9_@%+:,./-][A-Za-z0-9_@%+=:,./-]*", text) and text.isascii()
         else shlex.quote(text)
     )
+
+
+def _chained(dependency: Any) -> str:
+    """`singleton` beside what the study or the site asks for. Raises ConfigError where either would do."""
+    if dependency and "?" in str(dependency):
+        raise ConfigError(
+            f"dependency {dependency}",
+            "the jobs of a training wait for each other, too, and `?` means that one condition is enough",
+            "separate the conditions by commas",
+        )
+    return f"{dependency},singleton" if dependency else "singleton"

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hpc_accel.mpi import between_nodes, collectives, threads
 from hpc_accel.mpi.buffers import nbytes
-from hpc_accel.mpi.elementwise import can
+from hpc_accel.mpi.elementwise import LOW, can
 from hpc_accel.mpi.node_exchange import NodeExchange, open_exchange
 from hpc_accel.mpi.node_memory import find_node
 from hpc_accel.mpi.reductions import Reduction
@@ -42,7 +42,7 @@ class AllReducer:
                 self.shared.reduce_in_place(tensor, reduction)
                 return
             if self.exchange is not None and can(tensor.dtype, reduction):
-                piece_bytes = between_nodes.way(self.table, nbytes(tensor))
+                piece_bytes = between_nodes.way(self.table, nbytes(tensor), low=tensor.dtype in LOW)
                 if piece_bytes != between_nodes.LIBRARY:
                     self.exchange.reduce_in_place(tensor, reduction, piece_bytes)
                     return

@@ -48,8 +48,10 @@ class Row:
 
     num_bytes: int
     piece_bytes: int
+    own_bytes: int
+    """The best size of messages where the library is no choice."""
     times_s: dict[int, float]
-    """Measured, by way; empty where SWITCH has fixed it."""
+    """Measured, by way; empty where it was not measured by this group."""
 
 
 Table = tuple[Row, ...]
@@ -57,8 +59,13 @@ _tables: dict[tuple[int, ...], Table] = {}
 """By the group's ranks in COMM_WORLD: another group of the same ranks need not measure again."""
 
 
-def way(table: Table, num_bytes: int) -> int:
-    """Bytes of a message for an all-reduce of `num_bytes`, or LIBRARY."""
+def way(table: Table, num_bytes: int, *, low: bool = False) -> int:
+    """Bytes of a message for an all-reduce of `num_bytes`, or LIBRARY.
+
+    `low` is for fp16 and bf16, which no library sums in fp32: its way sends several times as much.
+    """
+    if low:
+        return next((row.own_bytes for row in reversed(table) if num_bytes >= row.num_bytes), table[0].own_bytes)
     return next((row.piece_bytes for row in reversed(table) if num_bytes >= row.num_bytes), LIBRARY)
 
 
@@ -81,14 +88,40 @@ def fixed() -> int | None:
 
 
 def table_of(comm: Any, exchange: NodeExchange) -> Table:
-    """Fixed, known or measured now. Collective over `comm`, the same on all ranks."""
+    """Fixed, known or measured now. Collective over `comm`, the same on all ranks.
+
+    The first rank decides for all: environments may differ, and another group of these ranks, which measures at the
+    same time in another thread, may be done on some of them only.
+    """
     ranks = _ranks(comm)
-    if ranks not in _tables:
-        # One rank's environment may differ: the first's decides.
-        choice = np.array([-1 if (here := fixed()) is None else here])
-        comm.Bcast(choice, root=0)
-        _tables[ranks] = _measure(comm, exchange) if choice[0] < 0 else (Row(0, int(choice[0]), {}),)
-    return _tables[ranks]
+    told = np.full(1 + 3 * len(SIZES), -1)
+    if comm.Get_rank() == 0:
+        here = fixed()
+        rows = _tables.get(ranks) if here is None else (Row(0, here, here, {}),)
+        for row in rows or ():
+            told[0] += 1
+            told[1 + 3 * told[0] :][:3] = row.num_bytes, row.piece_bytes, row.own_bytes
+    comm.Bcast(told, root=0)
+    if told[0] < 0:
+        table = _measure(comm, exchange)
+    else:
+        table = tuple(Row(*map(int, row), {}) for row in told[1:].reshape(-1, 3)[: told[0] + 1])
+    _tables[ranks] = table
+    return table
+
+
+def all_known() -> list[Any]:
+    """What this process knows, for a checkpoint: another choice would add up in another order."""
+    return [
+        [list(ranks), [[row.num_bytes, row.piece_bytes, row.own_bytes] for row in table]]
+        for ranks, table in _tables.items()
+    ]
+
+
+def remember(tables: list[Any]) -> None:
+    """What `all_known` gave in an earlier process, for groups that have not measured yet."""
+    for ranks, rows in tables:
+        _tables.setdefault(tuple(ranks), tuple(Row(*map(int, row), {}) for row in rows))
 
 
 def _ranks(comm: Any) -> tuple[int, ...]:
@@ -105,28 +138,35 @@ def _measure(comm: Any, exchange: NodeExchange) -> Table:
     left_s = BUDGET_S
     ways, measured_bytes = WAYS, SIZES[0]
     # Connections are made at the first message: this turn only tells how many more there can be.
-    times_s = _timed(comm, exchange, torch.zeros(measured_bytes // 4), ways, 1)
+    times_s = _timed(comm, exchange, _zeros(measured_bytes), ways, 1)
     for num_bytes in SIZES:
         expected_s = sum(times_s[each] for each in ways) * num_bytes / measured_bytes
         # One turn tells too little: the library can take twice as long in every other one.
         turns = TURNS if TURNS * expected_s < left_s else 1
         if turns < TURNS and rows:
             break
-        tensor, measured_bytes = torch.zeros(num_bytes // 4), num_bytes
+        tensor, measured_bytes = _zeros(num_bytes), num_bytes
         times_s = _timed(comm, exchange, tensor, ways, turns)
         left_s -= turns * sum(times_s.values())
-        rows.append(Row(num_bytes, _best(times_s), times_s))
+        own = _best_of_ours(times_s)
+        is_library = times_s[LIBRARY] * LIBRARY_HEADWAY < times_s[own]
+        rows.append(Row(num_bytes, LIBRARY if is_library else own, own, times_s))
         quickest_s = min(times_s[each] for each in ways if each != LIBRARY)
         ways = tuple(each for each in ways if each == LIBRARY or times_s[each] < BEHIND * quickest_s)
     return tuple(rows)
 
 
-def _best(times_s: dict[int, float]) -> int:
+def _zeros(num_bytes: int) -> torch.Tensor:
+    """On the host and in fp32, whatever the user's defaults are."""
+    return torch.zeros(num_bytes // 4, device="cpu", dtype=torch.float32)
+
+
+def _best_of_ours(times_s: dict[int, float]) -> int:
     ours = 0
     for each in sorted(set(times_s) - {LIBRARY}):
         if not ours or times_s[each] * PIECE_HEADWAY < times_s[ours]:
             ours = each
-    return LIBRARY if times_s[LIBRARY] * LIBRARY_HEADWAY < times_s[ours] else ours
+    return ours
 
 
 def _timed(comm: Any, exchange: NodeExchange, tensor: torch.Tensor, ways: Ways, turns: int) -> dict[int, float]:

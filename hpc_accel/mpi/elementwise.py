@@ -66,7 +66,10 @@ def differ() -> RuntimeError:
 
 
 class Elementwise:
-    """One reduction of one dtype over `num_ranks` ranks. The order of the parts decides of -0 and NaN."""
+    """One reduction of one dtype over `num_ranks` ranks. The order of the parts decides of -0, NaN and the last bits.
+
+    An infinity or NaN is a result like any other: a warning that the user made an error would end one rank alone.
+    """
 
     def __init__(self, reduction: Reduction, dtype: torch.dtype, num_ranks: int) -> None:
         self._low = dtype if dtype in LOW else None
@@ -75,6 +78,7 @@ class Elementwise:
         self.total_dtype: np.dtype[Any] | None = np.dtype(np.float32) if self._low else None
         """Of the totals of `partial_into`, if not that of the parts."""
 
+    @np.errstate(all="ignore")
     def reduce_into(self, target: Array, parts: list[Array]) -> None:
         """Reduce the parts of all ranks into `target`, which may be one of the first two."""
         if self._low is not None:
@@ -84,6 +88,7 @@ class Elementwise:
         if self._divisor is not None:
             np.divide(target, self._divisor, out=target)
 
+    @np.errstate(all="ignore")
     def partial_into(self, total: Array, parts: list[Array]) -> None:
         """Reduce the parts of some ranks into `total`, of `total_dtype`."""
         if self._low is None:
@@ -94,6 +99,7 @@ class Elementwise:
         for part in parts[1:]:
             self._function(into, self._low_tensor(part), out=into)
 
+    @np.errstate(all="ignore")
     def finish_into(self, target: Array, totals: list[Array]) -> None:
         """Reduce what `partial_into` made on all nodes into `target`. The first of the totals may be changed."""
         if self._low is None:

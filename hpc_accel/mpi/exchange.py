@@ -9,7 +9,7 @@ More divide a block into pieces, of which each member owns one:
 
 Either way each member sends and receives 2 N (n - 1) / n bytes, which is the least there is (Patarasu and Yuan,
 J. Parallel Distrib. Comput. 69, 2009), and all get identical bits, because one member adds a piece up or both add
-alike. A ring sends no less, wants n - 1 times as many steps, and would round fp16 at each of them. While one block is
+alike, always in the order of the ranks. A ring sends no less, wants n - 1 times as many steps, and would round fp16 at each of them. While one block is
 turned the next ones travel, so that links carry both directions at once and never wait for the adding.
 """
 
@@ -81,7 +81,7 @@ class Exchange:
         mine = sent[piece]
         if mine.size:
             others = list(block.buffer[: (self._size - 1) * mine.nbytes].view(sent.dtype).reshape(-1, mine.size))
-            block.reduce(result[piece], [*others, mine] if swap and self._rank else [mine, *others])
+            block.reduce(result[piece], self._in_order(mine, others, result[piece]))
         self._buffers.append(block.buffer)
         if swap:
             return
@@ -92,6 +92,15 @@ class Exchange:
                 block.requests.append(self._receive(theirs, other))
         for step in range(1, self._size):
             self._send(block, result[piece], (self._rank + step) % self._size)
+
+    def _in_order(self, mine: Array, others: list[Array], target: Array) -> list[Array]:
+        """By rank: sums have the same bits whoever owns a piece, so for every size of messages."""
+        parts = [mine] * self._size
+        for step, other in enumerate(others, 1):
+            parts[(self._rank - step) % self._size] = other
+        if self._rank > 1 and np.may_share_memory(mine, target):
+            parts[self._rank] = mine.copy()  # the first two have been added up into its place before it is read
+        return parts
 
     def complete(self) -> None:
         """Wait for the oldest block that was turned: its result is there."""

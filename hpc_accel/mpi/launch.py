@@ -63,8 +63,8 @@ def mpi() -> ModuleType:
 
     A rank needs a core for its compute and one for its communication thread. Where there are fewer, a library
     that waits by spinning takes the core away from who has work, so Open MPI is asked to yield while it waits: that
-    costs nothing measurable where cores are free, and how many there are cannot be known before MPI is up. The site's
-    own choice wins.
+    costs nothing measurable where cores are free, and how many there are cannot be known before MPI is up. What the
+    environment says already wins; a site's openmpi-mca-params.conf does not.
     """
     os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
     from mpi4py import MPI

@@ -1,8 +1,8 @@
 """All-reduce between nodes: summed inside the node, exchanged with the other nodes, handed round inside the node.
 
 The tensor goes in chunks. Of every chunk each owner (the first ranks of a node, as many as the smallest node has) owns
-an equal slice, which it alone sums with the owners of that slice on the other nodes: each byte leaves a node once. The
-stages of several chunks are under way at once (a depth of 1 is drawn, one barrier of the node between steps):
+an equal slice, which it alone sums with the owners of that slice on the other nodes: as few bytes as can be leave a
+node, but that fp16 and bf16 travel as sums in fp32 where a node has several ranks. The stages of several chunks are under way at once (a depth of 1 is drawn, one barrier of the node between steps):
 
     step 0      step 1       step 2      step 3       step 4
     in 0        in 1         in 2        ...                       copy the chunk into my inbox, but for my slice
@@ -31,6 +31,8 @@ from hpc_accel.mpi.reductions import Reduction
 MPI = mpi()
 CHUNK_BYTES = 2**20
 """The largest chunk that goes through a node's memory."""
+MOST_BYTES = 16 * 2**20
+"""The largest chunk of ranks that are alone on their nodes: with many nodes messages become smaller instead."""
 RESULT_BYTES = 4 * CHUNK_BYTES
 """Of results in the node's memory: 2 * depth chunks. One is written from `turn` to `complete`, `depth` steps, and read
 in the step after that."""
@@ -65,7 +67,7 @@ class NodeExchange:
         per_message = 1 if self._node.num_nodes == 2 else self._node.num_nodes
         chunk_bytes = piece_bytes * self._node.num_owners * per_message
         if self._node.alone:
-            self._by_messages(flat, operation, chunk_bytes)
+            self._by_messages(flat, operation, min(chunk_bytes, MOST_BYTES))
         else:
             self._through_memory(flat, operation, min(chunk_bytes, CHUNK_BYTES))
 
@@ -113,10 +115,10 @@ class NodeExchange:
                 box[end : max(end, part.size)] = part[end:]
             if 0 < step <= steps and self._exchange is not None:
                 own = _chunk(flat, steps, step - 1)[begin:end]
-                peers = [peer for peer in range(self._size) if peer != self._rank]
-                others = [inbox[peer, (step - 1) % 2, begin : begin + own.size] for peer in peers]
+                parts = [inbox[peer, (step - 1) % 2, begin : begin + own.size] for peer in range(self._size)]
+                parts[self._rank] = own
                 total = totals[(step - 1) % len(totals), : own.size]
-                operation.partial_into(total, [own, *others])
+                operation.partial_into(total, parts)
                 result = published[(step - 1) % len(published), begin : begin + own.size]
                 self._exchange.start(total, result, operation.finish_into)
             self._turn_and_complete(step - 1 - depth, steps, whole - depth)

@@ -105,9 +105,11 @@ class SharedAllReduce:
                 part = flat[(step - 1) * chunk : step * chunk]
                 own, last = part[begin:end], min(end, part.size)
                 if own.size:
-                    others = [inbox[peer, half, begin:last] for peer in range(self.size) if peer != rank]
-                    operation.reduce_into(own, [own, *others])
-                    published[half, begin:last] = own
+                    # In the order of the ranks: the same bits whoever owns an element, so in every bucket.
+                    parts = [inbox[peer, half, begin:last] for peer in range(self.size)]
+                    parts[rank] = own
+                    operation.reduce_into(published[half, begin:last], parts)
+                    own[:] = published[half, begin:last]
             if step > 1:
                 part, done = flat[(step - 2) * chunk : (step - 1) * chunk], published[halves[step - 2]]
                 part[:begin] = done[: min(begin, part.size)]

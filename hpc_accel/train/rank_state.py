@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hpc_accel.mpi import between_nodes
 from hpc_accel.runtime.randomness import seed_all, seed_of
 from hpc_accel.runtime.step import Stepper
 
@@ -28,6 +29,7 @@ def values_of(stepper: Stepper) -> dict[str, Any]:
         states["cuda"] = torch.cuda.get_rng_state(stepper.device)
     return {
         "scaler": dict(stepper.loss.scaler.state_dict()) if stepper.loss.scaler is not None else {},
+        "between_nodes": between_nodes.all_known(),
         "stream": stepper.stream.position() if stepper.stream is not None else None,
         "random": {
             "torch": {key: base64.b64encode(value.numpy().tobytes()).decode() for key, value in states.items()},

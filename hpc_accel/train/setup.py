@@ -11,6 +11,7 @@ import torch
 
 from hpc_accel.measure.energy.figure import EnergyFigure
 from hpc_accel.measure.energy.meter import IDLE_WINDOW_S
+from hpc_accel.mpi import between_nodes
 from hpc_accel.parallel.mesh import RankCoordinates, rank_coordinates
 from hpc_accel.runtime.device import mesh_device
 from hpc_accel.runtime.hang import HangWatch
@@ -73,6 +74,8 @@ def open_session(run: Run, directory: Path, import_ms: float) -> Session:
     place = rank_coordinates(run.layout, launch.rank, mesh_device(run, device))
     checkpoints = Checkpoints(run, directory, comm, place)
     found = checkpoints.load()
+    if found and found.is_same_layout:
+        between_nodes.remember(found.values.get("between_nodes", []))  # before the first of its groups is used
     if found and found.of.run_id != run.run_id:
         refuse_ended(run, found.step)
     split = _split(run, found, device, comm)

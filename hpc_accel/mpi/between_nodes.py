@@ -105,7 +105,7 @@ def table_of(comm: Any, exchange: NodeExchange) -> Table:
     if told[0] < 0:
         table = _measure(comm, exchange)
     else:
-        table = tuple(Row(*map(int, row), {}) for row in told[1:].reshape(-1, 3)[: told[0] + 1])
+        table = _table(told[1:].reshape(-1, 3)[: told[0] + 1].tolist())
     _tables[ranks] = table
     return table
 
@@ -118,10 +118,14 @@ def all_known() -> list[Any]:
     ]
 
 
+def _table(rows: list[list[int]]) -> Table:
+    return tuple(Row(num_bytes, piece_bytes, own_bytes, {}) for num_bytes, piece_bytes, own_bytes in rows)
+
+
 def remember(tables: list[Any]) -> None:
     """What `all_known` gave in an earlier process, for groups that have not measured yet."""
     for ranks, rows in tables:
-        _tables.setdefault(tuple(ranks), tuple(Row(*map(int, row), {}) for row in rows))
+        _tables.setdefault(tuple(ranks), _table(rows))
 
 
 def _ranks(comm: Any) -> tuple[int, ...]:

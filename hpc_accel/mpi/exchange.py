@@ -9,8 +9,9 @@ More divide a block into pieces, of which each member owns one:
 
 Either way each member sends and receives 2 N (n - 1) / n bytes, which is the least there is (Patarasu and Yuan,
 J. Parallel Distrib. Comput. 69, 2009), and all get identical bits, because one member adds a piece up or both add
-alike, always in the order of the ranks. A ring sends no less, wants n - 1 times as many steps, and would round fp16 at each of them. While one block is
-turned the next ones travel, so that links carry both directions at once and never wait for the adding.
+alike, always in the order of the ranks. A ring sends no less, wants n - 1 times as many steps, and would round fp16 at
+each of them. While one block is turned the next ones travel, so that links carry both directions at once and never
+wait for the adding.
 """
 
 from __future__ import annotations

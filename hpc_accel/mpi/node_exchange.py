@@ -2,7 +2,8 @@
 
 The tensor goes in chunks. Of every chunk each owner (the first ranks of a node, as many as the smallest node has) owns
 an equal slice, which it alone sums with the owners of that slice on the other nodes: as few bytes as can be leave a
-node, but that fp16 and bf16 travel as sums in fp32 where a node has several ranks. The stages of several chunks are under way at once (a depth of 1 is drawn, one barrier of the node between steps):
+node, but that fp16 and bf16 travel as sums in fp32 where a node has several ranks. The stages of several chunks are
+under way at once (a depth of 1 is drawn, one barrier of the node between steps):
 
     step 0      step 1       step 2      step 3       step 4
     in 0        in 1         in 2        ...                       copy the chunk into my inbox, but for my slice

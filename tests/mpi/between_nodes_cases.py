@@ -70,7 +70,7 @@ def every_way_is_taken_from_its_size_on() -> None:
     rank, size = rank_size()
     reducer = dist.group.WORLD.executor.reducer
     kept = reducer.table
-    reducer.table = (Row(2**17, LIBRARY, {}), Row(2**18, 2**16, {}), Row(2**20, 2**18, {}))
+    reducer.table = (Row(2**17, LIBRARY, 2**15, {}), Row(2**18, 2**16, 2**16, {}), Row(2**20, 2**18, 2**18, {}))
     taken: list[int] = []
     ours, library = reducer.exchange.reduce_in_place, collectives.all_reduce
     reducer.exchange.reduce_in_place = lambda t, r, piece: (taken.append(piece), ours(t, r, piece))
@@ -79,10 +79,12 @@ def every_way_is_taken_from_its_size_on() -> None:
         tensor = torch.full((num_bytes // 4,), rank + 1.0)
         dist.all_reduce(tensor)
         assert tensor.eq(size * (size + 1) / 2).all()
+    for num_bytes in (2**16, 2**17, 2**18):
+        dist.all_reduce(torch.ones(num_bytes // 2, dtype=torch.bfloat16))
     del reducer.exchange.reduce_in_place
     collectives.all_reduce = library
     reducer.table = kept
-    assert taken == [LIBRARY, LIBRARY, 2**16, 2**16, 2**18, 2**18]
+    assert taken == [LIBRARY, LIBRARY, 2**16, 2**16, 2**18, 2**18, 2**15, 2**15, 2**16], "16 bits go ours always"
     assert way((), 2**30) == LIBRARY
 
 
@@ -96,6 +98,50 @@ def a_fixed_way_is_not_measured() -> None:
         between_nodes._tables.clear()
         assert [row.piece_bytes for row in measured(dist.new_group(list(range(size))))] == [expected]
     del os.environ[SWITCH]
+
+
+@case
+def a_rank_that_knows_another_table_follows_the_first() -> None:
+    """Another group of the same ranks may be done measuring on some of them only."""
+    rank, size = rank_size()
+    ranks = tuple(range(size))
+    for theirs in ({}, {ranks: (Row(0, 7, 7, {}),)}):
+        between_nodes._tables.clear()
+        between_nodes._tables.update({ranks: (Row(0, 2**16, 2**17, {}),)} if rank == 0 else theirs)
+        [row] = measured(dist.new_group(list(ranks)))
+        assert (row.num_bytes, row.piece_bytes, row.own_bytes) == (0, 2**16, 2**17)
+    kept = between_nodes.all_known()
+    between_nodes._tables.clear()
+    between_nodes.remember(kept)
+    assert between_nodes.all_known() == kept
+    between_nodes._tables.clear()
+
+
+@case
+def bits_do_not_depend_on_the_size_of_messages() -> None:
+    rank, size = rank_size()
+    group = dist.new_group(list(range(size)))
+    measured(group)
+    reducer = group.executor.reducer
+    for dtype in (torch.float32, torch.bfloat16):
+        found = []
+        for piece_bytes in (5000, 2**16, 2**20):
+            reducer.table = (Row(0, piece_bytes, piece_bytes, {}),)
+            generator = torch.Generator().manual_seed(rank)
+            tensor = torch.randn(300_001, generator=generator).to(dtype)
+            dist.all_reduce(tensor, group=group)
+            found.append(tensor)
+        assert all(torch.equal(found[0], each) for each in found)
+
+
+@case
+def what_is_measured_does_not_follow_the_users_defaults() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        tensor = between_nodes._zeros(2**18)
+        assert (tensor.dtype, tensor.device.type, tensor.nbytes) == (torch.float32, "cpu", 2**18)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @case

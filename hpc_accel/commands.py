@@ -55,7 +55,7 @@ def plan_study(study_path: Path, machine: Path | str, out: Path) -> dict[str, An
     from hpc_accel.jobs.memory_option import with_memory_of
     from hpc_accel.jobs.request import plugin_resources
     from hpc_accel.jobs.site import load_site
-    from hpc_accel.plan.calibration import load_calibrations
+    from hpc_accel.plan.calibration import load_calibrations, subject_of
     from hpc_accel.plan.planner import make_plan
     from hpc_accel.plan.prediction import Prices
     from hpc_accel.plan.shipped import hardware_of, hardware_path
@@ -89,8 +89,8 @@ def plan_study(study_path: Path, machine: Path | str, out: Path) -> dict[str, An
         return Prices(per_node_hour=price, unit=site.currency) if price else None
 
     measured = load_calibrations(path.parent / "calibration.json", path.read_bytes())
-    calibrations = measured.workloads if measured is not None else {}
-    unmeasured = measured.unmeasured if measured is not None else {}
+    subjects = {each.name: subject_of(each, facts[each.name], study, hardware) for each in workloads}
+    calibrations, uncalibrated = measured.holding(subjects, path) if measured is not None else ({}, [])
     plan = make_plan(study, hardware, facts, prices=prices, calibrations=calibrations)
     runs = {run.run_id: run for run in plan.chosen_runs()}
     priced = any(prices(run.resources) for run in runs.values())
@@ -105,7 +105,7 @@ def plan_study(study_path: Path, machine: Path | str, out: Path) -> dict[str, An
             if not alike:
                 for key in ("price_per_node_hour", "power_w_per_node"):
                     candidate[key] = site.mean_per_node(key, run.resources.nodes_by_partition)
-    content["notes"] += [f"{name}: not calibrated: {why}" for name, why in unmeasured.items()]
+    content["notes"] += uncalibrated
     if elsewhere:
         note = f"{machine} is of site {hardware.site!r}: times and memory are predicted for that machine"
         content["notes"] = [note, *content["notes"]]

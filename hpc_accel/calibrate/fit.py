@@ -12,7 +12,9 @@ from hpc_accel.plan.calibration import Calibration, Linear, MeasuredPass, Replic
 from hpc_accel.plan.cost import StepModel
 from hpc_accel.plan.software import torch_amp
 from hpc_accel.probe.hardware import Hardware
+from hpc_accel.study.layout import Shard
 from hpc_accel.study.model_facts import ModelFacts
+from hpc_accel.study.recipe import Precision
 
 Measured = Sequence[tuple[Wanted, Steps]]
 LEAST_S = 1e-9
@@ -122,17 +124,22 @@ def line(points: Sequence[tuple[float, float]]) -> Linear:
 def _replicated(measured: Measured, facts: ModelFacts, hardware: Hardware, fitted: Calibration) -> list[Replicated]:
     """What replicas took more than composed: in each micro-batch, and once a step."""
     found = []
-    for shard in dict.fromkeys(wanted.run.layout.shard for wanted, _ in measured):
+    for shard, precision in dict.fromkeys(_kind(wanted) for wanted, _ in measured):
         differences, spread = {}, 0.0
         for wanted, steps in measured:
-            if wanted.run.layout.shard == shard:
+            if _kind(wanted) == (shard, precision):
                 composed = _composed_s(wanted, steps, facts, hardware, fitted)
                 differences[wanted.run.layout.accumulation_steps] = steps.step_s - composed
                 spread = max(spread, steps.spread)
         few, many = min(differences), max(differences)
         each = (differences[many] - differences[few]) / (many - few) if many > few else 0.0
-        found.append(Replicated(shard=shard, micro_batch_s=each, step_s=differences[few] - few * each, spread=spread))
+        step = {"micro_batch_s": each, "step_s": differences[few] - few * each}
+        found.append(Replicated(shard=shard, precision=precision, **step, spread=spread))
     return found
+
+
+def _kind(wanted: Wanted) -> tuple[Shard, Precision]:
+    return wanted.run.layout.shard, wanted.run.recipe.precision
 
 
 def _staged(measured: Measured, facts: ModelFacts, hardware: Hardware, fitted: Calibration) -> Staged | None:

@@ -12,7 +12,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,21 @@ from hpc_accel.calibrate.shorten import facts_of_kept, layers_to_keep
 from hpc_accel.calibrate.wanted import Wanted, missing, wanted
 from hpc_accel.errors import ConfigError, HpcAccelError
 from hpc_accel.files import write_atomically
-from hpc_accel.plan.calibration import Calibration, CalibrationFile, read_calibrations
+from hpc_accel.plan.calibration import (
+    Calibration,
+    CalibrationFile,
+    Subject,
+    Unfinished,
+    digest_of,
+    read_calibrations,
+    subject_of,
+)
 from hpc_accel.plan.memory_fit import room_of
 from hpc_accel.plan.planner import make_plan
 from hpc_accel.probe.hardware import Hardware, load_hardware
 from hpc_accel.probe.network import rest
 from hpc_accel.study.expand import resolve_workloads
 from hpc_accel.study.model_facts import ModelFacts
-from hpc_accel.study.run import WorkloadSpec
 from hpc_accel.study.study_file import Study
 
 LIMIT_S = 300.0
@@ -40,7 +47,8 @@ ONE_LIMIT_S = 180.0
 """For one measurement: whoever takes longer hangs."""
 LONG_STEP_S = 5.0
 """Predicted steps from which a deep model is measured with fewer layers."""
-ENDED = "its calibration ended with its process, or did not end: delete calibration.json to try again"
+MOST_TIMES = 2
+"""A calibration that began so often and never ended is left out: a kill may come from elsewhere, two rarely do."""
 NAME = "calibration.json"
 Progress = Callable[[int, int], None]
 
@@ -54,7 +62,7 @@ def calibrate(study: Study, hardware: Path, progress: Progress = lambda done, to
 
     world = MPI.COMM_WORLD
     node = world.Split_type(MPI.COMM_TYPE_SHARED)
-    own = _Owner(study, hardware, node.size) if world.rank == 0 else None
+    own = Owner(study, hardware, node.size) if world.rank == 0 else None
     todo = _told(world, own.todo() if own is not None else None)
     takes_part = bool(node.allreduce(int(world.rank == 0)))
     done, total = 0, sum(map(len, todo.values()))
@@ -139,10 +147,10 @@ def told(error: BaseException) -> str:
 
 
 def _hung() -> None:
-    """Ends all ranks: nobody else can. The workload is marked already, so that another attempt leaves it out."""
+    """Ends all ranks: nobody else can. That the workload began is noted already, for another attempt."""
     import hpc_accel.mpi
 
-    sys.stderr.write(f"a measurement of the calibration took longer than {ONE_LIMIT_S:.0f} s: {ENDED}\n")
+    sys.stderr.write(f"a measurement of the calibration took longer than {ONE_LIMIT_S:.0f} s: it hangs\n")
     hpc_accel.mpi.abort(75)
 
 
@@ -164,7 +172,7 @@ def _told(world: Any, value: Any) -> Any:
     return world.bcast(value, root=0)
 
 
-class _Owner:
+class Owner:
     """What rank 0 knows and writes: the plan without a calibration, and calibration.json."""
 
     def __init__(self, study: Study, hardware: Path, num_ranks: int) -> None:
@@ -182,6 +190,7 @@ class _Owner:
             created_utc=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             workloads=before.workloads if before is not None and kept else {},
             unmeasured=before.unmeasured if before is not None and kept else {},
+            unfinished=before.unfinished if before is not None and kept else {},
         )
         self.facts: dict[str, ModelFacts] = {}
 
@@ -192,7 +201,10 @@ class _Owner:
             return None
 
     def todo(self) -> dict[str, list[tuple[Wanted, tuple[int, ...] | None]]]:
-        """By workload what is to be measured, each with the layers that are kept; nothing where nothing can be."""
+        """By workload what is to be measured, each with the layers that are kept; nothing where nothing can be.
+
+        A workload whose calibration did not end comes last: what it may take with it then is itself alone.
+        """
         from hpc_accel.workloads.facts_without_weights import facts_of
 
         found: dict[str, list[tuple[Wanted, tuple[int, ...] | None]]] = {}
@@ -201,27 +213,32 @@ class _Owner:
             self.facts = {each.name: facts_of(each, self.study.seed) for each in workloads}
             plan = make_plan(self.study, self.hardware, self.facts)
         except (Exception, SystemExit) as error:  # the plan itself tells it
-            self._note({each.name or "": told(error) for each in self.study.workloads})
+            self._change(unmeasured={each.name or "": told(error) for each in self.study.workloads})
+            self._write()
             return {}
         for name, each in wanted(plan, self.hardware, self.num_ranks).items():
             spec = next(one for one in workloads if one.name == name)
-            if self.file.unmeasured.get(name) == ENDED:
+            known = self._known(name, subject_of(spec, self.facts[name], self.study, self.hardware))
+            if self._times(name) >= MOST_TIMES:
                 continue
-            known = self._known(name, spec)
             wants = [(one, self._kept(one, name)) for one in missing(each, known)]
             if fitting := [(one, kept) for one, kept in wants if self._fits(one, name, kept)]:
                 found[name] = fitting
         self._write()
-        return found
+        return dict(sorted(found.items(), key=lambda each: self._times(each[0])))
 
-    def _known(self, name: str, spec: WorkloadSpec) -> Calibration | None:
-        """What the file has of this very model."""
-        digest, known = workload_digest(spec, self.facts[name]), self.file.workloads.get(name)
-        if known is not None and known.digest == digest:
-            return known
-        others = {one: each for one, each in self.file.workloads.items() if one != name}
-        self.file = self.file.model_copy(update={"workloads": others | {name: Calibration(digest=digest)}})
-        return None
+    def _known(self, name: str, subject: Subject) -> Calibration:
+        """What the file has of this very subject. What it has of another goes, why that was not measured too."""
+        known = self.file.workloads.get(name)
+        if known is None or known.of != subject:
+            known = Calibration(of=subject)
+            self._change(workloads={name: known}, unmeasured={name: None}, unfinished={name: None})
+        return known
+
+    def _times(self, name: str) -> int:
+        """How often the calibration of a workload began without an end."""
+        began = self.file.unfinished.get(name)
+        return began.times if began is not None else 0
 
     def _kept(self, one: Wanted, name: str) -> tuple[int, ...] | None:
         """Layers of a model that is too large or too slow to be measured whole."""
@@ -239,23 +256,35 @@ class _Owner:
 
     def begin(self, name: str) -> None:
         """Note that a workload is being measured, for an attempt after one that ended in it."""
-        self._note({name: ENDED})
+        subject, times = self.file.workloads[name].of, self._times(name) + 1
+        began = Unfinished.model_validate({"of": subject, "times": times})
+        self._change(unmeasured={name: _unended(times)}, unfinished={name: began})
+        self._write()
 
     def finish(self, name: str, measured: Measured, problem: str) -> None:
         """Write what was measured of a workload."""
         if measured:
             fitted = fit(measured, self.facts[name], self.hardware, self.file.workloads[name])
-            self.file = self.file.model_copy(update={"workloads": self.file.workloads | {name: fitted}})
-        rest_of = {one: why for one, why in self.file.unmeasured.items() if one != name}
-        self.file = self.file.model_copy(update={"unmeasured": rest_of | ({name: problem} if problem else {})})
+            self._change(workloads={name: fitted})
+        self._change(unmeasured={name: problem or None}, unfinished={name: None})
         self._write()
 
-    def _note(self, reasons: dict[str, str]) -> None:
-        self.file = self.file.model_copy(update={"unmeasured": self.file.unmeasured | reasons})
-        self._write()
+    def _change(self, **parts: Mapping[str, Any]) -> None:
+        """Put values into these parts of the file; None takes one out."""
+        for part, values in parts.items():
+            whole = {**getattr(self.file, part), **values}
+            kept = {name: value for name, value in whole.items() if value is not None}
+            self.file = self.file.model_copy(update={part: kept})
 
     def _write(self) -> None:
         write_atomically(self.path, self.file.model_dump_json(indent=1) + "\n")
+
+
+def _unended(times: int) -> str:
+    if times < MOST_TIMES:
+        return "it began and did not end: delete hardware.json to try again"
+    again = "it is tried again when the model changes, or after calibration.json and hardware.json are deleted"
+    return f"it began {times} times and never ended: {again}"
 
 
 def machine_digest(hardware: dict[str, Any]) -> str:
@@ -266,13 +295,4 @@ def machine_digest(hardware: dict[str, Any]) -> str:
     ]
     whence = hardware.get("provenance", {})
     made = {key: whence.get(key) for key in ("hpc_accel", "torch", "mpi_library", "cpu", "host")}
-    return _digest([kinds, made])
-
-
-def workload_digest(spec: WorkloadSpec, facts: ModelFacts) -> str:
-    """Of model, optimizer and data, whatever the batch."""
-    return _digest([spec.model_dump(mode="json", exclude={"global_batch_size"}), repr(facts)])
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return digest_of([kinds, made])

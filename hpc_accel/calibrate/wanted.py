@@ -38,7 +38,7 @@ class Wanted:
             divided = layout.sequence_parallel
             return (recipe.precision, recipe.recompute, layout.tp, layout.micro_batch_size, divided, self.at_once)
         if self.what == REPLICAS:
-            return (layout.shard, layout.accumulation_steps)
+            return (layout.shard, recipe.precision, layout.accumulation_steps)
         return ()
 
 
@@ -60,12 +60,12 @@ def missing(each: Iterable[Wanted], known: Calibration | None) -> list[Wanted]:
     if known is None:
         return list(each)
     passes = {_key_of(one) for one in known.passes}
-    replicas = {one.shard for one in known.replicated}
+    replicas = {(one.shard, one.precision) for one in known.replicated}
     return [
         one
         for one in each
         if (one.what == PASSES and one.key not in passes)
-        or (one.what == REPLICAS and one.run.layout.shard not in replicas)
+        or (one.what == REPLICAS and one.key[:2] not in replicas)
         or (one.what == STAGES and known.staged is None)
     ]
 
@@ -92,7 +92,9 @@ def _of(run: Run, num_ranks: int) -> Iterator[Wanted]:
     if layout.tp <= at_once:
         alone = {"tp": layout.tp, "sequence_parallel": layout.sequence_parallel}
         several = min(layout.accumulation_steps, 2)
-        yield Wanted(what=PASSES, at_once=at_once, run=changed(run, run.recipe, several, **alone))
+        # What samples take is what a rank takes that fetches them itself: the planner divides it among workers.
+        recipe = run.recipe.model_copy(update={"data_workers": 0})
+        yield Wanted(what=PASSES, at_once=at_once, run=changed(run, recipe, several, **alone))
     plain = Recipe(precision=run.recipe.precision)
     own = (run.recipe.overlap, run.recipe.average_every, run.recipe.compression)
     if layout.dp > 1 and at_once > 1 and own == (plain.overlap, plain.average_every, plain.compression):

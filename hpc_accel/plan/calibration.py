@@ -3,29 +3,56 @@
 A layer's passes are measured for some numbers of tensor-parallel ranks and micro-batch sizes, collectives of tensor
 parallelism included, between other compute and through the study's backend, while as many ranks of the node compute as
 in the run. Pipeline, replicas and optimizer are composed of them by the same formulas as without, plus what measured
-layouts took more (`Replicated`, `Staged`). `measured_passes` says what counts where nothing was measured.
+layouts took more (`Replicated`, `Staged`). `measured_passes` says what counts where nothing was measured. A calibration
+holds for its `Subject` alone: the probe and the plan both compare it with the study as it is now.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationError
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.probe.hardware import Count, Facts, Positive
+from hpc_accel.probe.hardware import Count, Facts, Hardware, Positive
 from hpc_accel.study.layout import Layout, Shard
-from hpc_accel.study.model_facts import LayerFacts
+from hpc_accel.study.model_facts import LayerFacts, ModelFacts
 from hpc_accel.study.recipe import Precision, Recompute
+from hpc_accel.study.run import Backend, WorkloadSpec
+from hpc_accel.study.study_file import Study
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Difference = Annotated[float, Field(allow_inf_nan=False)]
 """Seconds that something took more than composed of its parts, or less."""
 MAX_SPREAD = 0.15
 """Quartiles of a quiet measurement differ by at most this share of the median."""
+FORMAT: Final = 3
+"""Of the file. Until 2 it did not say through which backend, and with how many CPUs and threads, it was measured."""
+
+
+class Subject(Facts):
+    """What was measured, and with what; for any other a calibration does not hold."""
+
+    workload: str
+    """`workload_digest` of model, optimizer and data."""
+    backend: Backend
+    cpus_per_rank: Count
+    threads: Count
+    """Of a rank that computes alone on its node."""
+
+    def difference(self, now: Subject) -> str | None:
+        """What this is of and `now` is not, in words; None where they are equal."""
+        if self.workload != now.workload:
+            return "another model, optimizer or data"
+        if self.backend != now.backend:
+            return f"backend {self.backend}, not {now.backend}"
+        if self.cpus_per_rank != now.cpus_per_rank:
+            return f"{self.cpus_per_rank} CPU(s) per rank, not {now.cpus_per_rank}"
+        return f"{self.threads} thread(s) per rank, not {now.threads}" if self.threads != now.threads else None
 
 
 class MeasuredPass(Facts):
@@ -62,6 +89,7 @@ class Replicated(Facts):
     """What replicas took more than composed, in all micro-batches and in each step, for the whole model's tensors."""
 
     shard: Shard
+    precision: Precision
     micro_batch_s: Difference
     step_s: Difference
     spread: Seconds = 0.0
@@ -82,8 +110,8 @@ class Staged(Facts):
 class Calibration(Facts):
     """Of one workload. What was not measured is None or empty, and predicted as without a calibration."""
 
-    digest: str = ""
-    """Of model, optimizer and seed; for others the calibration does not hold."""
+    of: Subject | None = None
+    """None of a calibration that no file holds."""
     passes: tuple[MeasuredPass, ...] = ()
     micro_batch_s: Seconds | None = None
     """Of one micro-batch beside its layers and samples: starting the passes, the loss."""
@@ -104,26 +132,34 @@ class Calibration(Facts):
             if each.spread > MAX_SPREAD and own == key and each.ranks in (None, ranks):
                 where = f"{each.name} at tp {each.tp}, micro-batch {each.micro_batch_size}"
                 return _apart(where, each.spread)
-        replicas = self.replicas(layout.shard) if layout.dp > 1 else None
+        replicas = self.replicas(layout.shard, precision) if layout.dp > 1 else None
         if replicas is not None and replicas.spread > MAX_SPREAD:
             return _apart("replicas", replicas.spread)
         if layout.pp > 1 and self.staged is not None and self.staged.spread > MAX_SPREAD:
             return _apart("stages", self.staged.spread)
         return None
 
-    def replicas(self, shard: Shard) -> Replicated | None:
-        """What was measured of replicas that shard so."""
-        return next((each for each in self.replicated if each.shard == shard), None)
+    def replicas(self, shard: Shard, precision: Precision) -> Replicated | None:
+        """What was measured of replicas that shard so and compute so."""
+        of = (shard, precision)
+        return next((each for each in self.replicated if (each.shard, each.precision) == of), None)
 
 
 def _apart(what: str, spread: float) -> str:
     return f"{what}: quartiles {spread:.0%} apart"
 
 
+class Unfinished(Facts):
+    """Calibrations of one subject that began and did not end: killed, out of time, or ended with their process."""
+
+    of: Subject
+    times: Count
+
+
 class CalibrationFile(Facts):
     """The whole file: a study's workloads by name, on the hardware of the hardware.json beside it."""
 
-    format: Literal[2] = 2
+    format: Literal[3] = FORMAT
     hardware_sha256: str
     """Of that file's bytes; for another the calibration does not hold."""
     machine: str = ""
@@ -132,6 +168,48 @@ class CalibrationFile(Facts):
     workloads: dict[str, Calibration]
     unmeasured: dict[str, str] = {}
     """Why a workload, or a part of it, was not measured."""
+    unfinished: dict[str, Unfinished] = {}
+
+    def holding(self, subjects: Mapping[str, Subject], hardware: Path) -> tuple[dict[str, Calibration], list[str]]:
+        """Calibrations of `subjects`, a study's workloads as they are now, and notes on what is missing and why.
+
+        `hardware` is the hardware.json to delete for another probe.
+        """
+        found, notes, unmeasured = {}, [], dict(self.unmeasured)
+        for name, known in self.workloads.items():
+            if name not in subjects:
+                continue
+            if other := known.of.difference(subjects[name]) if known.of is not None else "an unknown model":
+                unmeasured.pop(name, None)  # that, too, was of the other
+                remedy = f"delete {hardware} to measure anew"
+                notes.append(f"{name}: its calibration is of {other}: predicted without it; {remedy}")
+            else:
+                found[name] = known
+        return found, [*(f"{name}: not calibrated: {why}" for name, why in unmeasured.items()), *notes]
+
+
+def subject_of(spec: WorkloadSpec, facts: ModelFacts, study: Study, hardware: Hardware) -> Subject:
+    """What a calibration of this workload must be of to hold for this study on this hardware."""
+    return Subject(
+        workload=workload_digest(spec, facts),
+        backend=study.backend,
+        cpus_per_rank=study.resources.cpus_per_rank,
+        threads=hardware.slowest.level(1).threads,
+    )
+
+
+def workload_digest(spec: WorkloadSpec, facts: ModelFacts) -> str:
+    """Of model, optimizer and data, whatever the batch.
+
+    Of the facts those alone that are counted: how many samples were looked at for the others is a matter of time.
+    """
+    counted = repr((facts.layers, facts.optimizer))
+    return digest_of([spec.model_dump(mode="json", exclude={"global_batch_size"}), counted])
+
+
+def digest_of(content: Any) -> str:
+    """Of anything that JSON can hold."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def layer_digest(layer: LayerFacts) -> str:
@@ -150,12 +228,17 @@ def read_calibrations(path: Path) -> CalibrationFile | None:
     """The file at `path`; None where there is none. Raises ConfigError for a broken one."""
     if not path.exists():
         return None
+    remedy = "delete it and hardware.json, and probe again"
     try:
-        return CalibrationFile.model_validate(json.loads(path.read_text()))
+        content = json.loads(path.read_text())
+        written = content.get("format") if isinstance(content, dict) else None
+        if written != FORMAT:
+            raise ConfigError(f"{path}: format {written!r:.40}", f"this version reads format {FORMAT}", remedy)
+        return CalibrationFile.model_validate(content)
     except (ValueError, ValidationError) as error:
         first = str(error).splitlines()[0]
         rule = "calibration.json has the shape that the probe writes"
-        raise ConfigError(f"{path}: {first}", rule, "delete it and hardware.json, and probe again") from None
+        raise ConfigError(f"{path}: {first}", rule, remedy) from None
 
 
 def load_calibrations(path: Path, hardware: bytes) -> CalibrationFile | None:

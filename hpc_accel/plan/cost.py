@@ -229,6 +229,7 @@ class StepModel:
             device=self.kind.device,
             overlaps=self.stage_times.can_overlap(resources.ranks_per_node, first.threads),
             later=self.stage_times.averages_later(layout),
+            precision=self.precision,
             calibration=self.calibration,
             num_tensors=sum(layer.num_parameter_tensors for layer in self.facts.layers),
         )

@@ -23,6 +23,7 @@ from hpc_accel.plan.stage_cost import StageCost, exposed_s
 from hpc_accel.probe.hardware import Network
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.model_facts import ModelFacts
+from hpc_accel.study.recipe import Precision
 
 TENSORS_PER_LAUNCH = 50
 """On a GPU torch's optimizers update about this many tensors in one kernel."""
@@ -47,6 +48,7 @@ class Replicas:
         device: str,
         overlaps: bool,
         later: bool,
+        precision: Precision,
         calibration: Calibration | None = None,
         num_tensors: int = 0,
     ) -> None:
@@ -61,6 +63,7 @@ class Replicas:
         self.device = device
         self.later = later
         self.calibration = calibration
+        self.precision = precision
         self.num_tensors = num_tensors
         self.overlaps = overlaps and software.overlaps_gradients and not later
 
@@ -145,7 +148,7 @@ class Replicas:
         """What such replicas took more than composed, where that was measured."""
         if self.calibration is None or self.later or not self.num_tensors:
             return 0.0
-        more = self.calibration.replicas(self.layout.shard)
+        more = self.calibration.replicas(self.layout.shard, self.precision)
         return more(self.layout.accumulation_steps, rank.num_tensors / self.num_tensors) if more else 0.0
 
     def _flattened_s(self, rank: StageCost) -> float:

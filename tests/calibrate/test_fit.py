@@ -58,6 +58,27 @@ def test_what_is_known_is_not_measured_again():
     assert [(each.what, each.run.layout.micro_batch_size) for each in missing(more, known)] == [(PASSES, 4)]
 
 
+def test_replicas_of_each_precision_are_measured_and_kept_apart():
+    every = asked(layouts=[{"dp": 2}], recipes=[{"precision": ["fp32", "bf16"]}])
+    replicas = [each for each in every if each.what == REPLICAS]
+    assert {each.run.recipe.precision for each in replicas} == {"fp32", "bf16"}
+    of = {
+        precision: [each for each in every if each.run.recipe.precision == precision] for precision in ("fp32", "bf16")
+    }
+    known = fit([(each, steps(1.0, 0.4, 0.5)) for each in of["fp32"]], FACTS, cpu(), Calibration())
+    assert [each.precision for each in known.replicated] == ["fp32"]
+    assert missing(every, known) == of["bf16"]
+    known = fit([(each, steps(2.0, 0.4, 0.5)) for each in of["bf16"]], FACTS, cpu(), known)
+    fp32, bf16 = (known.replicas("none", precision) for precision in ("fp32", "bf16"))
+    assert bf16.step_s > fp32.step_s
+
+
+def test_samples_are_measured_without_workers():
+    with_workers = asked(recipes=[{"data_workers": [4, 0]}])
+    assert {each.run.recipe.data_workers for each in with_workers} == {0}
+    assert [each.key for each in with_workers] == [each.key for each in asked()], "once, not once for each number"
+
+
 def test_passes_add_up_to_the_phases_that_were_timed():
     (serial, *_) = [each for each in asked() if each.run.layout.accumulation_steps == 2]
     known = fit([(serial, steps(2.0, 0.8, 1.0, 0.1))], FACTS, cpu(), Calibration())

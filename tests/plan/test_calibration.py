@@ -89,7 +89,7 @@ def test_samples_optimizer_and_the_rest_are_what_was_measured():
 
 
 def test_what_replicas_took_more_is_charged_for_each_micro_batch_and_step():
-    more = Replicated(shard="none", micro_batch_s=0.5, step_s=0.25)
+    more = Replicated(shard="none", precision="fp32", micro_batch_s=0.5, step_s=0.25)
     plain = step_s(None, dp=2, accumulation=4)
     parts = step_s(calibration(replicated=(more,)), dp=2, accumulation=4)
     assert parts["communication_exposed"] == pytest.approx(plain["communication_exposed"] + 4 * 0.5 + 0.25)
@@ -97,6 +97,22 @@ def test_what_replicas_took_more_is_charged_for_each_micro_batch_and_step():
     staged = step_s(calibration(replicated=(more,)), dp=2, pp=2, accumulation=4, schedule="1f1b")
     apart = step_s(None, dp=2, pp=2, accumulation=4, schedule="1f1b")
     assert staged["communication_exposed"] == pytest.approx(apart["communication_exposed"] + (4 * 0.5 + 0.25) / 2)
+
+
+def test_what_replicas_took_in_one_precision_is_not_charged_in_another():
+    fp32, bf16 = (
+        Replicated(shard="none", precision=precision, micro_batch_s=0.0, step_s=step_s)
+        for precision, step_s in (("fp32", 0.25), ("bf16", 0.75))
+    )
+    one = run(dp=2)
+    for precision, known, more_s in (("fp32", (bf16, fp32), 0.25), ("bf16", (fp32, bf16), 0.75), ("bf16", (fp32,), 0)):
+        software = torch_amp(one.workload.optimizer, one.recipe.model_copy(update={"precision": precision}))
+        plain, charged = (
+            StepModel(FACTS, MACHINE, precision, software, calibration=calibrated)
+            for calibrated in (None, calibration(replicated=known))
+        )
+        exposed = [each.parts_s(one.layout, one.resources)["communication_exposed"] for each in (plain, charged)]
+        assert exposed[1] - exposed[0] == pytest.approx(more_s)
 
 
 def test_stages_take_what_passes_through_them_were_measured_to_take():
@@ -139,6 +155,16 @@ def test_the_file_holds_for_the_hardware_beside_it_alone(tmp_path):
     path.write_text(json.dumps({"format": 1, "nonsense": 2}))
     with pytest.raises(ConfigError):
         load_calibrations(path, hardware)
+
+
+def test_a_file_of_an_earlier_format_is_refused_with_the_remedy(tmp_path):
+    path = tmp_path / "calibration.json"
+    whole = CalibrationFile(hardware_sha256="", created_utc="now", workloads={}).model_dump(mode="json")
+    for earlier in ({**whole, "format": 2}, {"workloads": {}}, []):
+        path.write_text(json.dumps(earlier))
+        with pytest.raises(ConfigError) as caught:
+            load_calibrations(path, b"{}")
+        assert "format" in caught.value.value and "delete it and hardware.json" in caught.value.remedy
 
 
 def test_a_plan_is_made_with_what_its_workload_took():

@@ -148,6 +148,9 @@ def checked(entry: str, built: Any, seed: int = 0, batch_size: int = 1) -> Workl
         num_parameters = sum(parameter.numel() for parameter in built.loss.parameters())
         if num_parameters:
             raise _wrong(entry, f"loss has {num_parameters} parameters", "move them into the model")
+    if not built.model.training:
+        # As a whole in eval mode, as from_pretrained leaves it: dropout would be off. Parts in that mode are meant so.
+        built.model.train()
     certain = plan_inside(built.model)  # which marks how wide heads are, for any plan
     return built if built.tensor_plan else replace(built, tensor_plan=certain)
 

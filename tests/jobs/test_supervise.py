@@ -184,6 +184,29 @@ def test_a_second_signal_while_the_first_is_passed_on(tmp_path: Path):
     assert process.returncode == 9
 
 
+SAVES = """
+import os, signal, sys
+from hpc_accel.jobs.child import Child
+inner = (
+    "import os, signal, time\\n"
+    "signal.signal(signal.SIGUSR1, lambda *_: open('saved', 'w').close())\\n"
+    "os.kill(os.getppid(), signal.SIGTERM)\\n"
+    "time.sleep(30); time.sleep(30)"
+)
+child = Child(lambda: sys.argv[1] == "listens", saves_within_s=0.5)
+code = child.run([sys.executable, "-c", inner], os.environ)
+print(child.asked_to_stop, code)
+"""
+
+
+@pytest.mark.parametrize("ranks", ["listens", "starts"])
+def test_a_training_that_is_stopped_saves_first_and_ends_all_the_same(tmp_path: Path, ranks: str):
+    command = [sys.executable, "-c", SAVES, ranks]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+    assert done.stdout == "TERM 143\n", done.stderr
+    assert (tmp_path / "saved").exists() == (ranks == "listens")
+
+
 @pytest.mark.parametrize(
     ("code", "told"),
     [

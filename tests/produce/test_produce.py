@@ -61,8 +61,10 @@ def test_a_schedule_ends_with_the_training_unless_it_has_an_end_of_its_own(study
     measured = run_of(study, "mlp", "serial fp32 x1")
     run = read_run(measured.directory / "run.json")
     total = run.measure.warmup_steps + run.measure.steps
-    for number, (said, expected) in enumerate([(total, 500), (77, 77)]):
-        schedule = Schedule(name="cosine", total_steps=said)
+    long = 3 * total  # a warm-up longer than the measurement: its schedule ended a step after it
+    cases = [(total, 0, 500), (77, 0, 77), (long + 1, long, 500), (long + 9, long, long + 9)]
+    for number, (said, warmup, expected) in enumerate(cases):
+        schedule = Schedule(name="cosine", total_steps=said, warmup_steps=warmup)
         workload = run.workload.model_copy(update={"optimizer": Optimizer(name="sgd", schedule=schedule)})
         edited = Run.model_validate(run.model_dump(exclude={"run_id"}) | {"workload": workload})
         write_run_file(edited, measured.directory)

@@ -78,3 +78,14 @@ def test_a_loader_leaves_the_random_state_as_it_is(made):
     before = torch.get_rng_state()
     next(made[0].shares)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_evaluation_leaves_each_part_in_its_mode(made):
+    stepper, _ = made[:2]
+    parts = [each for module in stepper.model.modules.values() for each in module.modules()]
+    parts[-1].eval()
+    before = [each.training for each in parts]
+    assert len(set(before)) == 2
+    evaluate(*made, Alone(), 4)
+    assert [each.training for each in parts] == before
+    parts[-1].train()

@@ -84,6 +84,14 @@ def test_a_loss_with_parameters_is_refused(load):
         load(source)
 
 
+def test_a_model_in_eval_mode_trains_and_its_frozen_parts_stay_so(load):
+    """As `from_pretrained` gives it; a frozen BatchNorm is a part of a model in train mode."""
+    whole = load(GOOD.replace("    return model", "    model.eval()\n    return model"))
+    assert all(each.training for each in whole.model.modules())
+    part = load(GOOD.replace("    return model", "    model[1].eval()\n    return model"))
+    assert [each.training for each in part.model] == [True, False, True]
+
+
 def test_a_forked_process_and_another_thread_may_leave(load):
     """A watch over hangs ends its process from a thread, while the user's code runs."""
     source = f"""

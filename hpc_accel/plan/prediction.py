@@ -16,6 +16,8 @@ from hpc_accel.probe.hardware import Hardware
 from hpc_accel.study.model_facts import ModelFacts
 from hpc_accel.study.run import Run
 
+NO_PRICE = "the site gives no price"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prices:
@@ -77,7 +79,7 @@ def predict(
             **memory,
             notes=notes,
             energy_reason=f"no time predicted: {reason}",
-            cost_reason=f"no time predicted: {reason}",
+            cost_reason=f"no time predicted: {reason}" if prices else NO_PRICE,
         )
     parts = model.parts_s(run.layout, run.resources)
     step_s = sum(parts.values())
@@ -90,6 +92,6 @@ def predict(
         energy_j=power_w * num_nodes * window_s if power_w else None,
         energy_reason=None if power_w else model.kind.power_w_reason or "the probe read no power sensor",
         cost=prices.per_node_hour * num_nodes * window_s / 3600 if prices else None,
-        cost_reason=None if prices else "the site gives no price",
+        cost_reason=None if prices else NO_PRICE,
         notes=notes,
     )

@@ -123,7 +123,8 @@ def test_of_more_ranks_than_cores_nothing_is_predicted(layout):
     prediction = predict(run(**layout, hardware=small), model(), small, software=PLAIN)
     assert prediction.step_time_ms is None and prediction.peak_memory_bytes > 0
     assert prediction.step_time_reason == "4 ranks share 2 core(s) of a node: equal runs differ by up to twice"
-    assert prediction.cost_reason == f"no time predicted: {prediction.step_time_reason}"
+    assert prediction.energy_reason == f"no time predicted: {prediction.step_time_reason}"
+    assert prediction.cost_reason == "the site gives no price", "which the user can mend"
 
 
 def test_measured_levels_decide_when_ranks_compute_at_once():

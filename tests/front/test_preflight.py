@@ -87,6 +87,7 @@ def test_a_mistake_is_told_at_once(name: str, tmp_path: Path) -> None:
 
 def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{COMMAND.parent}:{os.environ['PATH']}")
     Path("s.yaml").write_text(STUDY)
     study = load_study(Path("s.yaml"))
     refuse_early(study, Path("s.yaml"), Path("results/s"), None)

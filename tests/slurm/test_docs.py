@@ -6,6 +6,8 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
+
 from .conftest import BIN, ROOT, Cluster, read
 
 STEPS = re.split(r"^\*\*\d+\. ", (ROOT / "docs/cluster.md").read_text().partition("## When something")[0], flags=re.M)[
@@ -23,6 +25,7 @@ def commands(step: str) -> str:
     return "\n".join(re.findall(r"```bash\n(.*?)```", step, re.DOTALL))
 
 
+@pytest.mark.timeout(600)
 def test_ten_steps(cluster: Cluster):
     assert len(STEPS) == 10
     here = cluster.directory / "checkout"

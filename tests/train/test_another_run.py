@@ -35,7 +35,7 @@ def test_a_run_starts_from_another_one_until_it_has_its_own(checkpoints, tmp_pat
     save(checkpoints, 10)
     found = other.load()
     assert (found.step, found.of, found.is_same_layout) == (10, checkpoints.run, True)
-    assert found.measured.rows == [], "what the other run measured is in its own record"
+    assert list(found.measured.rows) == [], "what the other run measured is in its own record"
     flip(checkpoints.directory / "step-000010/rank-0.json")
     assert other.load().step == 5
     assert save(other, 7) == ""

@@ -27,7 +27,7 @@ def test_a_name_is_a_file_in_slurm_sites(monkeypatch, tmp_path: Path):
     (tmp_path / "slurm/sites").mkdir(parents=True)
     (tmp_path / "slurm/sites/mine.yaml").write_text("partition: gpu\n")
     assert load_site("mine").partition == "gpu"
-    with pytest.raises(ConfigError, match="there are: .*mine"):
+    with pytest.raises(ConfigError, match=r"there are: .*mine"):
         load_site("other")
 
 

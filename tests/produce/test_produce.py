@@ -1,11 +1,13 @@
 """What `produce` writes for a study's results, and what it refuses before any rank starts."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from hpc_accel.errors import CannotCreateError, ConfigError, DataError
-from hpc_accel.jobs.script import render
+from hpc_accel.jobs.script import _chained, render
 from hpc_accel.jobs.site import Site
 from hpc_accel.produce.produce import asked_of, prepare
 from hpc_accel.produce.start import num_jobs, num_submitted
@@ -166,3 +168,30 @@ def test_a_clusters_script_waits_for_those_before_it(study, tmp_path):
     assert "#SBATCH --dependency=singleton\n" in text
     assert f"#SBATCH --job-name=hpc-{run.run_id}" in text or run.run_id in text
     assert len(text.splitlines()) < 30
+
+
+RUN_HERE = """
+import sys
+from pathlib import Path
+from hpc_accel.produce.start import run_here
+raise SystemExit(run_here(Path(sys.argv[1]), print))
+"""
+
+
+@pytest.mark.parametrize(("begins", "starts", "code"), [(False, 1, 75), (True, 3, 0)])
+def test_a_script_that_begins_no_attempt_is_not_started_again(tmp_path, begins, starts, code):
+    """Another process is at the training: asked without end, it would refuse without end."""
+    script = tmp_path / "job.sbatch"
+    line = f"""echo '{{"event": "begin", "unix_s": 1}}' >> {tmp_path}/attempts.jsonl\n""" if begins else ""
+    count = f"echo started >> {tmp_path}/starts\n"
+    script.write_text(f"{line}{count}[ $(wc -l < {tmp_path}/starts) -ge 3 ] || exit 75\n")
+    done = subprocess.run([sys.executable, "-c", RUN_HERE, script], capture_output=True, timeout=30, check=False)
+    assert done.returncode == code, done.stderr
+    assert (tmp_path / "starts").read_text().count("started") == starts
+
+
+def test_a_chain_keeps_the_dependency_that_the_study_asks_for():
+    assert _chained(None) == "singleton"
+    assert _chained("afterok:7") == "afterok:7,singleton"
+    with pytest.raises(ConfigError, match=r"afterok:7\?afterok:8"):
+        _chained("afterok:7?afterok:8")

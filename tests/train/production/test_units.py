@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -10,6 +11,8 @@ from torch import nn
 from hpc_accel.jobs import history
 from hpc_accel.record.figure import Estimate, Grams, Joules, Milliseconds, OwnUnit, Seconds
 from hpc_accel.record.production import Factors, Forecast
+from hpc_accel.runtime.batches import ShareSampler
+from hpc_accel.train.production.evaluations import Evaluations
 from hpc_accel.train.production.goodput import attempts_of, queue_s, redone_s
 from hpc_accel.train.production.hugging_face import pretrained_in
 from hpc_accel.train.production.metric_files import MetricFiles
@@ -194,3 +197,19 @@ def test_a_training_is_finished_where_its_own_record_says_so(tmp_path):
     for status, run_id, expected in (("completed", "a", True), ("completed", "b", False), ("preempted", "a", False)):
         (tmp_path / "summary.json").write_text(json.dumps({"status": status, "run_id": run_id}))
         assert history.is_finished(tmp_path) is expected
+
+
+@pytest.mark.parametrize(
+    ("keep_last", "steps", "samples", "epochs"), [(True, 276, 17244, 12.0), (False, 264, 16896, 12.0)]
+)
+def test_samples_of_an_epochs_short_last_batch_are_those_it_has(keep_last, steps, samples, epochs):
+    sampler = ShareSampler(1437, 64, start=0, share=32, seed=0, keep_last=keep_last)
+    session = SimpleNamespace(
+        stepper=SimpleNamespace(sampler=sampler),
+        run=SimpleNamespace(workload=SimpleNamespace(global_batch_size=64)),
+        workload=SimpleNamespace(dataset=range(1437)),
+    )
+    assert Evaluations._seen(SimpleNamespace(_session=session), steps) == (samples, epochs)
+    seen, epoch = Evaluations._seen(SimpleNamespace(_session=session), steps + 1)
+    assert seen == samples + 64
+    assert epochs < epoch < epochs + 0.1

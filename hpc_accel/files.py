@@ -1,7 +1,7 @@
 """Writing a file whole or not at all: into a `.part` file of this process, forced to disk, renamed over the target.
 
 A job can be killed at any time, can run twice at the same time, and can meet a full disk; the old file stays until the
-new one is complete. `read_object` reads JSON that may be missing or broken.
+new one is complete. `read_object` reads JSON that may be missing or broken, `end_of` the end of a log.
 """
 
 from __future__ import annotations
@@ -64,6 +64,16 @@ def read_object(path: Path) -> dict[str, Any] | str:
     except (ValueError, RecursionError) as error:
         return f"{path.name} is not valid JSON ({error})"
     return content if isinstance(content, dict) else f"{path.name} holds no JSON object"
+
+
+def end_of(path: Path, num_bytes: int, *, start: int = 0) -> str:
+    """The last bytes of a text that grows, as far as they lie behind `start`; empty where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(start, path.stat().st_size - num_bytes))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpc_accel.files import read_json
+from hpc_accel.files import end_of, read_json
 from hpc_accel.front.trainings import TrainingState, trainings_in
 from hpc_accel.jobs.attempt import MARKER, SUCCESSFUL
+from hpc_accel.jobs.queue import submitted
 from hpc_accel.report.load.labels import run_label
 from hpc_accel.study.run import Run
 
@@ -94,10 +95,11 @@ class Watcher:
 
     def look(self) -> StudyState:
         """The present state."""
-        said = _end_of(self.log) if self.log else ""
+        said = end_of(self.log, TAIL_BYTES) if self.log else ""
         runs = tuple(self._run(run, label) for run, label in self._planned())
+        queue = _waiting(self.log, said) if self.log else ()
         trainings = trainings_in(self.results)
-        return StudyState(stage=self._stage(said), runs=runs, queue=_waiting(said), trainings=trainings)
+        return StudyState(stage=self._stage(said), runs=runs, queue=queue, trainings=trainings)
 
     def left_s(self, state: StudyState) -> float | None:
         """How long the rest takes if it takes as long as what was measured so far; None before the first result."""
@@ -143,7 +145,7 @@ class Watcher:
         return self._running(same, run, directory / "log.txt")
 
     def _running(self, same: dict[str, Any], run: Run, log: Path) -> RunState:
-        steps = _STEP.findall(_end_of(log))
+        steps = _STEP.findall(end_of(log, TAIL_BYTES))
         now_s = time.monotonic()
         done, total = (int(steps[-1][0]), int(steps[-1][1])) if steps else (0, 0)
         first = self._first.setdefault(run.run_id, (now_s, done))
@@ -172,10 +174,9 @@ def _ended(same: dict[str, Any], summary: dict[str, Any]) -> RunState:
     )
 
 
-def _waiting(said: str) -> tuple[str, ...]:
+def _waiting(log: Path, said: str) -> tuple[str, ...]:
     reasons = dict(_WAITS.findall(said))
-    ended = set(re.findall(r"SLURM jobid.*?(\d+).*?(?:started|finished)", said))
-    return tuple(f"job {job}: {reason}" for job, reason in reasons.items() if job not in ended)
+    return tuple(f"job {job}: {reasons[job]}" for job in submitted(log) if job in reasons) if reasons else ()
 
 
 def _changed_s(path: Path) -> float:
@@ -184,12 +185,3 @@ def _changed_s(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return 0.0
-
-
-def _end_of(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-            return file.read().decode("utf-8", "replace")
-    except OSError:
-        return ""

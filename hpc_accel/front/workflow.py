@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from hpc_accel.errors import UsageError
-from hpc_accel.jobs.child import PR_SET_PDEATHSIG
+from hpc_accel.jobs.child import at_parents_end
 from hpc_accel.study.starter.project import SNAKEFILE, WORKFLOW
 
 ENDS_WITHIN_S = 60.0
@@ -34,11 +34,6 @@ def command(study: Path, *, profile: str | None, jobs: int | None, further: Sequ
     return [*words, *further, "--config", f"study={study}"]
 
 
-def _hang_up_with_parent() -> None:
-    """Between fork and exec: a screen that is killed without a word takes its workflow with it."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGHUP, 0, 0, 0)
-
-
 def _directory_of(profile: str) -> Path:
     """A profile of this directory, else one that came with the package."""
     for path in (Path(profile), WORKFLOW / profile):
@@ -57,7 +52,8 @@ class Workflow:
         if program.name == "hpc-accel":  # called by its path: the rules call it by its name
             environ["PATH"] = f"{program.parent.resolve()}:{environ.get('PATH', os.defpath)}"
         with log.open("wb") as file:
-            # In a session of its own: Ctrl-C reaches the screen alone, which passes it on once.
+            # In a session of its own: Ctrl-C reaches the screen alone, which passes it on once. A screen that is
+            # killed without a word takes its workflow with it.
             self._process = subprocess.Popen(
                 words,
                 stdin=subprocess.DEVNULL,
@@ -65,7 +61,7 @@ class Workflow:
                 stderr=file,
                 env=environ,
                 start_new_session=True,
-                preexec_fn=_hang_up_with_parent,  # noqa: PLW1509  # no other thread runs yet
+                preexec_fn=partial(at_parents_end, signal.SIGHUP),  # noqa: PLW1509  # no other thread runs yet
             )
 
     def ends_within(self, seconds: float) -> int | None:

@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, MutableMapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -73,7 +74,7 @@ class Child:
                 env=environ,
                 stdin=subprocess.DEVNULL,
                 process_group=0,
-                preexec_fn=_end_with_parent,  # noqa: PLW1509  # other threads wait in C and hold no lock
+                preexec_fn=partial(at_parents_end, signal.SIGTERM),  # noqa: PLW1509  # other threads wait in C and hold no lock
                 **options,
             )
         except OSError as error:
@@ -130,9 +131,9 @@ class Child:
             process.send_signal(number)
 
 
-def _end_with_parent() -> None:
-    """Between fork and exec: the launcher is told to stop when this process dies, by SIGKILL for example."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+def at_parents_end(number: signal.Signals) -> None:
+    """Between fork and exec: the new program gets this signal when its parent dies, by SIGKILL for example."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
 def end_what_is_left() -> None:

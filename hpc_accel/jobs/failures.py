@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from hpc_accel.files import read_json
+from hpc_accel.files import end_of, read_json
 from hpc_accel.jobs.attempt import SUCCESSFUL
 from hpc_accel.study.sources import is_users
 
@@ -32,7 +32,7 @@ def failures(results: Path, logs: Path, since_unix_s: float) -> Iterator[str]:
             cause = f"error: {error.get('message')}\n  remedy: {error.get('remedy')}"
             told.setdefault(cause, []).append(path.parent.name)
     for path in _newer(logs.rglob("*.log"), since_unix_s):
-        cause = known_cause(_end_of(path))
+        cause = known_cause(end_of(path, MAX_READ_BYTES))
         if cause:
             told.setdefault(cause, []).append(str(path))
     for cause, places in list(told.items())[:MOST_SHOWN]:
@@ -59,18 +59,10 @@ def known_cause(text: str) -> str:
 
 def cause_since(log: Path, start: int) -> str:
     """The cause of a failure in what was added to `log` after byte `start`; its last line where nothing tells more."""
-    text = _end_of(log, start)
+    text = end_of(log, MAX_READ_BYTES, start=start)
     lines = [line for line in text.splitlines() if line.strip()]
     return known_cause(text) or (f"error: {lines[-1].strip()}" if lines else "error: it said nothing")
 
 
 def _newer(paths: Iterator[Path], since_unix_s: float) -> list[Path]:
     return sorted(path for path in paths if path.stat().st_mtime >= since_unix_s)
-
-
-def _end_of(path: Path, start: int = 0) -> str:
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        file.seek(max(start, path.stat().st_size - MAX_READ_BYTES))
-        return file.read().decode("utf-8", "replace")

@@ -153,8 +153,8 @@ def _supervise_run(run_dir: Path, command: Sequence[str], settings: Settings) ->
     _note_begin(run_dir, environ.get("SLURM_JOB_ID"))
     neighbours = allocation.neighbours(environ)
     written_from = tell_edits(run_dir, run_dir / "request.json")
-    is_training = read_json(run_dir / "run.json").get("production") is not None
-    child = Child(lambda: attempt.keep_warning(run_dir), saves_within_s=SAVES_WITHIN_S if is_training else 0.0)
+    saves_within_s = SAVES_WITHIN_S if history.is_kept(run_dir) else 0.0
+    child = Child(lambda: attempt.keep_warning(run_dir), saves_within_s=saves_within_s)
     with ExitStack() as stack:
         exit_code = _launch(child, command, run_dir, settings, stack)
     if not attempt.has_succeeded(run_dir):

@@ -106,3 +106,13 @@ def test_trainings_with_their_curves(tmp_path: Path) -> None:
     assert "█▁▅" in console.export_text()
     write_json(directory / "summary.json", {"run_id": "r", "status": "completed"})
     assert trainings.told(trainings.trainings_in(tmp_path)[0]).startswith("trained: step 30 of 30")
+
+
+def test_a_job_waits_until_it_has_ended(tmp_path: Path) -> None:
+    log = tmp_path / "workflow.log"
+    said = "Job 5 has been submitted with SLURM jobid 77 (log: x).\njob 77 waits: Priority\njob 77 waits: Resources\n"
+    log.write_text(said)
+    watcher = Watcher(results=tmp_path, log=log)
+    assert watcher.look().queue == ("job 77: Resources",)
+    log.write_text(said + "Finished jobid: 5 (Rule: run)\n")
+    assert watcher.look().queue == ()

@@ -17,6 +17,7 @@ from hpc_accel.errors import HpcAccelError, UsageError
 from hpc_accel.front.cli import run, watch
 from hpc_accel.jobs.cli import failures, leave_queue, run_script, watch_queue
 from hpc_accel.leave import run_and_leave
+from hpc_accel.plan.advise.cli import advise
 from hpc_accel.plan.evaluate.cli import plan_evaluate
 from hpc_accel.produce.cli import produce
 
@@ -32,6 +33,7 @@ app.command()(check)
 app.command()(sources)
 app.command()(produce)
 app.command()(compare)
+app.command()(advise)
 app.command(hidden=True)(run_script)
 app.command(hidden=True)(failures)
 app.command(hidden=True)(watch_queue)

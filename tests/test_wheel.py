@@ -73,4 +73,4 @@ def test_run_goes_from_the_project_to_the_answer_without_its_files(installed: Pa
     told = call(installed, tmp_path, "hpc-accel", "run", "one.yaml", timeout_s=280)
     for words in ("probing the machine", "mlp: dp2 fp32 x1: done", "Best for time:", "script:  results/one/runs/mlp-"):
         assert words in told
-    assert (tmp_path / "results/one/report.html").stat().st_size > 1e6
+    assert (tmp_path / "results/one/report.html").stat().st_size > 1e5

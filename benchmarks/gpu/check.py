@@ -67,8 +67,9 @@ PASSES: dict[str, list[list[Step]]] = {
     ],
     "B": [
         [module("probe", 60)],
-        [module("speed", 150)],
-        [module("planner", 90)],
+        [module("speed", 120)],
+        [module("speed", 90, "compiled")],
+        [module("planner", 240)],
         [module("inference", 90)],
     ],
 }

@@ -1,59 +1,107 @@
-"""Step times of twelve configurations on one card: predicted from the probe, and measured.
+"""Step times and energy of configurations on one card: predicted after the probe and the calibration, and measured.
 
-Beside them stands what a prediction from one measured block would say: times of one block, of what is around the
-blocks, and of the optimizer, put together. The planner does not do that yet; the figures are for when it does.
+The probe's calibration runs as `hpc-accel probe STUDY` would, for several studies of each model. What it wrote and what
+was measured go to planner.json, from which predictions can be made again, also with a part of the calibration.
 """
 
 from __future__ import annotations
 
+import json
 import time
+from pathlib import Path
+from shutil import copy
 from statistics import median
+from tempfile import mkdtemp
 from typing import Any
 
 import torch
 
-from benchmarks.gpu.runs import OUT, stepper_of, study_of
-from benchmarks.gpu.say import DEVICE, PRETENDED, figure, settle, size, verdict
+from benchmarks.gpu.runs import OUT, stepper_of_run, study_of
+from benchmarks.gpu.say import PRETENDED, figure, settle, size, verdict
+from hpc_accel.calibrate.run import NAME, calibrate
+from hpc_accel.plan.calibration import read_calibrations
+from hpc_accel.plan.planner import make_plan
+from hpc_accel.probe.hardware import load_hardware
 from hpc_accel.runtime.precision import arithmetic
+from hpc_accel.study.expand import resolve_workload
+from hpc_accel.workloads.facts_without_weights import facts_of
 
 TINY = {"layers": 2, "hidden": 32, "heads": 2, "sequence": 16}
-SMALL, MEDIUM = size(({"size": "124M"}, {"size": "350M"}), (TINY, TINY))
-IMAGES = size({"image": 224, "classes": 1000, "samples": 128}, {"image": 32, "classes": 10, "samples": 32})
-BF16: dict[str, Any] = {"precision": "bf16", "fused_optimizer": True}
-# Name, workload, arguments, micro-batch, recipe, layout.
-CONFIGURATIONS: list[tuple[str, str, dict[str, Any], int, dict[str, Any], dict[str, Any]]] = [
-    ("lm 124M, 2", "lm", SMALL, 2, BF16, {}),
-    ("lm 124M, 8", "lm", SMALL, 8, BF16, {}),
-    ("lm 124M, 32", "lm", SMALL, size(32, 16), BF16, {}),
-    ("lm 124M, 8, tf32", "lm", SMALL, 8, {**BF16, "precision": "tf32"} if not PRETENDED else {}, {}),
-    ("lm 124M, 8, fp32", "lm", SMALL, 8, {"precision": "fp32", "fused_optimizer": True}, {}),
-    ("lm 124M, 32, recompute", "lm", SMALL, size(32, 16), {**BF16, "recompute": "full"}, {}),
-    ("lm 124M, 8 x 4", "lm", SMALL, size(32, 16), BF16, {"accumulation_steps": 4}),
-    ("lm 350M, 2", "lm", MEDIUM, 2, BF16, {}),
-    ("lm 350M, 8", "lm", MEDIUM, 8, BF16, {}),
-    ("lm 350M, 16", "lm", MEDIUM, 16, BF16, {}),
-    ("ViT-L, 32", "vision", {"model": size("vit-large", "vit-tiny"), **IMAGES}, size(32, 8), BF16, {}),
-    ("ResNet-50, 64", "vision", {"model": size("resnet50", "resnet18"), **IMAGES}, size(64, 8), BF16, {}),
-]
+SMALL, MEDIUM = size(({"size": "124M"}, {"size": "350M"}), (TINY, {**TINY, "layers": 3}))
+IMAGES = size({"image": 224, "classes": 1000, "samples": 256}, {"image": 16, "classes": 10, "samples": 8})
+BF16: dict[str, Any] = {"precision": ["bf16"], "fused_optimizer": True}
+FP32: dict[str, Any] = {"precision": ["fp32"] if PRETENDED else ["fp32", "tf32"], "fused_optimizer": True}
+Studies = tuple[tuple[dict[str, Any], list[int]], ...]
+# Name, workload, arguments, global batch; of each study the recipe and the accumulation steps.
+MODELS: tuple[tuple[str, str, dict[str, Any], int, Studies], ...] = (
+    (
+        "lm 124M",
+        "lm",
+        SMALL,
+        size(32, 8),
+        (
+            (BF16, size([1, 4, 16], [1, 4])),
+            (FP32, [4]),
+            ({**BF16, "recompute": "full"}, [1]),
+            ({**BF16, "compile": True}, [1]),
+        ),
+    ),
+    ("lm 350M", "lm", MEDIUM, size(16, 8), ((BF16, size([1, 2, 8], [1, 2])),)),
+    ("ViT-L", "vision", {"model": size("vit-large", "vit-tiny"), **IMAGES}, size(64, 4), ((BF16, [2]),)),
+    (
+        "ResNet-50",
+        "vision",
+        {"model": size("resnet50", "resnet18"), **IMAGES},
+        size(128, 4),
+        ((BF16, [2]), ({**BF16, "channels_last": True}, size([2], [1]))),
+    ),
+)
+WITH_ENERGY = ("lm 124M bf16 x1", "lm 124M bf16 x16", "lm 350M bf16 x1", "lm 350M bf16 x8", "ResNet-50 bf16 x2")
+WINDOW_S = size(4, 0.2)
 
 
-def predicted_ms(name: str, args: dict[str, Any], batch: int, recipe: dict[str, Any], layout: dict[str, Any]) -> float:
-    """By the planner, from the hardware.json that the probe step left."""
-    from hpc_accel.plan.planner import make_plan
-    from hpc_accel.probe.hardware import load_hardware
-    from hpc_accel.study.expand import resolve_workload
-    from hpc_accel.workloads.facts_without_weights import facts_of
+def planned(args: tuple[Any, ...]) -> list[tuple[str, Any, float | None, float | None]]:
+    """Calibrate one model's studies; of each run name, run, predicted milliseconds, and joules of a step."""
+    name, workload, arguments, batch, studies = args
+    directory = Path(mkdtemp())
+    hardware = directory / "hardware.json"
+    copy(OUT / "hardware.json", hardware)
+    content = {"name": workload, "args": arguments, "global_batch_size": batch, "optimizer": {"name": "adamw"}}
+    each = [
+        study_of(content, recipes=[recipe], layouts=[{"accumulation_steps": steps}], calibrate=True)
+        for recipe, steps in studies
+    ]
+    began = time.perf_counter()
+    for study in each:
+        calibrate(study, hardware)
+    figure(f"{name}: calibration", time.perf_counter() - began, "s")
+    file = read_calibrations(directory / NAME)
+    assert file is not None
+    for why in file.unmeasured.values():
+        verdict(f"{name}: calibrated", False, why)
+    keep(name, "calibration", json.loads(file.model_dump_json()))
+    found = []
+    for study in each:
+        (choice,) = study.workloads
+        facts = {workload: facts_of(resolve_workload(choice), study.seed)}
+        plan = make_plan(study, load_hardware(hardware), facts, calibrations=file.workloads)
+        for candidate in plan.candidates:
+            run, told = candidate.run, candidate.prediction
+            options = "".join(f" {option}" for option in run.recipe.options if "fused" not in option)
+            title = f"{name} {run.recipe.precision}{options} x{run.layout.accumulation_steps}"
+            joules = told.energy_j / run.measure.steps if told and told.energy_j else None
+            if not PRETENDED and (told is None or told.step_time_ms is None):  # a busy laptop predicts nothing
+                verdict(f"{title}: predicted", False, told.step_time_reason if told else str(candidate.refused))
+            found.append((title, run, told.step_time_ms if told else None, joules))
+    return found
 
-    workload = {"name": name, "args": args, "global_batch_size": batch, "optimizer": {"name": "adamw"}}
-    listed = {key: [value] if key == "precision" else value for key, value in recipe.items()}
-    study = study_of(workload, recipes=[listed], layouts=[layout])
-    (choice,) = study.workloads
-    facts = {name: facts_of(resolve_workload(choice), study.seed)}
-    (candidate,) = make_plan(study, load_hardware(OUT / "hardware.json"), facts).candidates
-    assert candidate.prediction is not None
-    if candidate.prediction.step_time_ms is None:
-        raise ValueError(candidate.prediction.step_time_reason)
-    return candidate.prediction.step_time_ms
+
+def keep(name: str, key: str, content: Any) -> None:
+    """Beside what is in planner.json already."""
+    path = OUT / "planner.json"
+    whole = json.loads(path.read_text()) if path.exists() else {}
+    whole.setdefault(name, {})[key] = content
+    path.write_text(json.dumps(whole, indent=1) + "\n")
 
 
 def measured_ms(stepper: Any) -> float:
@@ -65,95 +113,57 @@ def measured_ms(stepper: Any) -> float:
     return median(each.result().step.duration_ns for each in flown) / 1e6
 
 
-def composed_ms(stepper: Any, name: str, batch: int) -> float:
-    """One block's forward and backward times the number of blocks, and the rest of the step measured without them."""
-    model, autocast = stepper.model.module, torch.autocast(DEVICE.type, dtype=torch.bfloat16)
-    layers = list(model)
-    first = stepper.next_batch()[0]
-    inputs, targets = first.args, first.targets
-    with autocast:
-        states = layers[0](*(each[:batch] for each in inputs)).detach().requires_grad_(True)
-
-        def block() -> None:
-            layers[1](states).sum().backward()
-
-        def around() -> None:
-            stepper.loss.loss(
-                layers[-1](layers[0](*(each[:batch] for each in inputs))).float(), targets[:batch]
-            ).backward()
-
-        block_s, around_s = timed_s(block), timed_s(around)
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    update_s = timed_s(stepper.optimizer.step)
-    parts = {"one block": block_s, "embedding, head and loss": around_s, "optimizer": update_s}
-    for part, seconds in parts.items():
-        figure(f"{name}: {part}", 1e3 * seconds, "ms")
-    return 1e3 * (block_s * (len(layers) - 2) + around_s + update_s)
-
-
-def timed_s(call: Any) -> float:
-    """Seconds of one call, back to back."""
-    for _ in range(3):
-        call()
-    settle()
-    began = time.perf_counter()
-    for _ in range(size(10, 2)):
-        call()
-    settle()
-    return (time.perf_counter() - began) / size(10, 2)
-
-
-def energy_per_token(stepper: Any, name: str, tokens: int) -> None:
-    """By the board's counter over three seconds of steps."""
+def joules_per_step(stepper: Any) -> float | None:
+    """By the board's counter over some seconds of steps; None on a pretended card."""
+    if PRETENDED:
+        return None
     import pynvml
 
     pynvml.nvmlInit()
     handle = pynvml.nvmlDeviceGetHandleByIndex(0)
     settle()
     before, began, steps = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle), time.perf_counter(), 0
-    while time.perf_counter() < began + 3:
+    while time.perf_counter() < began + WINDOW_S:
         stepper.step()
         steps += 1
     stepper.settle()
-    joules = (pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) - before) / 1e3
-    figure(f"{name}: energy per token", 1e3 * joules / steps / tokens, "mJ")
+    joules: float = (pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) - before) / 1e3
+    return joules / steps
+
+
+def compared(title: str, run: Any, predicted_ms: float | None, predicted_j: float | None) -> tuple[float, float] | None:
+    """One configuration for real; (predicted, measured) milliseconds."""
+    stepper = stepper_of_run(run)
+    with arithmetic(run.recipe.precision):  # as a run does around its steps
+        measured = measured_ms(stepper)
+        joules = joules_per_step(stepper) if title in WITH_ENERGY else None
+    stepper.release()
+    figure(f"{title}: measured", measured, "ms")
+    keep(title, "measured", {"step_ms": measured, "step_j": joules, "predicted_ms": predicted_ms})
+    if joules is not None:
+        figure(f"{title}: energy per step", joules, "J")
+        figure(f"{title}: energy predicted over measured", predicted_j and predicted_j / joules, low=0.9, high=1.1)
+    if predicted_ms is None:
+        return None
+    figure(f"{title}: predicted over measured", predicted_ms / measured)
+    return predicted_ms, measured
 
 
 def main() -> None:
-    """Each configuration as it comes, then all together."""
-    errors, pairs, composed = [], [], []
-    for name, workload, args, batch, recipe, layout in CONFIGURATIONS:
+    """Each model as it comes, then all together."""
+    pairs = []
+    for model in MODELS:
         try:
-            prediction = predicted_ms(workload, args, batch, recipe, layout)
-            stepper = stepper_of(workload, args, batch, recipe=recipe, layout=layout)
-            with arithmetic(str(recipe.get("precision", "fp32"))):  # as a run does around its steps
-                measurement = measured_ms(stepper)
-            figure(f"{name}: measured", measurement, "ms")
-            figure(f"{name}: predicted over measured", prediction / measurement)
-            errors.append(abs(prediction / measurement - 1))
-            pairs.append((prediction, measurement))
-            if workload == "lm" and recipe == BF16 and not layout:
-                value = composed_ms(stepper, name, batch)
-                figure(f"{name}: blocks put together over measured", value / measurement)
-                composed.append(abs(value / measurement - 1))
-            if name in ("lm 124M, 32", "lm 350M, 8") and not PRETENDED:
-                energy_per_token(stepper, name, batch * 1024)
-            stepper.release()
-            del stepper
+            for each in planned(model):
+                pairs.append(compared(*each))
+                if not PRETENDED:
+                    torch.cuda.empty_cache()
         except Exception as error:
-            verdict(name, False, f"{type(error).__name__}: {str(error)[:300]}")
-        if not PRETENDED:
-            torch.cuda.empty_cache()
-    error = median(errors) if errors else None
-    figure("median error of the planner's predictions", error, high=size(0.08, None))
-    figure("median error of blocks put together", median(composed) if composed else None)
-    if len(pairs) < 2:
-        return
-    ranks = [sorted(range(len(pairs)), key=lambda i, s=side: pairs[i][s]) for side in (0, 1)]
-    places = [{index: place for place, index in enumerate(order)} for order in ranks]
-    distance, count = sum((places[0][i] - places[1][i]) ** 2 for i in range(len(pairs))), len(pairs)
-    figure("rank correlation (Spearman)", 1 - 6 * distance / (count * (count**2 - 1)))
+            verdict(model[0], False, f"{type(error).__name__}: {str(error)[:300]}")
+    known = [pair for pair in pairs if pair is not None]
+    errors = [abs(predicted / measured - 1) for predicted, measured in known]
+    figure("median error of the planner's predictions", median(errors) if errors else None, high=size(0.08, None))
+    figure("configurations predicted", len(known), low=size(12, None))
 
 
 if __name__ == "__main__":

@@ -45,14 +45,19 @@ def stepper_of(
     name: str, args: dict[str, Any], batch: int, *, recipe: dict[str, Any], layout: dict[str, Any] | None = None
 ) -> Any:
     """The product's stepper of one run on this process's device, as a session would build it."""
+    workload = {"name": name, "args": args, "global_batch_size": batch, "optimizer": {"name": "adamw"}}
+    listed = {key: [value] if key == "precision" else value for key, value in recipe.items()}
+    (run,) = runs_of(study_of(workload, recipes=[listed], layouts=[layout or {}]))
+    return stepper_of_run(run)
+
+
+def stepper_of_run(run: Any) -> Any:
+    """The same of a run that there is."""
     from benchmarks.gpu.say import DEVICE
     from hpc_accel.parallel.mesh import rank_coordinates
     from hpc_accel.runtime.make_stepper import make_stepper
     from hpc_accel.workloads import entry
 
-    workload = {"name": name, "args": args, "global_batch_size": batch, "optimizer": {"name": "adamw"}}
-    listed = {key: [value] if key == "precision" else value for key, value in recipe.items()}
-    (run,) = runs_of(study_of(workload, recipes=[listed], layouts=[layout or {}]))
     place = rank_coordinates(run.layout, 0, DEVICE.type)
     return make_stepper(run, entry.build(run.workload, run.seed), place, DEVICE, recipe=run.recipe, split=None)
 

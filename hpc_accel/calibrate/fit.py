@@ -76,7 +76,9 @@ def _passes(wanted: Wanted, steps: Steps, facts: ModelFacts, hardware: Hardware)
             ranks=wanted.at_once,
             forward_s=max(LEAST_S, sum(one[0] for one in each) / len(each)),
             backward_s=max(LEAST_S, sum(one[1] for one in each) / len(each)),
+            options=recipe.calibrated,
             spread=steps.spread,
+            power_w=steps.power_w,
         )
         for digest, each in found.items()
     ]

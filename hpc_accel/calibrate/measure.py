@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median, quantiles
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 
 import hpc_accel.mpi
 from hpc_accel.calibrate.layers import Times, layer_times
+from hpc_accel.calibrate.power import NodePower
 from hpc_accel.calibrate.shorten import shortened
 from hpc_accel.calibrate.wanted import PASSES, Wanted
 from hpc_accel.mpi.launch import apart
@@ -51,25 +52,32 @@ class Steps:
     """Seconds of each layer, run alone; None where they cannot be, or are not asked for."""
     kept_layers: tuple[int, ...] | None = None
     """Of a shortened model, which layers it has."""
+    power_w: float | None = None
+    """Of the node, copies beside this one included; None where no sensor could tell, and of a shortened model."""
 
 
-def measure(wanted: Wanted, comm: Any, device: torch.device, kept: tuple[int, ...] | None) -> Steps:
+def measure(
+    wanted: Wanted, comm: Any, device: torch.device, kept: tuple[int, ...] | None, power: NodePower | None = None
+) -> Steps:
     """Steps of `wanted.run` on the ranks of `comm`, as many as its layout has. Collective over them.
 
-    `kept` are the layers of a model that is measured shortened; None for the whole. Raises what the workload raises.
+    `kept` are the layers of a model that is measured shortened; None for the whole. `power` reads the node's
+    sensors around more steps. Raises what the workload raises.
     """
     run = wanted.run
     torch.set_num_threads(run.recipe.threads_per_rank or threads_per_rank(wanted.at_once, run.resources.cpus_per_rank))
     with apart(comm), arithmetic(run.recipe.precision):
         hpc_accel.mpi.init(run.backend, expected_size=run.layout.num_ranks)
         try:
-            return _measured(wanted, comm, device, kept)
+            return _measured(wanted, comm, device, kept, power)
         finally:
             with suppress(Exception):  # what went wrong before counts
                 hpc_accel.mpi.shutdown()
 
 
-def _measured(wanted: Wanted, comm: Any, device: torch.device, kept: tuple[int, ...] | None) -> Steps:
+def _measured(
+    wanted: Wanted, comm: Any, device: torch.device, kept: tuple[int, ...] | None, power: NodePower | None
+) -> Steps:
     run = wanted.run
     place = rank_coordinates(run.layout, comm.rank, device.type)
     workload = shortened(entry.build_deferred(run.workload, run.seed), kept)
@@ -86,9 +94,10 @@ def _measured(wanted: Wanted, comm: Any, device: torch.device, kept: tuple[int, 
                 break
             again = _window(stepper, comm)
             best = min(best, again, key=lambda each: each.spread)
+        power_w = power.draw(stepper, comm) if power is not None else None
         layers = layer_times(stepper, workload, stepper.next_batch()[0]) if wanted.what == PASSES else None
         stepper.release()
-    return Steps(step_s=best.step_s, phases_s=best.phases_s, spread=best.spread, layers=layers, kept_layers=kept)
+    return replace(best, layers=layers, kept_layers=kept, power_w=power_w)
 
 
 def _window(stepper: Stepper, comm: Any) -> Steps:

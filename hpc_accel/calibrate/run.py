@@ -18,8 +18,9 @@ from typing import Any
 
 from hpc_accel.calibrate.fit import Measured, fit, model_of
 from hpc_accel.calibrate.measure import Steps, measure
+from hpc_accel.calibrate.power import NodePower, readable
 from hpc_accel.calibrate.shorten import facts_of_kept, layers_to_keep
-from hpc_accel.calibrate.wanted import Wanted, missing, wanted
+from hpc_accel.calibrate.wanted import PASSES, Wanted, missing, wanted
 from hpc_accel.errors import ConfigError, HpcAccelError
 from hpc_accel.files import write_atomically
 from hpc_accel.plan.calibration import (
@@ -65,13 +66,15 @@ def calibrate(study: Study, hardware: Path, progress: Progress = lambda done, to
     own = Owner(study, hardware, node.size) if world.rank == 0 else None
     todo = _told(world, own.todo() if own is not None else None)
     takes_part = bool(node.allreduce(int(world.rank == 0)))
+    has_sensor = bool(todo) and takes_part and readable(node)
     done, total = 0, sum(map(len, todo.values()))
     began, limit_s = time.monotonic(), min(LIMIT_S, SHARE_OF_JOB * 60 * study.resources.time_limit_min)
     for number, (name, each) in enumerate(todo.items()):
         share_s = (limit_s - (time.monotonic() - began)) / (len(todo) - number)
         if own is not None:
             own.begin(name)
-        measured, problem = _workload(study, each, node if takes_part else None, world, share_s, progress, done, total)
+        place = node if takes_part else None
+        measured, problem = _workload(study, each, place, world, share_s, progress, done, total, has_sensor=has_sensor)
         if own is not None:
             own.finish(name, measured, problem)
         done += len(each)
@@ -89,6 +92,8 @@ def _workload(
     progress: Progress,
     done: int,
     total: int,
+    *,
+    has_sensor: bool,
 ) -> tuple[Measured, str]:
     """All measurements of one workload, on rank 0; and what went wrong, "" if nothing did."""
     measured: list[tuple[Wanted, Steps]] = []
@@ -100,7 +105,7 @@ def _workload(
             break
         if world.rank == 0:
             progress(done + number, total)
-        steps, problem = _one(study, each, node, kept) if node is not None else (None, "")
+        steps, problem = _one(study, each, node, kept, has_sensor) if node is not None else (None, "")
         problem = _told(world, problem if world.rank == 0 else None)
         if steps is not None:
             measured.append((each, steps))
@@ -109,7 +114,9 @@ def _workload(
     return measured, problem
 
 
-def _one(study: Study, wanted: Wanted, node: Any, kept: tuple[int, ...] | None) -> tuple[Steps | None, str]:
+def _one(
+    study: Study, wanted: Wanted, node: Any, kept: tuple[int, ...] | None, has_sensor: bool
+) -> tuple[Steps | None, str]:
     """One measurement on this node: the mean of its copies, and what went wrong. Collective over the node."""
     from mpi4py import MPI
 
@@ -119,16 +126,21 @@ def _one(study: Study, wanted: Wanted, node: Any, kept: tuple[int, ...] | None) 
     copies = wanted.at_once // size
     copy = node.rank // size
     comm = node.Split(copy if copy < copies else MPI.UNDEFINED, key=node.rank)
-    steps, problem = None, ""
+    steps, problem, device = None, "", None
     if copy < copies:
         device = take_device(study.device, wanted.run.resources.gpus_per_node, node.rank)
+    power = NodePower(node, device) if has_sensor and wanted.what == PASSES and kept is None else None
+    if device is not None:
         watch = threading.Timer(ONE_LIMIT_S, _hung)
         watch.daemon = True
         watch.start()
         try:
-            steps = measure(wanted, comm, device, kept)
+            steps = measure(wanted, comm, device, kept, power)
         except (Exception, SystemExit) as error:
             problem = told(error)
+    if power is not None:
+        power.stand_by(failed=bool(problem))
+    if device is not None:
         watch.cancel()
         comm.Free()
     rest(node)
@@ -163,6 +175,7 @@ def _mean(copies: list[Steps]) -> Steps:
         spread=max(each.spread for each in copies),
         layers=copies[0].layers,
         kept_layers=copies[0].kept_layers,
+        power_w=copies[0].power_w,
     )
 
 

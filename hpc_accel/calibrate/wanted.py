@@ -11,7 +11,7 @@ from hpc_accel.plan.planner import Plan
 from hpc_accel.plan.predictable import not_probed
 from hpc_accel.probe.hardware import Hardware
 from hpc_accel.study.layout import SINGLE, Layout
-from hpc_accel.study.recipe import Recipe
+from hpc_accel.study.recipe import CALIBRATED, Recipe
 from hpc_accel.study.run import Run
 
 PASSES, REPLICAS, STAGES = "passes", "replicas", "stages"
@@ -36,7 +36,8 @@ class Wanted:
         layout, recipe = self.run.layout, self.run.recipe
         if self.what == PASSES:
             divided = layout.sequence_parallel
-            return (recipe.precision, recipe.recompute, layout.tp, layout.micro_batch_size, divided, self.at_once)
+            own = (recipe.precision, recipe.recompute, recipe.calibrated)
+            return (*own, layout.tp, layout.micro_batch_size, divided, self.at_once)
         if self.what == REPLICAS:
             return (layout.shard, recipe.precision, layout.accumulation_steps)
         return ()
@@ -72,7 +73,8 @@ def missing(each: Iterable[Wanted], known: Calibration | None) -> list[Wanted]:
 
 def _key_of(measured: MeasuredPass) -> tuple[Any, ...]:
     divided = measured.sequence_parallel
-    return (measured.precision, measured.recompute, measured.tp, measured.micro_batch_size, divided, measured.ranks)
+    own = (measured.precision, measured.recompute, measured.options)
+    return (*own, measured.tp, measured.micro_batch_size, divided, measured.ranks)
 
 
 def _runs(plan: Plan, hardware: Hardware) -> Iterator[Run]:
@@ -81,7 +83,8 @@ def _runs(plan: Plan, hardware: Hardware) -> Iterator[Run]:
     for candidate in sorted(plan.candidates, key=lambda each: not each.chosen):
         run = candidate.run
         crowded = kind.device == "cpu" and run.resources.ranks_per_node > kind.num_cpus
-        unknown = not_probed(run.recipe, kind, run.resources) or run.layout.shares or run.resources.node_kinds
+        plain = run.recipe.model_copy(update=dict.fromkeys(CALIBRATED, False))
+        unknown = not_probed(plain, kind, run.resources) or run.layout.shares or run.resources.node_kinds
         if candidate.refused is None and run.infer is None and not crowded and not unknown:
             yield run
 

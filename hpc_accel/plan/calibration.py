@@ -21,7 +21,7 @@ from hpc_accel.errors import ConfigError
 from hpc_accel.probe.hardware import Count, Facts, Hardware, Positive
 from hpc_accel.study.layout import Layout, Shard
 from hpc_accel.study.model_facts import LayerFacts, ModelFacts
-from hpc_accel.study.recipe import Precision, Recompute
+from hpc_accel.study.recipe import Precision, Recipe, Recompute
 from hpc_accel.study.run import Backend, WorkloadSpec
 from hpc_accel.study.study_file import Study
 
@@ -30,8 +30,9 @@ Difference = Annotated[float, Field(allow_inf_nan=False)]
 """Seconds that something took more than composed of its parts, or less."""
 MAX_SPREAD = 0.15
 """Quartiles of a quiet measurement differ by at most this share of the median."""
-FORMAT: Final = 3
-"""Of the file. Until 2 it did not say through which backend, and with how many CPUs and threads, it was measured."""
+FORMAT: Final = 4
+"""Of the file. Until 2 it did not say through which backend, and with how many CPUs and threads, it was measured; until
+3 it knew no options and no power."""
 
 
 class Subject(Facts):
@@ -66,6 +67,8 @@ class MeasuredPass(Facts):
     tp: Count = 1
     micro_batch_size: Count
     sequence_parallel: bool = False
+    options: tuple[str, ...] = ()
+    """`Recipe.calibrated`."""
     ranks: Count | None = None
     """Ranks of the node that computed at once; None where that makes no difference."""
     forward_s: Positive
@@ -73,6 +76,8 @@ class MeasuredPass(Facts):
     """What recomputation repeats is in it."""
     spread: Seconds = 0.0
     """Difference of the quartiles over the median."""
+    power_w: Positive | None = None
+    """Of the node during whole steps, by its sensors; None where they could not tell."""
 
 
 class Linear(Facts):
@@ -124,12 +129,21 @@ class Calibration(Facts):
     replicated: tuple[Replicated, ...] = ()
     staged: Staged | None = None
 
-    def disturbed(self, precision: Precision, recompute: Recompute, layout: Layout, ranks: int) -> str | None:
+    def measures(self, recipe: Recipe) -> bool:
+        """Whether passes were measured in this precision, with this recomputation and these options."""
+        own = (recipe.precision, recipe.recompute, recipe.calibrated)
+        return any((each.precision, each.recompute, each.options) == own for each in self.passes)
+
+    def disturbed(
+        self, precision: Precision, recompute: Recompute, options: tuple[str, ...], layout: Layout, ranks: int
+    ) -> str | None:
         """Which measurement that `layout` is predicted from something else disturbed, or None."""
-        key = (precision, recompute, layout.tp, layout.micro_batch_size, layout.sequence_parallel)
+        key = (precision, recompute, options, layout.tp, layout.micro_batch_size, layout.sequence_parallel)
         for each in self.passes:
-            own = (each.precision, each.recompute, each.tp, each.micro_batch_size, each.sequence_parallel)
-            if each.spread > MAX_SPREAD and own == key and each.ranks in (None, ranks):
+            own = (each.precision, each.recompute, each.options)
+            if each.spread <= MAX_SPREAD or each.ranks not in (None, ranks):
+                continue
+            if (*own, each.tp, each.micro_batch_size, each.sequence_parallel) == key:
                 where = f"{each.name} at tp {each.tp}, micro-batch {each.micro_batch_size}"
                 return _apart(where, each.spread)
         replicas = self.replicas(layout.shard, precision) if layout.dp > 1 else None
@@ -159,7 +173,7 @@ class Unfinished(Facts):
 class CalibrationFile(Facts):
     """The whole file: a study's workloads by name, on the hardware of the hardware.json beside it."""
 
-    format: Literal[3] = FORMAT
+    format: Literal[4] = FORMAT
     hardware_sha256: str
     """Of that file's bytes; for another the calibration does not hold."""
     machine: str = ""

@@ -66,7 +66,12 @@ class StepModel:
 
     def uncertain(self, layout: Layout, resources: Resources) -> str | None:
         """Why a predicted time is good for an order at most, or None."""
-        return uncertain(self.calibration, self.precision, self.software.recompute, layout, resources)
+        own = self.software
+        return uncertain(self.calibration, self.precision, own.recompute, own.options, layout, resources)
+
+    def power_w(self, layout: Layout, resources: Resources) -> float | None:
+        """Of one node: that of measured steps of this model, else that of the probe's busiest part."""
+        return self.stage_times.measured_power_w(layout, resources) or self.kind.power_w
 
     def notes(self, layout: Layout) -> tuple[str, ...]:
         """What predictions of `layout` rest on that was not measured for it."""

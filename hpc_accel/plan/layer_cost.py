@@ -44,7 +44,7 @@ class LayerCosts:
         self.device = self.kind.device
         self.precision = precision
         self.software = software
-        self.measured = MeasuredPasses(calibration, precision, software.recompute)
+        self.measured = MeasuredPasses(calibration, precision, software.recompute, software.options)
 
     @property
     def messages_backward(self) -> int:

@@ -26,18 +26,25 @@ class Key(NamedTuple):
 
 
 class MeasuredPasses:
-    """Those of one precision and recomputation, by layer."""
+    """Those of one precision, recomputation and set of options, by layer."""
 
-    def __init__(self, calibration: Calibration | None, precision: Precision, recompute: Recompute) -> None:
+    def __init__(
+        self,
+        calibration: Calibration | None,
+        precision: Precision,
+        recompute: Recompute,
+        options: tuple[str, ...] = (),
+    ) -> None:
         self._by_layer: dict[str, dict[Key, tuple[float, float]]] = {}
         found = [
             each
             for each in (calibration.passes if calibration else ())
-            if (each.precision, each.recompute) == (precision, recompute)
+            if (each.precision, each.recompute, each.options) == (precision, recompute, options)
         ]
         quiet = [each for each in found if each.spread <= MAX_SPREAD]
         for each in quiet or found:
             self._by_layer.setdefault(each.layer, {})[_key(each)] = (each.forward_s, each.backward_s)
+        self._powers_w = {_key(each): each.power_w for each in found if each.power_w is not None}
 
     def of(
         self, layer: LayerFacts, key: Key, predicted: Callable[[Key], tuple[float, float]]
@@ -61,6 +68,15 @@ class MeasuredPasses:
         wanted = predicted(key)
         forward, backward = (weighted([(far, each[part]) for far, each in ratios]) for part in (0, 1))
         return forward * wanted[0], backward * wanted[1]
+
+    def power_w(self, key: Key) -> float | None:
+        """Of the node in measured steps: exactly those of `key`, else of the nearest; None where none was measured."""
+        if not self._powers_w:
+            return None
+        for exact in (key, key._replace(ranks=None)):
+            if exact in self._powers_w:
+                return self._powers_w[exact]
+        return weighted([(_distance(key, other), power_w) for other, power_w in self._powers_w.items()])
 
 
 def weighted(values: Sequence[tuple[float, float]]) -> float:

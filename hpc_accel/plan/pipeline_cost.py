@@ -109,6 +109,12 @@ class StageTimes:
         found = {first: costs.alone_s(self.facts.layers[first], layout, per_node, level, key) for first in self._first}
         return [found[first] for first in self._first]
 
+    def measured_power_w(self, layout: Layout, resources: Resources) -> float | None:
+        """Of a node in measured steps like those of `layout`; None where none was measured."""
+        ranks = self.kind.level(resources.ranks_per_node).ranks
+        key = Key(layout.tp, layout.micro_batch_size, layout.sequence_parallel, ranks)
+        return self.layer_costs.measured.power_w(key)
+
     def num_parameters(self, tp: int) -> float:
         """Of the whole model on one of `tp` ranks."""
         if tp not in self._parameters:

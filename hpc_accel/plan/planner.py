@@ -204,7 +204,7 @@ def _searched(
     for rank, (_, run) in enumerate(found.ranked, start=1):
         why = f"predicted rank {rank} of {found.num_feasible} for {study.objective}{_ordering(study.objective)}"
         model = models[run.recipe]
-        unknown = not_probed(run.recipe, model.kind, run.resources)
+        unknown = not_probed(run.recipe, model.kind, run.resources, model.calibration)
         why += f", as if without what was not probed ({unknown})" if unknown else ""
         disturbed = model.uncertain(run.layout, run.resources)
         why += f", though {disturbed}" if disturbed else ""

@@ -6,7 +6,7 @@ from hpc_accel.plan.calibration import Calibration
 from hpc_accel.probe.hardware import Hardware, NodeKind
 from hpc_accel.study.devices import on_gpus
 from hpc_accel.study.layout import Layout
-from hpc_accel.study.recipe import Precision, Recipe, Recompute
+from hpc_accel.study.recipe import CALIBRATED, Precision, Recipe, Recompute
 from hpc_accel.study.run import Resources
 
 UNKNOWN = ("compile", "channels_last", "static_graph", "pin_memory", "offload", "cpu_bind", "quantize", "prune")
@@ -25,12 +25,17 @@ def unpredictable(
 
 
 def uncertain(
-    calibration: Calibration | None, precision: Precision, recompute: Recompute, layout: Layout, resources: Resources
+    calibration: Calibration | None,
+    precision: Precision,
+    recompute: Recompute,
+    options: tuple[str, ...],
+    layout: Layout,
+    resources: Resources,
 ) -> str | None:
     """Why a predicted time is good for an order at most, or None."""
     if calibration is None:
         return None
-    disturbed = calibration.disturbed(precision, recompute, layout, resources.ranks_per_node)
+    disturbed = calibration.disturbed(precision, recompute, options, layout, resources.ranks_per_node)
     return f"the calibration was disturbed: {disturbed}" if disturbed else None
 
 
@@ -67,9 +72,13 @@ def _unlinked(hardware: Hardware, layout: Layout, resources: Resources) -> str |
     return None
 
 
-def not_probed(recipe: Recipe, kind: NodeKind, resources: Resources) -> str | None:
-    """What `recipe` changes about speed in a way that no formula here knows, or None."""
+def not_probed(
+    recipe: Recipe, kind: NodeKind, resources: Resources, calibration: Calibration | None = None
+) -> str | None:
+    """What `recipe` changes about speed in a way that no formula here knows and `calibration` did not measure."""
     unknown = [name for name in UNKNOWN if getattr(recipe, name) != Recipe.model_fields[name].default]
+    if calibration is not None and calibration.measures(recipe):
+        unknown = [name for name in unknown if name not in CALIBRATED]
     if recipe.threads_per_rank not in (None, kind.level(resources.ranks_per_node).threads):
         unknown.append("threads_per_rank")
     return (

@@ -71,7 +71,7 @@ def predict(
     notes = model.notes(run.layout) + ((room.note,) if room.note else ())
     reason = model.unpredictable(run.layout, run.resources, run.device)
     reason = reason or model.uncertain(run.layout, run.resources)
-    reason = reason or not_probed(run.recipe, model.kind, run.resources)
+    reason = reason or not_probed(run.recipe, model.kind, run.resources, model.calibration)
     if reason is not None:
         return Prediction(
             step_time_ms=None,
@@ -84,7 +84,7 @@ def predict(
     parts = model.parts_s(run.layout, run.resources)
     step_s = sum(parts.values())
     window_s = step_s * run.measure.steps
-    num_nodes, power_w = run.resources.num_nodes, model.kind.power_w
+    num_nodes, power_w = run.resources.num_nodes, model.power_w(run.layout, run.resources)
     return Prediction(
         step_time_ms=step_s * 1e3,
         parts_ms={name: part * 1e3 for name, part in parts.items()},

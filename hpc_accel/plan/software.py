@@ -55,6 +55,8 @@ class Software:
     """Kept per parameter and micro-batch in flight: what weights were cast to, which backward multiplies by again."""
     recompute: Recompute = "none"
     """What backward computes again: nothing, all but matrix products, or all of each layer but its input."""
+    options: tuple[str, ...] = ()
+    """`Recipe.calibrated`: what only measured passes tell."""
     offload: Offload = "none"
     """What a GPU leaves in the host's memory."""
     overlaps_gradients: bool = True
@@ -164,6 +166,7 @@ def torch_amp(
         cast_weight_bytes=2 if half else 0,
         process_bytes=140e6,
         recompute=recipe.recompute,
+        options=recipe.calibrated,
         offload=recipe.offload,
         overlaps_gradients=recipe.overlap,
         gradient_wire_bytes=2 if recipe.compression in ("bf16", "fp16") else None,

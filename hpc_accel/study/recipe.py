@@ -25,6 +25,9 @@ QUANTIZE_TOLERANCE = {"none": 0.0, "int8": 1e-1}
 LOCAL_SGD_TOLERANCE = 2e-1
 """The same for options that change numbers on purpose; of several the largest counts."""
 
+CALIBRATED = ("compile", "channels_last")
+"""What no formula knows of a pass, and a calibration measures."""
+
 
 class Recipe(StrictModel):
     """Software options that change speed, memory or numbers but not what is computed."""
@@ -64,6 +67,11 @@ class Recipe(StrictModel):
         """What is set of frequencies and power limits, by key."""
         keys = ("gpu_freq_mhz", "cpu_freq_khz", "power_limit_w")
         return {key: value for key in keys if (value := getattr(self, key)) is not None}
+
+    @property
+    def calibrated(self) -> tuple[str, ...]:
+        """Options that change the time of each pass in ways that only measured passes tell."""
+        return tuple(name for name in CALIBRATED if getattr(self, name))
 
     @property
     def options(self) -> list[str]:

@@ -45,7 +45,7 @@ def test_equal_shapes_are_wanted_once_and_layouts_beyond_the_cores_not_at_all():
 
 
 def test_what_a_recipe_changes_unpredictably_is_not_measured():
-    assert asked(recipes=[{"compile": True}]) == []
+    assert asked(recipes=[{"static_graph": True}]) == []
     passes = [each for each in asked(recipes=[{"recompute": ["none", "full"]}]) if each.what == PASSES]
     assert {each.run.recipe.recompute for each in passes} == {"none", "full"}
 
@@ -56,6 +56,27 @@ def test_what_is_known_is_not_measured_again():
     assert missing(every, known) == []
     more = asked(layouts=[*LAYOUTS, {"dp": 2, "accumulation_steps": 8}])
     assert [(each.what, each.run.layout.micro_batch_size) for each in missing(more, known)] == [(PASSES, 4)]
+
+
+def test_compiled_passes_are_measured_and_predicted_by_themselves():
+    hardware, layouts, recipes = cpu(), [{}], [{"compile": [False, True]}]
+    content = study(layouts, gpus=0, device="cpu", recipes=recipes)
+    every = wanted(make_plan(content, hardware, {"lm": FACTS}), hardware, 1)["lm"]
+    assert [each.run.recipe.compile for each in every] == [False, True]
+    took = [(every[0], steps(1.9, 0.8, 1.0, power_w=100.0)), (every[1], steps(1.0, 0.4, 0.5, power_w=130.0))]
+
+    def predicted(*measured: tuple[Wanted, Steps]) -> dict[bool, tuple[float | None, float | None]]:
+        known = fit(measured, FACTS, hardware, Calibration())
+        plan = make_plan(content, hardware, {"lm": FACTS}, calibrations={"lm": known})
+        return {
+            each.run.recipe.compile: (each.prediction.step_time_ms, each.prediction.energy_j)
+            for each in plan.candidates
+        }
+
+    both, num_steps = predicted(*took), every[0].run.measure.steps
+    assert both[False][0] == pytest.approx(1900, rel=0.02) and both[True][0] == pytest.approx(1000, rel=0.02)
+    assert both[True][1] == pytest.approx(130.0 * both[True][0] / 1e3 * num_steps)
+    assert predicted(took[0])[True] == (None, None), "nothing is known of compiled passes"
 
 
 def test_replicas_of_each_precision_are_measured_and_kept_apart():

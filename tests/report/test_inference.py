@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 
-import plotly.graph_objects as go
 import polars as pl
 import pytest
 
@@ -15,6 +14,7 @@ from hpc_accel.report.show.figures import latency
 from hpc_accel.report.write import write
 from tests.report.editing import edit, missing
 from tests.report.make_inference import add_inference
+from tests.report.test_figures import check_drawable
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_a_card_has_the_verdict_and_the_command(inference_study):
     html = (study / "report.html").read_text()
     assert '<span class="status good">pass</span> the deadline of 20 ms is met up to 200 requests/s' in html
     command = f"bash {study / 'runs' / runs['dp2'].run_id / 'job.sbatch'}"
-    assert html.count(f'data-copy="{command}"') == 1
+    assert html.count(f">{command}</code>") == 1
     assert "deadline" not in inference.deadline(load(study).runs[0]).words
 
 
@@ -156,7 +156,7 @@ def test_the_page_shows_rates_percentiles_deadlines_and_the_cache(inference_stud
 def test_the_chart_has_a_line_per_configuration_and_the_deadline(inference_study):
     study, _ = inference_study
     [figure] = latency.figures(load(study).inference_runs_of("digits"))
-    go.Figure(data=figure.spec["data"], layout=figure.spec["layout"])
+    check_drawable(figure.spec)
     names = [trace["name"] for trace in figure.spec["data"] if trace.get("showlegend") is not False]
     assert names == [
         "dp2 fp32 b8", "serial fp32 b8 quantize=int8", "serial fp32 b1", "deadline 20 ms", "latency limit 20 ms"

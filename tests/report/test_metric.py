@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from hpc_accel.report.load.study_records import load
-from hpc_accel.report.show import page_tables
+from hpc_accel.report.show import run_table
 from tests.report.editing import edit_all, edit_summary, row_of
 
 ACCURACY = {"name": "accuracy", "value": 0.9, "higher_is_better": True, "also": {}, "num_samples": 50, "reason": ""}
 
 
 def note(study, label, workload="mlp"):
-    index = [column.key for column in page_tables.COLUMNS].index("metric_value")
-    row = next(
-        row for row in page_tables.table(load(study)) if (row["run"].workload, row["run"].label) == (workload, label)
-    )
-    return row["cells"][index]
+    """What stands below the metric, and why it is missing."""
+    index = [column.key for column in run_table.COLUMNS].index("metric_value")
+    found = {(run.workload, run.label): cells[index] for run, cells in run_table.table(load(study))}
+    cell, _, words = found[workload, label]
+    return {"note": words, "reason": cell.reason}
 
 
 def test_the_metric_is_compared_with_the_plain_serial_run(study):

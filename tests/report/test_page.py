@@ -148,7 +148,7 @@ def test_reasons_and_remedies_are_on_the_page(study):
     write(study)
     html = (study / "report.html").read_text()
     for words in (
-        "3 of 25 runs do not count",
+        "3 of 25 runs are not ranked",
         "lower the learning rate",
         "losses differ by 0.31",
         "summary.json is missing",
@@ -177,17 +177,20 @@ def test_a_tie_names_the_run_of_the_fewest_ranks(study):
     write(study)
     html = (study / "report.html").read_text()
     # Serial runs of one rank lie within the interval, and the fastest of them is named.
-    assert "Of these, serial bf16 x1 needs the fewest ranks." in html
+    assert "serial bf16 x1 needs the fewest ranks." in html
 
 
 def test_the_card_of_a_disturbed_winner_says_so(study):
     best = ranking.fastest(load(study).of("digits")).run
     told = "disturbed: other processes took 40% of the CPUs that this run uses on n1: measure again"
     write(study)
-    assert "Disturbed:" not in (study / "report.html").read_text()
+    assert ">Doubtful<" not in (study / "report.html").read_text()
     edit_summary(study, "digits", best.label, lambda s: s["warnings"].append(told))
     write(study)
-    assert f"D{told[1:]}.</p>" in (study / "report.html").read_text()
+    html = (study / "report.html").read_text()
+    assert html.count(">Doubtful<") == 1
+    assert "Other processes disturbed 1 of 15 runs, this one too." in html
+    assert f"<p>{told}</p>" in html
 
 
 def test_nothing_is_left_behind_and_nothing_half_written(study, monkeypatch):
@@ -206,7 +209,7 @@ def test_nothing_is_left_behind_and_nothing_half_written(study, monkeypatch):
 
 
 def test_importing_the_room_is_cheap():
-    code = "import sys, hpc_accel.report; print({'torch', 'plotly', 'polars', 'jinja2', 'numpy'} & set(sys.modules))"
+    code = "import sys, hpc_accel.report; print({'torch', 'polars', 'jinja2', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "set()"
 
@@ -214,12 +217,12 @@ def test_importing_the_room_is_cheap():
 def test_writing_a_report_needs_no_torch(study):
     code = (
         "import sys, pathlib, hpc_accel.report.write as r; r.write(pathlib.Path(sys.argv[1])); "
-        "print('torch' in sys.modules, 'plotly.graph_objects' in sys.modules)"
+        "print('torch' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(study)], capture_output=True, text=True, check=True, timeout=60
     )
-    assert done.stdout.split() == ["False", "False"]
+    assert done.stdout.split() == ["False"]
 
 
 def test_a_thousand_runs_in_bounded_time_and_size(tmp_path):

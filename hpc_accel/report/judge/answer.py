@@ -107,6 +107,12 @@ def answer(records: StudyRecords) -> Answer:
 
 
 def winner(records: StudyRecords, workload: str) -> RunRecord | None:
+    """The run to use."""
+    best = best_of(records, workload)
+    return best.run if best else None
+
+
+def best_of(records: StudyRecords, workload: str) -> Best | None:
     """The run to use: best for the study's objective where that was measured in one way, else for time."""
     runs = records.of(workload)
     best: Best | None = None
@@ -115,8 +121,7 @@ def winner(records: StudyRecords, workload: str) -> RunRecord | None:
         best = next(iter(groups.values())) if len(groups) == 1 else None
     elif records.objective == "cost":
         best = ranking.cheapest(runs)
-    best = best or ranking.fastest(runs)
-    return best.run if best else None
+    return best or ranking.fastest(runs)
 
 
 def tie_words(best: Best) -> str:

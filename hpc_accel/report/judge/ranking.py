@@ -21,6 +21,7 @@ class Best:
     run: RunRecord
     value: Interval
     ties: tuple[RunRecord, ...]
+    next: tuple[RunRecord, Interval] | None = None  # the best of those that can be told from it
 
 
 def step_time_ms(run: RunRecord) -> Interval | None:
@@ -177,4 +178,5 @@ def _lowest(runs: Iterable[RunRecord], value_of: Callable[[RunRecord], Interval 
     best_value, best_run = min(valued, key=lambda pair: pair[0].value)
     others = sorted((pair for pair in valued if pair[1] is not best_run), key=lambda pair: pair[0].value)
     ties = tuple(run for value, run in others if value.overlaps(best_value))
-    return Best(run=best_run, value=best_value, ties=ties)
+    behind = next(((run, value) for value, run in others if not value.overlaps(best_value)), None)
+    return Best(run=best_run, value=best_value, ties=ties, next=behind)

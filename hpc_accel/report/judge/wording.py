@@ -63,6 +63,14 @@ def duration(time_ms: float) -> str:
     return f"{short(time_ms / 1e3)} s" if time_ms >= 1e3 else f"{short(time_ms)} ms"
 
 
+def long_duration(time_ms: float) -> str:
+    """A training's time: seconds, from 100 s on minutes, from 100 min on hours, from 100 h on days."""
+    for unit, length_ms, most in (("s", 1e3, 100), ("min", 6e4, 100), ("h", 3.6e6, 100)):
+        if abs(time_ms) < most * length_ms:
+            return f"{short(time_ms / length_ms)} {unit}"
+    return f"{short(time_ms / 8.64e7)} days"
+
+
 def memory(num_bytes: float | None) -> str:
     """Binary units, one decimal."""
     if num_bytes is None:

@@ -2,8 +2,8 @@
 
 Read in this order:
 
-* `page.py` and `template/`: the page. `page_tables.py`: its cards and the table of runs.
-* `check_tables.py`, `energy_tables.py`, `hardware_tables.py`, `inference_tables.py`, `job_tables.py`,
+* `page.py` and `template/`: the page. `cards.py`: its first screen. `run_table.py`: the table of runs.
+* `page_tables.py`, `check_tables.py`, `energy_tables.py`, `hardware_tables.py`, `inference_tables.py`, `job_tables.py`,
   `production_tables.py`: its other tables.
 * `figures/`: one family of charts a file.
 * `summary_table.py`: the table of runs, whose columns are in `run_columns.py`, `energy_columns.py` and

@@ -1,7 +1,7 @@
 """report.html: one file that needs no network, in which no record's text can become markup or script.
 
 Jinja2 escapes every value; figures travel as a JSON block in which `<`, `>` and `&` are written as escapes; the content
-security policy allows exactly the two scripts of this page, by their digests, and no connection at all.
+security policy allows exactly the script of this page, by its digest, and no connection at all.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from hpc_accel.report.judge import wording
+from hpc_accel.report.judge import plausibility, wording
 from hpc_accel.report.judge.answer import Answer
 from hpc_accel.report.load.study_records import StudyRecords
 from hpc_accel.report.show import (
+    cards,
     check_tables,
     energy_tables,
     figures,
@@ -27,8 +28,10 @@ from hpc_accel.report.show import (
     job_tables,
     page_tables,
     production_tables,
+    run_table,
 )
 
+SCRIPTS = ("chart.js", "charts.js", "table.js", "report.js")
 MAX_LISTED = 500
 """Refused and left-out candidates shown; plan.json has all of them."""
 
@@ -42,25 +45,29 @@ def render(records: StudyRecords, answer: Answer) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    plotly, own = _plotly_js(), _asset("report.js")
+    script = "\n".join(map(_asset, SCRIPTS))
+    rows = run_table.table(records)
     sections, specs = _sections(records)
     charts, more_specs = _inference_charts(records)
     production, production_specs = production_tables.sections(records.trainings)
     return environment.get_template("report.html.j2").render(
-        policy=_policy(plotly, own),
+        policy=_policy(script),
         # Our own files, not data: the only values that are not escaped.
         style=Markup(_asset("report.css")),
-        plotly_js=Markup(plotly),
-        report_js=Markup(own),
+        script=Markup(script),
         figures_json=Markup(json_block(specs | more_specs | production_specs)),
         records=records,
         answer=answer,
-        cards=page_tables.cards(records),
+        ranked_words=ranked_words(records, answer),
+        cards=cards.cards(records),
         sections=sections,
         inference=_inference(records, charts),
         production=production,
-        columns=page_tables.COLUMNS,
-        rows=page_tables.table(records),
+        columns=run_table.COLUMNS,
+        rows=rows,
+        most_rows=run_table.MAX_WITHOUT_SCRIPT,
+        links=page_tables.links,
+        table_json=Markup(json_block(run_table.to_json(rows, answer.winners))),
         statuses=sorted({run.status for run in records.runs}),
         not_counting=page_tables.not_counting(records),
         damaged=page_tables.damaged(records),
@@ -79,12 +86,22 @@ def render(records: StudyRecords, answer: Answer) -> str:
         warnings=check_tables.warnings(records),
         jobs=job_tables.rows(records),
         overhead=job_tables.words(records),
-        not_measured=wording.NOT_MEASURED,
     )
 
 
+def ranked_words(records: StudyRecords, answer: Answer) -> str:
+    """`all 21 runs finished and compute what the serial run does; 3 were disturbed while they were measured`."""
+    whole = f"{answer.num_ranked} of {wording.counted(answer.num_runs, 'run')}"
+    if answer.num_ranked == answer.num_runs:
+        whole = f"all {wording.counted(answer.num_runs, 'run')}"
+    runs = (*records.runs, *records.inference_runs)
+    disturbed = sum(run.counts and plausibility.is_disturbed(run) for run in runs)
+    told = f"; {disturbed} of them disturbed by other processes" if disturbed else ""
+    return f"{whole} finished and passed the comparison with the serial run{told}"
+
+
 def _sections(records: StudyRecords) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The charts of each workload, and the plotly figures under the ids of their places."""
+    """The charts of each workload, and the figures under the ids of their places."""
     sections, specs = [], {}
     for number, workload in enumerate(records.workloads):
         runs = records.of(workload)
@@ -146,20 +163,14 @@ def json_block(content: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _policy(*scripts: str) -> str:
-    """The content security policy: these scripts, inline styles (plotly sets them), images made here; no address."""
-    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
-    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+def _policy(script: str) -> str:
+    """The content security policy: this script, inline styles, images made here; no address."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data: blob:; "
         "connect-src 'none'; base-uri 'none'; form-action 'none'"
     )
 
 
 def _asset(name: str) -> str:
     return (resources.files("hpc_accel.report.show") / "template" / name).read_text(encoding="utf-8")
-
-
-def _plotly_js() -> str:
-    """plotly.js as the plotly package ships it, without importing the package."""
-    return (resources.files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What the page shows, as plain rows and cards: every number already in words, every text still unescaped.
+"""What the page lists, as plain rows: every number already in words, every text still unescaped.
 
 The template escapes; nothing here builds HTML.
 """
@@ -6,145 +6,15 @@ The template escapes; nothing here builds HTML.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from statistics import median
 from typing import Any
 from urllib.parse import quote
 
-from hpc_accel.report.judge import answer, metric, plausibility, ranking, reasons, wording
-from hpc_accel.report.judge.cells import Cell, Row
+from hpc_accel.report.judge import reasons, wording
 from hpc_accel.report.load import safe_json
 from hpc_accel.report.load.labels import layout_label
 from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.report.load.study_records import StudyRecords
-from hpc_accel.report.show import summary_table
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
-    """A column of the table of runs: how a value reads, and by what it sorts."""
-
-    key: str
-    title: str
-    words: Callable[[Any], str]
-    numeric: bool = True
-
-
-COLUMNS = (
-    Column(key="num_ranks", title="Ranks", words=str),
-    Column(key="step_time_ms", title="Step ms", words=wording.short),
-    Column(key="throughput_samples_per_s", title="Samples/s", words=wording.short),
-    Column(key="speed_up", title="Speed\u2011up", words=lambda value: f"{value:.2f}"),
-    Column(key="efficiency", title="Efficiency", words=wording.percent),
-    Column(key="metric_value", title="Held-out metric", words=lambda value: f"{value:.4g}"),
-    Column(key="comm_exposed_ms", title="Exposed comm. ms", words=wording.short),
-    Column(key="comm_overlapped_ms", title="Hidden comm. ms", words=wording.short),
-    Column(key="bubble_fraction", title="Bubble", words=wording.percent),
-    Column(key="mfu", title="FLOP utilisation", words=wording.percent),
-    Column(key="peak_memory_bytes", title="Peak memory", words=wording.memory),
-    Column(key="energy_per_sample_j", title="J/sample", words=wording.short),
-    Column(key="cost", title="Cost of timed steps", words=wording.short),
-    Column(key="final_loss", title="Final loss", words=lambda value: f"{value:.4g}"),
-    Column(key="parity_max_rel_err", title="Parity error", words=wording.error),
-    Column(key="predicted_step_time_ms", title="Predicted ms", words=wording.short),
-    Column(key="prediction_error", title="Error", words=wording.signed_percent),
-)  # fmt: skip
-
-
-def cards(records: StudyRecords) -> list[dict[str, Any]]:
-    """One card per workload: which layout to use, how fast it is, and the command that runs it."""
-    found: list[dict[str, Any]] = []
-    for workload in records.workloads:
-        runs = records.of(workload)
-        run = answer.winner(records, workload)
-        if run is None:
-            found.append({"workload": workload, "run": None, "num_runs": len(runs)})
-            continue
-        best = ranking.fastest(runs)
-        gain = ranking.speed_up(run, ranking.baselines(runs))
-        found.append(
-            {
-                "workload": workload,
-                "objective": _decided_by(records, run),
-                "run": run,
-                "meaning": layout_words(run),
-                "tie": wording.named([other.label for other in best.ties], most=3) if best and best.run is run else "",
-                "leaner": _leaner(best) if best and best.run is run else "",
-                "disturbed": plausibility.disturbance(run),
-                "step": _split(ranking.step_time_ms(run), "ms"),
-                "rate": _split(ranking.throughput(run), "samples/s"),
-                "gain": _split(gain, "") if gain else None,
-                "is_serial": run.kind == "serial",
-                "command": records.submit_command(run),
-            }
-        )
-    return found
-
-
-def _leaner(best: ranking.Best) -> str:
-    """Of the runs that cannot be told from the best, the one of the fewest ranks, if it needs fewer."""
-    fewest = min((best.run, *best.ties), key=lambda run: run.num_ranks)
-    return fewest.label if fewest.num_ranks < best.run.num_ranks else ""
-
-
-def _decided_by(records: StudyRecords, run: RunRecord) -> str:
-    """What the recommended run is best for: the study's objective, or time where that could not be measured."""
-    best = {
-        "energy": [found.run for found in ranking.least_energy(records.of(run.workload)).values()],
-        "cost": [found.run for found in [ranking.cheapest(records.of(run.workload))] if found],
-    }
-    return records.objective if best.get(records.objective) == [run] else "time"
-
-
-def layout_words(run: RunRecord) -> str:
-    """The layout in plain words, for the card of the winner."""
-    layout = run.part("layout")
-    sizes = {key: int(safe_json.positive(layout, key) or 1) for key in ("dp", "pp", "tp")}
-    words = {"dp": "{} data-parallel replicas", "pp": "{} pipeline stages", "tp": "{} tensor-parallel ranks"}
-    parts = [words[key].format(size) for key, size in sizes.items() if size > 1] or ["one rank, nothing split"]
-    micro = safe_json.positive(layout, "micro_batch_size") or 0
-    steps = int(safe_json.positive(layout, "accumulation_steps") or 1)
-    batches = f"{wording.counted(steps, 'micro-batch').replace('batchs', 'batches')} of {micro:g}"
-    return f"{' x '.join(parts)}; {run.precision}; {batches} per rank and step"
-
-
-def _split(interval: Any, unit: str) -> dict[str, str] | None:
-    if interval is None:
-        return None
-    spread = f"{wording.short(interval.low)} to {wording.short(interval.high)}" if interval.high > interval.low else ""
-    return {"value": wording.short(interval.value), "unit": unit, "spread": spread}
-
-
-def table(records: StudyRecords) -> list[dict[str, Any]]:
-    """Every chosen run as a row of cells; an empty cell carries its reason."""
-    references = summary_table.References.of(records)
-    rows = []
-    for run in records.runs:
-        row = summary_table.row(run, references)
-        notes = _notes(run, row, references)
-        cells = [_cell(column, row[column.key], notes.get(column.key, "")) for column in COLUMNS]
-        rows.append({"run": run, "cells": cells, "links": links(run)})
-    return rows
-
-
-def _cell(column: Column, cell: Cell, note: str) -> dict[str, Any]:
-    text = column.words(cell.value) if cell.value is not None else ""
-    return {"text": text, "sort": "" if cell.value is None else cell.value, "reason": cell.reason, "note": note}
-
-
-def _notes(run: RunRecord, row: Row, references: summary_table.References) -> dict[str, str]:
-    """What stands small beside a figure."""
-    notes = {}
-    if row["metric_value"].value is not None:
-        notes["metric_value"] = metric.words(run, references.plain)
-    ideal = row["bubble_ideal"].value
-    if ideal is not None and row["bubble_fraction"].value is not None:
-        notes["bubble_fraction"] = f"ideal {wording.percent(ideal)}"
-    low, high = row["step_time_ci_low_ms"].value, row["step_time_ci_high_ms"].value
-    if low and high:
-        notes["step_time_ms"] = f"{wording.short(low)} to {wording.short(high)}"
-    return notes
 
 
 def links(run: RunRecord) -> list[tuple[str, str]]:

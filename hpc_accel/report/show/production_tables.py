@@ -12,7 +12,7 @@ from hpc_accel.report.show.figures import training as figure
 
 
 def sections(trainings: tuple[Training, ...]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """What each is told as, and the plotly figures under the ids of their places."""
+    """What each is told as, and the figures under the ids of their places."""
     found, specs = [], {}
     for number, each in enumerate(trainings):
         charts = []

@@ -1,7 +1,7 @@
-"""Charts, one family per file, as plain plotly figures (data and layout) with colours named by CSS variables.
+"""Charts, one family per file, as plain data and layout with colours named by CSS variables.
 
 A family is one entry in FAMILIES: a function from the runs of one workload to its figures. The page draws
-them with plotly.js and fills in the colours of its theme, so light, dark and print need no second figure.
+them with template/chart.js, and CSS knows the colours, so light, dark and print need no second figure.
 """
 
 from __future__ import annotations

@@ -33,13 +33,11 @@ def _chart(index: int, basis: tuple[str, str], runs: list[RunRecord]) -> style.F
         data.append(
             {
                 "type": "bar",
-                "orientation": "h",
                 "name": style.KINDS[kind],
-                "y": [style.label(run.label) for run in group],
+                "y": [run.label for run in group],
                 "x": values,
                 "marker": style.bar_marker(group, kind),
                 "hovertext": [_hover(run) for run in group],
-                "hoverinfo": "text",
             }
         )
     ends = [ranking.energy_per_sample_j(run) or 0 for run in shown]
@@ -47,7 +45,7 @@ def _chart(index: int, basis: tuple[str, str], runs: list[RunRecord]) -> style.F
         wording.compact(value) + (" partial" if ranking.energy_is_partial(run) else "")
         for run, value in zip(shown, ends, strict=True)
     ]
-    data.append(style.values_beside([style.label(run.label) for run in shown], ends, texts))
+    data.append(style.values_beside([run.label for run in shown], ends, texts))
     caption = f"Shorter is better. Gross energy of the timed steps; scope {basis[0]}, method {basis[1]}."
     partial = sum(ranking.energy_is_partial(run) for run in shown)
     coarse = sum(run.summary.energy.resolution_warning for run in shown)
@@ -61,7 +59,6 @@ def _chart(index: int, basis: tuple[str, str], runs: list[RunRecord]) -> style.F
         "data": data,
         "layout": style.layout(
             "joules per sample",
-            xaxis=style.room_beside(ends),
             yaxis=style.bar_axis(shown),
             barmode="overlay",
             bargap=0.25,
@@ -78,6 +75,6 @@ def _chart(index: int, basis: tuple[str, str], runs: list[RunRecord]) -> style.F
 
 def _hover(run: RunRecord) -> str:
     total, idle = run.summary.energy.figure.value, run.summary.energy.idle_power_w.positive
-    idle_words = f"<br>idle power {wording.short(idle)} W, included" if idle else ""
+    idle_words = f"\nidle power {wording.short(idle)} W, included" if idle else ""
     each = wording.short(ranking.energy_per_sample_j(run))
-    return f"{style.label(run.label)}<br>{each} J per sample<br>{wording.short(total)} J in all{idle_words}"
+    return f"{run.label}\n{each} J per sample\n{wording.short(total)} J in all{idle_words}"

@@ -68,14 +68,13 @@ def _trace(run: RunRecord, key: str, points: list[Point], color: str, dash: str,
     return {
         "type": "scatter",
         "mode": "lines+markers",
-        "name": style.label(run.label),
+        "name": run.label,
         "showlegend": key == "p99" or not _points(run, "p99"),
         "x": [rate for rate, _ in points],
         "y": [value for _, value in points],
         "line": {"width": width, "dash": dash, "color": style.color(color)},
         "marker": {"symbol": "circle", "size": 7, "color": style.color(color)},
-        "hovertext": [f"{style.label(run.label)}<br>{key} {value:.4g} ms at {rate:g}/s" for rate, value in points],
-        "hoverinfo": "text",
+        "hovertext": [f"{run.label}\n{key} {value:.4g} ms at {rate:g}/s" for rate, value in points],
     }
 
 

@@ -69,8 +69,7 @@ def _trace(run: RunRecord, curve: list[tuple[int, float]], named: set[str]) -> d
             "dash": DASHES.get(run.precision, "dashdot"),
         },
         "marker": {"symbol": "circle", "color": style.color("bad" if wrong else run.kind)},
-        "hovertext": [f"{style.label(run.label)}<br>step {step}: {value:.4g}" for step, value in curve],
-        "hoverinfo": "text",
+        "label": run.label,
     }
 
 

@@ -22,7 +22,8 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
     wrong = [run for run in compared if run.status == "wrong"]
     shown = [*wrong, *[run for run in style.fastest_first(compared) if run not in wrong]][: style.MAX_BARS]
     if not shown:
-        gap = "Not measured: no run was compared with the serial run. What to do: set measure.parity_steps to 5."
+        why = next((run.summary.parity.reason for run in runs if run.summary.parity.reason), "no run left a comparison")
+        gap = f"Not measured: no run was compared with the serial run: {why}."
         return [style.Figure(key="parity", title=title, caption="", gap=gap)]
     errors = {run.run_id: run.summary.parity.max_rel_err or 0.0 for run in shown}
     data = []
@@ -34,11 +35,10 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
                     "type": "scatter",
                     "mode": "markers",
                     "name": name,
-                    "y": [style.label(run.label) for run in group],
+                    "y": [run.label for run in group],
                     "x": [max(FLOOR, errors[run.run_id]) for run in group],
                     "marker": {"size": 10, "color": style.color(colour), "symbol": symbol},
-                    "hovertext": [f"{style.label(run.label)}<br>{_words(errors[run.run_id])}" for run in group],
-                    "hoverinfo": "text",
+                    "hovertext": [f"{run.label}\n{_words(errors[run.run_id])}" for run in group],
                 }
             )
     limited = [(run, limit) for run in shown if (limit := run.summary.parity.tolerance)]
@@ -47,11 +47,10 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
             "type": "scatter",
             "mode": "markers",
             "name": "allowed",
-            "y": [style.label(run.label) for run, _ in limited],
+            "y": [run.label for run, _ in limited],
             "x": [limit for _, limit in limited],
             "marker": {"size": 14, "symbol": "line-ns-open", "color": style.color("muted"), "line": {"width": 2}},
-            "hovertext": [f"{style.label(run.label)}<br>allowed: {limit:.2g}" for run, limit in limited],
-            "hoverinfo": "text",
+            "hovertext": [f"{run.label}\nallowed: {limit:.2g}" for run, limit in limited],
         }
     )
     powers = range(-9, math.ceil(math.log10(max([*errors.values(), *[limit for _, limit in limited], 1e-3]))) + 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpc_accel.report.judge import quantities, wording
+from hpc_accel.report.judge import quantities, ranking, why, wording
 from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.report.show.figures import style
 
@@ -14,6 +14,7 @@ PHASES = {
     "pipeline_wait": ("pipeline wait", "phase-pipeline-wait"),
     "optimizer": ("optimizer", "phase-optimizer"),
     "other": ("other", "phase-other"),
+    "rest": ("rest of the step", "phase-rest"),
 }
 
 
@@ -29,13 +30,17 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
     data = style.stacked_bars(
         shown,
         PHASES,
-        lambda run, phase: run.summary.phases_ms.of(phase).positive,
+        phase_ms,
         lambda value: f"{wording.short(value)} ms",
     )
     spec = {"data": data, "layout": style.stacked_layout("ms per step", shown)}
     caption = (
-        "Shorter is better; medians over the timed steps, mean over ranks, so a bar's length is close to the step time."
+        "Shorter is better. A bar is as long as the median step of the slowest rank; its phases are medians of the "
+        "mean over ranks, and the rest of the step is what they do not explain: waiting for the slowest rank, mostly."
     )
+    longer = [run for run in shown if _is_longer(run)]
+    if longer:
+        caption += f" In {wording.counted(len(longer), 'run')} the phases add up to more than the median step."
     unknown = [run for run in shown if quantities.COMMUNICATION.is_gap(run)]
     if unknown:
         reason = quantities.COMMUNICATION.reason(unknown[0])
@@ -44,3 +49,15 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
     return [
         style.Figure(key="phases", title=title, caption=caption, spec=spec, height_px=style.bar_height_px(len(shown)))
     ]
+
+
+def phase_ms(run: RunRecord, phase: str) -> float | None:
+    """Milliseconds of one phase, or of what the phases leave over."""
+    return why.rest_ms(run) if phase == "rest" else run.summary.phases_ms.of(phase).positive
+
+
+def _is_longer(run: RunRecord) -> bool:
+    step = ranking.step_time_ms(run)
+    return (
+        step is not None and sum(run.summary.phases_ms.of(name).value or 0 for name in why.PHASES) > 1.02 * step.value
+    )

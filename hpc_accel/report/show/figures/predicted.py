@@ -59,11 +59,10 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
                     "symbol": [style.SYMBOLS[kind] + ("-open" if style.pattern(run) else "") for run, *_ in mine],
                 },
                 "hovertext": [
-                    f"{style.label(run.label)}<br>predicted {wording.short(p)} ms, measured {wording.short(m)} ms"
+                    f"{run.label}\npredicted {wording.short(p)} ms, measured {wording.short(m)} ms"
                     f" ({wording.signed_percent((p - m) / m)})"
                     for run, p, m in mine
                 ],
-                "hoverinfo": "text",
             }
         )
     axis = style.log_axis(low, high)
@@ -83,6 +82,7 @@ def accuracy_words(found: list[tuple[RunRecord, float, float]]) -> str:
         f"rank correlation (Spearman) {rho:.2f}" if rho is not None else "rank correlation n/a (needs 3 different runs)"
     )
     return (
-        f"Mean absolute error (MAPE) {wording.percent(mape)}, {order}, over {wording.counted(len(found), 'run')}. "
+        f"Mean absolute percentage error (MAPE) {wording.percent(mape)}, {order}, "
+        f"over {wording.counted(len(found), 'run')}. "
         "On the line the prediction was exact; below it the planner was too optimistic."
     )

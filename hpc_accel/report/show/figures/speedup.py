@@ -51,7 +51,8 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
         style.Figure(
             key="efficiency",
             title="Efficiency",
-            caption="Speed-up divided by ranks. 100 % is ideal; more can happen when ranks gain cache." + filled,
+            caption="Speed-up divided by ranks; 100 % is ideal. More: ranks gained cache, or something slowed the "
+            "serial run." + filled,
             spec={
                 "data": share,
                 "layout": style.layout("ranks", "% of ideal", xaxis=axis, yaxis={"rangemode": "tozero"}),
@@ -133,10 +134,9 @@ def _traces(points: Gains, factor: Callable[[RunRecord], float], unit: str) -> l
                     "symbol": [f"{symbol}-open" if style.pattern(run) else symbol for run, *_ in group],
                 },
                 "hovertext": [
-                    f"{style.label(run.label)}<br>{wording.with_interval(gain)}{unit} on {run.num_ranks} ranks"
+                    f"{run.label}\n{wording.with_interval(gain)}{unit} on {run.num_ranks} ranks"
                     for run, gain, _ in group
                 ],
-                "hoverinfo": "text",
             }
         )
     return traces

@@ -1,4 +1,4 @@
-"""What all charts share: the figure record, colours by meaning, labels that cannot inject, sizes that fit a phone."""
+"""What all charts share: the figure record, colours by meaning, axes, sizes that fit a phone."""
 
 from __future__ import annotations
 
@@ -70,21 +70,9 @@ def color(name: str) -> str:
     return f"var(--c-{name})"
 
 
-def label(text: str) -> str:
-    """A text for plotly, which understands some HTML: `<` and `&` lose their meaning."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
 def layout(x_title: str, y_title: str = "", **more: Any) -> dict[str, Any]:
-    """A quiet layout: title and legend are the page's; axes make room for their labels."""
-    base: dict[str, Any] = {
-        "margin": {"l": 10, "r": 18, "t": 12, "b": 10, "pad": 4},
-        "xaxis": {"title": {"text": x_title, "standoff": 10}, "automargin": True, "zeroline": False},
-        "yaxis": {"title": {"text": y_title, "standoff": 8}, "automargin": True, "zeroline": False},
-        "showlegend": False,
-        "hovermode": "closest",
-        "dragmode": False,
-    }
+    """The axes of a figure; its title and legend are the page's, and template/chart.js makes room for labels."""
+    base: dict[str, Any] = {"xaxis": {"title": {"text": x_title}}, "yaxis": {"title": {"text": y_title}}}
     for key, value in more.items():
         base[key] = {**base[key], **value} if isinstance(base.get(key), dict) and isinstance(value, dict) else value
     return base
@@ -101,9 +89,17 @@ def fastest_first(runs: Iterable[RunRecord]) -> list[RunRecord]:
 
 
 def log_axis(low: float, high: float) -> dict[str, Any]:
-    """A logarithmic axis with ticks at 1, 2, 5 and their powers of ten: few enough to read, never bare digits."""
+    """A logarithmic axis with ticks at round numbers: few enough to read, never bare digits."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = (1, 2, 5) if high / low < 100 else (1, 3) if high / low < 1e3 else (1,)
+    steps = (
+        (1, 1.5, 2, 3, 5, 7)
+        if high / low < 10
+        else (1, 2, 5)
+        if high / low < 100
+        else (1, 3)
+        if high / low < 1e3
+        else (1,)
+    )
     ticks = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
     return {
         "type": "log",
@@ -115,13 +111,10 @@ def log_axis(low: float, high: float) -> dict[str, Any]:
 
 def bar_axis(runs: list[RunRecord]) -> dict[str, Any]:
     """A category axis that keeps the order of `runs` from top to bottom."""
-    labels = [label(run.label) for run in runs]
+    labels = [run.label for run in runs]
     return {
         "type": "category",
-        "categoryorder": "array",
         "categoryarray": labels[::-1],
-        "range": [-0.6, len(labels) - 0.4],
-        "ticks": "",
         "showgrid": False,
     }
 
@@ -154,13 +147,7 @@ def bar_marker(runs: list[RunRecord], kind: str) -> dict[str, Any]:
     """Colour by kind of layout, hatching by precision."""
     return {
         "color": color(kind),
-        "pattern": {
-            "shape": [pattern(run) for run in runs],
-            "fillmode": "overlay",
-            "size": 7,
-            "solidity": 0.22,
-            "fgcolor": color("hatch"),
-        },
+        "pattern": {"shape": [pattern(run) for run in runs]},
     }
 
 
@@ -178,13 +165,11 @@ def stacked_bars(
             traces.append(
                 {
                     "type": "bar",
-                    "orientation": "h",
                     "name": name,
-                    "y": [label(run.label) for run, _ in known],
+                    "y": [run.label for run, _ in known],
                     "x": [value for _, value in known],
                     "marker": {"color": color(color_name)},
-                    "hovertext": [f"{label(run.label)}<br>{name}: {words(value)}" for run, value in known],
-                    "hoverinfo": "text",
+                    "hovertext": [f"{run.label}\n{name}: {words(value)}" for run, value in known],
                 }
             )
     return traces
@@ -205,15 +190,8 @@ def values_beside(labels: list[str], ends: list[float], texts: list[str]) -> dic
         "y": labels,
         "x": ends,
         "text": [f" {text}" for text in texts],
-        "textposition": "middle right",
-        "cliponaxis": False,
         "hoverinfo": "skip",
     }
-
-
-def room_beside(ends: list[float]) -> dict[str, Any]:
-    """An axis from 0 with room for the values right of the longest bar."""
-    return {"range": [0, 1.35 * max(ends)], "nticks": 5}
 
 
 def precision_words(runs: list[RunRecord]) -> str:

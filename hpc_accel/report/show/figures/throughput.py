@@ -21,9 +21,8 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
         data.append(
             {
                 "type": "bar",
-                "orientation": "h",
                 "name": style.KINDS[kind],
-                "y": [style.label(run.label) for run in group],
+                "y": [run.label for run in group],
                 "x": [rate.value for rate in rates],
                 "error_x": {
                     "type": "data",
@@ -36,22 +35,18 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
                 },
                 "marker": style.bar_marker(group, kind),
                 "hovertext": [
-                    f"{style.label(r.label)}<br>{wording.with_interval(rate, 'samples/s')}"
+                    f"{r.label}\n{wording.with_interval(rate, 'samples/s')}"
                     for r, rate in zip(group, rates, strict=True)
                 ],
-                "hoverinfo": "text",
             }
         )
     rates = [rate for run in shown if (rate := ranking.throughput(run))]
     ends = [rate.high for rate in rates]
-    data.append(
-        style.values_beside([style.label(run.label) for run in shown], ends, [wording.compact(r.value) for r in rates])
-    )
+    data.append(style.values_beside([run.label for run in shown], ends, [wording.compact(r.value) for r in rates]))
     spec = {
         "data": data,
         "layout": style.layout(
             "samples per second",
-            xaxis=style.room_beside(ends),
             yaxis=style.bar_axis(shown),
             barmode="overlay",
             bargap=0.25,

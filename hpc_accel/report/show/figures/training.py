@@ -37,8 +37,7 @@ def _curve(training: Training) -> style.Figure:
     if metric and known:
         name = metric.removeprefix("held_out_")
         data.append(_line(name, known, "pipeline", "y2"))
-        more["yaxis2"] = {"title": {"text": name}, "overlaying": "y", "side": "right", "automargin": True}
-        more["yaxis2"]["showgrid"] = False
+        more["yaxis2"] = {"title": {"text": name}}
     caption = "Loss: the mean over the steps since the evaluation before. Metric: on held-out samples."
     spec = {"data": data, "layout": style.layout("step", "loss", **more)}
     return style.Figure(key="curve", title="Loss and metric", caption=caption, spec=spec)
@@ -48,14 +47,13 @@ def _line(name: str, points: list[tuple[int, float]], color: str, axis: str) -> 
     return {
         "type": "scatter",
         "mode": "lines" if len(points) > 1 else "markers",
-        "name": style.label(name),
+        "name": name,
         "x": [step for step, _ in points],
         "y": [value for _, value in points],
         "yaxis": axis,
         "line": {"width": 2, "color": style.color(color)},
         "marker": {"symbol": "circle", "color": style.color(color)},
-        "hovertext": [f"{style.label(name)}<br>step {step}: {value:.4g}" for step, value in points],
-        "hoverinfo": "text",
+        "hovertext": [f"{name}\nstep {step}: {value:.4g}" for step, value in points],
     }
 
 
@@ -69,13 +67,11 @@ def _goodput(training: Training) -> style.Figure:
     data = [
         {
             "type": "bar",
-            "orientation": "h",
             "name": name,
             "x": [seconds[key]],
             "y": ["allocated"],
-            "marker": {"color": style.color(color), "line": {"width": 1, "color": style.color("surface")}},
+            "marker": {"color": style.color(color)},
             "hovertext": [f"{name}: {wording.duration(seconds[key] * 1e3)}, {wording.percent(seconds[key] / whole)}"],
-            "hoverinfo": "text",
         }
         for key, (name, color) in PARTS.items()
         if seconds[key] > 0

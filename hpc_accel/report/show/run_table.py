@@ -1,0 +1,147 @@
+"""The table of runs: its columns, its rows in order, and the JSON that the page's script shows a window of.
+
+Rows of one workload stay together, the fastest first, those that are not ranked last. A reason for an empty cell
+stands once in a numbered list, and cells name its number: the list can be read without a mouse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from hpc_accel.report.judge import metric, ranking, why, wording
+from hpc_accel.report.judge.cells import Cell, Row
+from hpc_accel.report.load.run_record import RunRecord
+from hpc_accel.report.load.study_records import StudyRecords
+from hpc_accel.report.show import summary_table
+from hpc_accel.report.show.page_tables import links
+
+MAX_WITHOUT_SCRIPT = 200
+"""Rows that the page holds as markup, for readers without JavaScript; summary.csv has all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column: how a value reads, and whether it is shown before the reader asks for all columns."""
+
+    key: str
+    title: str
+    words: Callable[[Any], str]
+    is_first: bool = False
+
+
+COLUMNS = (
+    Column(key="num_ranks", title="Ranks", words=str),
+    Column(key="step_time_ms", title="ms per step", words=wording.short, is_first=True),
+    Column(key="throughput_samples_per_s", title="Samples/s", words=wording.short, is_first=True),
+    Column(key="slower_by_ms", title="Slower than the fastest, ms", words=wording.short, is_first=True),
+    Column(key="speed_up", title="Times as fast as serial", words=lambda value: f"{value:.2f}", is_first=True),
+    Column(key="efficiency", title="Share of ideal speed\u2011up", words=wording.percent),
+    Column(key="metric_value", title="Held-out metric", words=lambda value: f"{value:.4g}"),
+    Column(key="comm_exposed_ms", title="Exposed comm. ms", words=wording.short, is_first=True),
+    Column(key="comm_overlapped_ms", title="Hidden comm. ms", words=wording.short),
+    Column(key="bubble_fraction", title="Pipeline bubble", words=wording.percent),
+    Column(key="mfu", title="FLOP utilisation", words=wording.percent),
+    Column(key="peak_memory_bytes", title="Peak memory", words=wording.memory, is_first=True),
+    Column(key="energy_per_sample_j", title="J/sample", words=wording.short, is_first=True),
+    Column(key="cost", title="Cost of timed steps", words=wording.short, is_first=True),
+    Column(key="final_loss", title="Final loss", words=lambda value: f"{value:.4g}"),
+    Column(key="parity_max_rel_err", title="Parity error", words=wording.error),
+    Column(key="predicted_step_time_ms", title="Predicted ms", words=wording.short),
+    Column(key="prediction_error", title="Predicted, off by", words=wording.signed_percent),
+)  # fmt: skip
+Table = list[tuple[RunRecord, list[tuple[Cell, str, str]]]]
+"""Runs in order; of each column its cell, the cell in words, and what stands small below."""
+
+
+def table(records: StudyRecords) -> Table:
+    """Every chosen run that trains."""
+    references = summary_table.References.of(records)
+    fastest = why.fastest_of(records.runs)
+    found = []
+    for run in in_order(records):
+        row = {**summary_table.row(run, references), "slower_by_ms": why.slower_by_ms(run, fastest)}
+        notes = _notes(run, row, references, fastest)
+        found.append((run, [_told(column, row[column.key], notes.get(column.key, "")) for column in COLUMNS]))
+    return found
+
+
+def _told(column: Column, cell: Cell, note: str) -> tuple[Cell, str, str]:
+    return cell, column.words(cell.value) if cell.value is not None else "", note
+
+
+def in_order(records: StudyRecords) -> list[RunRecord]:
+    """By workload as planned, then by time per sample; what is not ranked stands last."""
+
+    def place(run: RunRecord) -> tuple[int, bool, float]:
+        step = ranking.step_time_ms(run) if run.counts else None
+        time = step.value / ranking.global_batch_size(run) if step else 0.0
+        return order[run.workload], step is None, time
+
+    order = {name: place for place, name in enumerate(records.workloads)}
+    return sorted(records.runs, key=place)
+
+
+def _notes(run: RunRecord, row: Row, references: summary_table.References, fastest: why.Fastest) -> dict[str, str]:
+    """What stands small below a figure."""
+    notes = {"slower_by_ms": why.words(run, fastest)}
+    if row["metric_value"].value is not None:
+        notes["metric_value"] = metric.words(run, references.plain)
+    ideal = row["bubble_ideal"].value
+    if ideal is not None and row["bubble_fraction"].value is not None:
+        notes["bubble_fraction"] = f"ideal {wording.percent(ideal)}"
+    low, high = row["step_time_ci_low_ms"].value, row["step_time_ci_high_ms"].value
+    if low and high:
+        notes["step_time_ms"] = f"{wording.short(low)} to {wording.short(high)}"
+    if row["speed_up"].value is not None:
+        serial = references.serial[run.workload, run.precision]
+        notes["speed_up"] = "is the serial run" if serial is run else f"over {serial.label}"
+    if (row["efficiency"].value or 0) > 1:
+        notes["efficiency"] = "above ideal: see How sure"
+    return notes
+
+
+def to_json(rows: Table, winners: dict[str, str]) -> dict[str, Any]:
+    """Column by column; texts that repeat stand once. `links` are bits: 1 script, 2 log, 4 trace."""
+    workloads = list(dict.fromkeys(run.workload for run, _ in rows))
+    statuses = list(dict.fromkeys(run.status for run, _ in rows))
+    reasons: dict[str, int] = {}
+    columns = []
+    for at, column in enumerate(COLUMNS):
+        cells = [told[at] for _, told in rows]
+        known = [cell.value is not None for cell, *_ in cells]
+        columns.append(
+            {
+                "title": column.title,
+                "first": column.is_first and any(known),
+                "texts": [text for _, text, _ in cells],
+                "notes": [note for *_, note in cells] if any(note for *_, note in cells) else [],
+                "values": [_short_number(cell.value) for cell, *_ in cells],
+                "reasons": []
+                if all(known)
+                else [reasons.setdefault(cell.reason or "", len(reasons) + 1) if cell.value is None else 0
+                      for cell, *_ in cells],
+            }
+        )  # fmt: skip
+    return {
+        "labels": [run.label for run, _ in rows],
+        "ids": [run.run_id for run, _ in rows],
+        "workloads": workloads,
+        "workload": [workloads.index(run.workload) for run, _ in rows],
+        "statuses": statuses,
+        "status": [statuses.index(run.status) for run, _ in rows],
+        "counts": [int(run.counts) for run, _ in rows],
+        "winner": [int(winners.get(run.workload) == run.run_id) for run, _ in rows],
+        "links": [sum(BITS[name] for name, _ in links(run)) for run, _ in rows],
+        "columns": columns,
+        "reasons": list(reasons),
+    }
+
+
+BITS = {"script": 1, "log": 2, "trace": 4}
+
+
+def _short_number(value: Any) -> float | int | None:
+    """Six digits order rows as well as all of them, in a third of the room."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -31,7 +31,7 @@ def render(records: StudyRecords) -> bytes:
             series.append(pl.Series(f"{column}_reason", [row[column].reason for row in rows], dtype=pl.String))
     series.append(pl.Series("reasons", [summary_table.reasons_json(row) for row in rows], dtype=pl.String))
     out = io.BytesIO()
-    pl.DataFrame(series).write_parquet(out)
+    pl.DataFrame(series).write_parquet(out, metadata={"hpc_accel_summary_format": str(summary_table.FORMAT)})
     return out.getvalue()
 
 

@@ -18,7 +18,9 @@ from hpc_accel.jobs.cli import failures, leave_queue, run_script, watch_queue
 from hpc_accel.leave import run_and_leave
 from hpc_accel.plan.advise.cli import advise
 from hpc_accel.plan.evaluate.cli import plan_evaluate
+from hpc_accel.plan.explain.cli import plan_explain
 from hpc_accel.produce.cli import produce
+from hpc_accel.produce.export.cli import export
 
 app = typer.Typer(
     help="Find by measurement how a PyTorch model trains fastest, cheapest and with least energy on this cluster.",
@@ -32,6 +34,7 @@ app.command()(check)
 app.command()(sources)
 app.command()(produce)
 app.command()(advise)
+app.command()(export)
 app.command(hidden=True)(run_script)
 app.command(hidden=True)(failures)
 app.command(hidden=True)(watch_queue)
@@ -125,7 +128,9 @@ class _PlanGroup(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-planning = typer.Typer(cls=_PlanGroup, help="Plan a study (`plan STUDY`), or see how good plans are (`plan evaluate`).")
+planning = typer.Typer(
+    cls=_PlanGroup, help="Plan a study (`plan STUDY`), explain a prediction, or see how good plans are."
+)
 app.add_typer(planning, name="plan")
 
 
@@ -169,6 +174,7 @@ def plan(
 
 
 planning.command("evaluate")(plan_evaluate)
+planning.command("explain")(plan_explain)
 
 
 @app.command()

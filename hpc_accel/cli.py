@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from hpc_accel.bench.cli import bench
 from hpc_accel.check.cli import check, sources
+from hpc_accel.compare.cli import compare
 from hpc_accel.errors import HpcAccelError, UsageError
 from hpc_accel.front.cli import run, watch
 from hpc_accel.jobs.cli import failures, leave_queue, run_script, watch_queue
@@ -33,6 +34,7 @@ app.command()(watch)
 app.command()(check)
 app.command()(sources)
 app.command()(produce)
+app.command()(compare)
 app.command()(advise)
 app.command()(export)
 app.command(hidden=True)(run_script)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 from pathlib import Path
@@ -58,7 +59,7 @@ def test_trees_add_up_and_the_timeline_ends_with_the_step(name):
     assert len(passes) == split * layout.num_stages * layout.accumulation_steps
     for rank in range(layout.pp):
         mine = sorted((e["ts"], e["ts"] + e["dur"]) for e in events if e["pid"] == rank)
-        assert all(a[1] <= b[0] + 1e-6 for a, b in zip(mine, mine[1:], strict=False)), "one pass at a time"
+        assert all(a[1] <= b[0] + 1e-6 for a, b in itertools.pairwise(mine)), "one pass at a time"
 
 
 def test_the_measured_step_begins_at_zero(tmp_path):

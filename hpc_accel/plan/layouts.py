@@ -29,9 +29,9 @@ def rank_counts(limits: ResourcesChoice) -> tuple[int, ...]:
     return tuple(sorted({*divisors(limits.ranks_per_node), *nodes}))
 
 
-def factors(limits: ResourcesChoice) -> Iterator[tuple[int, int, int]]:
-    """All (dp, pp, tp) of those numbers of ranks."""
-    for ranks in rank_counts(limits):
+def factors(limits: ResourcesChoice, *, whole: bool = False) -> Iterator[tuple[int, int, int]]:
+    """All (dp, pp, tp) of those numbers of ranks; `whole`: of all ranks alone."""
+    for ranks in (limits.num_nodes * limits.ranks_per_node,) if whole else rank_counts(limits):
         for tp in divisors(ranks):
             for pp in divisors(ranks // tp):
                 yield ranks // tp // pp, pp, tp

@@ -82,7 +82,10 @@ class Search:
         device: str,
         objective: Objective,
         make_run: MakeRun,
+        whole: bool = False,
     ) -> None:
+        """`whole`: only layouts that use all ranks."""
+        self.whole = whole
         self.workload = workload
         self.models = models
         self.limits = limits
@@ -121,7 +124,7 @@ class Search:
         cuttable = facts.num_cuttable_layers if facts.sequential else 0
         shape: dict[str, Any] = {"num_cuttable_layers": cuttable, "sequence_length": facts.sequence_length}
         shape["ranks_per_node"] = self.limits.ranks_per_node
-        for dp, pp, tp in factors(self.limits):
+        for dp, pp, tp in factors(self.limits, whole=self.whole):
             recipes = [recipe for recipe in self.models if self._allowed(dp, pp, tp, recipe)]
             if not recipes:
                 continue

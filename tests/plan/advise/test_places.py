@@ -1,0 +1,152 @@
+"""The catalogue, sites and Slurm's answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from datetime import datetime, timedelta
+
+import pytest
+
+from hpc_accel.errors import ConfigError, UsageError
+from hpc_accel.plan.advise import queue
+from hpc_accel.plan.advise.ask import places_asked
+from hpc_accel.plan.advise.catalogue import Device, catalogue, device_of
+from hpc_accel.plan.advise.cli import amount
+from hpc_accel.plan.advise.data_sheet import machine_of
+from hpc_accel.plan.advise.models import MODELS, model_of
+from hpc_accel.plan.advise.question import weights_of
+from hpc_accel.plan.shipped import hardware_of, shipped_names
+from tests.cli.test_mistakes import COMMAND
+
+
+def test_every_figure_has_its_source():
+    for device in catalogue().values():
+        assert device.figures, device.name
+        for name, (value, source) in device.figures.items():
+            assert value > 0 and "http" in device.sources[source], (device.name, name)
+    content = device_of("v100").model_dump()
+    content["board_power_w"] = (300, "hearsay")
+    with pytest.raises(ValueError, match="hearsay"):
+        Device.model_validate(content)
+
+
+def test_the_catalogue_agrees_with_the_hardware_files():
+    planned = {each.planned_as: each for each in catalogue().values() if each.planned_as}
+    assert sorted(planned) == shipped_names()
+    for name, device in planned.items():
+        kind = hardware_of(name).slowest
+        assert kind.memory_bandwidth_bytes_per_s == pytest.approx(device.memory_bandwidth_bytes_per_s[0], rel=0.05)
+        assert kind.device_memory_bytes == pytest.approx(device.memory_bytes[0], rel=0.08)
+        half = device.peak_flops_per_s.get("bf16") or device.peak_flops_per_s["fp16"]
+        assert kind.matmul_flops_per_s["fp16"] <= half[0]
+
+
+def test_a_sheet_with_too_little_is_refused():
+    assert machine_of(device_of("mi355x")).slowest.matmul_flops_per_s["bf16"] == pytest.approx(0.65 * 2.5166e15)
+    with pytest.raises(ConfigError, match="a peak rate"):
+        machine_of(device_of("epyc-9654"))
+    with pytest.raises(ConfigError, match="h100-sxm"):
+        device_of("h100sxm")
+
+
+def test_models_have_the_parameters_of_their_names():
+    billions = {"gpt2-1.5b": 1.56, "gpt3-175b": 175, "llama2-7b": 6.74, "llama2-70b": 69.0, "llama3-8b": 8.03}
+    for name, wanted in billions.items():
+        assert model_of(name, 8).num_parameters / 1e9 == pytest.approx(wanted, rel=0.005), name
+    sized = model_of("layers=12,hidden=768,heads=12,sequence=1024,positions=1024,dropout=false", 8)
+    assert sized.num_parameters == model_of("gpt2-124m", 8).num_parameters
+    for wrong in ("gpt5", "layers=2,width=8", "layers=2,hidden=10,heads=3,sequence=8"):
+        with pytest.raises(ConfigError):
+            model_of(wrong, 8)
+    assert len(MODELS) > 5
+
+
+def test_amounts_and_weights():
+    assert [amount(each, "--tokens") for each in ("300B", "1.5T", "2e9", "7")] == [3e11, 1.5e12, 2e9, 7]
+    with pytest.raises(UsageError):
+        amount("many", "--tokens")
+    assert weights_of("time=1,cost=2") == {"time": 1, "cost": 2}
+    with pytest.raises(ConfigError):
+        weights_of("beauty")
+
+
+def shell(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([COMMAND, *words], capture_output=True, text=True, timeout=120, check=False)
+
+
+SITE = """
+about: a test
+scheduler: slurm
+currency: CHF
+partitions:
+  fast: {gpu_type: h200, gpus_per_node: 4, num_nodes: 6, price_per_node_hour: 9.5,
+         power_w_per_node: 3000, max_time_min: 1440}
+  old: {gpu_type: a100, gpus_per_node: 4}
+  cpu: {cpus_per_node: 64}
+"""
+
+
+def test_partitions_of_a_site(tmp_path):
+    path = tmp_path / "here.yaml"
+    path.write_text(SITE)
+    [fast] = places_asked([], str(path), 16, {}, None, ())
+    assert (fast.partition, fast.max_nodes, fast.price_per_node_hour, fast.node_power_w) == ("fast", 6, 9.5, 3000)
+    assert fast.hardware.ranks_per_node == 4 and fast.max_hours == 24
+    both = places_asked(["old=a100-sxm-40gb"], str(path), 16, {}, None, ())
+    assert [each.partition for each in both] == ["fast", "old"], "an A100 has 40 or 80 GB: only the user knows"
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """Commands that answer as Slurm's do, and keep what they were asked."""
+    start = (datetime.now() + timedelta(hours=3)).strftime("%Y-%m-%dT%H:%M:%S")
+    answers = {
+        "sbatch": f"sbatch: Job 7 to start at {start} using 8 processors on nodes n1 in partition fast",
+        "sshare": "root||0|\nproj|0.25|7200000|billing=180000,gres/gpu=60",
+    }
+    for name, text in answers.items():
+        path = tmp_path / name
+        path.write_text(f"#!/bin/sh\necho \"$@\" >{tmp_path}/{name}.asked\ncat <<'END'\n{text}\nEND\n")
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return tmp_path
+
+
+def test_slurm_says_when_and_what_is_left(slurm):
+    wait = queue.start_wait(partition="fast", num_nodes=2, ranks_per_node=4, gpus_per_node=4, hours=1.5)
+    assert wait.hours == pytest.approx(3, abs=0.01)
+    asked = (slurm / "sbatch.asked").read_text().split()
+    assert {"--test-only", "--nodes=2", "--time=90", "--partition=fast", "--gres=gpu:4"} <= set(asked)
+    known, why = queue.accounts()
+    assert why is None
+    mine = known[-1]
+    assert (mine.name, mine.fair_share, mine.used_hours, mine.limit_hours) == ("proj", 0.25, 2000, 3000)
+    assert mine.left_hours == 1000
+
+
+def test_slurm_that_refuses_or_is_not_here(slurm, monkeypatch):
+    (slurm / "sbatch").write_text("#!/bin/sh\necho 'allocation failure: Invalid partition' >&2\nexit 1\n")
+    refused = queue.start_wait(partition="no", num_nodes=1, ranks_per_node=1, gpus_per_node=0, hours=1)
+    assert refused.hours is None and "Invalid partition" in refused.reason
+    monkeypatch.setenv("PATH", str(slurm / "nothing"))
+    assert queue.accounts() == ([], "sshare is not here")
+
+
+def test_the_command(tmp_path, slurm):
+    site = tmp_path / "here.yaml"
+    site.write_text(SITE)
+    asked = ["advise", "--model", "gpt2-124m", "--tokens", "10B", "--site", str(site), "--max-nodes", "2"]
+    done = shell(*asked, "--objective", "cost", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["best"]["partition"] == "fast" and found["queue_wait"]["hours"] > 2
+    assert found["accounts"][-1]["left_hours"] == 1000
+    told = shell(*asked)
+    assert "what would change the answer" in told.stdout and "account proj" in told.stdout
+    nothing = shell(*asked, "--deadline-h", "1e-6")
+    assert nothing.returncode == 1 and "nothing fits" in nothing.stdout
+    wrong = shell("advise", "--model", "gpt2-124m")
+    assert wrong.returncode == 64 and "--tokens" in wrong.stderr
+    assert "mi355x" in shell("advise", "--list").stdout

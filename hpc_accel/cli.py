@@ -12,13 +12,16 @@ from typer.core import TyperGroup
 
 from hpc_accel.bench.cli import bench
 from hpc_accel.check.cli import check, sources
+from hpc_accel.compare.cli import compare
 from hpc_accel.errors import HpcAccelError, UsageError
 from hpc_accel.front.cli import run, watch
 from hpc_accel.jobs.cli import failures, leave_queue, run_script, watch_queue
 from hpc_accel.leave import run_and_leave
 from hpc_accel.plan.advise.cli import advise
 from hpc_accel.plan.evaluate.cli import plan_evaluate
+from hpc_accel.plan.explain.cli import plan_explain
 from hpc_accel.produce.cli import produce
+from hpc_accel.produce.export.cli import export
 
 app = typer.Typer(
     help="Find by measurement how a PyTorch model trains fastest, cheapest and with least energy on this cluster.",
@@ -31,7 +34,9 @@ app.command()(watch)
 app.command()(check)
 app.command()(sources)
 app.command()(produce)
+app.command()(compare)
 app.command()(advise)
+app.command()(export)
 app.command(hidden=True)(run_script)
 app.command(hidden=True)(failures)
 app.command(hidden=True)(watch_queue)
@@ -125,7 +130,9 @@ class _PlanGroup(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-planning = typer.Typer(cls=_PlanGroup, help="Plan a study (`plan STUDY`), or see how good plans are (`plan evaluate`).")
+planning = typer.Typer(
+    cls=_PlanGroup, help="Plan a study (`plan STUDY`), explain a prediction, or see how good plans are."
+)
 app.add_typer(planning, name="plan")
 
 
@@ -169,6 +176,7 @@ def plan(
 
 
 planning.command("evaluate")(plan_evaluate)
+planning.command("explain")(plan_explain)
 
 
 @app.command()

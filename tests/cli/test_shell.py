@@ -32,3 +32,10 @@ def test_each_shell_completes_commands(shell: str) -> None:
     assert "probe" in done.stdout
     assert "produce" in done.stdout
     assert "report" not in done.stdout
+
+
+def test_a_shell_completes_the_options_of_a_command() -> None:
+    environ = os.environ | {"_HPC_ACCEL_COMPLETE": "complete_bash", "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    environ |= {"COMP_WORDS": "hpc-accel compare --fail", "COMP_CWORD": "2"}
+    done = subprocess.run([COMMAND], env=environ, capture_output=True, text=True, timeout=30, check=False)
+    assert "--fail-if-slower" in done.stdout

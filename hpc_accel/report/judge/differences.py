@@ -61,13 +61,13 @@ def differences(records: StudyRecords) -> list[Difference]:
 
 
 def _among(workload: str, runs: list[RunRecord]) -> list[Difference]:
-    facts = [_facts(run) for run in runs]
+    facts = [facts_of(run) for run in runs]
     names = list(dict.fromkeys(name for each in facts for name in each))
     usual = {name: _most_common([each.get(name, "") for each in facts]) for name in names}
     odd: dict[tuple[str, ...], list[RunRecord]] = {}
     for run, each in zip(runs, facts, strict=True):
         own = {name: value for name, value in each.items() if value not in ("", usual[name])}
-        told = tuple(_words(name, value, usual[name]) for name, value in own.items())
+        told = tuple(words(name, value, usual[name]) for name, value in own.items())
         odd.setdefault(told, []).append(run)
     others = tuple(run.label for run in odd.pop((), []))
     return [
@@ -76,7 +76,7 @@ def _among(workload: str, runs: list[RunRecord]) -> list[Difference]:
             labels=tuple(run.label for run in group),
             others=others,
             facts=told,
-            has_other_code=any(_is_source(name) and each != usual[name] for name, each in _facts(group[0]).items()),
+            has_other_code=any(_is_source(name) and each != usual[name] for name, each in facts_of(group[0]).items()),
         )
         for told, group in odd.items()
     ]
@@ -91,8 +91,8 @@ def _most_common(values: list[str]) -> str:
     return Counter(filter(None, values)).most_common(1)[0][0] if any(values) else ""
 
 
-def _facts(run: RunRecord) -> dict[str, str]:
-    """By name, the weightiest first; empty where the run does not know it, which is then compared with nothing."""
+def facts_of(run: RunRecord) -> dict[str, str]:
+    """What a run was measured with by name, the weightiest first; empty where it is not known."""
     known = run.summary.provenance
     sources = safe_json.mapping(run.run, "workload", "sources")
     found = {f"source {path}": str(digest) for path, digest in sources.items()}
@@ -113,7 +113,7 @@ def _text(value: object) -> str:
     return "" if value is None else safe_json.clean(str(value))
 
 
-def _words(name: str, value: str, usual: str) -> str:
+def words(name: str, value: str, usual: str) -> str:
     """One fact: `torch 2.9.1 (not 2.8.0)`, `another mine_model.py`."""
     kind, _, path = name.partition(" ")
     if kind in ("source", "file"):

@@ -144,11 +144,11 @@ def _step_time(runs: list[RunRecord]) -> Estimate:
 
 
 def slowest_ms(path: Path) -> list[float]:
-    """Milliseconds of each timed step, that of its slowest rank; empty where the file cannot be read."""
+    """Milliseconds of each timed step, in order, of its slowest rank; empty where the file cannot be read."""
     try:
         frame = pl.read_parquet(path, columns=["step", "warmup", "step_ns"])
         timed = frame.filter(~pl.col("warmup")).with_columns(pl.col("step_ns").cast(pl.Int64))
     except (OSError, pl.exceptions.PolarsError):
         return []
-    longest = timed.drop_nulls().group_by("step").agg(pl.col("step_ns").max())["step_ns"]
+    longest = timed.drop_nulls().group_by("step").agg(pl.col("step_ns").max()).sort("step")["step_ns"]
     return [value / 1e6 for value in longest.to_list() if value > 0]

@@ -18,8 +18,10 @@ from hpc_accel.front.cli import run, watch
 from hpc_accel.jobs.cli import failures, leave_queue, run_script, watch_queue
 from hpc_accel.leave import run_and_leave
 from hpc_accel.plan.advise.cli import advise
-from hpc_accel.plan.evaluate.cli import plan_evaluate
+from hpc_accel.plan.evaluate.cli import plan_evaluate, plan_replay
+from hpc_accel.plan.explain.cli import plan_explain
 from hpc_accel.produce.cli import produce
+from hpc_accel.produce.export.cli import export
 
 app = typer.Typer(
     help="Find by measurement how a PyTorch model trains fastest, cheapest and with least energy on this cluster.",
@@ -34,6 +36,7 @@ app.command()(sources)
 app.command()(produce)
 app.command()(compare)
 app.command()(advise)
+app.command()(export)
 app.command(hidden=True)(run_script)
 app.command(hidden=True)(failures)
 app.command(hidden=True)(watch_queue)
@@ -127,7 +130,9 @@ class _PlanGroup(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-planning = typer.Typer(cls=_PlanGroup, help="Plan a study (`plan STUDY`), or see how good plans are (`plan evaluate`).")
+planning = typer.Typer(
+    cls=_PlanGroup, help="Plan a study (`plan STUDY`), explain a prediction, or see how good plans are."
+)
 app.add_typer(planning, name="plan")
 
 
@@ -171,6 +176,8 @@ def plan(
 
 
 planning.command("evaluate")(plan_evaluate)
+planning.command("explain")(plan_explain)
+planning.command("replay")(plan_replay)
 
 
 @app.command()

@@ -36,3 +36,19 @@ def gpu(
     from hpc_accel.bench.gpu import bench_gpu
 
     raise typer.Exit(bench_gpu(json_path, trace, ranks, quick))
+
+
+@bench.command()
+def report(
+    runs: Annotated[int, typer.Option(min=1, help="Runs to make up.")] = 10_000,
+    steps: Annotated[int, typer.Option(min=1, help="Timed steps of each.")] = 1_000,
+    keep: Annotated[Path | None, typer.Option(help="Leave the records and the page in this folder.")] = None,
+) -> None:
+    """Made-up records to a page in a browser: seconds, memory and sizes as JSON. Exit code 1 above a limit."""
+    import json
+
+    from hpc_accel.bench.report import bench_report
+
+    found = bench_report(runs, steps, keep)
+    typer.echo(json.dumps(found, indent=1))
+    raise typer.Exit(1 if found["over_limit"] else 0)

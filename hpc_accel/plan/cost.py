@@ -14,7 +14,7 @@ from hpc_accel.plan.calibration import Calibration
 from hpc_accel.plan.data_parallel import Replicas
 from hpc_accel.plan.layouts import MemoryVariants
 from hpc_accel.plan.links import on_backend
-from hpc_accel.plan.memory import RankSize, held_bytes, peak_memory_bytes, rank_sizes
+from hpc_accel.plan.memory import RankSize, held_bytes, peak_memory_bytes, rank_parts, rank_sizes
 from hpc_accel.plan.network import Group, allreduce_s, group_of, send_s
 from hpc_accel.plan.pipeline_cost import StageTimes
 from hpc_accel.plan.pipeline_simulation import step_time_s
@@ -96,7 +96,7 @@ class StepModel:
             pipeline = num * work / pp if looped else work / (1 - (1 - 1 / num) ** pp)
             self._quick[key] = pipeline, self._least_data_parallel_s(group, resources)
         pipeline, sent = self._quick[key]
-        return max(pipeline * self._slowdown(layout), sent)
+        return max(pipeline * self.slowdown(layout), sent)
 
     def _least_work_s(self, group: MemoryVariants, resources: Resources) -> float:
         """Of one micro-batch through all layers, with the sequence whole or divided, whichever is less."""
@@ -170,6 +170,20 @@ class StepModel:
             on_gpu=self.kind.device == "cuda",
         )
 
+    def memory_parts(self, layout: Layout) -> tuple[int, dict[str, float]]:
+        """The pipeline rank that needs most, and its bytes by what they are; they add up to the peak."""
+        on_gpu = self.kind.device == "cuda"
+        each = {
+            rank: rank_parts(size, rank, layout, self.software, on_gpu=on_gpu)
+            for size, rank in self._sizes_of(layout, None).items()
+        }
+        fullest = max(each, key=lambda rank: sum(each[rank].values()))
+        batch = layout.micro_batch_size * layout.accumulation_steps * self.facts.sample_bytes
+        more = {"samples": float(batch), "the process": 0.0}
+        if not on_gpu:
+            more["the process"] = (self.kind.process_memory_bytes or 0) + self.software.process_bytes
+        return fullest, each[fullest] | more
+
     def held_bytes(self, layout: Layout, rank: int | None = None) -> float:
         """Between steps, of the pipeline rank that holds most, or of that one."""
         return max(held_bytes(size, layout, self.software) for size in self._sizes_of(layout, rank))
@@ -186,22 +200,23 @@ class StepModel:
     def _makespan_s(self, layout: Layout, resources: Resources, stages: PipelineCost) -> float:
         """Simulated once for all layouts that differ only in what comes after the pipeline."""
         schedule, num = layout.schedule or "gpipe", layout.accumulation_steps
-        send = self._boundary_s(layout, resources)
+        send = self.boundary_s(layout, resources)
         key = (schedule, layout.pp, num, send, tuple(stages.times.forward_s), tuple(stages.times.backward_s))
         if key not in self._makespans:
             self.num_simulations += 1
-            self._makespans[key] = step_time_s(schedule, layout.pp, num, stages.times, send) * self._slowdown(layout)
+            self._makespans[key] = step_time_s(schedule, layout.pp, num, stages.times, send) * self.slowdown(layout)
         return self._makespans[key]
 
-    def _slowdown(self, layout: Layout) -> float:
+    def slowdown(self, layout: Layout) -> float:
+        """Of its pipeline over the simulated one."""
         return self.software.schedule_slowdown.get(layout.schedule or "", 1.0)
 
     def _pipeline_bound_s(self, layout: Layout, resources: Resources, stages: PipelineCost) -> float:
-        send = self._boundary_s(layout, resources) if layout.pp > 1 else 0.0
+        send = self.boundary_s(layout, resources) if layout.pp > 1 else 0.0
         least = stages.least_s(layout.schedule or "gpipe", layout.accumulation_steps, send)
-        return least * self._slowdown(layout)
+        return least * self.slowdown(layout)
 
-    def _boundary_s(self, layout: Layout, resources: Resources) -> float:
+    def boundary_s(self, layout: Layout, resources: Resources) -> float:
         """Message between neighbouring stages: the largest cut decides the beat."""
         split = self.stage_times.split(layout)
         if split not in self._cuts:

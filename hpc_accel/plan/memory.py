@@ -77,21 +77,28 @@ def peak_memory_bytes(
     process_bytes: int = 0,
     on_gpu: bool = False,
 ) -> int:
-    """Bytes of the rank that needs most; of a GPU's memory where there is one.
+    """Bytes of the rank that needs most; of a GPU's memory where there is one."""
+    peak = max(sum(rank_parts(size, rank, layout, software, on_gpu=on_gpu).values()) for size, rank in sizes.items())
+    batch = layout.micro_batch_size * layout.accumulation_steps * sample_bytes
+    return int(peak + batch + process_bytes)
+
+
+def rank_parts(size: RankSize, rank: int, layout: Layout, software: Software, *, on_gpu: bool) -> dict[str, float]:
+    """Bytes of one rank by what they are, at its fullest moment.
 
     An optimizer step comes when activations are gone, so what it needs for a moment counts instead of them.
     """
-    peak = software.workspace_bytes + max(
-        state_bytes(size, layout, software)
-        + _lingering_bytes(size, layout, software)
-        + max(
-            activation_bytes(size, rank, layout, software) + cast_bytes(size, rank, layout, software),
-            update_bytes(size, layout, software) if on_gpu else 0.0,
-        )
-        for size, rank in sizes.items()
-    )
-    batch = layout.micro_batch_size * layout.accumulation_steps * sample_bytes
-    return int(peak + batch + process_bytes)
+    computing = {
+        "activations": activation_bytes(size, rank, layout, software),
+        "weights cast to 16 bits": cast_bytes(size, rank, layout, software),
+    }
+    updating = {"temporary tensors of the optimizer": update_bytes(size, layout, software) if on_gpu else 0.0}
+    return {
+        "weights, gradients, optimizer": state_bytes(size, layout, software),
+        "tensors not dropped yet": _lingering_bytes(size, layout, software),
+        **max(computing, updating, key=lambda parts: sum(parts.values())),
+        "workspaces": software.workspace_bytes,
+    }
 
 
 def state_bytes(size: RankSize, layout: Layout, software: Software, *, at_rest: bool = False) -> float:

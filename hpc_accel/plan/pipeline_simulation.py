@@ -8,12 +8,12 @@ rank interleaved (p - 1) / (v m + p - 1) (Huang et al., GPipe, 2019; Narayanan e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 
-from hpc_accel.plan.schedules import SCHEDULES, Kind, Order, told
+from hpc_accel.plan.schedules import SCHEDULES, Action, Kind, Order, told
 from hpc_accel.study.layout import SPLIT_BACKWARD
 
 WHOLE = 4096
@@ -54,7 +54,11 @@ class Timeline:
         return 1.0 - sum(self.busy_s) / total if total else 0.0
 
 
-def simulate(order: Order, times: PassTimes, send_s: float) -> Timeline:
+Record = Callable[[int, Action, float, float], object]
+"""Is told the rank, the pass, and the seconds at which it starts and ends."""
+
+
+def simulate(order: Order, times: PassTimes, send_s: float, record: Record | None = None) -> Timeline:
     """Run `order` with the given times; `send_s` lies between dependent passes of stages on different ranks.
 
     Raises ValueError for an order that waits for itself, naming the first action of each rank that cannot start.
@@ -86,7 +90,10 @@ def simulate(order: Order, times: PassTimes, send_s: float) -> Timeline:
                 arrived, delay = backward[stage + 1][micro], delay_before[stage + 1]
             if arrived is None:
                 break
-            now = max(now, arrived + delay) + seconds[kind][stage]
+            start = max(now, arrived + delay)
+            now = start + seconds[kind][stage]
+            if record is not None:
+                record(rank, (kind, stage, micro), start, now)
             if kind != "W":
                 (forward if kind == "F" else backward)[stage][micro] = now
             position[rank] += 1

@@ -6,4 +6,5 @@ Read it in this order:
   length            epochs, tokens and targets into steps; how often it is evaluated
   forecast          what the whole will take, by what was measured
   start             job after job until the training is done: here, or as a chain in Slurm's queue
+  export            the chosen layout for another framework: torchrun, FSDP, accelerate, DeepSpeed, torchtitan
 """

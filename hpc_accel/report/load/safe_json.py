@@ -7,7 +7,6 @@ is typed and enters through `hpc_accel.record`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from hpc_accel.record.text import clean
 def at(record: Any, *path: str) -> Any:
     """The value under nested keys, or None where any of them is missing."""
     for key in path:
-        if not isinstance(record, Mapping):
+        if not isinstance(record, dict):
             return None
         record = record.get(key)
     return record
@@ -47,13 +46,13 @@ def text(record: Any, *path: str) -> str | None:
 def mapping(record: Any, *path: str) -> dict[str, Any]:
     """An object, or an empty one."""
     value = at(record, *path)
-    return dict(value) if isinstance(value, Mapping) else {}
+    return dict(value) if isinstance(value, dict) else {}
 
 
 def items(record: Any, *path: str) -> list[dict[str, Any]]:
     """The objects of a list, or an empty list."""
     value = at(record, *path)
-    return [dict(item) for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
+    return [dict(item) for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def read_json(path: Path) -> tuple[dict[str, Any] | None, str | None]:

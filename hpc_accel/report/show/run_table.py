@@ -104,44 +104,54 @@ def _notes(run: RunRecord, row: Row, references: summary_table.References, faste
 
 def to_json(rows: Table, winners: dict[str, str]) -> dict[str, Any]:
     """Column by column; texts that repeat stand once. `links` are bits: 1 script, 2 log, 4 trace."""
-    workloads = list(dict.fromkeys(run.workload for run, _ in rows))
-    statuses = list(dict.fromkeys(run.status for run, _ in rows))
     reasons: dict[str, int] = {}
-    columns = []
-    for at, column in enumerate(COLUMNS):
-        cells = [told[at] for _, told in rows]
-        known = [cell.value is not None for cell, *_ in cells]
-        columns.append(
-            {
-                "title": column.title,
-                "first": column.is_first and any(known),
-                "texts": [text for _, text, _ in cells],
-                "notes": [note for *_, note in cells] if any(note for *_, note in cells) else [],
-                "values": [_short_number(cell.value) for cell, *_ in cells],
-                "reasons": []
-                if all(known)
-                else [reasons.setdefault(cell.reason or "", len(reasons) + 1) if cell.value is None else 0
-                      for cell, *_ in cells],
-            }
-        )  # fmt: skip
+    columns = [_column(column, [told[at] for _, told in rows], reasons) for at, column in enumerate(COLUMNS)]
+    runs = [run for run, _ in rows]
     return {
-        "labels": [run.label for run, _ in rows],
-        "ids": [run.run_id for run, _ in rows],
-        "workloads": workloads,
-        "workload": [workloads.index(run.workload) for run, _ in rows],
-        "statuses": statuses,
-        "status": [statuses.index(run.status) for run, _ in rows],
-        "counts": [int(run.counts) for run, _ in rows],
-        "winner": [int(winners.get(run.workload) == run.run_id) for run, _ in rows],
-        "links": [sum(BITS[name] for name, _ in links(run)) for run, _ in rows],
+        "labels": [run.label for run in runs],
+        "ids": [run.run_id for run in runs],
+        "workload": _coded([run.workload for run in runs]),
+        "status": _coded([run.status for run in runs]),
+        "counts": [int(run.counts) for run in runs],
+        "winners": [at for at, run in enumerate(runs) if winners.get(run.workload) == run.run_id],
+        "links": [sum(BITS[name] for name, _ in links(run)) for run in runs],
         "columns": columns,
         "reasons": list(reasons),
     }
 
 
+def _column(column: Column, told: list[tuple[Cell, str, str]], reasons: dict[str, int]) -> dict[str, Any]:
+    """One column: texts and what stands below them, the order of its values, and the numbers of reasons by row."""
+    known = [cell.value is not None for cell, *_ in told]
+    return {
+        "title": column.title,
+        "first": column.is_first and any(known),
+        "texts": [text for _, text, _ in told] if any(known) else [],
+        "notes": _coded([note for *_, note in told]) if any(note for *_, note in told) else None,
+        "order": _places([cell.value for cell, *_ in told]) if any(known) else [],
+        "reasons": {
+            at: reasons.setdefault(cell.reason or "", len(reasons) + 1)
+            for at, (cell, *_) in enumerate(told)
+            if cell.value is None
+        }
+        if any(known)
+        else reasons.setdefault(told[0][0].reason or "", len(reasons) + 1)
+        if told
+        else 0,
+    }
+
+
+def _coded(texts: list[str]) -> dict[str, Any]:
+    """Each text once, and for each row which of them it has."""
+    codes: dict[str, int] = {}
+    rows = [codes.setdefault(text, len(codes)) for text in texts]
+    return {"of": list(codes), "rows": rows}
+
+
+def _places(values: list[Any]) -> list[int]:
+    """Of each value its place among all, from 1; equal values share one, and 0 is for those that are missing."""
+    places = {value: place for place, value in enumerate(sorted({each for each in values if each is not None}), 1)}
+    return [places.get(value, 0) for value in values]
+
+
 BITS = {"script": 1, "log": 2, "trace": 4}
-
-
-def _short_number(value: Any) -> float | int | None:
-    """Six digits order rows as well as all of them, in a third of the room."""
-    return float(f"{value:.6g}") if isinstance(value, float) else value

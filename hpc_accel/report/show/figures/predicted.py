@@ -30,6 +30,7 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
             or "no run of this workload counts"
         )
         return [style.Figure(key="predicted", title=title, caption="", gap=f"Not available: {reason}.")]
+    drawn = style.distinct(found, lambda pair: (pair[2], pair[1]), lambda pair: _look(pair[0]))
     every = [value for _, *both in found for value in both]
     low, high = min(every) / 1.3, max(every) * 1.3
     data = [
@@ -43,8 +44,8 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
             "hoverinfo": "skip",
         }
     ]
-    for kind, group in style.by_kind(run for run, *_ in found).items():
-        mine = [(run, p, m) for run, p, m in found if run in group]
+    for kind in style.by_kind(run for run, *_ in drawn):
+        mine = [(run, p, m) for run, p, m in drawn if run.kind == kind]
         data.append(
             {
                 "type": "scatter",
@@ -70,7 +71,13 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
         "data": data,
         "layout": style.layout("measured ms per step", "predicted ms per step", xaxis=axis, yaxis=axis),
     }
-    return [style.Figure(key="predicted", title=title, caption=accuracy_words(found), spec=spec, height_px=380)]
+    caption = accuracy_words(found) + style.left_out_words(len(drawn), len(found))
+    return [style.Figure(key="predicted", title=title, caption=caption, spec=spec, height_px=380)]
+
+
+def _look(run: RunRecord) -> tuple[str, bool]:
+    """What marks differ by: colour and shape, filled or open."""
+    return run.kind, bool(style.pattern(run))
 
 
 def accuracy_words(found: list[tuple[RunRecord, float, float]]) -> str:

@@ -24,7 +24,13 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
     if not any(run.kind != "serial" for run, _ in gained):
         gap = f"Not measured: {_why_none(runs, bool(gained))}."
         return [style.Figure(key="speedup", title="Speed-up", caption="", gap=gap)]
-    points = _dodged(gained)
+    drawn = style.distinct(
+        gained,
+        lambda pair: (pair[0].num_ranks, pair[1].value),
+        lambda pair: (pair[0].kind, pair[0].num_ranks, bool(style.pattern(pair[0]))),
+    )
+    points = _dodged(drawn)
+    more = style.left_out_words(len(drawn), len(gained))
     counts = sorted({run.num_ranks for run, _ in gained} | {1})
     ideal = {
         "type": "scatter",
@@ -41,7 +47,7 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
         style.Figure(
             key="speedup",
             title="Speed-up",
-            caption=f"{caption} Marks of the same number of ranks stand side by side.{filled}",
+            caption=f"{caption} Marks of the same number of ranks stand side by side.{filled}{more}",
             spec={
                 "data": speed,
                 "layout": style.layout("ranks", "times faster", xaxis=axis, yaxis=_speed_axis(points, counts[-1])),
@@ -52,7 +58,7 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
             key="efficiency",
             title="Efficiency",
             caption="Speed-up divided by ranks; 100 % is ideal. More: ranks gained cache, or something slowed the "
-            "serial run." + filled,
+            "serial run." + filled + more,
             spec={
                 "data": share,
                 "layout": style.layout("ranks", "% of ideal", xaxis=axis, yaxis={"rangemode": "tozero"}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from hpc_accel.report.judge import ranking, wording
 from hpc_accel.report.load.run_record import RunRecord
@@ -86,6 +86,34 @@ def fastest_first(runs: Iterable[RunRecord]) -> list[RunRecord]:
         if run.counts and (step := ranking.step_time_ms(run))
     ]
     return [run for _, run in sorted(timed, key=lambda pair: pair[0])]
+
+
+MANY = 400
+GRID = 64
+"""Of more than MANY marks only one stands in each cell of a grid that divides either axis by GRID."""
+P = TypeVar("P")
+
+
+def distinct(marks: list[P], place: Callable[[P], tuple[float, float]], like: Callable[[P], Any]) -> list[P]:
+    """Marks that can be told apart on logarithmic axes: of those `like` each other and in one cell, the first.
+
+    `place` gives x and y above 0.
+    """
+    if len(marks) <= MANY:
+        return marks
+    where = [tuple(map(math.log, place(mark))) for mark in marks]
+    low = [min(at[axis] for at in where) for axis in (0, 1)]
+    width = [(max(at[axis] for at in where) - low[axis]) / GRID or 1.0 for axis in (0, 1)]
+    kept: dict[Any, P] = {}
+    for mark, at in zip(marks, where, strict=True):
+        cell = tuple(int((at[axis] - low[axis]) / width[axis]) for axis in (0, 1))
+        kept.setdefault((like(mark), *cell), mark)
+    return list(kept.values())
+
+
+def left_out_words(num_drawn: int, num_all: int) -> str:
+    """Sentence when marks that lie under others were not drawn."""
+    return f" {num_drawn:,} of {num_all:,} marks are drawn; the others lie under them." if num_drawn < num_all else ""
 
 
 def log_axis(low: float, high: float) -> dict[str, Any]:

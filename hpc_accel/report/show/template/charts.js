@@ -8,7 +8,8 @@ const Charts = (() => {
   const TABLE_ROWS = 200;
   const make = (name, fields = {}) => Object.assign(document.createElement(name), fields);
   const frame = (id) => document.getElementById(id).closest("figure");
-  const title = (id) => document.getElementById(id + "-title").textContent;
+  // A title says of which workload it is, as the heading of its section does.
+  const title = (id) => `${frame(id).closest("section").querySelector("h2").textContent}: ${document.getElementById(id + "-title").textContent}`;
 
   function draw(id) {
     const holder = document.getElementById(id);

@@ -11,7 +11,10 @@
   const scroll = table.closest(".scroll");
   const body = table.tBodies[0];
   const [find, workload, status, every] = ["filter-text", "filter-workload", "filter-status", "all-columns"].map((id) => document.getElementById(id));
-  const texts = data.labels.map((label, i) => `${label} ${data.ids[i]} ${data.workloads[data.workload[i]]} ${data.statuses[data.status[i]]}`.toLowerCase());
+  const coded = ({ of, rows }) => (i) => of[rows[i]];
+  const [workloadOf, statusOf] = [coded(data.workload), coded(data.status)];
+  const winners = new Set(data.winners);
+  const texts = data.labels.map((label, i) => `${label} ${data.ids[i]} ${workloadOf(i)} ${statusOf(i)}`.toLowerCase());
   let order = data.labels.map((_, i) => i);
   let shown = order;
   let sorted = { column: null, descending: false };
@@ -21,9 +24,9 @@
 
   function files(i) {
     const line = make("small");
-    if (data.workloads.length > 1) line.append(`${data.workloads[data.workload[i]]} `);
-    if (!data.counts[i]) line.append(make("span", { className: "status bad", textContent: data.statuses[data.status[i]] }), " ");
-    if (data.winner[i]) line.append(make("span", { className: "status good", textContent: "recommended" }), " ");
+    if (data.workload.of.length > 1) line.append(`${workloadOf(i)} `);
+    if (!data.counts[i]) line.append(make("span", { className: "status bad", textContent: statusOf(i) }), " ");
+    if (winners.has(i)) line.append(make("span", { className: "status good", textContent: "recommended" }), " ");
     for (const [bit, name, file] of FILES) {
       if (!(data.links[i] & bit)) continue;
       const link = make("a", { href: `runs/${encodeURIComponent(data.ids[i])}/${file}`, textContent: name });
@@ -34,21 +37,22 @@
   }
 
   function rowOf(i, at) {
-    const row = make("tr", { className: data.winner[i] ? "winner" : "" });
+    const row = make("tr", { className: winners.has(i) ? "winner" : "" });
     row.setAttribute("aria-rowindex", at + 2);
     const head = make("th", { scope: "row", className: "first", title: data.ids[i] });
     head.append(make("span", { className: "name", textContent: data.labels[i] }), files(i));
     row.append(head);
     for (const column of visible()) {
       const cell = make("td", { className: "number" });
-      const reason = column.reasons[i];
+      const reason = typeof column.reasons === "number" ? column.reasons : column.reasons[i];
       if (reason) {
         const dash = make("span", { className: "none", title: data.reasons[reason - 1] });
         dash.append("\u2013", hidden("not measured, reason "), make("sup", { textContent: reason }));
         cell.append(dash);
       } else {
         cell.append(column.texts[i]);
-        if (column.notes[i]) cell.append(make("small", { textContent: column.notes[i] }));
+        const note = column.notes && column.notes.of[column.notes.rows[i]];
+        if (note) cell.append(make("small", { textContent: note }));
       }
       row.append(cell);
     }
@@ -67,23 +71,27 @@
     table.setAttribute("aria-rowcount", shown.length + 1);
   }
 
-  const compare = (a, b) => (typeof a === "number" ? a - b : String(a).localeCompare(String(b), undefined, { numeric: true }));
-  function sortBy(values, descending) {
-    order = [...order].sort((a, b) => {
-      if (data.workload[a] !== data.workload[b]) return data.workload[a] - data.workload[b];
-      if (values[a] === null || values[b] === null) return (values[a] === null) - (values[b] === null);  // not measured: last
-      return (descending ? -1 : 1) * compare(values[a], values[b]) || a - b;
-    });
+  const collator = new Intl.Collator(undefined, { numeric: true });
+  const byLabel = [...order].sort((a, b) => collator.compare(data.labels[a], data.labels[b]));
+  const labelPlaces = [];
+  byLabel.forEach((i, at) => { labelPlaces[i] = at + 1; });
+
+  // `places` order the rows; 0 is for what was not measured, which stands last either way, as runs do that are not ranked.
+  function sortBy(places, descending) {
+    const workloads = data.workload.rows;
+    const sign = descending ? -1 : 1;
+    order = [...order].sort((a, b) => workloads[a] - workloads[b]
+      || data.counts[b] - data.counts[a] || !places[a] - !places[b] || sign * (places[a] - places[b]) || a - b);
     filter();
   }
 
-  function heading(text, values, column) {
+  function heading(text, places, column) {
     const head = make("th", { scope: "col", className: column ? "number" : "first" });
     const button = head.appendChild(make("button", { type: "button", textContent: text }));
     if (sorted.column === text) head.setAttribute("aria-sort", sorted.descending ? "descending" : "ascending");
     button.addEventListener("click", () => {
       sorted = { column: text, descending: sorted.column === text && !sorted.descending };
-      sortBy(values, sorted.descending);
+      sortBy(places, sorted.descending);
       headings();
       [...table.tHead.querySelectorAll("button")].find((each) => each.textContent === text).focus();
     });
@@ -91,13 +99,13 @@
   }
 
   function headings() {
-    table.tHead.rows[0].replaceChildren(heading("Run", data.labels, false), ...visible().map((column) => heading(column.title, column.values, true)));
+    table.tHead.rows[0].replaceChildren(heading("Run", labelPlaces, false), ...visible().map((column) => heading(column.title, column.order, true)));
   }
 
   function filter() {
     const words = find.value.toLowerCase().split(/\s+/).filter(Boolean);
-    shown = order.filter((i) => (!workload.value || data.workloads[data.workload[i]] === workload.value)
-      && (!status.value || data.statuses[data.status[i]] === status.value)
+    shown = order.filter((i) => (!workload.value || workloadOf(i) === workload.value)
+      && (!status.value || statusOf(i) === status.value)
       && words.every((word) => texts[i].includes(word)));
     document.getElementById("filter-count").textContent = `${shown.length} of ${order.length} runs`;
     scroll.scrollTop = 0;

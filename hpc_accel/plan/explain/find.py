@@ -1,0 +1,69 @@
+"""The run that a study's plan calls by its id or label, and the model that predicts it, built as for the plan."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hpc_accel.errors import ConfigError
+from hpc_accel.plan.calibration import load_calibrations, subject_of
+from hpc_accel.plan.cost import StepModel
+from hpc_accel.plan.prediction import Prediction, predict
+from hpc_accel.plan.shipped import hardware_of, hardware_path
+from hpc_accel.plan.software import torch_amp
+from hpc_accel.study.expand import make_run, resolve_workload
+from hpc_accel.study.layout import Layout
+from hpc_accel.study.recipe import Recipe
+from hpc_accel.study.run import Run
+from hpc_accel.study.study_file import Study, load_study
+
+
+def found_run(study_path: Path, name: str, hardware: str) -> tuple[Run, StepModel, Prediction, Path]:
+    """The run, its model, its prediction, and where its records would lie. Raises ConfigError."""
+    study = load_study(study_path)
+    results = Path("results", study.name)
+    path = hardware_path(hardware or str(results / "hardware.json"))
+    plan = results / "plan.json" if not hardware else results / "plans" / f"{path.stem}.json"
+    candidate = _candidate(plan if plan.is_file() else results / "plan.json", name)
+    run, model = _model(study, candidate, path, hardware or str(path))
+    return run, model, predict(run, model.facts, model.hardware, software=model.software, model=model), results
+
+
+def _candidate(plan: Path, name: str) -> dict[str, Any]:
+    """Of the plan, by run_id, by its beginning, or by label."""
+    try:
+        content = json.loads(plan.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{plan}: {error}", "what is explained is a candidate of a plan", "plan first: hpc-accel plan STUDY"
+        ) from None
+    known = [each for each in content["candidates"] if each.get("run_id") and each.get("prediction")]
+    found = [each for each in known if each["run_id"] == name] or [
+        each for each in known if each["run_id"].startswith(name)
+    ]
+    if len(found) != 1:
+        some = ", ".join(each["run_id"] for each in (found or known)[:8])
+        raise ConfigError(
+            f"run {name!r}: {len(found)} of {len(known)} predicted candidates of {plan}",
+            "a run_id, or its beginning as far as it names one",
+            f"name one of: {some}",
+        )
+    return dict(found[0])
+
+
+def _model(study: Study, candidate: dict[str, Any], path: Path, named: str) -> tuple[Run, StepModel]:
+    from hpc_accel.workloads.facts_without_weights import facts_of
+
+    choice = next(each for each in study.workloads if resolve_workload(each).name == candidate["workload"])
+    workload = resolve_workload(choice)
+    facts = facts_of(workload, study.seed)
+    hardware = hardware_of(named)
+    recipe, layout = Recipe(**candidate["recipe"]), Layout(**candidate["layout"])
+    run = make_run(study, choice, workload, layout, recipe, facts)
+    measured = load_calibrations(path.parent / "calibration.json", path.read_bytes())
+    subject = subject_of(workload, facts, study, hardware)
+    calibrations = measured.holding({workload.name: subject}, path)[0] if measured is not None else {}
+    software = torch_amp(workload.optimizer, recipe, study.backend, facts.optimizer)
+    known = (facts, hardware, recipe.precision, software, study.backend)
+    return run, StepModel(*known, calibration=calibrations.get(workload.name))

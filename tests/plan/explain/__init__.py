@@ -1,0 +1,1 @@
+"""`hpc-accel plan explain`."""

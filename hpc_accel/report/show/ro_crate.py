@@ -1,7 +1,8 @@
 """ro-crate-metadata.json: the results directory as a research object (RO-Crate 1.1, https://w3id.org/ro/crate/1.1).
 
-The files of the report and the directories of the runs are data entities, each run is a CreateAction with its instrument, begin, end and result, so
-that an archive or a catalogue can read what was measured, when and with what. Nothing here is not in a record.
+The files of the report and the directories of the runs are data entities. Each run is a CreateAction with its software,
+begin, end and result, so that an archive or a catalogue can read what was measured, when and with what. Nothing here is
+not in a record.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from hpc_accel.report.show import (
     summary_csv,
     summary_json,
     summary_parquet,
+    summary_table,
 )
 
 
@@ -32,17 +33,18 @@ def write(study_dir: Path, *, openmetrics: Path | None = None, mlflow: Path | No
     """
     study = study_records.load(study_dir)
     found = answer(study)
-    write_atomically(study_dir / "summary.csv", summary_csv.render(study))
-    write_atomically(study_dir / "summary.parquet", summary_parquet.render(study))
-    write_atomically(study_dir / "summary.json", summary_json.render(study))
+    rows = summary_table.rows(study)
+    write_atomically(study_dir / "summary.csv", summary_csv.render(rows))
+    write_atomically(study_dir / "summary.parquet", summary_parquet.render(rows))
+    write_atomically(study_dir / "summary.json", summary_json.render(study, rows))
     if study.inference_runs:
         write_atomically(study_dir / "inference.csv", inference_csv.render(study))
     write_atomically(study_dir / "report.html", page.render(study, found))
     write_atomically(study_dir / "methods.md", methods.render(study))
     if openmetrics is not None:
-        write_atomically(openmetrics, open_metrics.render(study))
+        write_atomically(openmetrics, open_metrics.render(study, rows))
     if mlflow is not None:
-        mlflow_store.write(study, mlflow)
+        mlflow_store.write(study, rows, mlflow)
     write_atomically(study_dir / ro_crate.NAME, ro_crate.render(study))
     # The answer last: whoever waits for it finds the page it speaks of.
     write_atomically(study_dir / "answer.txt", found.text)

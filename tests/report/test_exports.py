@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 
 from hpc_accel.report.load.study_records import load
 from hpc_accel.report.show import open_metrics
-from hpc_accel.report.show.summary_table import CSV_COLUMNS, MORE_COLUMNS
+from hpc_accel.report.show.summary_table import CSV_COLUMNS, MORE_COLUMNS, rows
 from hpc_accel.report.write import write
 from tests.cli.test_mistakes import call
 from tests.report.editing import edit_summary
@@ -61,7 +61,7 @@ def samples(text):
 
 def test_openmetrics_has_each_measured_figure_in_base_units(energy_study):
     records = load(energy_study)
-    found = samples(open_metrics.render(records))
+    found = samples(open_metrics.render(records, rows(records)))
     counting = [run for run in records.runs if run.summary.step_time_ms.value]
     times = found["hpc_accel_step_time_seconds"]
     assert len(times) == len(counting)
@@ -76,7 +76,8 @@ def test_openmetrics_escapes_what_others_wrote(study):
     edit_summary(
         study, run.workload, run.label, lambda summary: summary["metric"].update(name='a"b\\c', value=1.0, reason="")
     )
-    text = open_metrics.render(load(study))
+    records = load(study)
+    text = open_metrics.render(records, rows(records))
     samples(text)
     assert 'metric="a\\"b\\\\c"' in text
     parser = pytest.importorskip("prometheus_client.openmetrics.parser")

@@ -32,7 +32,7 @@ HISTORY = {"step_ns": ("steps/time_ms", 1e-6), "loss": ("steps/loss", 1.0)}
 """Columns of steps.parquet of which every step is kept, the time as that of the slowest rank, the loss as the mean."""
 
 
-def write(records: StudyRecords, directory: Path) -> None:
+def write(records: StudyRecords, rows: list[Row], directory: Path) -> None:
     """Write an experiment with a run for each run of the study. Raises what `write_atomically` raises."""
     experiment = str(int(hashlib.sha256(f"{records.study} {records.site}".encode()).hexdigest()[:14], 16))
     home = directory / experiment
@@ -47,7 +47,6 @@ def write(records: StudyRecords, directory: Path) -> None:
         "name": f"{records.study} at {records.site}",
     })  # fmt: skip
     (directory / ".trash").mkdir(exist_ok=True)  # of MLflow, which misses it
-    rows = summary_table.rows(records)
     for run, row in zip((*records.runs, *records.inference_runs), rows, strict=True):
         _write_run(run, row, home, experiment)
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from hpc_accel.report.judge.cells import Row
 from hpc_accel.report.load.study_records import StudyRecords
-from hpc_accel.report.show import summary_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +50,8 @@ FAMILIES = (
 LABELS = ("workload", "label", "run_id", "status", "precision", "backend", "device", "mode", "energy_scope", "metric")
 
 
-def render(records: StudyRecords) -> str:
+def render(records: StudyRecords, rows: list[Row]) -> str:
     """The whole exposition, which ends with `# EOF`."""
-    rows = summary_table.rows(records)
     common = {"study": records.study, "site": records.site}
     lines: list[str] = []
     for family in FAMILIES:

@@ -18,7 +18,7 @@ from hpc_accel.front.cli import run, watch
 from hpc_accel.jobs.cli import failures, leave_queue, run_script, watch_queue
 from hpc_accel.leave import run_and_leave
 from hpc_accel.plan.advise.cli import advise
-from hpc_accel.plan.evaluate.cli import plan_evaluate
+from hpc_accel.plan.evaluate.cli import plan_evaluate, plan_replay
 from hpc_accel.plan.explain.cli import plan_explain
 from hpc_accel.produce.cli import produce
 from hpc_accel.produce.export.cli import export
@@ -177,6 +177,7 @@ def plan(
 
 planning.command("evaluate")(plan_evaluate)
 planning.command("explain")(plan_explain)
+planning.command("replay")(plan_replay)
 
 
 @app.command()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import faulthandler
+import time
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -75,6 +77,8 @@ def main() -> None:
     """All runs, a failure told and passed over."""
     from hpc_accel.infer.main import run_inference
 
+    if not PRETENDED:
+        faulthandler.dump_traceback_later(15, repeat=True)  # the log then says what took so long
     directory = Path(mkdtemp())
     plain = [{"precision": ["fp32"]}, {"precision": ["bf16"]}]
     runs = [("ViT-L", run) for run in served(VIT, plain, None)]
@@ -88,10 +92,12 @@ def main() -> None:
     for name, run in runs:
         title = f"{name} {run.recipe.precision}"
         (path,) = write_runs([run], directory)
+        began = time.perf_counter()
         try:
             summary = run_inference(path)
             assert summary is not None
             num_ran += 1
+            figure(f"{title}: the run took", time.perf_counter() - began, "s")
             told(title, summary)
         except (Exception, SystemExit) as error:
             verdict(title, False, f"{type(error).__name__}: {str(error)[:300]}")

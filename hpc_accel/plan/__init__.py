@@ -8,6 +8,7 @@ schedules, pipeline_simulation          the order of passes of each schedule, an
 data_parallel, memory, memory_fit       what replicas add; the peak of the fullest rank; whether it has room
 cost, predictable, prediction           a step; whether its time can be told; all figures of one run
 layouts, search, planner, heterogeneous every layout, the best, the plan of a study; nodes that differ
+spend                                   which candidate to measure next, and when no other could win
 advise                                  hardware, nodes and layout for a training of given length
 explain                                 what a prediction is made of, as trees and a timeline
 evaluate                                how good predictions are on published measurements

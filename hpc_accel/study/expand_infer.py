@@ -18,7 +18,7 @@ from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.run import Measure, Run, WorkloadSpec
 from hpc_accel.study.study_file import Study, WorkloadChoice
 
-TRAINING = ("parity_steps", "metric_samples", "max_steps", "target_loss")
+TRAINING = ("parity_steps", "max_steps", "target_loss")
 """Keys of `measure` that are about training."""
 
 

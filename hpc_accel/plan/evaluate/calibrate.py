@@ -61,7 +61,7 @@ def scales_of(predictor: Predictor, rows: dict[Kind, list[Case]]) -> list[Scale]
 
 def ratio_for(kind: Kind, scales: Sequence[Scale]) -> float | None:
     """Of this kind, or of the nearest ones; None where none is comparable."""
-    near = [(far, scale.ratio) for scale in scales if (far := _distance(kind, scale.kind)) is not None]
+    near = [(far, scale.ratio) for scale in scales if (far := distance(kind, scale.kind)) is not None]
     exact = [ratio for far, ratio in near if far == 0]
     if exact:
         return exact[0]
@@ -86,7 +86,7 @@ def _ratio(predictor: Predictor, case: Case) -> float | None:
     return high
 
 
-def _distance(one: Kind, other: Kind) -> float | None:
+def distance(one: Kind, other: Kind) -> float | None:
     """In powers of two over all numbers; None where a word differs."""
     total = 0.0
     for a, b in zip(one, other, strict=True):

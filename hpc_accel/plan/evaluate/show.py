@@ -84,6 +84,34 @@ def results_table(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+REPLAY_ROWS = (
+    ("within_1_percent", "choice within 1 %", "%"),
+    ("mean_regret", "mean regret", "%"),
+    ("max_regret", "largest regret", "%"),
+    ("no_choice", "groups without a choice", ""),
+    ("median_trials", "runs, median", ""),
+    ("max_trials", "runs, most", ""),
+    ("mean_spent", "of the grid's cost, mean", "%"),
+    ("max_spent", "of the grid's cost, most", "%"),
+    ("over_budget", "groups over the budget", ""),
+    ("ended_early", "ended before the budget", ""),
+)
+
+
+def replay_table(found: dict[str, Any]) -> list[str]:
+    """Lines of text: what each way of spending finds."""
+    most = f", at most {found['most']} runs" if found["most"] else ""
+    lines = [
+        f"{found['set']} ({found['file']}): {found['num_groups']} groups, {found['num_rows']} rows, a budget of "
+        f"{found['budget']:.0%} of each grid{most}, a run with {found['short']:.0%} of the steps"
+    ]
+    lines.append(f"{'':26}" + "".join(f"{name:>18}" for name in found["ways"]))
+    for key, label, unit in REPLAY_ROWS:
+        cells = [_cell(way[key], unit) for way in found["ways"].values()]
+        lines.append(f"{label:26}" + "".join(f"{cell:>18}" for cell in cells))
+    return lines
+
+
 def _cell(value: float | None, unit: str) -> str:
     if value is None:
         return ""

@@ -44,6 +44,8 @@ def test_every_chart_is_really_drawn(measured, shown):
     records = load(measured)
     for number, workload in enumerate(records.workloads):
         for figure in figures.of_workload(records.of(workload)):
+            if figure.gap:
+                continue
             place = dom.split(f'id="figure-{number}-{figure.key}"')[1].split("<figcaption")[0]
             assert '<svg class="main-svg"' in place, (workload, figure.key)
             assert 'class="point"' in place or 'class="js-line"' in place, figure.key

@@ -181,6 +181,29 @@ planning.command("replay")(plan_replay)
 
 
 @app.command()
+def search(
+    study: StudyPath,
+    measure: Annotated[int, typer.Option(min=1, help="Most runs for each workload.")] = 5,
+    short: Annotated[float, typer.Option(min=0.01, max=1, help="Share of a run's steps that each takes.")] = 0.2,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a probed study's candidates in few short runs, each where it can change the answer."""
+    from dataclasses import asdict
+
+    from hpc_accel.commands import planned_candidates
+    from hpc_accel.front.few_runs import search_all
+    from hpc_accel.front.search_lines import lines_of
+
+    results = Path("results", study.stem)
+    planned = planned_candidates(study, results)
+    found = search_all(planned, results / "search", measure, short, lambda line: typer.echo(line, err=True))
+    if as_json:
+        typer.echo(json.dumps([asdict(each) for each in found], indent=1))
+        return
+    typer.echo("\n".join(line for each in found for line in lines_of(each)))
+
+
+@app.command()
 def script(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A plan, a run, or their directory; or --probe STUDY.")],
     run: Annotated[str | None, typer.Option(help="Of a plan only this run, by its run_id.")] = None,

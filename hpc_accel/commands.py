@@ -116,6 +116,25 @@ def plan_study(study_path: Path, machine: Path | str, out: Path) -> dict[str, An
     return content
 
 
+def planned_candidates(study_path: Path, results: Path) -> dict[str, list[tuple[Run, float | None]]]:
+    """By workload, the candidates of a study's plan that may run, each with its predicted milliseconds."""
+    from hpc_accel.plan.explain.find import planned_run
+    from hpc_accel.study.expand import resolve_workloads
+    from hpc_accel.study.study_file import load_study
+    from hpc_accel.workloads.facts_without_weights import facts_of
+
+    content = plan_study(study_path, results / "hardware.json", results / "search" / "plan.json")
+    study = load_study(study_path)
+    facts = {workload.name: facts_of(workload, study.seed) for workload in resolve_workloads(study)}
+    found: dict[str, list[tuple[Run, float | None]]] = {}
+    for candidate in content["candidates"]:
+        if candidate["refused"] is None and not candidate.get("infer"):
+            run = planned_run(study, candidate, facts[candidate["workload"]])
+            predicted: dict[str, Any] = candidate["prediction"] or {}
+            found.setdefault(candidate["workload"], []).append((run, predicted.get("step_time_ms")))
+    return found
+
+
 def predicted_lines(candidates: list[dict[str, Any]]) -> list[str]:
     """What is predicted of each chosen run of a plan, a line for each, the fastest first."""
 

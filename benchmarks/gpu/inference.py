@@ -21,7 +21,7 @@ LM = {
 VIT = {
     "name": "vision",
     "args": size(
-        {"model": "vit-large", "image": 224, "classes": 1000, "samples": 128},
+        {"model": "vit-large", "patch": 16, "image": 224, "classes": 1000, "samples": 128},
         {"model": "vit-tiny", "image": 32, "classes": 10, "samples": 32},
     ),
     "global_batch_size": 8,

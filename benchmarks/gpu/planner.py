@@ -47,7 +47,7 @@ MODELS: tuple[tuple[str, str, dict[str, Any], int, Studies], ...] = (
         ),
     ),
     ("lm 350M", "lm", MEDIUM, size(16, 8), ((BF16, size([1, 2, 8], [1, 2])),)),
-    ("ViT-L", "vision", {"model": size("vit-large", "vit-tiny"), **IMAGES}, size(64, 4), ((BF16, [2]),)),
+    ("ViT-L", "vision", {"model": size("vit-large", "vit-tiny"), "patch": 16, **IMAGES}, size(64, 4), ((BF16, [2]),)),
     (
         "ResNet-50",
         "vision",

@@ -7,5 +7,6 @@ Read it in this order:
   state       what a study is doing, read from its files: works beside any workflow, on any host that sees them
   trainings   the same of trainings to their end, with their curves
   show        that as a screen, as plain lines, or as JSON events
+  few_runs, search_lines `hpc-accel search`: short runs of a plan's candidates, where they can change the answer
   cli         the two commands
 """

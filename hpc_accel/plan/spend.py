@@ -62,8 +62,8 @@ class Spending:
             if most is not None and len(spent.trials) >= most:
                 spent.stopped = f"{most} trials"
                 break
-            following = min(left, key=self._hope)
-            if self.learns and self._hope(following) >= spent.best_s * (1 - TOLERANCE):
+            following = min(left, key=self.hope)
+            if self.learns and self.hope(following) >= spent.best_s * (1 - TOLERANCE):
                 spent.stopped = "no other could be faster"
                 break
             affordable = [each for each in left if spent.cost + each.cost <= budget]
@@ -71,7 +71,7 @@ class Spending:
                 spent.stopped = "the budget"
                 break
             if spent.trials:
-                following = min(affordable, key=self._hope)
+                following = min(affordable, key=self.hope)
             left.remove(following)
             self._take(spent, following, measure(following.key))
         return spent
@@ -85,7 +85,7 @@ class Spending:
             spent.best, spent.best_s = one.key, seconds
         self._ratios.setdefault(one.block, []).append(seconds / one.predicted_s)
 
-    def _hope(self, one: Candidate) -> float:
+    def hope(self, one: Candidate) -> float:
         """The time that it would have if its prediction erred in its favour; its own predicted one without learning."""
         if not self.learns:
             return one.predicted_s

@@ -9,6 +9,7 @@ import pytest
 
 from hpc_accel.commands import plan_study
 from hpc_accel.plan.calibration import read_calibrations
+from tests.measure.trees import power_meter
 from tests.mpirun import check, mpirun
 
 MACHINE = Path(__file__).parent.parent / "cli" / "hardware.json"
@@ -47,7 +48,11 @@ def calibrated(directory: Path, study: str) -> str:
         hardware.write_text(json.dumps(content))
     script = directory / "script.py"
     script.write_text(SCRIPT)
-    return check(mpirun(2, [script, directory / "mine.yaml", hardware], timeout_s=150))
+    sensors = directory / "sys"
+    if not sensors.exists():
+        power_meter(sensors, 90.0)
+    sees = {"HPC_ACCEL_TESTING": "1", "HPC_ACCEL_SYSFS": str(sensors)}
+    return check(mpirun(2, [script, directory / "mine.yaml", hardware], timeout_s=150, **sees))
 
 
 @pytest.mark.mpi
@@ -60,6 +65,7 @@ def test_a_study_is_calibrated_once_and_what_fails_is_told(tmp_path, monkeypatch
     keys = {(each.micro_batch_size, each.ranks) for each in good.passes}
     assert keys == {(16, 1), (8, 2), (4, 2)}
     assert all(each.forward_s > 0 and each.backward_s > 0 for each in good.passes)
+    assert [each.power_w for each in good.passes] == [pytest.approx(90.0, rel=0.05)] * len(good.passes)
     assert good.samples is not None and good.step_s is not None and good.optimizer_ratios["plain"] > 0
     assert [each.shard for each in good.replicated] == ["none"] and good.staged is not None
     assert "two samples" in found.unmeasured["broken"] and not found.workloads["broken"].passes

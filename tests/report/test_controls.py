@@ -16,15 +16,14 @@ from hpc_accel.report.judge import ranking, savings
 from hpc_accel.report.load.study_records import load
 from hpc_accel.report.show import run_table
 from hpc_accel.report.write import write
-from tests.report.browser import chromium, dump_dom
+from tests.report.browser import chromium, dump_dom, with_script
 
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(chromium() is None, reason="no Chromium found: install the package chromium"),
 ]
-# Tells what it saw in an attribute; the page's policy would not let it run and is taken out.
+# Tells what it saw in an attribute.
 PROBE = """
-<script>
 addEventListener("load", () => {
   const rows = () => [...document.querySelectorAll("#table tbody tr:not(.spacer)")];
   const names = () => rows().map((row) => row.querySelector(".name").textContent);
@@ -41,16 +40,13 @@ addEventListener("load", () => {
   %s
   document.documentElement.dataset.seen = JSON.stringify(seen);
 });
-</script>"""
+"""
 
 
-def ask(study_dir, work_dir, script, *arguments):
+def ask(study_dir, work_dir, script):
     """What a script in the page saw."""
     write(study_dir)
-    text = (study_dir / "report.html").read_text()
-    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
-    (study_dir / "asked.html").write_text(text.replace("</body>", PROBE % script + "</body>"))
-    dom, requests = dump_dom((study_dir / "asked.html").as_uri(), work_dir, *arguments)
+    dom, requests = dump_dom(with_script(study_dir / "report.html", PROBE % script).as_uri(), work_dir)
     assert requests == []
     seen = json.loads(html.unescape(re.search(r'<html[^>]* data-seen="([^"]*)"', dom).group(1)))
     assert seen["errors"] == []

@@ -14,6 +14,7 @@ from hpc_accel.plan.shipped import hardware_of, hardware_path
 from hpc_accel.plan.software import torch_amp
 from hpc_accel.study.expand import make_run, resolve_workload
 from hpc_accel.study.layout import Layout
+from hpc_accel.study.model_facts import ModelFacts
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.run import Run
 from hpc_accel.study.study_file import Study, load_study
@@ -52,6 +53,13 @@ def _candidate(plan: Path, name: str) -> dict[str, Any]:
     return dict(found[0])
 
 
+def planned_run(study: Study, candidate: dict[str, Any], facts: ModelFacts) -> Run:
+    """The run of a candidate of `study`'s plan; `facts` are its workload's."""
+    choice = next(each for each in study.workloads if resolve_workload(each).name == candidate["workload"])
+    recipe, layout = Recipe(**candidate["recipe"]), Layout(**candidate["layout"])
+    return make_run(study, choice, resolve_workload(choice), layout, recipe, facts)
+
+
 def _model(study: Study, candidate: dict[str, Any], path: Path, named: str) -> tuple[Run, StepModel]:
     from hpc_accel.workloads.facts_without_weights import facts_of
 
@@ -59,8 +67,7 @@ def _model(study: Study, candidate: dict[str, Any], path: Path, named: str) -> t
     workload = resolve_workload(choice)
     facts = facts_of(workload, study.seed)
     hardware = hardware_of(named)
-    recipe, layout = Recipe(**candidate["recipe"]), Layout(**candidate["layout"])
-    run = make_run(study, choice, workload, layout, recipe, facts)
+    run, recipe = planned_run(study, candidate, facts), Recipe(**candidate["recipe"])
     measured = load_calibrations(path.parent / "calibration.json", path.read_bytes())
     subject = subject_of(workload, facts, study, hardware)
     calibrations = measured.holding({workload.name: subject}, path)[0] if measured is not None else {}

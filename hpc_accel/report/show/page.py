@@ -111,6 +111,7 @@ def _sections(records: StudyRecords) -> tuple[list[dict[str, Any]], dict[str, An
             charts.append({"place": place, "figure": figure, "full": figure.gap is not None})
             if figure.spec is not None:
                 specs[place] = {**figure.spec, "height": figure.height_px}
+        charts.sort(key=lambda chart: bool(chart["full"]))  # sentences in the place of charts stand last
         drawn = [chart for chart in charts if not chart["full"]]
         if len(drawn) % 2:
             # Two stand side by side; the last of an odd number gets the whole row.

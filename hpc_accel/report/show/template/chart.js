@@ -52,8 +52,8 @@ const Chart = (() => {
           sums.set(trace.y[i], (sums.get(trace.y[i]) ?? 0) + value);
           return;
         }
-        found.push(value + (error ? error.array[i] : 0), value - (error ? error.arrayminus[i] : 0));
-        if (trace.base) found.push(trace.base[i]);
+        const base = trace.base?.[i] ?? 0;
+        found.push(base + value + (error ? error.array[i] : 0), base + value - (error ? error.arrayminus[i] : 0));
       });
       if (trace.type === "bar" && key === "x") found.push(0);
     }
@@ -103,9 +103,10 @@ const Chart = (() => {
       const [from, to] = [view.x(start), view.x(start + value)];
       const shape = trace.marker.pattern?.shape[i];
       if (shape && !fills.has(shape)) fills.set(shape, hatch(defs, shape, trace.marker.color));
-      const slot = trace.slot ?? [0, 1];
-      const [top, height] = [row - view.bar / 2 + view.bar * slot[0] / slot[1], view.bar / slot[1]];
-      const color = trace.marker.colors ? trace.marker.colors[i] : trace.marker.color;
+      // Which part of its row a bar fills: from the n-th of m parts on, k of them.
+      const [nth, parts, many] = trace.slots?.[i] ?? [0, 1, 1];
+      const [top, height] = [row - view.bar / 2 + view.bar * nth / parts, view.bar * many / parts];
+      const color = trace.marker.color;
       add(group, "rect", { class: "point", x: from, y: top, width: Math.max(to - from, 0.5), height, fill: shape ? fills.get(shape) : color });
       if (trace.error_x) whisker(group, view.x(value - trace.error_x.arrayminus[i]), view.x(value + trace.error_x.array[i]), row, false);
       view.marks.push({ left: from, right: Math.max(to, from + 6), top, bottom: top + height, tip: trace.hovertext?.[i] });

@@ -131,5 +131,7 @@ const Charts = (() => {
     sized.observe(holder);
     addData(id);
   }
+  // The first ones at once: an observer waits for a frame.
+  ids.filter((id) => document.getElementById(id).getBoundingClientRect().top < innerHeight).forEach(draw);
   return { drawAll: () => ids.forEach(draw), csv, svg };
 })();

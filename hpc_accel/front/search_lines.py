@@ -1,0 +1,34 @@
+"""What `hpc-accel search` prints."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hpc_accel.front.few_runs import Searched
+
+
+def lines_of(found: Searched) -> list[str]:
+    """For people."""
+    lines = [
+        f"{found.workload}: {len(found.trials)} of {found.num_candidates} candidates measured "
+        f"({found.spent_share:.0%} of what all of them cost in full); ended: {found.stopped}"
+    ]
+    if found.num_unpredicted:
+        lines.append(f"  {found.num_unpredicted} without a predicted time are not looked at")
+    if found.best is None:
+        return [*lines, "  none of them ran: see the log.txt of each in search/runs/"]
+    lines.append(f"  best: {found.best}" + _ties(found))
+    lines.append(f"  not beaten in time, node-seconds and energy together: {', '.join(found.not_beaten)}")
+    missed = f"could be at most {found.most_missed:.0%} faster" if found.most_missed else "could be faster"
+    subject = "one not measured" if found.most_missed else "none not measured"
+    lines.append(f"  {subject} {missed}, if its prediction erred in its favour as nine of ten do not")
+    lines.append("  to measure the best in full and see the report, list in the study:")
+    lines.append("    layouts:")
+    return lines + [f"      - {json.dumps(layout)}" for layout in found.layouts]
+
+
+def _ties(found: Searched) -> str:
+    others = [label for label in found.finalists if label != found.best]
+    return f"; not surely faster than {', '.join(others)}" if others else ""

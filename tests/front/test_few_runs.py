@@ -1,0 +1,100 @@
+"""`hpc-accel search`: which candidates are measured, what is told of them, and real short runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from hpc_accel.errors import ConfigError
+from hpc_accel.front.few_runs import apart, block_of, search, short_of
+from tests.cli.test_mistakes import COMMAND
+from tests.plan.examples import run
+from tests.records import summary_in
+from tests.report.conftest import measured
+
+__all__ = ["measured"]
+
+
+@pytest.fixture
+def record(measured):
+    """A record of a step time, known to 1 %; without one, why."""
+    known = summary_in(next(path.parent for path in measured.glob("runs/mlp*/summary.json")))
+
+    def made(ms: float | None):
+        if ms is None:
+            return "it failed"
+        time = known.step_time_ms.changed(value=ms, ci_low=0.99 * ms, ci_high=1.01 * ms)
+        return known.changed(step_time_ms=time)
+
+    return made
+
+
+def test_few_of_many_and_what_is_told(tmp_path, record):
+    runs = [(run(dp=dp, micro=micro, steps=50), 10.0 * dp * micro) for dp in (1, 2, 4) for micro in (1, 8)]
+    runs.append((run(tp=2), None))
+    times = {id(each): ms * 1.05 for each, ms in runs if ms}
+    asked = []
+
+    def measure(short, directory):
+        asked.append(short)
+        whole = next(each for each, _ in runs if each.layout == short.layout)
+        return record(times[id(whole)])
+
+    found = search("toy", runs, tmp_path, most=5, short=0.2, tell=lambda line: None, measure=measure)
+    assert len(asked) < 5 and {each.measure.steps for each in asked} == {10}
+    assert (found.num_candidates, found.num_unpredicted) == (7, 1)
+    assert found.best == runs[0][0].label and found.stopped == "no other could be faster"
+    assert found.most_missed == 0
+    assert found.spent_share < 0.05
+    assert found.layouts[0] == {"micro_batch_size": 1, "accumulation_steps": 1}
+    assert found.best in found.not_beaten
+
+
+def test_ties_failures_and_nothing_predicted(tmp_path, record):
+    runs = [(run(micro=1), 10.0), (run(micro=8), 10.1), (run(micro=64), 10.2)]
+    answers = iter([None, 9.0, 9.05])
+    found = search(
+        "toy", runs, tmp_path, most=3, short=1, tell=lambda line: None, measure=lambda *_: record(next(answers))
+    )
+    assert [each.measured_ms for each in found.trials] == [None, 9.0, 9.05]
+    assert found.trials[0].reason == "it failed"
+    assert set(found.finalists) == {runs[1][0].label, runs[2][0].label} or found.finalists == (runs[1][0].label,)
+    with pytest.raises(ConfigError, match="no candidate of 1"):
+        search("toy", [(run(), None)], tmp_path, most=3, short=1, tell=print)
+
+
+def test_blocks_and_short_runs():
+    assert apart(block_of(run(micro=2)), block_of(run(micro=8, tp=2))) == pytest.approx(5**0.5)
+    assert apart(block_of(run()), block_of(run(precision="bf16"))) is None
+    assert short_of(run(steps=100), 0.1).measure.steps == 10
+    assert short_of(run(steps=20), 0.1).measure.steps == 5
+    assert short_of(run(steps=3), 0.1).measure.steps == 3
+
+
+def test_real_short_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(
+        "workload: {name: mlp}\nlayouts: [{accumulation_steps: [1, 4]}, {dp: 2, accumulation_steps: [1, 5]}]\n"
+        "resources: {ranks_per_node: 2}\ncalibrate: false\nmeasure: {steps: 40}\n"
+    )
+    Path("results/mine").mkdir(parents=True)
+    shutil.copy(Path(__file__).parents[1] / "cli" / "hardware.json", "results/mine/hardware.json")
+    words = [COMMAND, "search", "mine.yaml", "--measure", "3"]
+    done = subprocess.run([*words, "--json"], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    [found] = json.loads(done.stdout)
+    assert 1 <= len(found["trials"]) <= 3 and found["num_candidates"] == 4
+    assert all(each["measured_ms"] for each in found["trials"]), done.stderr
+    assert found["best"] and found["layouts"]
+    assert json.loads(Path("results/mine/search/search.json").read_text()) == [found]
+    for each in found["trials"]:
+        assert (
+            json.loads(Path("results/mine/search/runs", each["run_id"], "run.json").read_text())["measure"]["steps"]
+            == 8
+        )
+    again = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert again.returncode == 0 and f"best: {found['best']}" in again.stdout

@@ -61,10 +61,11 @@ def _with_memory(memory_gb: float | None) -> list[str]:
 
 def _partitions(site: Site, said: dict[str, str], max_nodes: int, prices: dict[str, float]) -> tuple[Place, ...]:
     """A site's partitions whose device is known."""
-    places = []
+    places, unclear = [], []
     for name, partition in site.partitions.items():
         device = said.get(name) or _device_called(partition.gpu_type or "")
         if device is None:
+            unclear += [f"{name}: {partition.gpu_type}"] if partition.gpu_type else []
             continue
         place = place_of(device, max_nodes=min(max_nodes, partition.num_nodes or max_nodes), price=prices.get(device))
         changed: dict[str, Any] = {
@@ -81,7 +82,7 @@ def _partitions(site: Site, said: dict[str, str], max_nodes: int, prices: dict[s
         places.append(Place(**{**place.__dict__, **changed}))
     if not places:
         raise ConfigError(
-            f"site {site.name}: no partition with a known device",
+            f"site {site.name}: no partition with a known device ({'; '.join(unclear) or 'none has a gpu_type'})",
             "a partition's gpu_type names one device of the catalogue, or --on says which it is",
             "add --on PARTITION=DEVICE (hpc-accel advise --list shows the devices)",
         )
@@ -125,7 +126,7 @@ def answer(
         limits=Limits(**limits),
         weights=weights_of(objective),
         currency=currency,
-        precision=_precision(precision),
+        precision=_precision(precision or asked.precision or "bf16"),
     )
     advice = advise(question, *options_of(question, progress))
     if advice.best is None or not advice.best.place.partition:

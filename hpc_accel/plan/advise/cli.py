@@ -59,7 +59,7 @@ def advise(
     gpu_memory_gb: Annotated[float | None, typer.Option(help="Of the catalogue, devices with so much memory.")] = None,
     price: Annotated[list[str] | None, typer.Option(help="DEVICE=PRICE of a node-hour; repeat it.")] = None,
     currency: Annotated[str, typer.Option(help="Of the prices.")] = "EUR",
-    precision: Annotated[str, typer.Option(help="fp32, tf32, bf16 or fp16.")] = "bf16",
+    precision: Annotated[str, typer.Option(help="fp32, tf32, bf16 or fp16; else the study's, or bf16.")] = "",
     mfu: Annotated[float, typer.Option(min=0.01, max=1, help="Backwards: assumed share of peak.")] = 0.4,
     list_devices: Annotated[bool, typer.Option("--list", help="Show the catalogue, and no advice.")] = False,
     as_json: AsJson = False,

@@ -10,6 +10,7 @@ from hpc_accel.errors import ConfigError
 from hpc_accel.plan.transformer import BlockCosts, TransformerSizes, transformer_facts
 from hpc_accel.study.model_facts import ModelFacts, OptimizerFacts
 from hpc_accel.study.optimizer import Optimizer
+from hpc_accel.study.recipe import Precision
 from hpc_accel.study.run import WorkloadSpec
 
 ADAMW = OptimizerFacts(state_bytes_per_parameter=8, operations_per_tensor=10, keeps_groups=True)
@@ -67,6 +68,8 @@ class Model:
     facts: ModelFacts
     workload: WorkloadSpec
     tokens_per_sample: int | None
+    precision: Precision | None = None
+    """The study's own; None where there is no study."""
 
     @property
     def num_parameters(self) -> int:
@@ -125,7 +128,7 @@ def sizes_of(name: str) -> TransformerSizes:
 
 def model_of_study(path: Path, global_batch_size: int | None) -> Model:
     """The first workload of a study, built once without values to count it. Raises ConfigError."""
-    from hpc_accel.study.expand import resolve_workloads
+    from hpc_accel.study.expand import recipes, resolve_workloads
     from hpc_accel.study.study_file import load_study
     from hpc_accel.workloads.facts_without_weights import facts_of
 
@@ -134,4 +137,11 @@ def model_of_study(path: Path, global_batch_size: int | None) -> Model:
     if global_batch_size:
         workload = workload.model_copy(update={"global_batch_size": global_batch_size})
     facts = facts_of(workload, study.seed)
-    return Model(name=workload.name, facts=facts, workload=workload, tokens_per_sample=facts.sequence_length)
+    first = recipes(study.workloads[0].recipes, study.recipes)[0]
+    return Model(
+        name=workload.name,
+        facts=facts,
+        workload=workload,
+        tokens_per_sample=facts.sequence_length,
+        precision=first.precision,
+    )

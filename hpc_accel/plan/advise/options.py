@@ -113,7 +113,10 @@ def step_models(model: Model, place: Place, precision: Precision) -> dict[Recipe
 
 
 def best_layout(model: Model, place: Place, count: int, models: dict[Recipe, StepModel]) -> tuple[float, Run]:
-    """Predicted seconds of a step and the fastest run on exactly these nodes. Raises ConfigError where none can run."""
+    """Predicted seconds of a step and the fastest run: on all of these nodes, or on one of them in part.
+
+    Raises ConfigError where none can run.
+    """
     if not models:
         raise ConfigError(f"{place.name}: no rate of products is known", "a prediction needs one", "probe it")
     device, per_node = place.hardware.slowest.device, place.hardware.ranks_per_node
@@ -139,7 +142,7 @@ def best_layout(model: Model, place: Place, count: int, models: dict[Recipe, Ste
             device=device,
         )
 
-    search = Search(model.workload, models, limits, device=device, objective="time", make_run=make_run, whole=True)
+    search = Search(model.workload, models, limits, device=device, objective="time", make_run=make_run, whole=count > 1)
     found = search.run(1)
     if not found.ranked:
         most = max(found.refused.values(), key=lambda refusal: refusal.count)
@@ -164,7 +167,7 @@ def _option(question: Question, place: Place, count: int, models: dict[Recipe, S
         node_hours=hours.value * count,
         mfu=flops / seconds / num_devices / place.peak_flops_per_s if place.peak_flops_per_s else None,
         power_w=power_w,
-        energy_kwh=(hours * (power_w / 1000)).widened(POWER) if power_w else None,
+        energy_kwh=(hours * (power_w / 1000)).widened(0.0 if place.power_measured else POWER) if power_w else None,
         cost=hours * (count * place.price_per_node_hour) if place.price_per_node_hour else None,
         peak_memory_bytes=room.need_bytes,
         memory_limit_bytes=room.limit_bytes,

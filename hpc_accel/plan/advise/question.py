@@ -32,6 +32,7 @@ class Place:
     node_power_w: float | None = None
     """Typical, of a whole node under load."""
     power_source: str = ""
+    power_measured: bool = False
     max_hours: float | None = None
     """Longest job that may run there."""
     partition: str = ""
@@ -84,6 +85,7 @@ def place_of(name: str, *, max_nodes: int, price: float | None = None) -> Place:
             price_per_node_hour=price,
             node_power_w=kind.power_w,
             power_source="measured by the probe" if kind.power_w else "",
+            power_measured=bool(kind.power_w),
         )
     device = device_of(name)
     power, source = _typical_power(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -98,6 +99,11 @@ def _told(option: Option, currency: str) -> list[str]:
         f"  memory  {option.peak_memory_bytes / 1e9:.1f} GB of {(option.memory_limit_bytes or 0) / 1e9:.1f} GB a rank",
         f"  from    {basis}" + ("; assumed: " + "; ".join(place.assumed) if place.assumed else ""),
     ]
+    if place.max_hours and option.hours.value > place.max_hours:
+        jobs = math.ceil(option.hours.value / place.max_hours)
+        lines.append(
+            f"  jobs    {jobs} after one another, of {place.max_hours:g} h at most (hpc-accel produce chains them)"
+        )
     return lines + ([f"  note    {place.not_run_here}"] if place.not_run_here else [])
 
 

@@ -19,6 +19,7 @@ from hpc_accel.plan.advise.models import MODELS, model_of
 from hpc_accel.plan.advise.question import weights_of
 from hpc_accel.plan.shipped import hardware_of, shipped_names
 from tests.cli.test_mistakes import COMMAND
+from tests.mpirun import ROOT
 
 
 def test_every_figure_has_its_source():
@@ -150,3 +151,16 @@ def test_the_command(tmp_path, slurm):
     wrong = shell("advise", "--model", "gpt2-124m")
     assert wrong.returncode == 64 and "--tokens" in wrong.stderr
     assert "mi355x" in shell("advise", "--list").stdout
+
+
+def test_a_study_on_a_machine_of_ones_own(tmp_path):
+    """Its first workload and recipe, on what a probe measured: of a node with fewer cores than ranks, a part."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("workload: {name: digits, global_batch_size: 64}\nrecipes: [{precision: fp32}]\n")
+    machine = str(ROOT / "tests/cli/hardware.json")
+    done = shell("advise", str(path), "--samples", "1M", "--on", machine, "--max-nodes", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    best = json.loads(done.stdout)["best"]
+    assert best["recipe"]["precision"] == "fp32" and best["num_nodes"] == 1
+    assert best["hours"]["value"] == pytest.approx(1e6 / 64 * best["step_time_ms"] / 3.6e6)
+    assert shell("advise", str(path), "--tokens", "1M").returncode == 64, "an image has no tokens"

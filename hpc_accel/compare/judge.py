@@ -129,8 +129,9 @@ def _gap(a: Configuration, b: Configuration, quantity: str) -> str:
             return f"in {name} {each.problem}"
         if not each.values(quantity):
             return f"{QUANTITIES[quantity]} was not measured in {name}"
-    if quantity == "energy_per_sample_j" and a.energy_basis != b.energy_basis:
-        return f"energies of different scope or method: {a.energy_basis} in A, {b.energy_basis} in B"
+    if quantity == "energy_per_sample_j" and (a.energy_basis != b.energy_basis or not a.energy_basis):
+        bases = [each.energy_basis or "several among the repeats" for each in (a, b)]
+        return f"energies of different scope or method: {bases[0]} in A, {bases[1]} in B"
     return ""
 
 
@@ -144,7 +145,8 @@ def _ratio(a: Configuration, b: Configuration, quantity: str, spread: Variance |
     if abs(shift) > MAX_LOG:
         return Ratio(reason="the two are so far apart that one of them is no measurement")
     steps = _steps_variance(a, b) if quantity == STEP_TIME else 0.0
-    within = _interval(shift, math.sqrt(steps), MANY, num) if steps else (None, None)
+    is_readable = quantity == STEP_TIME and _is_readable(a) and _is_readable(b)
+    within = _interval(shift, math.sqrt(steps), MANY, num) if is_readable and steps else (None, None)
     means = (math.exp(fmean(first)), math.exp(fmean(second)), math.exp(shift))
     found = Ratio(a=means[0], b=means[1], value=means[2], steps_low=within[0], steps_high=within[1])
     if spread is None:
@@ -159,12 +161,17 @@ def _ratio(a: Configuration, b: Configuration, quantity: str, spread: Variance |
 
 
 def _steps_variance(a: Configuration, b: Configuration) -> float:
-    """Of the logarithm of the ratio, by the steps alone; 0 where they cannot be read."""
+    """Of the logarithm of the ratio, by the steps alone, or the least that it can be; 0 where none can be read."""
     sums = []
     for each in (a, b):
         errors = [repeat.log_error for repeat in each.repeats]
         sums.append(sum((error or 0.0) ** 2 for error in errors) / len(errors) ** 2)
     return sum(sums)
+
+
+def _is_readable(each: Configuration) -> bool:
+    """Whether the steps of each run tell how exact its median is, so that they bound the ratio by themselves."""
+    return all(repeat.log_error is not None and not repeat.is_least_error for repeat in each.repeats)
 
 
 def _interval(shift: float, error: float, df: float, num: int) -> tuple[float, float] | tuple[None, None]:

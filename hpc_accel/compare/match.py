@@ -36,13 +36,24 @@ class Match:
 
 def match(a: Side, b: Side) -> Match:
     """Two configurations are a pair if workload, layout, recipe and resources are the same."""
-    in_a, in_b = ({_key(each): each for each in side.configurations} for side in (a, b))
+    in_a, in_b = ({_key(each): each for each in _in_full(*sides)} for sides in ((a, b), (b, a)))
     return Match(
         pairs=tuple((each, in_b[key]) for key, each in in_a.items() if key in in_b),
         only_a=_singles(in_a, in_b),
         only_b=_singles(in_b, in_a),
         differences=_differences(a, b),
     )
+
+
+def _in_full(side: Side, other: Side) -> Iterator[Configuration]:
+    """A side's configurations. A workload of which no run left more than the name is taken to be the other side's."""
+    specs = {each.workload: each.computes["workload"] for each in other.configurations if "workload" in each.computes}
+    for each in side.configurations:
+        spec = specs.get(each.workload)
+        if spec and each.computes.get("workload") == {"name": each.workload}:
+            yield each.model_copy(update={"computes": {**each.computes, "workload": spec}})
+        else:
+            yield each
 
 
 def _key(configuration: Configuration) -> str:

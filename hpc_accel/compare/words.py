@@ -22,7 +22,8 @@ def lines(found: Comparison, share: float | None = None) -> list[str]:
     told.append("")
     told += [_pair(pair, share) for pair in found.pairs]
     if found.overall.value is not None:
-        told.append(f"all pairs: {_interval(found.overall)} of A's step time, as a geometric mean")
+        fails = _fails(found.overall, share)
+        told.append("; ".join([f"all pairs: {_interval(found.overall)} of A's step time, as a geometric mean", *fails]))
     told += ["", "B over A; above 1 is slower or more; intervals hold with " + CONFIDENCE]
     told += [f"differs in B: {text}" for text in found.found.differences] or [
         "nothing that both records know differs: versions, host, files"
@@ -60,7 +61,11 @@ def to_json(found: Comparison, share: float | None, code: int) -> dict[str, Any]
             }
             for pair in found.pairs
         ],
-        "overall": {"verdict": found.overall.verdict, **_ratio_json(found.overall)},
+        "overall": {
+            "verdict": found.overall.verdict,
+            "fails": share is not None and found.overall.is_slower_by(share),
+            **_ratio_json(found.overall),
+        },
         "differences": list(found.found.differences),
         **{
             name: [
@@ -138,13 +143,17 @@ def _pair(pair: Pair, share: float | None) -> str:
         parts[0] += f", {wording.short(ratio.a)} -> {wording.short(ratio.b)} ms, {_interval(ratio)}"
     if ratio.reason:
         parts.append(ratio.reason)
-    if share is not None and ratio.is_slower_by(share):
-        parts.append(f"fails the limit of {100 * share:g} %")
+    parts += _fails(ratio, share)
     for quantity, name in QUANTITIES.items():
         other = pair.ratios[quantity]
         if quantity != STEP_TIME and other.value is not None:
             parts.append(f"{name} {_interval(other)}")
     return "; ".join(parts)
+
+
+def _fails(ratio: Ratio, share: float | None) -> list[str]:
+    """That it breaks the limit, for the end of its line."""
+    return [f"fails the limit of {100 * share:g} %"] if share is not None and ratio.is_slower_by(share) else []
 
 
 def _interval(ratio: Ratio) -> str:

@@ -51,6 +51,10 @@ def test_one_run_of_each_is_not_judged_but_all_together_may_be():
     rng = np.random.default_rng(7)
     slower = dict.fromkeys(range(8), 1.07)
     found = compare(side(rng, num_repeats=1, num_pairs=8), side(rng, num_repeats=1, num_pairs=8, slower=slower))
+    assert "all pairs: " in (line := next(each for each in lines(found, 0.05) if "fails the limit of 5 %" in each))
+    assert line.endswith("; fails the limit of 5 %")
+    told = to_json(found, 0.05, 3)
+    assert told["overall"]["fails"] and not any(pair["fails"] for pair in told["pairs"])
     assert {pair.time.verdict for pair in found.pairs} == {"unknown"}
     for pair in found.pairs:
         assert pair.time.low is None
@@ -83,6 +87,30 @@ def test_energy_is_compared_only_in_one_scope_and_method():
     other = compare(study(a), study(configuration([2.0], basis="gpu by counter"))).pairs[0]
     assert other.ratios["energy_per_sample_j"].value is None
     assert "node by counter in A, gpu by counter in B" in other.ratios["energy_per_sample_j"].reason
+
+
+def test_energies_of_several_methods_are_not_compared_with_another_such_mix():
+    mixed = configuration([1.0, 1.1, 1.05], basis="")
+    energy = compare(study(mixed), study(mixed)).pairs[0].ratios["energy_per_sample_j"]
+    assert energy.value is None
+    assert "several among the repeats in A" in energy.reason
+
+
+def test_a_run_that_drifts_widens_the_interval_and_shows_none_by_its_steps():
+    def steady(*errors, is_least):
+        times = zip((10.0, 10.001, 10.002), errors, is_least, strict=True)
+        repeats = [
+            Repeat(run_id="r", figures={STEP_TIME: ms}, num_steps=20, log_error=error, is_least_error=least)
+            for ms, error, least in times
+        ]
+        return study(Configuration(workload="lm", label="serial", computes={}, repeats=tuple(repeats)))
+
+    exact = steady(*[0.001] * 3, is_least=[False] * 3)
+    (narrow,) = compare(exact, exact).pairs
+    (wide,) = compare(exact, steady(0.001, 0.001, 0.05, is_least=[False, False, True])).pairs
+    assert narrow.time.steps_low < 1 < narrow.time.steps_high
+    assert wide.time.steps_low is None
+    assert wide.time.high - 1 > 10 * (narrow.time.high - 1)
 
 
 def test_what_was_not_measured_is_no_number():

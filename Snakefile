@@ -326,7 +326,11 @@ rule probe:
         script=rules.probe_script.output.script,
         request=rules.probe_script.output.request,
     output:
-        f"{RESULTS}/hardware.json",
+        report(
+            f"{RESULTS}/hardware.json",
+            caption="workflow/report/hardware.rst",
+            category="Plan",
+        ),
     log:
         f"logs/{RESULTS}/probe.log",
     localrule: SENT_FROM_HERE
@@ -348,7 +352,7 @@ checkpoint plan:
         study=STUDY,
         hardware=rules.probe.output[0],
     output:
-        PLAN,
+        report(PLAN, caption="workflow/report/plan.rst", category="Plan"),
     log:
         f"logs/{RESULTS}/plan.log",
     conda:
@@ -474,6 +478,13 @@ rule report:
             category="Tables",
         ),
         f"{RESULTS}/summary.parquet",
+        f"{RESULTS}/summary.json",
+        report(
+            f"{RESULTS}/methods.md",
+            caption="workflow/report/methods.rst",
+            category="Report",
+        ),
+        f"{RESULTS}/ro-crate-metadata.json",
         report(
             f"{RESULTS}/answer.txt",
             caption="workflow/report/answer.rst",

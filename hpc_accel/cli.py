@@ -308,13 +308,19 @@ def infer(path: RunPath) -> None:
 def report(
     directory: Annotated[Path, typer.Argument(metavar="RESULTS", help="A study's results, e.g. results/quickstart.")],
     as_json: AsJson = False,
+    openmetrics: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also the table of runs as OpenMetrics text, for Prometheus.")
+    ] = None,
+    mlflow: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also the runs as an MLflow file store, for `mlflow ui`.")
+    ] = None,
 ) -> None:
-    """Write report.html, summary.csv, summary.parquet and answer.txt from what the runs left, and print the answer."""
+    """Write report.html, summary tables, methods.md and answer.txt from what the runs left, and print the answer."""
     from hpc_accel.jobs.accounting import complete_statuses
     from hpc_accel.report.write import write
 
     complete_statuses(directory)
-    answer = write(directory)
+    answer = write(directory, openmetrics=openmetrics, mlflow=mlflow)
     if as_json:
         typer.echo(json.dumps(answer.to_json(), indent=1))
         return

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.mpirun import ENVIRONMENT, ROOT
+from tests.mpirun import ENVIRONMENT
+from tests.wheel import install
 
 BIN = Path(sys.executable).parent
 FILES = {
@@ -27,18 +27,7 @@ FILES = {
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the installed wheel; what it needs comes from this environment."""
-    place = tmp_path_factory.mktemp("wheel")
-    ignored = shutil.ignore_patterns(".venv", ".git", ".cluster", "results", "logs", "build", "tests", "*.egg-info")
-    shutil.copytree(ROOT, place / "source", ignore=ignored, symlinks=True)
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run(
-        [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", place / "built", place / "source"],
-        check=True,
-        timeout=120,
-    )
-    [wheel] = (place / "built").glob("*.whl")
-    subprocess.run([*pip, "install", "--no-deps", "--target", place / "installed", wheel], check=True, timeout=120)
-    return place / "installed"
+    return install(tmp_path_factory.mktemp("wheel"))
 
 
 def call(installed: Path, directory: Path, *words: str, timeout_s: float = 60) -> str:
@@ -73,4 +62,4 @@ def test_run_goes_from_the_project_to_the_answer_without_its_files(installed: Pa
     told = call(installed, tmp_path, "hpc-accel", "run", "one.yaml", timeout_s=280)
     for words in ("probing the machine", "mlp: dp2 fp32 x1: done", "Best for time:", "script:  results/one/runs/mlp-"):
         assert words in told
-    assert (tmp_path / "results/one/report.html").stat().st_size > 1e5
+    assert (tmp_path / "results/one/report.html").stat().st_size > 3e4

@@ -24,12 +24,15 @@ def lines(found: Comparison, share: float | None = None) -> list[str]:
     if found.overall.value is not None:
         told.append(f"all pairs: {_interval(found.overall)} of A's step time, as a geometric mean")
     told += ["", "B over A; above 1 is slower or more; intervals hold with " + CONFIDENCE]
-    told += [f"differs in B: {text}" for text in found.found.differences] or ["versions, host and files are the same"]
+    told += [f"differs in B: {text}" for text in found.found.differences] or [
+        "nothing that both records know differs: versions, host, files"
+    ]
     told += [text for name, side in (("A", found.a), ("B", found.b)) if (text := _disturbed(name, side))]
     for name, singles in (("A", found.found.only_a), ("B", found.found.only_b)):
         told += [f"only in {name}: {_single(each)}" for each in singles[:MOST_SINGLES]]
         if len(singles) > MOST_SINGLES:
             told.append(f"only in {name}: {len(singles) - MOST_SINGLES} more")
+    told += _not_excluded(found, share)
     if any(not pair.time.reason.startswith("in ") for pair in found.unknown):
         told.append(f"remedy: {MIN_REPEATS_REMEDY}")
     return told
@@ -52,6 +55,7 @@ def to_json(found: Comparison, share: float | None, code: int) -> dict[str, Any]
                 "label": pair.a.label,
                 "verdict": pair.time.verdict,
                 "fails": share is not None and pair.time.is_slower_by(share),
+                "excludes_limit": share is not None and pair.time.excludes(share),
                 **{quantity: _ratio_json(ratio) for quantity, ratio in pair.ratios.items()},
             }
             for pair in found.pairs
@@ -100,6 +104,21 @@ def _side(name: str, side: Side) -> str:
         f"{name}: study {side.study} at {side.site}, {side.measured_from_utc[:10] or 'undated'}, "
         f"{wording.counted(len(repeats), 'configuration')}, {each} {runs} of each"
     )
+
+
+def _not_excluded(found: Comparison, share: float | None) -> list[str]:
+    """That no difference is shown does not say that there is none."""
+    if share is None:
+        return []
+    wide = [
+        pair for pair in found.pairs if pair.time.verdict == "no difference shown" and not pair.time.excludes(share)
+    ]
+    if not wide:
+        return []
+    pairs = wording.counted(len(wide), "pair")
+    return [
+        f"not excluded: a slow-down of {100 * share:g} % in {pairs}, whose intervals reach further; repeat more often"
+    ]
 
 
 def _disturbed(name: str, side: Side) -> str:

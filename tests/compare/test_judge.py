@@ -100,6 +100,26 @@ def test_a_run_that_failed_is_unknown_and_says_why():
     assert "in B it is failed: out of memory" in "\n".join(lines(found))
 
 
+def times(*values_ms):
+    repeats = [Repeat(run_id="r", figures={STEP_TIME: value}, num_steps=30) for value in values_ms]
+    return study(Configuration(workload="lm", label="serial", computes={}, repeats=tuple(repeats)))
+
+
+def test_runs_that_differ_too_much_tell_nothing():
+    for a, b in ((times(1.0, 9.0), times(5.0)), (times(1e-300), times(1e300)), (times(1e-300, 1e300), times(1.0))):
+        (pair,) = compare(a, b).pairs
+        assert pair.time.verdict == "unknown"
+        assert pair.time.reason
+        assert lines(compare(a, b), 0.05)
+
+
+def test_a_wide_interval_does_not_pass_for_no_slow_down():
+    wide, narrow = compare(times(10, 11, 10.5), times(10.2, 11, 10.6)), compare(times(10, 10.01), times(10, 10.01))
+    assert "not excluded: a slow-down of 5 % in 1 pair" in "\n".join(lines(wide, 0.05))
+    assert "not excluded" not in "\n".join(lines(narrow, 0.05))
+    assert to_json(narrow, 0.05, 0)["pairs"][0]["excludes_limit"]
+
+
 def test_differences_and_singles_are_named():
     a = study(configuration([1.0, 1.1], computes={"layout": {"dp": 2}}), torch=("2.10.1",), host=("a",))
     b = study(configuration([1.0, 1.1], computes={"layout": {"dp": 4}}), torch=("2.11.0",), host=("a",))

@@ -15,7 +15,7 @@ from hpc_accel.record import Summary
 from hpc_accel.record.energy import Energy
 from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.report.load.study_records import load
-from hpc_accel.report.show import summary_parquet
+from hpc_accel.report.show import summary_parquet, summary_table
 
 ERROR = {"rank": None, "kind": "killed", "message": "a rank was killed", "remedy": "see log.txt"}
 """What a run that failed says of itself."""
@@ -28,7 +28,7 @@ def run_of(study_dir: Path, workload: str, label: str) -> RunRecord:
 
 def row_of(study_dir: Path, workload: str, label: str) -> dict[str, Any]:
     """The run's row of summary.parquet."""
-    frame = pl.read_parquet(io.BytesIO(summary_parquet.render(load(study_dir))))
+    frame = pl.read_parquet(io.BytesIO(summary_parquet.render(summary_table.rows(load(study_dir)))))
     return frame.row(by_predicate=(pl.col("workload") == workload) & (pl.col("label") == label), named=True)
 
 

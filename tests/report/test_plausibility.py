@@ -6,7 +6,7 @@ import pytest
 
 from hpc_accel.report.judge.answer import answer
 from hpc_accel.report.load.study_records import load
-from hpc_accel.report.show import check_tables, summary_csv
+from hpc_accel.report.show import check_tables, summary_csv, summary_table
 from tests.report.editing import edit_summary, set_time
 
 
@@ -19,7 +19,9 @@ def test_more_than_the_probed_peak(study, mfu, found):
     figure = {"value": mfu, "reason": "" if mfu else "not probed"}
     edit_summary(study, "mlp", "dp2 fp32 x1", lambda s: s["flops"]["mfu"].update(figure))
     assert doubted(study, "more than the peak the probe found") == found
-    assert summary_csv.render(load(study)).count("delete hardware.json and probe again") == len(found)
+    assert summary_csv.render(summary_table.rows(load(study))).count("delete hardware.json and probe again") == len(
+        found
+    )
 
 
 def serial_ms(study):

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from hpc_accel.report.load.study_records import load
+from hpc_accel.report.show import summary_table
 from hpc_accel.report.show.summary_csv import render
 from hpc_accel.report.write import write
 from tests.report.editing import edit, edit_summary, set_time
@@ -27,7 +28,7 @@ PROMISED = (
 
 
 def rows_of(study) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(render(load(study)), newline="")))
+    return list(csv.DictReader(io.StringIO(render(summary_table.rows(load(study))), newline="")))
 
 
 def row_of(study, workload: str, label: str) -> dict[str, str]:

@@ -61,13 +61,15 @@ class Cluster:
     """Commands on the cluster, from `directory`, where the test's files are."""
 
     directory: Path
+    package: Path = ROOT
+    """Where Python finds hpc_accel."""
 
     def environment(self) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_"))}
         return kept | {
             "SLURM_CONF": str(CONF),
             "PATH": f"{BIN}:{os.environ['PATH']}:/usr/sbin",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": str(self.package),
         }
 
     def run(self, *command: str | Path, timeout_s: float = 60, cwd: Path | None = None, check: bool = True) -> str:

@@ -20,6 +20,8 @@ from hpc_accel.study.study_file import load_study
 
 FACTS = ModelFacts(layers=(), num_samples=1797, sample_bytes=256, sequential=True, tp_units=None)
 HERE = Path.cwd()
+TABLES = ("summary.csv", "summary.parquet", "summary.json")
+REPORT = ("report.html", *TABLES, "methods.md", "ro-crate-metadata.json", "answer.txt")
 
 
 def option(name: str) -> str:
@@ -101,7 +103,7 @@ def main() -> int:
         note("report")
         records = [json.loads(file.read_text()) for file in sorted(path.glob("runs/*/summary.json"))]
         text = "".join(f"{record['run_id']} {record['status']}\n" for record in records)
-        for name in ("report.html", "summary.csv", "summary.parquet", "answer.txt"):
+        for name in REPORT:
             (path / name).write_text(text)
     return 0
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,19 @@ def test_a_thousand_runs_are_planned_in_20_s_of_one_core(workflow: Workflow):
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 20
     assert "run " in output and str(num_runs) in output
+
+
+def test_snakemakes_own_report_has_each_result_with_its_caption(workflow: Workflow):
+    workflow.snakemake("--cores", "2")
+    workflow.snakemake("--report", "snakemake.zip")
+    with zipfile.ZipFile(workflow.directory / "snakemake.zip") as archive:
+        text = "".join(archive.read(name).decode("utf-8", "replace") for name in archive.namelist())
+    for name in ("report.html", "summary.csv", "methods.md", "answer.txt", "plan.json", "hardware.json"):
+        assert f"results/s/{name}" in text
+    captions = (ROOT / "workflow/report").glob("*.rst")
+    for path in captions:
+        first = path.read_text().split(":")[0].split("``")[0].strip()
+        assert first in text, path.name
 
 
 @pytest.mark.parametrize("mistake", ["study=", "studdy=s.yaml", "study=t.yaml"])

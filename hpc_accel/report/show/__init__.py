@@ -7,6 +7,8 @@ Read in this order:
   `production_tables.py`: its other tables.
 * `figures/`: one family of charts a file.
 * `summary_table.py`: the table of runs, whose columns are in `run_columns.py`, `energy_columns.py` and
-  `inference_columns.py`. `summary_csv.py` shows some of them, `summary_parquet.py` all.
+  `inference_columns.py`. `summary_csv.py` shows some of them, `summary_parquet.py` and `summary_json.py` all.
 * `inference_csv.py`: one row per arrival rate. `csv_cells.py`: values as CSV has them.
+* `methods.py`: what a paper's methods section needs. `ro_crate.py`: the results as a research object.
+* `open_metrics.py`, `mlflow_store.py`: the table of runs as other programs read it.
 """

@@ -8,17 +8,17 @@ from __future__ import annotations
 import csv
 import io
 
-from hpc_accel.report.load.study_records import StudyRecords
+from hpc_accel.report.judge.cells import Row
 from hpc_accel.report.show import summary_table
 from hpc_accel.report.show.csv_cells import cell
 
 
-def render(records: StudyRecords) -> str:
+def render(rows: list[Row]) -> str:
     """The whole file."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(summary_table.CSV_COLUMNS)
-    for row in summary_table.rows(records):
+    for row in rows:
         *columns, _ = summary_table.CSV_COLUMNS
         writer.writerow([*(cell(row[column].value) for column in columns), summary_table.reasons_json(row)])
     return out.getvalue()

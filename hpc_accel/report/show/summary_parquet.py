@@ -6,7 +6,7 @@ import io
 
 import polars as pl
 
-from hpc_accel.report.load.study_records import StudyRecords
+from hpc_accel.report.judge.cells import Row
 from hpc_accel.report.show import summary_table
 
 TEXTS = frozenset((
@@ -21,9 +21,8 @@ INTEGERS = frozenset((
 FLAGS = frozenset(("deadline_passed",))
 
 
-def render(records: StudyRecords) -> bytes:
+def render(rows: list[Row]) -> bytes:
     """The whole file. The schema is the same whatever was measured."""
-    rows = summary_table.rows(records)
     series = []
     for column in (*summary_table.CSV_COLUMNS[:-1], *summary_table.MORE_COLUMNS):
         series.append(pl.Series(column, [row[column].value for row in rows], dtype=_dtype(column), strict=False))
@@ -31,7 +30,7 @@ def render(records: StudyRecords) -> bytes:
             series.append(pl.Series(f"{column}_reason", [row[column].reason for row in rows], dtype=pl.String))
     series.append(pl.Series("reasons", [summary_table.reasons_json(row) for row in rows], dtype=pl.String))
     out = io.BytesIO()
-    pl.DataFrame(series).write_parquet(out)
+    pl.DataFrame(series).write_parquet(out, metadata={"hpc_accel_summary_format": str(summary_table.FORMAT)})
     return out.getvalue()
 
 

@@ -1,6 +1,6 @@
 """The table of runs: one row per run, one cell per column, each a value or the reason for having none.
 
-`summary.csv` shows `CSV_COLUMNS`, `summary.parquet` all columns, the page some of them.
+`summary.csv` shows `CSV_COLUMNS`, `summary.parquet` and `summary.json` all columns, the page some of them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from hpc_accel.report.judge.cells import Cell, Row
 from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.report.load.study_records import StudyRecords
 from hpc_accel.report.show import energy_columns, inference_columns, run_columns
+
+FORMAT = 1
+"""Of summary.csv, summary.parquet and summary.json: raised when a column goes, or means something else."""
 
 CSV_COLUMNS = (
     "run_id", "workload", "label", "status", "num_nodes", "num_ranks", "dp", "pp", "tp", "shard", "schedule",
@@ -39,7 +42,7 @@ MORE_COLUMNS = (
     "max_rate_per_s", "deadline_ms", "deadline_missed", "deadline_passed", "energy_per_request_j",
     "output_max_rel_err", "top1_agreement", "metric_fp32",
 )  # fmt: skip
-"""Of summary.parquet alone."""
+"""Of summary.parquet and summary.json alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

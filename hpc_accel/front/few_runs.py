@@ -45,6 +45,8 @@ class Trial:
     low_ms: float | None = None
     high_ms: float | None = None
     energy_per_step_j: float | None = None
+    is_disturbed: bool = False
+    """Whether something else took the processors while it was timed."""
     reason: str | None = None
 
 
@@ -180,6 +182,7 @@ def _trial(run: Run, predicted_ms: float, record: Summary | str) -> Trial:
         low_ms=time.ci_low,
         high_ms=time.ci_high,
         energy_per_step_j=record.energy.per_step_j.value,
+        is_disturbed=any(warning.startswith("disturbed: ") for warning in record.warnings),
     )
 
 

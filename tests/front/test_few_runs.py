@@ -11,6 +11,7 @@ import pytest
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.front.few_runs import apart, block_of, search, short_of
+from hpc_accel.front.search_lines import lines_of
 from hpc_accel.plan.spend import WIDE, Expected
 from tests.cli.test_mistakes import COMMAND
 from tests.plan.examples import run
@@ -29,7 +30,7 @@ def record(measured):
         if ms is None:
             return "it failed"
         time = known.step_time_ms.changed(value=ms, ci_low=0.99 * ms, ci_high=1.01 * ms)
-        return known.changed(step_time_ms=time)
+        return known.changed(step_time_ms=time, warnings=("disturbed: others computed",) if ms == 1.0 else ())
 
     return made
 
@@ -78,6 +79,8 @@ def test_the_baseline_is_measured_and_wide_predictions_are_looked_at(tmp_path, r
     found = search(
         "toy", runs, tmp_path, most=9, short=1, tell=lambda _: None, measure=lambda a, _: record(answers[a.layout.dp])
     )
+    assert found.trials[0].is_disturbed
+    assert any("nothing here is sure" in line for line in lines_of(found))
     assert found.trials[0].label == rows[1][0].label and found.best == rows[1][0].label
     slow = search(
         "toy", runs, tmp_path, most=9, short=1, tell=lambda _: None, measure=lambda a, _: record(50.0 / a.layout.dp)

@@ -14,6 +14,7 @@ from hpc_accel.files import write_atomically
 
 if TYPE_CHECKING:
     from hpc_accel.jobs.site import Site
+    from hpc_accel.plan.spend import Expected
     from hpc_accel.record import Summary
     from hpc_accel.study.run import Resources, Run
     from hpc_accel.study.study_file import Study
@@ -116,9 +117,13 @@ def plan_study(study_path: Path, machine: Path | str, out: Path) -> dict[str, An
     return content
 
 
-def planned_candidates(study_path: Path, results: Path) -> dict[str, list[tuple[Run, float | None]]]:
-    """By workload, the candidates of a study's plan that may run, each with its predicted milliseconds."""
-    from hpc_accel.plan.explain.find import planned_run
+def planned_candidates(study_path: Path, results: Path) -> dict[str, list[Expected]]:
+    """By workload, the candidates of a study's plan that may run, each with its predicted milliseconds.
+
+    Where the plan withholds a time because a calibration was disturbed, the model's own is taken, and said to be wide.
+    """
+    from hpc_accel.plan.explain.find import model_for, planned_run
+    from hpc_accel.plan.spend import WIDE, Expected
     from hpc_accel.study.expand import resolve_workloads
     from hpc_accel.study.study_file import load_study
     from hpc_accel.workloads.facts_without_weights import facts_of
@@ -126,12 +131,19 @@ def planned_candidates(study_path: Path, results: Path) -> dict[str, list[tuple[
     content = plan_study(study_path, results / "hardware.json", results / "search" / "plan.json")
     study = load_study(study_path)
     facts = {workload.name: facts_of(workload, study.seed) for workload in resolve_workloads(study)}
-    found: dict[str, list[tuple[Run, float | None]]] = {}
+    path = results / "hardware.json"
+    found: dict[str, list[Expected]] = {}
     for candidate in content["candidates"]:
         if candidate["refused"] is None and not candidate.get("infer"):
             run = planned_run(study, candidate, facts[candidate["workload"]])
             predicted: dict[str, Any] = candidate["prediction"] or {}
-            found.setdefault(candidate["workload"], []).append((run, predicted.get("step_time_ms")))
+            time_ms, wide = predicted.get("step_time_ms"), False
+            if time_ms is None:
+                model = model_for(study, run, facts[candidate["workload"]], path, str(path))
+                wide = model.unpredictable(run.layout, run.resources, run.device) is None
+                time_ms = 1e3 * sum(model.parts_s(run.layout, run.resources).values()) if wide else None
+            one = Expected(run=run, time_ms=time_ms, error=WIDE if wide else None)
+            found.setdefault(candidate["workload"], []).append(one)
     return found
 
 

@@ -17,6 +17,9 @@ from typing import Any
 import pytest
 
 from hpc_accel import record
+from hpc_accel.compare import words
+from hpc_accel.compare.baseline import read_side, write_baseline
+from hpc_accel.compare.judge import compare
 from hpc_accel.errors import HpcAccelError
 from hpc_accel.jobs import accounting, compare_site
 from hpc_accel.jobs.site import load_site
@@ -69,6 +72,16 @@ def of_sacct(path: Path) -> None:
         accounting.facts_of(rows, "unknown", {})
 
 
+def a_baseline(directory: Path) -> bytes:
+    write_baseline(read_side(make_study(directory / "made", energy=True)), directory / "whole.json")
+    return (directory / "whole.json").read_bytes()
+
+
+def of_baseline(path: Path) -> None:
+    whole = read_side(path.parent.parent / "whole.json")
+    words.lines(compare(whole, read_side(path)), 0.05)
+
+
 def of_plan(path: Path) -> None:
     study_records.load(path.parent)
 
@@ -85,6 +98,7 @@ READERS: dict[str, tuple[Reader, Callable[[Path], bytes]]] = {
     "hardware.json": (load_hardware, lambda at: json.dumps(HARDWARE).encode()),
     "calibration.json": (lambda path: load_calibrations(path, b"{}"), lambda at: b'{"format": 1, "calibrations": {}}'),
     "plan.json": (of_plan, lambda at: (make_study(at / "made") / "plan.json").read_bytes()),
+    "baseline.json": (of_baseline, a_baseline),
     "sinfo": (of_sinfo, lambda at: SINFO.encode()),
     "sacct": (of_sacct, lambda at: TABLE.encode()),
 }

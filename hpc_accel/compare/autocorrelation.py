@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -39,14 +40,25 @@ def integrated_time(values: Sequence[float]) -> float:
     return min(max(time, 1.0), array.size / 2)
 
 
-def log_error(values: Sequence[float], time: float) -> float | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogError:
+    """Standard error of log(median); `is_least` where the steps tell only that it is no smaller."""
+
+    value: float
+    is_least: bool
+
+
+def log_error(values: Sequence[float], time: float) -> LogError | None:
     """Standard error of log(median) of steps whose integrated autocorrelation time is `time`; None of too few.
 
     From the interval of the median between two order statistics, n/2 -+ z sqrt(n time)/2 (the sign test's, widened).
+    Where it reaches beyond all of the steps, as of a run that drifts, their whole range is the least that it can be.
     """
     array = np.sort(np.asarray(values, dtype=np.float64))
     reach = NORMAL_95 * math.sqrt(array.size * time) / 2
     low, high = math.floor(array.size / 2 - reach), math.ceil(array.size / 2 + reach) - 1
-    if array.size < 3 or low < 0 or high >= array.size or array[low] <= 0:
+    is_least = low < 0 or high >= array.size
+    low, high = max(low, 0), min(high, array.size - 1)
+    if array.size < 3 or array[low] <= 0:
         return None
-    return math.log(array[high] / array[low]) / (2 * NORMAL_95)
+    return LogError(value=math.log(array[high] / array[low]) / (2 * NORMAL_95), is_least=is_least)

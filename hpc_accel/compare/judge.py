@@ -20,11 +20,16 @@ from hpc_accel.compare.side import QUANTITIES, STEP_TIME, Configuration, Side
 from hpc_accel.compare.spread import Variance, variances
 
 ERROR_RATE = 0.05
+MAX_LOG = 100.0
+"""Of a ratio: beyond it there is no measurement."""
 MANY = 1e6
 """Degrees of freedom of a normal distribution."""
 MIN_PAIRS = 3
 """Before their ratios are averaged: with fewer their spread is not known."""
 MIN_REPEATS_REMEDY = "measure each configuration several times: measure: {repeats: 3} in both studies"
+MAX_FACTOR = 10.0
+"""An interval that reaches further from its ratio tells nothing."""
+TOO_WIDE = "the runs of one side differ so much, or are so few, that nothing can be said"
 NO_SPREAD = "one run on each side: what differs from run to run is not known"
 Verdict = Literal["slower", "faster", "no difference shown", "unknown"]
 
@@ -42,6 +47,10 @@ class Ratio:
     steps_high: float | None = None
     reason: str = ""
     method: str = ""
+
+    def excludes(self, share: float) -> bool:
+        """Whether a slow-down of this share would have been seen: the interval ends below it."""
+        return self.high is not None and self.high < 1 + share
 
     @property
     def verdict(self) -> Verdict:
@@ -120,8 +129,9 @@ def _gap(a: Configuration, b: Configuration, quantity: str) -> str:
             return f"in {name} {each.problem}"
         if not each.values(quantity):
             return f"{QUANTITIES[quantity]} was not measured in {name}"
-    if quantity == "energy_per_sample_j" and a.energy_basis != b.energy_basis:
-        return f"energies of different scope or method: {a.energy_basis} in A, {b.energy_basis} in B"
+    if quantity == "energy_per_sample_j" and (a.energy_basis != b.energy_basis or not a.energy_basis):
+        bases = [each.energy_basis or "several among the repeats" for each in (a, b)]
+        return f"energies of different scope or method: {bases[0]} in A, {bases[1]} in B"
     return ""
 
 
@@ -132,21 +142,26 @@ def _logs(configuration: Configuration, quantity: str) -> list[float]:
 def _ratio(a: Configuration, b: Configuration, quantity: str, spread: Variance | None, num: int) -> Ratio:
     first, second = _logs(a, quantity), _logs(b, quantity)
     shift = fmean(second) - fmean(first)
+    if abs(shift) > MAX_LOG:
+        return Ratio(reason="the two are so far apart that one of them is no measurement")
     steps = _steps_variance(a, b) if quantity == STEP_TIME else 0.0
-    within = _interval(shift, math.sqrt(steps), MANY, num) if steps else (None, None)
+    is_readable = quantity == STEP_TIME and _is_readable(a) and _is_readable(b)
+    within = _interval(shift, math.sqrt(steps), MANY, num) if is_readable and steps else (None, None)
     means = (math.exp(fmean(first)), math.exp(fmean(second)), math.exp(shift))
     found = Ratio(a=means[0], b=means[1], value=means[2], steps_low=within[0], steps_high=within[1])
     if spread is None:
         return replace(found, reason=NO_SPREAD)
     error = math.sqrt(max(spread.value * (1 / len(first) + 1 / len(second)), steps))
     low, high = _interval(shift, error, spread.df, num)
+    if low is None:
+        return replace(found, reason=TOO_WIDE)
     method = f"{len(first)} and {len(second)} runs, Student's t with {spread.df:.1f} degrees of freedom"
     borrowed = "; the spread is that of the other configurations" if spread.is_borrowed else ""
     return replace(found, low=low, high=high, method=method + borrowed)
 
 
 def _steps_variance(a: Configuration, b: Configuration) -> float:
-    """Of the logarithm of the ratio, by the steps alone; 0 where they cannot be read."""
+    """Of the logarithm of the ratio, by the steps alone, or the least that it can be; 0 where none can be read."""
     sums = []
     for each in (a, b):
         errors = [repeat.log_error for repeat in each.repeats]
@@ -154,9 +169,16 @@ def _steps_variance(a: Configuration, b: Configuration) -> float:
     return sum(sums)
 
 
-def _interval(shift: float, error: float, df: float, num: int) -> tuple[float, float]:
-    """With 95 % together for `num` intervals."""
+def _is_readable(each: Configuration) -> bool:
+    """Whether the steps of each run tell how exact its median is, so that they bound the ratio by themselves."""
+    return all(repeat.log_error is not None and not repeat.is_least_error for repeat in each.repeats)
+
+
+def _interval(shift: float, error: float, df: float, num: int) -> tuple[float, float] | tuple[None, None]:
+    """With 95 % together for `num` intervals; None where it reaches too far to tell anything."""
     half = student.quantile(ERROR_RATE / num, df) * error if error else 0.0
+    if half > math.log(MAX_FACTOR):
+        return None, None
     return math.exp(shift - half), math.exp(shift + half)
 
 
@@ -167,4 +189,6 @@ def _overall(ratios: Sequence[float | None], num: int) -> Ratio:
         return Ratio(reason=f"fewer than {MIN_PAIRS} pairs have a ratio")
     shift = fmean(logs)
     low, high = _interval(shift, stdev(logs) / math.sqrt(len(logs)), len(logs) - 1, num)
+    if low is None:
+        return Ratio(value=math.exp(shift), reason="the pairs differ too much for a mean to tell anything")
     return Ratio(value=math.exp(shift), low=low, high=high, method=f"Student's t over {len(logs)} pairs")

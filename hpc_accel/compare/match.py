@@ -10,6 +10,8 @@ from typing import Any
 from hpc_accel.compare.side import Configuration, Side
 from hpc_accel.report.judge.differences import words
 
+MOST_NEAREST = 10
+"""Configurations without a partner for which the nearest one is looked for: it takes a look at all of the others."""
 MOST_DIFFERENCES = 3
 """Keys by which a run may differ from its nearest one, to be worth naming."""
 
@@ -34,17 +36,37 @@ class Match:
 
 def match(a: Side, b: Side) -> Match:
     """Two configurations are a pair if workload, layout, recipe and resources are the same."""
-    in_a, in_b = ({_key(each): each for each in side.configurations} for side in (a, b))
+    in_a, in_b = ({_key(each): each for each in _in_full(*sides)} for sides in ((a, b), (b, a)))
     return Match(
         pairs=tuple((each, in_b[key]) for key, each in in_a.items() if key in in_b),
-        only_a=tuple(_single(each, list(in_b.values())) for key, each in in_a.items() if key not in in_b),
-        only_b=tuple(_single(each, list(in_a.values())) for key, each in in_b.items() if key not in in_a),
+        only_a=_singles(in_a, in_b),
+        only_b=_singles(in_b, in_a),
         differences=_differences(a, b),
     )
 
 
+def _in_full(side: Side, other: Side) -> Iterator[Configuration]:
+    """A side's configurations. A workload of which no run left more than the name is taken to be the other side's."""
+    specs = {each.workload: each.computes["workload"] for each in other.configurations if "workload" in each.computes}
+    for each in side.configurations:
+        spec = specs.get(each.workload)
+        if spec and each.computes.get("workload") == {"name": each.workload}:
+            yield each.model_copy(update={"computes": {**each.computes, "workload": spec}})
+        else:
+            yield each
+
+
 def _key(configuration: Configuration) -> str:
     return json.dumps(configuration.computes, sort_keys=True)
+
+
+def _singles(own: dict[str, Configuration], others: dict[str, Configuration]) -> tuple[Single, ...]:
+    alone = [each for key, each in own.items() if key not in others]
+    near, far = alone[:MOST_NEAREST], alone[MOST_NEAREST:]
+    return (
+        *(_single(each, list(others.values())) for each in near),
+        *(Single(configuration=each, nearest="") for each in far),
+    )
 
 
 def _single(alone: Configuration, others: list[Configuration]) -> Single:

@@ -42,9 +42,10 @@ def side_of(directory: Path) -> Side:
     """The study in a results directory. Raises DataError without a readable plan.json."""
     records = load(directory)
     groups: dict[str, list[RunRecord]] = {}
-    for run in (*records.runs, *records.inference_runs):
-        key = json.dumps(computes(run), sort_keys=True)
-        groups.setdefault(key, []).extend(run.repeats or (run,))
+    workloads = _workloads(records)
+    for run in records.measurements:
+        key = json.dumps(computes(run, workloads.get(run.workload)), sort_keys=True)
+        groups.setdefault(key, []).append(run)
     labels = {each.run_id: run.label for run in records.runs for each in (run.repeats or (run,))}
     counting = [run for run in records.measurements if run.counts]
     times = sorted(filter(None, (run.summary.started_utc for run in counting)))
@@ -58,13 +59,22 @@ def side_of(directory: Path) -> Side:
     )
 
 
-def computes(run: RunRecord) -> dict[str, Any]:
-    """What a run computes and on what: only what is not default, so that a new option changes no old run."""
+def _workloads(records: StudyRecords) -> dict[str, dict[str, Any]]:
+    """Each workload by name as one of its runs has it: the plan has only the name, and a run may have left nothing."""
+    specs = ((run.workload, safe_json.mapping(run.run, "workload")) for run in records.measurements)
+    return {workload: spec for workload, spec in specs if spec}
+
+
+def computes(run: RunRecord, workload: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What a run computes and on what: only what is not default, so that a new option changes no old run.
+
+    `workload` stands in for that of a run that left no run.json.
+    """
     content = run.run or safe_json.mapping(run.candidate, "run")
     found = {}
     for part, model in PARTS.items():
         raw = safe_json.mapping(content, part) or safe_json.mapping(run.candidate, part)
-        raw = raw or ({"name": run.workload} if part == "workload" else {})
+        raw = raw or (workload or {"name": run.workload} if part == "workload" else {})
         try:
             kept = model.model_validate(raw).model_dump(mode="json", exclude_defaults=True) if raw else {}
         except ValidationError:
@@ -112,7 +122,8 @@ def _repeat(run: RunRecord) -> Repeat:
         run_id=run.run_id,
         figures={name: _rounded(value) for name, value in figures.items() if value is not None},
         num_steps=run.num_timed,
-        log_error=None if error is None else _rounded(error),
+        log_error=None if error is None else _rounded(error.value),
+        is_least_error=error is not None and error.is_least,
         steps_per_value=_rounded(time),
         others_share=run.summary.disturbance.others_share.value,
     )

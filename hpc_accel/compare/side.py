@@ -30,6 +30,8 @@ class Repeat(Part):
     num_steps: Whole
     log_error: float | None = Field(default=None, ge=0)
     """Standard error of the logarithm of the median step time; null where the steps cannot be read."""
+    is_least_error: bool = False
+    """Whether the steps tell only that the error is no smaller: they drift, or are few."""
     steps_per_value: float = Field(default=1.0, ge=1)
     """Steps that tell as much as one that depends on no other (autocorrelation.py)."""
     others_share: float | None = Field(default=None, ge=0)
@@ -43,7 +45,7 @@ class Configuration(Part):
     label: Text
     computes: dict[str, Any]
     energy_basis: Text = ""
-    """Scope and method: energies of another basis are not compared."""
+    """Scope and method: energies of another basis are not compared. Empty where the repeats have several."""
     repeats: tuple[Repeat, ...] = ()
     problem: Text = ""
 

@@ -18,6 +18,8 @@ from hpc_accel.compare import student
 
 MIN_CONFIGURATIONS = 3
 """With repeats, before anything is taken from their common variance."""
+MIN_BORROWED_DF = 1.0
+"""Below it the spreads are so unlike that a configuration without repeats has nothing to borrow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +72,9 @@ def _common(known: Sequence[Variance]) -> Variance | None:
     return Variance(value=value, df=2 * worth)
 
 
-def _drawn(own: Variance | None, common: Variance, most: float) -> Variance:
+def _drawn(own: Variance | None, common: Variance, most: float) -> Variance | None:
     """Both weighted by their degrees of freedom, of which there are never more than all repeats have together."""
     if own is None:
-        return replace(common, is_borrowed=True)
+        return replace(common, is_borrowed=True) if common.df >= MIN_BORROWED_DF else None
     df = own.df + common.df
     return Variance(value=(own.df * own.value + common.df * common.value) / df, df=min(df, most))

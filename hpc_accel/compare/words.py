@@ -22,14 +22,18 @@ def lines(found: Comparison, share: float | None = None) -> list[str]:
     told.append("")
     told += [_pair(pair, share) for pair in found.pairs]
     if found.overall.value is not None:
-        told.append(f"all pairs: {_interval(found.overall)} of A's step time, as a geometric mean")
+        fails = _fails(found.overall, share)
+        told.append("; ".join([f"all pairs: {_interval(found.overall)} of A's step time, as a geometric mean", *fails]))
     told += ["", "B over A; above 1 is slower or more; intervals hold with " + CONFIDENCE]
-    told += [f"differs in B: {text}" for text in found.found.differences] or ["versions, host and files are the same"]
+    told += [f"differs in B: {text}" for text in found.found.differences] or [
+        "nothing that both records know differs: versions, host, files"
+    ]
     told += [text for name, side in (("A", found.a), ("B", found.b)) if (text := _disturbed(name, side))]
     for name, singles in (("A", found.found.only_a), ("B", found.found.only_b)):
         told += [f"only in {name}: {_single(each)}" for each in singles[:MOST_SINGLES]]
         if len(singles) > MOST_SINGLES:
             told.append(f"only in {name}: {len(singles) - MOST_SINGLES} more")
+    told += _not_excluded(found, share)
     if any(not pair.time.reason.startswith("in ") for pair in found.unknown):
         told.append(f"remedy: {MIN_REPEATS_REMEDY}")
     return told
@@ -52,11 +56,16 @@ def to_json(found: Comparison, share: float | None, code: int) -> dict[str, Any]
                 "label": pair.a.label,
                 "verdict": pair.time.verdict,
                 "fails": share is not None and pair.time.is_slower_by(share),
+                "excludes_limit": share is not None and pair.time.excludes(share),
                 **{quantity: _ratio_json(ratio) for quantity, ratio in pair.ratios.items()},
             }
             for pair in found.pairs
         ],
-        "overall": {"verdict": found.overall.verdict, **_ratio_json(found.overall)},
+        "overall": {
+            "verdict": found.overall.verdict,
+            "fails": share is not None and found.overall.is_slower_by(share),
+            **_ratio_json(found.overall),
+        },
         "differences": list(found.found.differences),
         **{
             name: [
@@ -102,6 +111,21 @@ def _side(name: str, side: Side) -> str:
     )
 
 
+def _not_excluded(found: Comparison, share: float | None) -> list[str]:
+    """That no difference is shown does not say that there is none."""
+    if share is None:
+        return []
+    wide = [
+        pair for pair in found.pairs if pair.time.verdict == "no difference shown" and not pair.time.excludes(share)
+    ]
+    if not wide:
+        return []
+    pairs = wording.counted(len(wide), "pair")
+    return [
+        f"not excluded: a slow-down of {100 * share:g} % in {pairs}, whose intervals reach further; repeat more often"
+    ]
+
+
 def _disturbed(name: str, side: Side) -> str:
     """What no statistics can mend: a machine that was not left alone."""
     shares = [each.others_share for one in side.configurations for each in one.repeats if each.others_share is not None]
@@ -119,13 +143,17 @@ def _pair(pair: Pair, share: float | None) -> str:
         parts[0] += f", {wording.short(ratio.a)} -> {wording.short(ratio.b)} ms, {_interval(ratio)}"
     if ratio.reason:
         parts.append(ratio.reason)
-    if share is not None and ratio.is_slower_by(share):
-        parts.append(f"fails the limit of {100 * share:g} %")
+    parts += _fails(ratio, share)
     for quantity, name in QUANTITIES.items():
         other = pair.ratios[quantity]
         if quantity != STEP_TIME and other.value is not None:
             parts.append(f"{name} {_interval(other)}")
     return "; ".join(parts)
+
+
+def _fails(ratio: Ratio, share: float | None) -> list[str]:
+    """That it breaks the limit, for the end of its line."""
+    return [f"fails the limit of {100 * share:g} %"] if share is not None and ratio.is_slower_by(share) else []
 
 
 def _interval(ratio: Ratio) -> str:

@@ -20,7 +20,7 @@ from hpc_accel.files import write_atomically
 from hpc_accel.jobs.site import load_site
 from hpc_accel.jobs.submit import submit_and_wait
 from hpc_accel.jobs.write import write_run
-from hpc_accel.plan.spend import CALIBRATED, Candidate, Spending, Spent
+from hpc_accel.plan.spend import CALIBRATED, UNCALIBRATED, Candidate, Expected, Spending, Spent
 from hpc_accel.record import storage
 from hpc_accel.record.summary import Summary
 from hpc_accel.study.layout import Layout
@@ -45,6 +45,8 @@ class Trial:
     low_ms: float | None = None
     high_ms: float | None = None
     energy_per_step_j: float | None = None
+    is_disturbed: bool = False
+    """Whether something else took the processors while it was timed."""
     reason: str | None = None
 
 
@@ -94,7 +96,7 @@ def short_of(run: Run, share: float) -> Run:
 
 def search(
     workload: str,
-    runs: Sequence[tuple[Run, float | None]],
+    runs: Sequence[Expected],
     directory: Path,
     *,
     most: int,
@@ -107,7 +109,8 @@ def search(
     `measure` gives a record, or why there is none; by default a job script does. Raises ConfigError where no time is
     predicted of any.
     """
-    known = [(run, predicted) for run, predicted in runs if predicted is not None]
+    told = [(each, each.time_ms) for each in runs if each.time_ms is not None]
+    known = [(each.run, time_ms) for each, time_ms in told]
     if not known:
         raise ConfigError(
             f"{workload}: no candidate of {len(runs)} has a predicted time",
@@ -122,13 +125,22 @@ def search(
         few = short_of(run, short)
         trials[key] = _trial(few, predicted, take(few, directory / few.run_id))
         found = trials[key]
-        told = f"{found.measured_ms:.4g} ms" if found.measured_ms is not None else found.reason
-        tell(f"{run.label}: predicted {predicted:.4g} ms, measured {told}")
+        words = f"{found.measured_ms:.4g} ms" if found.measured_ms is not None else found.reason
+        tell(f"{run.label}: predicted {predicted:.4g} ms, measured {words}")
         return found.measured_ms / 1e3 if found.measured_ms is not None else None
 
+    alone = [key for key, (run, _) in enumerate(known) if run.layout.num_ranks == 1]
+    baseline = min(alone, key=lambda key: known[key][1], default=None)
     candidates = [
-        Candidate(key=key, predicted_s=ms / 1e3, block=block_of(run), cost=short * ms * run.resources.num_nodes)
-        for key, (run, ms) in enumerate(known)
+        Candidate(
+            key=key,
+            predicted_s=time_ms / 1e3,
+            block=block_of(each.run),
+            cost=short * time_ms * each.run.resources.num_nodes,
+            error=each.error or UNCALIBRATED,
+            first=key == baseline,
+        )
+        for key, (each, time_ms) in enumerate(told)
     ]
     spending = Spending(candidates=candidates, distance=apart)
     spent = spending.run(one, budget=math.inf, most=most)
@@ -170,6 +182,7 @@ def _trial(run: Run, predicted_ms: float, record: Summary | str) -> Trial:
         low_ms=time.ci_low,
         high_ms=time.ci_high,
         energy_per_step_j=record.energy.per_step_j.value,
+        is_disturbed=any(warning.startswith("disturbed: ") for warning in record.warnings),
     )
 
 
@@ -233,7 +246,7 @@ def _listed(layout: Layout) -> dict[str, Any]:
 
 
 def search_all(
-    planned: dict[str, list[tuple[Run, float | None]]], directory: Path, most: int, short: float, tell: Tell
+    planned: dict[str, list[Expected]], directory: Path, most: int, short: float, tell: Tell
 ) -> list[Searched]:
     """Each workload's search, and search.json in `directory`."""
     found = [

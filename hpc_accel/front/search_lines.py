@@ -21,6 +21,10 @@ def lines_of(found: Searched) -> list[str]:
         return [*lines, "  none of them ran: see the log.txt of each in search/runs/"]
     lines.append(f"  best: {found.best}" + _ties(found))
     lines.append(f"  not beaten in time, node-seconds and energy together: {', '.join(found.not_beaten)}")
+    if disturbed := [each.label for each in found.trials if each.is_disturbed]:
+        lines.append(
+            f"  disturbed, so that nothing here is sure: {', '.join(disturbed)}; search again on a quiet machine"
+        )
     missed = f"could be at most {found.most_missed:.0%} faster" if found.most_missed else "could be faster"
     subject = "one not measured" if found.most_missed else "none not measured"
     lines.append(f"  {subject} {missed}, if its prediction erred in its favour as nine of ten do not")

@@ -13,6 +13,8 @@ import statistics
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from hpc_accel.study.run import Run
+
 UNCALIBRATED, CALIBRATED = 0.17, 0.034
 """Shares that nine of ten predictions are good to, on one node: with nothing measured of the block, and with the block
 measured (`hpc-accel plan evaluate`, Megatron-LM on A100)."""
@@ -20,6 +22,19 @@ TOLERANCE = 0.01
 SIMILAR = 1.5
 """Blocks farther apart than this many powers of two tell nothing of each other."""
 Distance = Callable[[Hashable, Hashable], float | None]
+
+
+WIDE = 0.5
+"""Share that a prediction is taken to be good to where the plan withholds it: its calibration was disturbed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """A candidate: its predicted milliseconds, None where nothing is predicted; what they are good to, where wide."""
+
+    run: Run
+    time_ms: float | None
+    error: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +45,10 @@ class Candidate:
     predicted_s: float
     block: Hashable
     cost: float
+    error: float = UNCALIBRATED
+    """Share that the prediction is good to while nothing of its block was measured."""
+    first: bool = False
+    """Measured before all others, whatever is predicted: the baseline, without which no speed-up is known."""
 
 
 @dataclass(kw_only=True)
@@ -62,15 +81,15 @@ class Spending:
             if most is not None and len(spent.trials) >= most:
                 spent.stopped = f"{most} trials"
                 break
-            following = min(left, key=self.hope)
-            if self.learns and self.hope(following) >= spent.best_s * (1 - TOLERANCE):
+            following = min(left, key=lambda each: (not each.first, self.hope(each)))
+            if self.learns and not following.first and self.hope(following) >= spent.best_s * (1 - TOLERANCE):
                 spent.stopped = "no other could be faster"
                 break
             affordable = [each for each in left if spent.cost + each.cost <= budget]
             if spent.trials and not affordable:
                 spent.stopped = "the budget"
                 break
-            if spent.trials:
+            if spent.trials and not following.first:
                 following = min(affordable, key=self.hope)
             left.remove(following)
             self._take(spent, following, measure(following.key))
@@ -90,6 +109,7 @@ class Spending:
         if not self.learns:
             return one.predicted_s
         ratio, error = self._corrected(one.block)
+        error = error if one.block in self._ratios and one.error <= UNCALIBRATED else max(error, one.error)
         return one.predicted_s * ratio * (1 - error)
 
     def _corrected(self, block: Hashable) -> tuple[float, float]:

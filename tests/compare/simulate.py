@@ -29,11 +29,13 @@ def repeat(rng, median_ms, number, **how):
     """One run reduced as `reduce.py` does it."""
     steps = steps_ms(rng, median_ms, **how)
     time = autocorrelation.integrated_time(steps)
+    error = autocorrelation.log_error(steps, time)
     return Repeat(
         run_id=f"r{number}",
         figures={STEP_TIME: float(np.median(steps))},
         num_steps=len(steps),
-        log_error=autocorrelation.log_error(steps, time),
+        log_error=error and error.value,
+        is_least_error=bool(error and error.is_least),
         steps_per_value=time,
     )
 

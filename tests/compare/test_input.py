@@ -10,6 +10,7 @@ import pytest
 from hpc_accel.compare.baseline import read_side, write_baseline
 from hpc_accel.compare.judge import compare
 from hpc_accel.errors import DataError, UsageError
+from hpc_accel.report.load.study_records import load
 from tests.cli.test_mistakes import call
 from tests.report.make_study import make_study
 
@@ -43,6 +44,19 @@ def test_one_run_of_each_cannot_fail_and_cannot_pass(results):
     done = call(results, "compare", "a", "b", "--fail-if-slower", "5%")
     assert done.returncode == 4, done.stderr
     assert "it is not known" in done.stdout.splitlines()[0]
+
+
+@pytest.mark.parametrize(("workloads", "num_gone"), [(("digits",), 1), (("lm",), 100)], ids=str)
+def test_a_run_that_is_gone_from_b_is_its_pair_and_cannot_pass(results, tmp_path, workloads, num_gone):
+    shutil.copytree(results / "a", tmp_path / "b")
+    runs = [run for run in load(tmp_path / "b").runs if run.workload in workloads and run.counts]
+    for run in runs[-num_gone:]:
+        shutil.rmtree(run.directory)
+    found = compare(read_side(results / "a"), read_side(tmp_path / "b"))
+    assert not (found.found.only_a or found.found.only_b)
+    gone = [pair for pair in found.pairs if "missing" in pair.b.problem and "missing" not in pair.a.problem]
+    assert len(gone) == len(runs[-num_gone:])
+    assert all(pair in found.unknown for pair in gone)
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,10 @@ def test_one_run_of_each_is_not_judged_but_all_together_may_be():
     rng = np.random.default_rng(7)
     slower = dict.fromkeys(range(8), 1.07)
     found = compare(side(rng, num_repeats=1, num_pairs=8), side(rng, num_repeats=1, num_pairs=8, slower=slower))
+    assert "all pairs: " in (line := next(each for each in lines(found, 0.05) if "fails the limit of 5 %" in each))
+    assert line.endswith("; fails the limit of 5 %")
+    told = to_json(found, 0.05, 3)
+    assert told["overall"]["fails"] and not any(pair["fails"] for pair in told["pairs"])
     assert {pair.time.verdict for pair in found.pairs} == {"unknown"}
     for pair in found.pairs:
         assert pair.time.low is None
@@ -85,6 +89,30 @@ def test_energy_is_compared_only_in_one_scope_and_method():
     assert "node by counter in A, gpu by counter in B" in other.ratios["energy_per_sample_j"].reason
 
 
+def test_energies_of_several_methods_are_not_compared_with_another_such_mix():
+    mixed = configuration([1.0, 1.1, 1.05], basis="")
+    energy = compare(study(mixed), study(mixed)).pairs[0].ratios["energy_per_sample_j"]
+    assert energy.value is None
+    assert "several among the repeats in A" in energy.reason
+
+
+def test_a_run_that_drifts_widens_the_interval_and_shows_none_by_its_steps():
+    def steady(*errors, is_least):
+        times = zip((10.0, 10.001, 10.002), errors, is_least, strict=True)
+        repeats = [
+            Repeat(run_id="r", figures={STEP_TIME: ms}, num_steps=20, log_error=error, is_least_error=least)
+            for ms, error, least in times
+        ]
+        return study(Configuration(workload="lm", label="serial", computes={}, repeats=tuple(repeats)))
+
+    exact = steady(*[0.001] * 3, is_least=[False] * 3)
+    (narrow,) = compare(exact, exact).pairs
+    (wide,) = compare(exact, steady(0.001, 0.001, 0.05, is_least=[False, False, True])).pairs
+    assert narrow.time.steps_low < 1 < narrow.time.steps_high
+    assert wide.time.steps_low is None
+    assert wide.time.high - 1 > 10 * (narrow.time.high - 1)
+
+
 def test_what_was_not_measured_is_no_number():
     found = compare(study(configuration([1.0, 1.1])), study(configuration([1.0, 1.1])))
     latency = found.pairs[0].ratios["latency_p99_ms"]
@@ -98,6 +126,26 @@ def test_a_run_that_failed_is_unknown_and_says_why():
     found = compare(study(configuration([1.0, 1.1])), study(bad, configuration([1.0, 1.1], computes={"layout": {}})))
     assert found.pairs[0].time.verdict == "unknown"
     assert "in B it is failed: out of memory" in "\n".join(lines(found))
+
+
+def times(*values_ms):
+    repeats = [Repeat(run_id="r", figures={STEP_TIME: value}, num_steps=30) for value in values_ms]
+    return study(Configuration(workload="lm", label="serial", computes={}, repeats=tuple(repeats)))
+
+
+def test_runs_that_differ_too_much_tell_nothing():
+    for a, b in ((times(1.0, 9.0), times(5.0)), (times(1e-300), times(1e300)), (times(1e-300, 1e300), times(1.0))):
+        (pair,) = compare(a, b).pairs
+        assert pair.time.verdict == "unknown"
+        assert pair.time.reason
+        assert lines(compare(a, b), 0.05)
+
+
+def test_a_wide_interval_does_not_pass_for_no_slow_down():
+    wide, narrow = compare(times(10, 11, 10.5), times(10.2, 11, 10.6)), compare(times(10, 10.01), times(10, 10.01))
+    assert "not excluded: a slow-down of 5 % in 1 pair" in "\n".join(lines(wide, 0.05))
+    assert "not excluded" not in "\n".join(lines(narrow, 0.05))
+    assert to_json(narrow, 0.05, 0)["pairs"][0]["excludes_limit"]
 
 
 def test_differences_and_singles_are_named():

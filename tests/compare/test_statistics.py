@@ -33,13 +33,26 @@ def test_the_error_of_a_median_counts_that_steps_depend_on_each_other(correlatio
     runs = [steps_ms(rng, 10.0, run_spread=0.0, correlation=correlation) for _ in range(300)]
     true = np.std([np.log(np.median(run)) for run in runs])
     told = [autocorrelation.log_error(run, autocorrelation.integrated_time(run)) for run in runs]
-    assert 0.75 * true < np.median([each for each in told if each is not None]) < 1.25 * true
+    assert 0.75 * true < np.median([each.value for each in told if not each.is_least]) < 1.25 * true
 
 
 def test_too_few_steps_tell_no_error():
     assert autocorrelation.log_error([1.0, 2.0], 1.0) is None
     assert autocorrelation.log_error([], 1.0) is None
     assert autocorrelation.integrated_time([]) == 1.0
+
+
+def test_steps_that_drift_or_jump_tell_only_the_least_error():
+    for steps in (np.linspace(10, 11, 20), [10.0] * 10 + [11.0] * 10):
+        found = autocorrelation.log_error(steps, autocorrelation.integrated_time(steps))
+        assert found.is_least
+        assert found.value == pytest.approx(math.log(1.1) / (2 * autocorrelation.NORMAL_95))
+    assert not autocorrelation.log_error(np.tile([10.0, 11.0], 10), 1.0).is_least
+
+
+def test_nothing_is_borrowed_from_spreads_that_have_nothing_in_common():
+    groups = [[[0.0, spread], [0.0, spread]] for spread in (1e-5, 1e-2, 3.0)]
+    assert variances([*groups, [[0.0], [0.1]]])[-1] is None
 
 
 def test_one_run_on_each_side_has_no_spread():

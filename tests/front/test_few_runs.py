@@ -11,6 +11,8 @@ import pytest
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.front.few_runs import apart, block_of, search, short_of
+from hpc_accel.front.search_lines import lines_of
+from hpc_accel.plan.spend import WIDE, Expected
 from tests.cli.test_mistakes import COMMAND
 from tests.plan.examples import run
 from tests.records import summary_in
@@ -28,26 +30,27 @@ def record(measured):
         if ms is None:
             return "it failed"
         time = known.step_time_ms.changed(value=ms, ci_low=0.99 * ms, ci_high=1.01 * ms)
-        return known.changed(step_time_ms=time)
+        return known.changed(step_time_ms=time, warnings=("disturbed: others computed",) if ms == 1.0 else ())
 
     return made
 
 
 def test_few_of_many_and_what_is_told(tmp_path, record):
-    runs = [(run(dp=dp, micro=micro, steps=50), 10.0 * dp * micro) for dp in (1, 2, 4) for micro in (1, 8)]
-    runs.append((run(tp=2), None))
-    times = {id(each): ms * 1.05 for each, ms in runs if ms}
+    rows = [(run(dp=dp, micro=micro, steps=50), 10.0 * dp * micro) for dp in (1, 2, 4) for micro in (1, 8)]
+    rows.append((run(tp=2), None))
+    runs = [Expected(run=each, time_ms=ms) for each, ms in rows]
+    times = {id(each): ms * 1.05 for each, ms in rows if ms}
     asked = []
 
     def measure(short, directory):
         asked.append(short)
-        whole = next(each for each, _ in runs if each.layout == short.layout)
+        whole = next(each for each, _ in rows if each.layout == short.layout)
         return record(times[id(whole)])
 
     found = search("toy", runs, tmp_path, most=5, short=0.2, tell=lambda line: None, measure=measure)
     assert len(asked) < 5 and {each.measure.steps for each in asked} == {10}
     assert (found.num_candidates, found.num_unpredicted) == (7, 1)
-    assert found.best == runs[0][0].label and found.stopped == "no other could be faster"
+    assert found.best == rows[0][0].label and found.stopped == "no other could be faster"
     assert found.most_missed == 0
     assert found.spent_share < 0.05
     assert found.layouts[0] == {"micro_batch_size": 1, "accumulation_steps": 1}
@@ -55,16 +58,34 @@ def test_few_of_many_and_what_is_told(tmp_path, record):
 
 
 def test_ties_failures_and_nothing_predicted(tmp_path, record):
-    runs = [(run(micro=1), 10.0), (run(micro=8), 10.1), (run(micro=64), 10.2)]
+    rows = [(run(micro=1), 10.0), (run(micro=8), 10.1), (run(micro=64), 10.2)]
+    runs = [Expected(run=each, time_ms=ms) for each, ms in rows]
     answers = iter([None, 9.0, 9.05])
     found = search(
         "toy", runs, tmp_path, most=3, short=1, tell=lambda line: None, measure=lambda *_: record(next(answers))
     )
     assert [each.measured_ms for each in found.trials] == [None, 9.0, 9.05]
     assert found.trials[0].reason == "it failed"
-    assert set(found.finalists) == {runs[1][0].label, runs[2][0].label} or found.finalists == (runs[1][0].label,)
+    assert set(found.finalists) == {rows[1][0].label, rows[2][0].label}
     with pytest.raises(ConfigError, match="no candidate of 1"):
-        search("toy", [(run(), None)], tmp_path, most=3, short=1, tell=print)
+        search("toy", [Expected(run=run(), time_ms=None)], tmp_path, most=3, short=1, tell=print)
+
+
+def test_the_baseline_is_measured_and_wide_predictions_are_looked_at(tmp_path, record):
+    """However slow the serial run is said to be; and what is said with a doubt of half may still win."""
+    rows = [(run(dp=2, micro=4), 4.0, None), (run(micro=8), 40.0, None), (run(dp=4, micro=2), 7.0, WIDE)]
+    runs = [Expected(run=each, time_ms=ms, error=error) for each, ms, error in rows]
+    answers = {2: 4.0, 1: 1.0, 4: 5.0}
+    found = search(
+        "toy", runs, tmp_path, most=9, short=1, tell=lambda _: None, measure=lambda a, _: record(answers[a.layout.dp])
+    )
+    assert found.trials[0].is_disturbed
+    assert any("nothing here is sure" in line for line in lines_of(found))
+    assert found.trials[0].label == rows[1][0].label and found.best == rows[1][0].label
+    slow = search(
+        "toy", runs, tmp_path, most=9, short=1, tell=lambda _: None, measure=lambda a, _: record(50.0 / a.layout.dp)
+    )
+    assert {each.label for each in slow.trials} == {each.label for each, _, _ in rows}, "a slow baseline ends nothing"
 
 
 def test_blocks_and_short_runs():

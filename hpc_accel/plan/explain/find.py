@@ -66,11 +66,16 @@ def _model(study: Study, candidate: dict[str, Any], path: Path, named: str) -> t
     choice = next(each for each in study.workloads if resolve_workload(each).name == candidate["workload"])
     workload = resolve_workload(choice)
     facts = facts_of(workload, study.seed)
-    hardware = hardware_of(named)
-    run, recipe = planned_run(study, candidate, facts), Recipe(**candidate["recipe"])
+    run = planned_run(study, candidate, facts)
+    return run, model_for(study, run, facts, path, named)
+
+
+def model_for(study: Study, run: Run, facts: ModelFacts, path: Path, named: str) -> StepModel:
+    """The model that predicts `run`, with the calibration beside the hardware file at `path`."""
+    hardware, workload, recipe = hardware_of(named), run.workload, run.recipe
     measured = load_calibrations(path.parent / "calibration.json", path.read_bytes())
     subject = subject_of(workload, facts, study, hardware)
     calibrations = measured.holding({workload.name: subject}, path)[0] if measured is not None else {}
     software = torch_amp(workload.optimizer, recipe, study.backend, facts.optimizer)
     known = (facts, hardware, recipe.precision, software, study.backend)
-    return run, StepModel(*known, calibration=calibrations.get(workload.name))
+    return StepModel(*known, calibration=calibrations.get(workload.name))

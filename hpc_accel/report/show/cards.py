@@ -70,15 +70,17 @@ def _saved(records: StudyRecords, run: RunRecord, runs: list[RunRecord]) -> dict
     mine, length = savings.use_of(run), _length(run)
     samples = length["value"] * length["samples"]
     own = _amounts(mine, samples) if mine else {}
-    rows = [{"name": "takes", "detail": "", "amounts": own, "per_sample": _per_sample(mine)}]
+    rows: list[dict[str, Any]] = [
+        {"name": "", "is_itself": True, "detail": "", "amounts": own, "per_sample": _per_sample(mine)}
+    ]
     for each in savings.against(run, runs):
-        rows.append({"name": each.name, **_against(each, mine, samples)})
+        rows.append({"name": each.name, "is_itself": each.is_itself, **_against(each, mine, samples)})
     return {"rows": rows, "columns": _columns(rows), "currency": records.cost_unit}
 
 
 def _against(each: savings.Against, mine: savings.Use | None, samples: float) -> dict[str, Any]:
     if each.is_itself:
-        return {"detail": f"this is the best of {each.name}", "amounts": {}, "per_sample": {}}
+        return {"detail": "this is that run", "amounts": {}, "per_sample": {}}
     if each.run is None or each.use is None or mine is None:
         return {"detail": each.reason, "amounts": {}, "per_sample": {}}
     more = savings.Use(
@@ -89,7 +91,15 @@ def _against(each: savings.Against, mine: savings.Use | None, samples: float) ->
     detail = f"{each.run.label}: {wording.with_interval(each.gain)} times as fast"
     if each.gain is not None and each.gain.low <= 1 <= each.gain.high:
         detail += ", which may be no difference"
-    return {"detail": detail, "amounts": _amounts(more, samples), "per_sample": _per_sample(more)}
+    amounts = {key: _less_or_more(words) for key, words in _amounts(more, samples).items()}
+    return {"detail": detail, "amounts": amounts, "per_sample": _per_sample(more)}
+
+
+def _less_or_more(words: str) -> str:
+    """Of what the other takes more: `3.1 h less`, as the recommended run takes less; `0.2 h more`; `as much`."""
+    if words.split(maxsplit=1)[0] == "0":
+        return "as much"
+    return f"{words.removeprefix('-')} {'more' if words.startswith('-') else 'less'}"
 
 
 def _difference(theirs: float | None, mine: float | None) -> float | None:

@@ -28,6 +28,7 @@ from hpc_accel.report.show import (
     job_tables,
     page_tables,
     production_tables,
+    refusals,
     run_table,
 )
 
@@ -72,6 +73,7 @@ def render(records: StudyRecords, answer: Answer) -> str:
         not_counting=page_tables.not_counting(records),
         damaged=page_tables.damaged(records),
         gaps=page_tables.gap_rows(records),
+        refusals=refusals.refusals(records),
         refused=page_tables.refused(records),
         left_out=page_tables.left_out(records),
         searched=page_tables.searched(records),

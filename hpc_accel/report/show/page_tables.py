@@ -48,29 +48,21 @@ def refused(records: StudyRecords) -> list[dict[str, str]]:
     """Candidates that cannot work: value, rule, remedy."""
     return [
         {
-            "name": _candidate_name(item),
+            "name": candidate_name(item),
             **{key: safe_json.text(item, "refused", key) or "" for key in ("value", "rule", "remedy")},
         }
         for item in records.refused
     ]
 
 
-def searched(records: StudyRecords) -> list[dict[str, Any]]:
-    """What a search over layouts went through: how many, and how many each rule refused."""
+def searched(records: StudyRecords) -> list[dict[str, str]]:
+    """What a search over layouts went through, in words."""
     found = []
     for search in records.searches:
         counts = [safe_json.number(search, f"num_{key}") for key in ("enumerated", "feasible", "simulated")]
         seen, can_work, simulated = (f"{count:,.0f}" if count is not None else "?" for count in counts)
-        rules = [
-            {
-                "rule": safe_json.text(item, "rule") or "?",
-                "count": f"{safe_json.number(item, 'count') or 0:,.0f}",
-                "first": safe_json.text(item, "first") or "",
-            }
-            for item in safe_json.items(search, "refused")
-        ]
         words = f"{seen} layouts enumerated, {can_work} can work, {simulated} were predicted in full"
-        found.append({"workload": safe_json.text(search, "workload") or "?", "words": words, "rules": rules})
+        found.append({"workload": safe_json.text(search, "workload") or "?", "words": words})
     return found
 
 
@@ -78,7 +70,7 @@ def left_out(records: StudyRecords) -> list[dict[str, str]]:
     """Candidates that can work but were not measured."""
     return [
         {
-            "name": _candidate_name(item),
+            "name": candidate_name(item),
             "why": safe_json.text(item, "why") or "",
             "predicted": wording.short(safe_json.positive(item, "prediction", "step_time_ms")),
         }
@@ -86,7 +78,8 @@ def left_out(records: StudyRecords) -> list[dict[str, str]]:
     ]
 
 
-def _candidate_name(item: dict[str, Any]) -> str:
+def candidate_name(item: dict[str, Any]) -> str:
+    """Workload, layout, precision and micro-batches of a candidate."""
     precision = safe_json.text(item, "recipe", "precision") or ""
     steps = safe_json.number(item, "layout", "accumulation_steps") or 1
     workload = safe_json.text(item, "workload") or "?"

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hpc_accel.report.judge import metric, ranking, why, wording
+from hpc_accel.report.judge import metric, quantities, ranking, why, wording
 from hpc_accel.report.judge.cells import Cell, Row
 from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.report.load.study_records import StudyRecords
-from hpc_accel.report.show import summary_table
+from hpc_accel.report.show import run_columns, summary_table
 from hpc_accel.report.show.page_tables import links
 
 MAX_WITHOUT_SCRIPT = 200
@@ -61,10 +61,23 @@ def table(records: StudyRecords) -> Table:
     fastest = why.fastest_of(records.runs)
     found = []
     for run in in_order(records):
-        row = {**summary_table.row(run, references), "slower_by_ms": why.slower_by_ms(run, fastest)}
+        row = _row(run, references, fastest)
         notes = _notes(run, row, references, fastest)
         found.append((run, [_told(column, row[column.key], notes.get(column.key, "")) for column in COLUMNS]))
     return found
+
+
+def _row(run: RunRecord, references: summary_table.References, fastest: why.Fastest) -> Row:
+    """The cells of COLUMNS, and those that notes are made of: a third of a summary's."""
+    return {
+        "num_ranks": Cell.of(run.num_ranks),
+        **run_columns.times(run),
+        **summary_table.compared(run, references),
+        **run_columns.metric_cells(run, references.plain),
+        **run_columns.predicted(run),
+        "energy_per_sample_j": Cell.of(ranking.energy_per_sample_j(run), quantities.ENERGY.reason(run)),
+        "slower_by_ms": why.slower_by_ms(run, fastest),
+    }
 
 
 def _told(column: Column, cell: Cell, note: str) -> tuple[Cell, str, str]:

@@ -76,7 +76,7 @@ def row(run: RunRecord, references: References) -> Row:
     cells = {
         **run_columns.identity(run),
         **run_columns.times(run),
-        **_compared(run, references),
+        **compared(run, references),
         **run_columns.predicted(run),
         **energy_columns.cells(run, references.factors),
         **inference_columns.cells(run),
@@ -100,7 +100,7 @@ def _warnings(run: RunRecord, references: References) -> str | None:
     return "; ".join([*([why] if why else []), *plausibility.warnings(run, references.serial)]) or None
 
 
-def _compared(run: RunRecord, references: References) -> Row:
+def compared(run: RunRecord, references: References) -> Row:
     """Against the fastest serial run of the same workload and precision."""
     gain = ranking.speed_up(run, references.serial) if run.counts and not run.is_inference else None
     why = _no_speed_up(run, references)

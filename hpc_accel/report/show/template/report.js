@@ -35,7 +35,10 @@
       const samples = input.valueAsNumber * Number(input.dataset.samples);
       for (const cell of input.closest(".card").querySelectorAll("[data-per-sample]")) {
         const amount = Number(cell.dataset.perSample) * samples;
-        cell.textContent = samples > 0 ? (cell.dataset.kind === "time" ? duration(amount) : short(amount)) : "";
+        const say = cell.dataset.kind === "time" ? duration : short;
+        const compared = () => (amount === 0 ? "as much" : `${say(Math.abs(amount))} ${amount < 0 ? "more" : "less"}`);
+        const told = "difference" in cell.dataset ? compared() : say(amount);
+        cell.textContent = samples > 0 ? told : "";
       }
     });
   }

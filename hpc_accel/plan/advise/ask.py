@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -39,7 +41,13 @@ def places_asked(
         raise ConfigError(
             f"--price of {', '.join(unknown)}", f"prices are of what is asked about: {', '.join(names)}", "add --on"
         )
-    return tuple(place_of(name, max_nodes=max_nodes, price=prices.get(name)) for name in names)
+    names = list(dict.fromkeys(names))
+    places = [place_of(name, max_nodes=max_nodes, price=prices.get(name)) for name in names]
+    several = Counter(place.name for place in places)
+    return tuple(
+        place if several[place.name] == 1 else replace(place, name=f"{place.name} ({name})")
+        for name, place in zip(names, places, strict=True)
+    )
 
 
 def _with_memory(memory_gb: float | None) -> list[str]:
@@ -67,7 +75,12 @@ def _partitions(site: Site, said: dict[str, str], max_nodes: int, prices: dict[s
         if device is None:
             unclear += [f"{name}: {partition.gpu_type}"] if partition.gpu_type else []
             continue
-        place = place_of(device, max_nodes=min(max_nodes, partition.num_nodes or max_nodes), price=prices.get(device))
+        place = place_of(
+            device,
+            max_nodes=min(max_nodes, partition.num_nodes or max_nodes),
+            price=prices.get(device),
+            per_node=partition.gpus_per_node or None,
+        )
         changed: dict[str, Any] = {
             "name": f"{device} ({name})",
             "partition": name,
@@ -76,10 +89,7 @@ def _partitions(site: Site, said: dict[str, str], max_nodes: int, prices: dict[s
         }
         if partition.power_w_per_node:
             changed |= {"node_power_w": partition.power_w_per_node, "power_source": "the site's power_w_per_node"}
-        if partition.gpus_per_node:
-            hardware = place.hardware.model_copy(update={"ranks_per_node": partition.gpus_per_node})
-            changed |= {"hardware": hardware}
-        places.append(Place(**{**place.__dict__, **changed}))
+        places.append(replace(place, **changed))
     if not places:
         raise ConfigError(
             f"site {site.name}: no partition with a known device ({'; '.join(unclear) or 'none has a gpu_type'})",

@@ -14,6 +14,8 @@ from hpc_accel.study.base import StrictModel
 from hpc_accel.study.yaml import read_yaml, validated
 
 PATH = Path(__file__).parent / "catalogue.yaml"
+USUAL_GPUS = 4
+"""In a node, where no source says: an assumption, which the answer states."""
 Figure = tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], str]
 """A value and the key of its source."""
 Dtype = Literal["fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "int8"]
@@ -41,7 +43,11 @@ class Device(StrictModel):
     memory_bandwidth_bytes_per_s: Figure | None = None
     link_bytes_per_s: Figure | None = None
     """To its neighbours in a node, one direction, all links together."""
+    has_inline_ecc: bool = False
+    """Whether the memory itself holds its error correction, as GDDR's does, and HBM's does not."""
     board_power_w: Figure | None = None
+    board_has_cpu: bool = False
+    """Whether that is the power of a module which holds the host's processor too."""
     cores: Figure | None = None
     per_node: Figure | None = None
     """Devices of a usual node."""
@@ -63,8 +69,10 @@ class Device(StrictModel):
 
     @property
     def devices_per_node(self) -> int:
-        """Of a usual node; one where nobody says."""
-        return int(self.per_node[0]) if self.per_node else 1
+        """Of a usual node; where nobody says, `USUAL_GPUS`, and one of anything else."""
+        if self.per_node:
+            return int(self.per_node[0])
+        return USUAL_GPUS if self.kind == "gpu" else 1
 
     @property
     def runs_here(self) -> bool:

@@ -150,7 +150,9 @@ def _unpriced(question: Question, best: Option, ordered: Sequence[Option]) -> li
         return []
     told: dict[str, float] = {}
     for each in ordered:
-        if each.cost is None and not each.place.not_run_here and each.place.price_per_node_hour is None:
+        # At that price it costs what the best does, which is within the budget; any other limit still holds.
+        kept = all(limit.startswith("the budget") for limit in each.beyond)
+        if kept and each.cost is None and not each.place.not_run_here:
             even = best.cost.value / each.node_hours
             if even > told.get(each.place.name, 0.0):
                 told[each.place.name] = even

@@ -83,16 +83,16 @@ def options_of(
     question: Question, progress: Callable[[int, int], object] = lambda done, total: None
 ) -> tuple[list[Option], list[Impossible]]:
     """All of a question's places and numbers of nodes."""
-    wanted = [(place, count) for place in question.places for count in node_counts(place)]
+    wanted = [(number, place, count) for number, place in enumerate(question.places) for count in node_counts(place)]
     found: list[Option] = []
     impossible: list[Impossible] = []
-    models: dict[str, dict[Recipe, StepModel]] = {}
-    for done, (place, count) in enumerate(wanted):
+    models: dict[int, dict[Recipe, StepModel]] = {}
+    for done, (number, place, count) in enumerate(wanted):
         progress(done, len(wanted))
-        if place.name not in models:
-            models[place.name] = step_models(question.model, place, question.precision)
+        if number not in models:
+            models[number] = step_models(question.model, place, question.precision)
         try:
-            found.append(_option(question, place, count, models[place.name]))
+            found.append(_option(question, place, count, models[number]))
         except ConfigError as error:
             impossible.append(Impossible(place=place.name, num_nodes=count, why=error.value))
     return found, impossible

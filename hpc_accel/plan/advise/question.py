@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hpc_accel.errors import ConfigError
-from hpc_accel.plan.advise.catalogue import device_of
-from hpc_accel.plan.advise.data_sheet import machine_of
+from hpc_accel.measure.energy.scopes import NODE_SCOPES, describe
+from hpc_accel.plan.advise.catalogue import Device, device_of
+from hpc_accel.plan.advise.data_sheet import assumptions, machine_of
 from hpc_accel.plan.advise.models import Model
 from hpc_accel.plan.shipped import hardware_of
 from hpc_accel.probe.hardware import Hardware
@@ -33,6 +36,8 @@ class Place:
     """Typical, of a whole node under load."""
     power_source: str = ""
     power_measured: bool = False
+    power_reason: str = "no rating of its power is known"
+    """Why `node_power_w` is None, where it is."""
     max_hours: float | None = None
     """Longest job that may run there."""
     partition: str = ""
@@ -72,27 +77,32 @@ class Question:
         return self.num_samples / self.model.workload.global_batch_size
 
 
-def place_of(name: str, *, max_nodes: int, price: float | None = None) -> Place:
-    """A device of the catalogue, or a hardware.json of one's own. Raises ConfigError."""
+def place_of(name: str, *, max_nodes: int, price: float | None = None, per_node: int | None = None) -> Place:
+    """A device of the catalogue in nodes of `per_node` (by default its usual ones), or a hardware.json of one's own.
+
+    Raises ConfigError.
+    """
     if Path(name).is_file():
         machine = hardware_of(name)
-        kind = machine.slowest
         return Place(
             name=machine.site,
             hardware=machine,
             measured=True,
             max_nodes=max_nodes,
             price_per_node_hour=price,
-            node_power_w=kind.power_w,
-            power_source="measured by the probe" if kind.power_w else "",
-            power_measured=bool(kind.power_w),
+            **_probed_power(machine),
         )
     device = device_of(name)
-    power, source = _typical_power(name)
+    usual = device.devices_per_node
+    power, source = _typical_power(device, per_node or usual)
+    machine = _resized(hardware_of(device.planned_as) if device.planned_as else machine_of(device, per_node), per_node)
+    assumed = () if device.planned_as else assumptions(device, per_node)
+    if per_node not in (None, usual) and (device.planned_as or device.adapters):
+        assumed += (f"adapters in proportion to {per_node} of {usual} devices",)
     fast = device.peak_flops_per_s.get("bf16") or device.peak_flops_per_s.get("fp16")
     return Place(
         name=name,
-        hardware=hardware_of(device.planned_as) if device.planned_as else machine_of(device),
+        hardware=machine,
         measured=device.planned_as is not None,
         max_nodes=max_nodes,
         price_per_node_hour=price,
@@ -102,27 +112,49 @@ def place_of(name: str, *, max_nodes: int, price: float | None = None) -> Place:
         if device.runs_here
         else f"this project trains by torch; it offers {', '.join(device.frameworks)}",
         peak_flops_per_s=fast[0] if fast else None,
-        assumed=() if device.planned_as else _assumed(name),
+        assumed=assumed,
     )
 
 
-def _assumed(name: str) -> tuple[str, ...]:
-    from hpc_accel.plan.advise.data_sheet import assumptions
+def _probed_power(machine: Hardware) -> dict[str, Any]:
+    """What the probe read, where its sensors cover whole nodes; of parts alone no node's power follows."""
+    covered = {each["scope"] for each in machine.sensors if each.get("available")}
+    power_w = machine.slowest.power_w
+    if power_w and covered and not covered & set(NODE_SCOPES):
+        told = describe(sorted(covered))
+        return {"power_reason": f"the probe read {power_w:.4g} W of {told} alone, not of whole nodes"}
+    if not power_w:
+        return {"power_reason": machine.slowest.power_w_reason or "the probe read no power"}
+    return {"node_power_w": power_w, "power_source": "measured by the probe", "power_measured": True}
 
-    return assumptions(device_of(name))
+
+def _resized(machine: Hardware, per_node: int | None) -> Hardware:
+    """The same with `per_node` devices a node, and adapters in proportion."""
+    if per_node is None or per_node == machine.ranks_per_node:
+        return machine
+    network = machine.network
+    between = network.inter_node
+    if between is not None and between.lanes is not None:
+        lanes = max(1, round(between.lanes * per_node / machine.ranks_per_node))
+        network = network.model_copy(update={"inter_node": between.model_copy(update={"lanes": lanes})})
+    return machine.model_copy(update={"ranks_per_node": per_node, "network": network})
 
 
-def _typical_power(name: str) -> tuple[float | None, str]:
-    """Of a node under load, and how it follows from ratings."""
-    device = device_of(name)
+def _typical_power(device: Device, per_node: int) -> tuple[float | None, str]:
+    """Of a node of `per_node` devices under load, and how it follows from ratings."""
+    share = f"{TYPICAL_SHARE:.0%} of"
     if device.node_power_w is not None:
-        rating = device.node_power_w[0]
-        return TYPICAL_SHARE * rating, f"{TYPICAL_SHARE:.0%} of the node's rating, {rating:.0f} W"
-    if device.board_power_w is not None:
-        board, number = device.board_power_w[0], device.devices_per_node
-        told = f"{TYPICAL_SHARE:.0%} of {number} x {board:.0f} W, devices being {DEVICES_SHARE:.0%} of a node's power"
-        return TYPICAL_SHARE * board * number / DEVICES_SHARE, told
-    return None, ""
+        rating, usual = device.node_power_w[0], device.devices_per_node
+        part = f" of {usual} devices, in proportion for {per_node}" if per_node != usual else ""
+        return TYPICAL_SHARE * rating * per_node / usual, f"{share} the node's rating, {rating:.0f} W{part}"
+    if device.board_power_w is None:
+        return None, ""
+    board = device.board_power_w[0]
+    if device.board_has_cpu:
+        told = f"{share} {per_node} x {board:.0f} W, CPUs included; what else a node has is not counted"
+        return TYPICAL_SHARE * board * per_node, told
+    told = f"{share} {per_node} x {board:.0f} W, devices being {DEVICES_SHARE:.0%} of a node's power"
+    return TYPICAL_SHARE * board * per_node / DEVICES_SHARE, told
 
 
 def weights_of(text: str) -> dict[str, float]:
@@ -134,8 +166,15 @@ def weights_of(text: str) -> dict[str, float]:
             weights[key] = float(value or 1)
         except ValueError:
             weights = {}
-        if key not in ("time", "energy", "cost") or weights.get(key, -1) < 0:
-            raise ConfigError(
-                f"--objective {text}", "what counts is time, energy or cost, each with a weight", "time=1,cost=2"
-            )
+        if key not in ("time", "energy", "cost") or not 0 <= weights.get(key, -1) < math.inf:
+            weights = {}
+            break
+    # What counts nothing is left out, for a figure that is unknown would otherwise count.
+    weights = {key: weight for key, weight in weights.items() if weight}
+    if not weights:
+        raise ConfigError(
+            f"--objective {text}",
+            "what counts is time, energy or cost, each with a finite weight, not all 0",
+            "time=1,cost=2",
+        )
     return weights

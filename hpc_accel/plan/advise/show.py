@@ -30,7 +30,7 @@ def option_json(option: Option) -> dict[str, Any]:
         "node_hours": option.node_hours,
         "mfu": option.mfu,
         "energy_kwh": asdict(option.energy_kwh) if option.energy_kwh else None,
-        "energy_reason": None if option.energy_kwh else "no rating of its power is known",
+        "energy_reason": None if option.energy_kwh else option.place.power_reason,
         "energy_source": option.place.power_source or None,
         "cost": asdict(option.cost) if option.cost else None,
         "cost_reason": None if option.cost else "no price was given",
@@ -90,12 +90,13 @@ def _told(option: Option, currency: str) -> list[str]:
     place = option.place
     basis = "rates measured by others or by a probe" if place.measured else "its data sheet alone"
     mfu = f", {option.mfu:.0%} of peak" if option.mfu else ""
+    source = f" ({place.power_source})" if option.energy_kwh else ""
     lines = [
         f"  {option.name}: {option.label}",
         f"  time    {_range(option.hours, 'h')}; a step takes {option.step_time_s:.4g} s{mfu}; "
         f"{option.node_hours:.4g} node-hours, {place.hardware.ranks_per_node} device(s) a node",
-        f"  energy  {_range(option.energy_kwh, 'kWh')}{f' ({place.power_source})' if option.energy_kwh else ''}",
-        f"  cost    {_range(option.cost, currency)}",
+        f"  energy  {_range(option.energy_kwh, 'kWh', place.power_reason)}{source}",
+        f"  cost    {_range(option.cost, currency, 'no price was given')}",
         f"  memory  {option.peak_memory_bytes / 1e9:.1f} GB of {(option.memory_limit_bytes or 0) / 1e9:.1f} GB a rank",
         f"  from    {basis}" + ("; assumed: " + "; ".join(place.assumed) if place.assumed else ""),
     ]
@@ -107,9 +108,9 @@ def _told(option: Option, currency: str) -> list[str]:
     return lines + ([f"  note    {place.not_run_here}"] if place.not_run_here else [])
 
 
-def _range(figure: Range | None, unit: str) -> str:
+def _range(figure: Range | None, unit: str, reason: str = "") -> str:
     if figure is None:
-        return "not known: " + ("no price was given" if unit not in ("h", "kWh") else "no rating of its power is known")
+        return f"not known: {reason}"
     return f"{figure.value:.4g} {unit} ({figure.low:.3g} to {figure.high:.3g})"
 
 

@@ -16,7 +16,8 @@ from hpc_accel.plan.advise.catalogue import Device, catalogue, device_of
 from hpc_accel.plan.advise.cli import amount
 from hpc_accel.plan.advise.data_sheet import machine_of
 from hpc_accel.plan.advise.models import MODELS, model_of
-from hpc_accel.plan.advise.question import weights_of
+from hpc_accel.plan.advise.options import options_of
+from hpc_accel.plan.advise.question import Question, place_of, weights_of
 from hpc_accel.plan.shipped import hardware_of, shipped_names
 from tests.cli.test_mistakes import COMMAND
 from tests.mpirun import ROOT
@@ -69,8 +70,10 @@ def test_amounts_and_weights():
     with pytest.raises(UsageError):
         amount("many", "--tokens")
     assert weights_of("time=1,cost=2") == {"time": 1, "cost": 2}
-    with pytest.raises(ConfigError):
-        weights_of("beauty")
+    assert weights_of("time=0,cost=2") == {"cost": 2}
+    for wrong in ("beauty", "time=nan", "time=inf", "time=0", "time=0,cost=0", "time=-1"):
+        with pytest.raises(ConfigError):
+            weights_of(wrong)
 
 
 def shell(*words: str) -> subprocess.CompletedProcess[str]:
@@ -97,6 +100,58 @@ def test_partitions_of_a_site(tmp_path):
     assert fast.hardware.ranks_per_node == 4 and fast.max_hours == 24
     both = places_asked(["old=a100-sxm-40gb"], str(path), 16, {}, None, ())
     assert [each.partition for each in both] == ["fast", "old"], "an A100 has 40 or 80 GB: only the user knows"
+
+
+def test_a_partition_of_other_nodes_than_the_usual(tmp_path):
+    """Power and adapters follow the number of devices, and the place says what it assumes."""
+    path = tmp_path / "here.yaml"
+    kinds = {"four": ("v100", 4), "usual": ("v100", 8), "boards": ("l40s", 4), "many": ("l40s", 8)}
+    rows = [f"  {name}: {{gpu_type: {device}, gpus_per_node: {count}}}" for name, (device, count) in kinds.items()]
+    path.write_text("about: a test\nscheduler: slurm\npartitions:\n" + "\n".join(rows) + "\n")
+    four, usual, boards, many = places_asked([], str(path), 16, {}, None, ())
+    assert (four.node_power_w, usual.node_power_w) == pytest.approx((0.76 * 3500 / 2, 0.76 * 3500))
+    assert (boards.node_power_w, many.node_power_w) == pytest.approx((0.76 * 350 * 4 / 0.7, 0.76 * 350 * 8 / 0.7))
+    assert [each.hardware.network.inter_node.lanes for each in (four, usual, boards, many)] == [2, 4, 2, 4]
+    assert {point.ranks for point in many.hardware.network.intra_node.allreduce} == {2, 4, 8}
+    assert "adapters in proportion to 4 of 8 devices" in four.assumed and not usual.assumed
+    [alone] = places_asked(["l40s"], "", 16, {}, None, ())
+    assert alone.hardware.ranks_per_node == 4 and "nodes of 4 devices" in alone.assumed
+
+
+def own_machine(path, **changed) -> str:
+    content = json.loads((ROOT / "tests/cli/hardware.json").read_text())
+    for kind in content["node_kinds"]:
+        kind |= {"power_w": 700.0, "power_w_reason": None}
+    path.write_text(json.dumps(content | changed))
+    return str(path)
+
+
+def test_probed_power_is_of_whole_nodes_or_not_used(tmp_path):
+    sensor = {"name": "one", "available": True}
+    whole = place_of(own_machine(tmp_path / "a.json", sensors=[sensor | {"scope": "node"}]), max_nodes=1)
+    part = place_of(own_machine(tmp_path / "b.json", sensors=[sensor | {"scope": "gpu-board"}]), max_nodes=1)
+    assert (whole.node_power_w, whole.power_measured) == (700.0, True)
+    assert part.node_power_w is None and "700 W of GPU boards alone" in part.power_reason
+
+
+def test_two_machines_of_one_site_are_two_places(tmp_path):
+    """Each is predicted by its own rates, in whatever order they are named."""
+    fast, slow = own_machine(tmp_path / "fast.json"), tmp_path / "slow.json"
+    content = json.loads((tmp_path / "fast.json").read_text())
+    for level in [level for kind in content["node_kinds"] for level in (kind, *kind.get("levels", ()))]:
+        for key in ("memory_bandwidth_bytes_per_s",):
+            level[key] /= 4
+        for key in ("kernel_overhead_s", "backward_overhead_s"):
+            level[key] = level[key] * 4 if level.get(key) else level.get(key)
+    slow.write_text(json.dumps(content))
+    model = model_of("layers=2,hidden=64,heads=2,sequence=64,vocabulary=512", 8)
+    hours = []
+    for on in ([fast, str(slow)], [str(slow), fast]):
+        places = places_asked(on, "", 1, {}, None, ())
+        question = Question(model=model, num_samples=1e6, places=places, weights={"time": 1}, precision="fp32")
+        found, _ = options_of(question)
+        hours.append({each.place.name: each.hours.value for each in found})
+    assert hours[0] == hours[1] and hours[0][f"local ({slow})"] > 1.5 * hours[0][f"local ({fast})"]
 
 
 @pytest.fixture

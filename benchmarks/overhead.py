@@ -216,12 +216,12 @@ class Bench:
 def _run() -> Any:
     from hpc_accel.study.layout import Layout
     from hpc_accel.study.recipe import Recipe
-    from hpc_accel.study.run import Measure, Resources, Run, Workload
+    from hpc_accel.study.run import Measure, Resources, Run, WorkloadSpec
 
     return Run(
         study="overhead",
         site="local",
-        workload=Workload(name="perceptron", entry="a:b", global_batch_size=2),
+        workload=WorkloadSpec(name="perceptron", entry="a:b", global_batch_size=2),
         layout=Layout(dp=2, micro_batch_size=1, accumulation_steps=1),
         recipe=Recipe(),
         resources=Resources(ranks_per_node=2),

@@ -200,22 +200,40 @@ class Fetched(Dataset[Any]):
             if isinstance(samples, HpcAccelError):
                 samples = [samples] * len(indices)
         else:
-            samples = [_tried(partial(self.dataset.__getitem__, at), f"sample {at} of the data set") for at in indices]
+            samples = self._one_by_one(indices)
         return list(zip(indices, samples, strict=True))
+
+    def _one_by_one(self, indices: Sequence[int]) -> list[Any]:
+        """The samples; from the first that cannot be read on, its error.
+
+        One `try` holds them all, because a small sample costs less than a `try` of its own.
+        """
+        samples: list[Any] = []
+        fetch = self.dataset.__getitem__
+        try:
+            for at in indices:
+                samples.append(fetch(at))  # how many there are says which one failed
+        except (Exception, SystemExit) as error:
+            found = _named(error, f"sample {indices[len(samples)]} of the data set")
+            samples += [found] * (len(indices) - len(samples))
+        return samples
 
 
 def _tried(function: Callable[[], Any], what: str) -> Any:
     """What `function` of the user's gives, or the error that it raises, as a DataError that names the line."""
     try:
         return function()
-    except HpcAccelError as error:
-        found: HpcAccelError = error
-        cause: BaseException = error
     except (Exception, SystemExit) as error:
+        return _named(error, what)
+
+
+def _named(error: BaseException, what: str) -> HpcAccelError:
+    """`error` as one of ours that says where in the user's code it was raised."""
+    found = error
+    if not isinstance(found, HpcAccelError):
         told = f"{what}: {type(error).__name__}: {error}"
         found = DataError(told, "each sample that is asked for can be read and put into a batch", MEND)
-        cause = error
-    found.where = found.where or users_frame(cause)
+    found.where = found.where or users_frame(error)
     return found
 
 

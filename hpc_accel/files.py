@@ -33,18 +33,29 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """
     # The job id keeps two tries of one job apart, the process id two processes of one job.
     part = path.with_name(f"{path.name}.part.{os.environ.get('SLURM_JOB_ID', 'local')}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):  # the error on its way says why
-            part.unlink(missing_ok=True)
-        if not isinstance(error, OSError):
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):  # the error on its way says why
+                part.unlink(missing_ok=True)
             raise
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """While `path` is written whole or not at all, what the system refuses is said as value, rule, remedy.
+
+    Raises InputOutputError when the disk is full or broken, CannotCreateError when writing is not allowed there.
+    """
+    try:
+        yield
+    except OSError as error:
         kind = InputOutputError if error.errno in NO_ROOM else CannotCreateError
         raise kind(
             f"{path}: {error.strerror or error}",

@@ -111,8 +111,7 @@ class StageTimes:
 
     def measured_power_w(self, layout: Layout, resources: Resources) -> float | None:
         """Of a node in measured steps like those of `layout`; None where none was measured."""
-        ranks = self.kind.level(resources.ranks_per_node).ranks
-        key = Key(layout.tp, layout.micro_batch_size, layout.sequence_parallel, ranks)
+        key = Key(layout.tp, layout.micro_batch_size, layout.sequence_parallel, resources.ranks_per_node)
         return self.layer_costs.measured.power_w(key)
 
     def num_parameters(self, tp: int) -> float:

@@ -177,3 +177,14 @@ def test_a_plan_is_made_with_what_its_workload_took():
         for plan in (plain, measured_first)
     ]
     assert times[1] > 10 * times[0]
+
+
+def test_power_is_of_the_runs_own_ranks():
+    """Rates were probed of one rank and of all eight, passes with two as well: two draw what two drew."""
+    levels = [{**LEVEL, "ranks": 1}, {**LEVEL, "ranks": 8}]
+    hardware = machine(levels=levels)
+    known = calibration(measured(ranks=2, power_w=1700.0), measured(ranks=8, power_w=5600.0))
+    one = run(dp=2)
+    resources = one.resources.model_copy(update={"ranks_per_node": 2})
+    software = torch_amp(one.workload.optimizer, one.recipe)
+    assert StepModel(FACTS, hardware, "fp32", software, calibration=known).power_w(one.layout, resources) == 1700.0

@@ -7,7 +7,7 @@ import pytest
 from hpc_accel.report.judge import answer, savings, why
 from hpc_accel.report.judge.certainty import certainty
 from hpc_accel.report.load.study_records import load
-from hpc_accel.report.show import cards
+from hpc_accel.report.show import cards, run_table
 from hpc_accel.report.show.refusals import refusals
 from hpc_accel.report.write import write
 from tests.report.editing import edit, edit_all, edit_summary, run_of, set_time
@@ -35,6 +35,30 @@ def test_a_tie_is_no_certainty(study):
     edit_summary(study, "mlp", "dp2 fp32 x1", set_time(10.2, 9.8, 10.6))
     assert sure(study, "mlp").level == "tie"
     assert sure(study, "mlp").why == ("A tie with dp2 fp32 x1: their 95 % intervals overlap.",)
+
+
+def test_the_only_ranked_run_is_alone_and_not_sure(study):
+    for run in load(study).of("mlp"):
+        if run.label not in ("serial fp32 x1", "dp2 fp32 x1"):
+            (run.directory / "summary.json").unlink()
+    edit_summary(study, "mlp", "dp2 fp32 x1", lambda summary: summary.update(status="wrong"))
+    num_others = len(load(study).of("mlp")) - 1
+    found = sure(study, "mlp")
+    assert found.level == "alone"
+    missing = f"{num_others - 1} missing and 1 wrong" if num_others > 1 else "1 wrong"
+    assert found.why[0].endswith(f"{missing}.") and f"of {num_others} more" in found.why[0]
+    assert card_of(study, "mlp")["level_words"] == "Alone"
+    write(study)
+    assert '<span class="status even">Alone</span>' in (study / "report.html").read_text()
+
+
+def test_each_row_of_a_column_that_no_run_has_keeps_its_own_reason(study):
+    data = run_table.to_json(rows := run_table.table(load(study)), {})
+    at = next(at for at, column in enumerate(run_table.COLUMNS) if not any(told[at][0].value for _, told in rows))
+    column = data["columns"][at]
+    shown = [data["reasons"][(column["reasons"].get(row) or column["reason"]) - 1] for row in range(len(rows))]
+    assert shown == [told[at][0].reason for _, told in rows]
+    assert len(set(shown)) > 1
 
 
 def test_most_runs_disturbed_is_doubt_though_the_lead_is_clear(study):

@@ -107,6 +107,28 @@ def test_the_commands_write_both_and_say_the_answer(energy_study):
                 assert int(time) > 0 and float(value) == float(value) and step == "0"
 
 
+def test_a_second_export_to_mlflow_keeps_no_figure_of_the_first(energy_study):
+    store = energy_study.parent / "mlruns"
+    write(energy_study, mlflow=store)
+    (experiment,) = [path for path in store.iterdir() if path.name.isdigit()]
+    run = load(energy_study).runs[0]
+    (home,) = [path for path in experiment.glob("*") if run.run_id == _text(path / "params/run_id")]
+    assert (home / "metrics/energy_j").exists() and (home / "metrics/steps/time_ms").exists()
+    (home / "tags/mine").write_text("kept")
+    for name in ("summary.json", "steps.parquet"):
+        (run.directory / name).unlink()
+    write(energy_study, mlflow=store)
+    left = {path.name for path in home.rglob("*") if path.is_file()}
+    assert not left & {"energy_j", "final_loss", "step_time_ms", "time_ms", "loss"}
+    assert "mine" in left
+    assert {path.name for path in home.iterdir()} == {"meta.yaml", "params", "metrics", "tags", "artifacts"}
+    assert "status: 4" in (home / "meta.yaml").read_text()
+
+
+def _text(path):
+    return path.read_text() if path.exists() else ""
+
+
 def test_mlflow_reads_the_store(energy_study, monkeypatch):
     tracking = pytest.importorskip("mlflow.tracking")
     monkeypatch.setitem(os.environ, "MLFLOW_ALLOW_FILE_STORE", "true")

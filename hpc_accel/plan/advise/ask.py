@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,10 +12,10 @@ from typing import Any, cast, get_args
 from hpc_accel.errors import ConfigError, UsageError
 from hpc_accel.jobs.site import Site, load_site
 from hpc_accel.plan.advise.budget import Bought, bought
-from hpc_accel.plan.advise.catalogue import catalogue
+from hpc_accel.plan.advise.catalogue import Device, catalogue
 from hpc_accel.plan.advise.choose import Advice, advise
 from hpc_accel.plan.advise.models import Model, model_of, model_of_study
-from hpc_accel.plan.advise.options import options_of
+from hpc_accel.plan.advise.options import Impossible, options_of
 from hpc_accel.plan.advise.question import Limits, Place, Question, place_of, weights_of
 from hpc_accel.plan.advise.queue import Account, Wait, accounts, start_wait
 from hpc_accel.study.recipe import Precision
@@ -34,7 +35,8 @@ def places_asked(
 ) -> tuple[Place, ...]:
     """Where it could be trained. Raises ConfigError."""
     if site:
-        return _partitions(load_site(site), dict(each.split("=", 1) for each in on if "=" in each), max_nodes, prices)
+        here = load_site(site)
+        return _partitions(here, _said(here, on), max_nodes, prices)
     names = list(on) or _with_memory(memory_gb) or list(usual)
     unknown = [name for name in prices if name not in names]
     if unknown:
@@ -48,6 +50,41 @@ def places_asked(
         place if several[place.name] == 1 else replace(place, name=f"{place.name} ({name})")
         for name, place in zip(names, places, strict=True)
     )
+
+
+def currency_of(site: str, asked: str) -> str:
+    """Of the prices. Raises ConfigError where the site's are in another than is asked for."""
+    if not site:
+        return asked or "EUR"
+    own = load_site(site).currency
+    if asked and asked != own:
+        raise ConfigError(f"--currency {asked}", f"the prices of site {site} are in {own}", "leave --currency out")
+    return own
+
+
+def unclear_partitions(site: str, on: Sequence[str]) -> list[Impossible]:
+    """A site's partitions with GPUs of which the catalogue cannot tell which they are."""
+    here = load_site(site) if site else None
+    if here is None:
+        return []
+    said = _said(here, on)
+    return [
+        Impossible(place=name, num_nodes=None, why=f"gpu_type {each.gpu_type} names no one device: --on {name}=DEVICE")
+        for name, each in here.partitions.items()
+        if each.gpu_type and name not in said and _device_called(each.gpu_type) is None
+    ]
+
+
+def _said(site: Site, on: Sequence[str]) -> dict[str, str]:
+    """The devices of partitions as --on names them. Raises ConfigError."""
+    for each in on:
+        if each.partition("=")[0] not in site.partitions or "=" not in each:
+            raise ConfigError(
+                f"--on {each}",
+                f"with --site it says what a partition has: PARTITION=DEVICE, of {', '.join(site.partitions)}",
+                "leave --site out to ask for devices",
+            )
+    return dict(each.split("=", 1) for each in on)
 
 
 def _with_memory(memory_gb: float | None) -> list[str]:
@@ -69,12 +106,12 @@ def _with_memory(memory_gb: float | None) -> list[str]:
 
 def _partitions(site: Site, said: dict[str, str], max_nodes: int, prices: dict[str, float]) -> tuple[Place, ...]:
     """A site's partitions whose device is known."""
-    places, unclear = [], []
+    places, devices = [], []
     for name, partition in site.partitions.items():
         device = said.get(name) or _device_called(partition.gpu_type or "")
         if device is None:
-            unclear += [f"{name}: {partition.gpu_type}"] if partition.gpu_type else []
             continue
+        devices.append(device)
         place = place_of(
             device,
             max_nodes=min(max_nodes, partition.num_nodes or max_nodes),
@@ -90,7 +127,14 @@ def _partitions(site: Site, said: dict[str, str], max_nodes: int, prices: dict[s
         if partition.power_w_per_node:
             changed |= {"node_power_w": partition.power_w_per_node, "power_source": "the site's power_w_per_node"}
         places.append(replace(place, **changed))
+    if unknown := [each for each in prices if each not in devices]:
+        raise ConfigError(
+            f"--price of {', '.join(unknown)}",
+            f"known of site {site.name}: {', '.join(devices) or 'no device'}",
+            "see --on",
+        )
     if not places:
+        unclear = [f"{name}: {each.gpu_type}" for name, each in site.partitions.items() if each.gpu_type]
         raise ConfigError(
             f"site {site.name}: no partition with a known device ({'; '.join(unclear) or 'none has a gpu_type'})",
             "a partition's gpu_type names one device of the catalogue, or --on says which it is",
@@ -101,9 +145,22 @@ def _partitions(site: Site, said: dict[str, str], max_nodes: int, prices: dict[s
 
 def _device_called(gpu_type: str) -> str | None:
     """The one device that a Slurm type of GPU can mean."""
-    wanted = gpu_type.lower().replace("_", "-").removeprefix("nvidia-").removeprefix("amd-")
-    found = [name for name in catalogue() if wanted and (name == wanted or name.startswith(f"{wanted}-"))]
+    wanted = re.sub(r"^(nvidia|amd|intel|tesla|instinct)-", "", gpu_type.lower().replace("_", "-"))
+    if wanted in catalogue():
+        return wanted
+    words = {re.sub(r"^sxm\d$", "sxm", word) for word in wanted.split("-")}
+    # The driver calls the H100 of SXM modules "H100 80GB HBM3"; that of cards has HBM2e.
+    words = {"sxm" if word == "hbm3" and "h100" in words else word for word in words}
+    found = [each.name for each in catalogue().values() if each.name.split("-")[0] in words <= _words_of(each)]
     return found[0] if len(found) == 1 else None
+
+
+def _words_of(device: Device) -> set[str]:
+    """What Slurm's name of it may be made of."""
+    memory = {f"{device.memory_bytes[0] / 1e9:g}gb"} if device.memory_bytes else set()
+    return {*device.name.split("-"), *device.title.lower().split(), *memory} | (
+        {"sxm"} if "sxm" in device.title.lower() else set()
+    )
 
 
 def answer_budget(place: Place, node_hours: float, mfu: float) -> Bought:
@@ -124,6 +181,7 @@ def answer(
     currency: str,
     precision: str,
     progress: Callable[[int, int], object],
+    unclear: Sequence[Impossible] = (),
 ) -> tuple[Advice, Wait | None, list[Account]]:
     """The advice; where a partition is advised, also when Slurm would start it, and its accounts."""
     if (study is None) == (not model):
@@ -138,7 +196,8 @@ def answer(
         currency=currency,
         precision=_precision(precision or asked.precision or "bf16"),
     )
-    advice = advise(question, *options_of(question, progress))
+    found, impossible = options_of(question, progress)
+    advice = advise(question, found, [*unclear, *impossible])
     if advice.best is None or not advice.best.place.partition:
         return advice, None, []
     best = advice.best

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,7 +59,7 @@ def advise(
     ] = None,
     gpu_memory_gb: Annotated[float | None, typer.Option(help="Of the catalogue, devices with so much memory.")] = None,
     price: Annotated[list[str] | None, typer.Option(help="DEVICE=PRICE of a node-hour; repeat it.")] = None,
-    currency: Annotated[str, typer.Option(help="Of the prices.")] = "EUR",
+    currency: Annotated[str, typer.Option(help="Of the prices; by default the site's, or EUR.")] = "",
     precision: Annotated[str, typer.Option(help="fp32, tf32, bf16 or fp16; else the study's, or bf16.")] = "",
     mfu: Annotated[float, typer.Option(min=0.01, max=1, help="Backwards: assumed share of peak.")] = 0.4,
     list_devices: Annotated[bool, typer.Option("--list", help="Show the catalogue, and no advice.")] = False,
@@ -73,8 +74,10 @@ def advise(
         _print([each.model_dump(mode="json") for each in devices] if as_json else show.device_lines(devices), as_json)
         return
     prices = _prices(price or [])
-    from hpc_accel.plan.advise.ask import answer, answer_budget, places_asked
+    from hpc_accel.plan.advise.ask import answer, answer_budget, currency_of, places_asked, unclear_partitions
 
+    limits = _limits(deadline_h=deadline_h, budget=budget, power_kw=power_kw, node_hours=node_hours)
+    currency = currency_of(site, currency)
     places = places_asked(on or [], site, max_nodes, prices, gpu_memory_gb, DEFAULT_PLACES)
     if not tokens and not samples:
         if node_hours is None:
@@ -83,12 +86,12 @@ def advise(
                 "a length is asked about, or what node-hours buy",
                 "add --tokens 300B, or --node-hours 500",
             )
+        unread = {"STUDY": study, "--model": model, "--deadline-h": deadline_h, "--budget": budget}
+        _refuse_unread(unread | {"--power-kw": power_kw, "--global-batch": global_batch})
         found = [answer_budget(place, node_hours, mfu) for place in places]
         content = [asdict(each) | {"layout": each.layout.label if each.layout else None} for each in found]
         _print(content if as_json else [line for each in found for line in show.bought_lines(each)], as_json)
         return
-    limits = {"deadline_h": deadline_h, "budget": budget, "node_hours": node_hours}
-    limits["power_w"] = power_kw * 1000 if power_kw is not None else None
     advice, wait, known = answer(
         study=study,
         model=model,
@@ -101,10 +104,30 @@ def advise(
         currency=currency,
         precision=precision,
         progress=_progress,
+        unclear=unclear_partitions(site, on or []),
     )
     _print(show.advice_json(advice, wait, known) if as_json else show.advice_lines(advice, wait, known), as_json)
     if advice.best is None:
         raise typer.Exit(1)
+
+
+def _limits(*, power_kw: float | None, **given: float | None) -> dict[str, float | None]:
+    """As `Limits` has them. Raises UsageError for what is no positive number."""
+    for name, value in (given | {"power_kw": power_kw}).items():
+        if value is not None and not 0 < value < float("inf"):
+            raise UsageError(f"--{name.replace('_', '-')} {value:g}", "a limit is a positive number", "leave it out")
+    return given | {"power_w": power_kw * 1000 if power_kw is not None else None}
+
+
+def _refuse_unread(options: Mapping[str, object]) -> None:
+    """Without a length what node-hours buy is any model of the right size: nothing else is read."""
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise UsageError(
+            f"--node-hours without a length, with {', '.join(given)}",
+            "what node-hours buy is told of a model that they size",
+            "add --tokens or --samples, or leave those out",
+        )
 
 
 def _prices(given: list[str]) -> dict[str, float]:

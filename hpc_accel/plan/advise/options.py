@@ -69,7 +69,8 @@ class Impossible:
     """A place and number of nodes where nothing can be said or run, and why."""
 
     place: str
-    num_nodes: int
+    num_nodes: int | None
+    """None: any."""
     why: str
 
 

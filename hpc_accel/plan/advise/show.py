@@ -138,7 +138,9 @@ def _others(advice: Advice) -> list[str]:
         lines.append(f"  {each.name:28} {each.hours.value:9.4g} h {energy} {cost}  {each.layout.label}{why}")
     if len(advice.options) > MAX_SHOWN:
         lines.append(f"  and {len(advice.options) - MAX_SHOWN} more: --json has all")
-    lines += [f"  {each.num_nodes} of {each.place}: cannot: {each.why}" for each in advice.impossible[:MAX_SHOWN]]
+    for refused in advice.impossible[:MAX_SHOWN]:
+        count = "any number" if refused.num_nodes is None else refused.num_nodes
+        lines.append(f"  {count} of {refused.place}: cannot: {refused.why}")
     return lines
 
 

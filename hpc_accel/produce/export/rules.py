@@ -11,7 +11,7 @@ Framework = Literal["torchrun", "fsdp", "accelerate", "deepspeed", "torchtitan"]
 FRAMEWORKS: tuple[Framework, ...] = ("torchrun", "fsdp", "accelerate", "deepspeed", "torchtitan")
 Rule = Callable[[Any, Run], str | None]
 ALWAYS = (
-    *("layout.dp", "layout.micro_batch_size", "layout.accumulation_steps", "recipe.precision", "seed"),
+    *("layout.dp", "layout.shard", "layout.micro_batch_size", "layout.accumulation_steps", "recipe.precision", "seed"),
     *("resources.num_nodes", "resources.ranks_per_node", "backend", "measure.steps"),
 )
 """Fields that a configuration says also where they have their defaults."""
@@ -60,6 +60,14 @@ REASONS: dict[tuple[str, str], str] = {
     ("torchtitan", "workload.args"): "torchtitan trains its own models",
     ("torchtitan", "workload.name"): "torchtitan trains its own models: launch.sh names llama3_debugmodel",
     ("torchtitan", "backend"): "torchtitan chooses nccl on GPUs and gloo on CPUs",
+    (
+        "torchtitan",
+        "layout.shard",
+    ): "it divides all (FSDP) or nothing, and beside pp or tp it has FSDP alone: there launch.sh divides all",
+    (
+        "torchtitan",
+        "recipe.precision",
+    ): "fp32, or bf16, which it has by FSDP, or by autocast without pp and tp",
     ("torchtitan", "layout.split"): "torchtitan splits by its own rule",
     ("deepspeed", "layout.shard_ranks"): "zero_hpz_partition_size divides weights inside nodes only; not the same",
 }
@@ -122,7 +130,9 @@ _TORCHRUN: dict[str, Rule] = {
     **_IN_SCRIPT,
     "backend": _BACKEND,
     "layout.dp": _says("launch.sh: {} ranks"),
-    "layout.shard": _one_of({"optimizer": "train.py: ZeroRedundancyOptimizer"}),
+    "layout.shard": _one_of(
+        {"none": "train.py: DistributedDataParallel", "optimizer": "train.py: ZeroRedundancyOptimizer"}
+    ),
     "recipe.bucket_mb": _says("train.py: bucket_cap_mb={}"),
     "recipe.static_graph": _says("train.py: static_graph=True"),
     "recipe.compression": _one_of({"bf16": "train.py: bf16_compress_hook", "fp16": "train.py: fp16_compress_hook"}),
@@ -133,6 +143,7 @@ _FSDP: dict[str, Rule] = {
     "layout.dp": _says("launch.sh: {} ranks"),
     "layout.shard": _one_of(
         {
+            "none": "train.py: a mesh of dp replicas x 1 shard, so nothing is divided",
             "full": "train.py: fully_shard each block and the whole",
             "optimizer": "train.py: fully_shard(reshard_after_forward=False), which also divides gradients and weights",
         }
@@ -144,8 +155,12 @@ _ACCELERATE: dict[str, Rule] = {
     "backend": _one_of({"nccl": "accelerate's own", "gloo": "accelerate's own on CPUs"}),
     "layout.dp": _says("accelerate.yaml: num_processes: {}; on CPUs launch.sh, by torchrun"),
     "layout.accumulation_steps": _says("train.py: Accelerator(gradient_accumulation_steps={})"),
-    "layout.shard": _where(
-        lambda value, run: value == "full" and run.device != "cpu", "accelerate.yaml: fsdp_config, fsdp_version 2"
+    "layout.shard": lambda value, run: (
+        "accelerate.yaml: distributed_type without FSDP"
+        if value == "none"
+        else "accelerate.yaml: fsdp_config, fsdp_version 2"
+        if value == "full" and run.device != "cpu"
+        else None
     ),
     "recipe.precision": _one_of(
         {"fp32": "accelerate.yaml: mixed_precision: no", "bf16": "accelerate.yaml: mixed_precision: bf16"}
@@ -161,6 +176,7 @@ _DEEPSPEED: dict[str, Rule] = {
     "layout.accumulation_steps": _says("ds_config.json: gradient_accumulation_steps: {}"),
     "layout.shard": _one_of(
         {
+            "none": "ds_config.json: zero_optimization.stage: 0",
             "optimizer": "ds_config.json: zero_optimization.stage: 1",
             "full": "ds_config.json: zero_optimization.stage: 3",
         }
@@ -176,15 +192,30 @@ _DEEPSPEED: dict[str, Rule] = {
     "recipe.bucket_mb": _where(lambda value, run: run.layout.shard != "none", "ds_config.json: reduce_bucket_size"),
     "recipe.overlap": _where(lambda value, run: run.layout.shard != "none", "ds_config.json: overlap_comm: {}"),
 }
+
+
+def _titan_divides(run: Run) -> bool:
+    return run.layout.pp * run.layout.tp > 1
+
+
+def _titan_shards(run: Run) -> int:
+    """Shards of torchtitan: beside pp or tp its replicas are those of FSDP alone, for DDP has one dimension there."""
+    return run.layout.dp if _titan_divides(run) and run.layout.shard != "full" else run.layout.shard_group
+
+
 _TORCHTITAN: dict[str, Rule] = {
     "workload.global_batch_size": _says("--training.global_batch_size={}"),
     "layout.dp": lambda value, run: (
-        f"--parallelism.data_parallel_shard_degree={run.layout.shard_group}"
-        f" --parallelism.data_parallel_replicate_degree={value // run.layout.shard_group}"
+        f"--parallelism.data_parallel_shard_degree={_titan_shards(run)}"
+        f" --parallelism.data_parallel_replicate_degree={value // _titan_shards(run)}"
     ),
     "layout.pp": _says("--parallelism.pipeline_parallel_degree={}"),
     "layout.tp": _says("--parallelism.tensor_parallel_degree={}"),
-    "layout.shard": _one_of({"full": "--parallelism.data_parallel_shard_degree"}),
+    "layout.shard": lambda value, run: (
+        "--parallelism.data_parallel_shard_degree"
+        if value == "full" or (value == "none" and _titan_shards(run) == 1)
+        else None
+    ),
     "layout.shard_ranks": _says("--parallelism.data_parallel_shard_degree={}"),
     "layout.sequence_parallel": _says("--parallelism.enable_sequence_parallel"),
     "layout.schedule": lambda value, run: (
@@ -203,11 +234,12 @@ _TORCHTITAN: dict[str, Rule] = {
     "seed": _says("--debug.seed={}"),
     "measure.steps": _says("--training.steps={}"),
     "optimizer.name": _one_of({"adamw": "its default, AdamW"}),
-    "recipe.precision": _one_of(
-        {
-            "fp32": "--training.mixed_precision_param=float32",
-            "bf16": "--training.mixed_precision_param=bfloat16",
-        }
+    "recipe.precision": lambda value, run: (
+        "--training.mixed_precision_param=float32"
+        if value == "fp32"
+        else "--training.mixed_precision_param=bfloat16"
+        if value == "bf16" and (_titan_shards(run) > 1 or not _titan_divides(run))
+        else None
     ),
     "recipe.compile": _says("--compile.enable"),
     "resources.num_nodes": _says("launch.sh: NUM_NODES"),

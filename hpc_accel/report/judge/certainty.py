@@ -1,7 +1,10 @@
-"""How sure the recommendation of a workload is: a clear lead, a tie, or in doubt because of how it was measured."""
+"""How sure the recommendation of a workload is: a clear lead, a tie, nothing to compare it with, or in
+doubt because of how it was measured.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from hpc_accel.report.judge import plausibility, ranking, wording
@@ -11,7 +14,9 @@ from hpc_accel.report.load.run_record import RunRecord
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Certainty:
-    """`level` is `clear`, `tie` or `doubtful`; each of `why` is a sentence; `warnings` are the best run's own."""
+    """`level` is `clear`, `tie`, `alone` or `doubtful`; each of `why` is a sentence; `warnings` are the best
+    run's own.
+    """
 
     level: str
     why: tuple[str, ...]
@@ -23,7 +28,7 @@ def certainty(best: Best, runs: list[RunRecord]) -> Certainty:
     serial = ranking.baselines(runs)
     warnings = tuple(plausibility.warnings(best.run, serial))
     doubts = _doubts(best, runs, serial)
-    level = "doubtful" if doubts else "tie" if best.ties else "clear"
+    level = "doubtful" if doubts else "tie" if best.ties else "clear" if best.next else "alone"
     return Certainty(level=level, why=(_lead(best, runs), *doubts), warnings=warnings)
 
 
@@ -42,7 +47,7 @@ def _doubts(best: Best, runs: list[RunRecord], serial: ranking.Baselines) -> lis
 
 def _lead(best: Best, runs: list[RunRecord]) -> str:
     """How far the others are behind."""
-    if not best.value.is_known:
+    if best.ties and not best.value.is_known:
         return "Its steps left no interval, so nobody can say which run is faster."
     if best.ties:
         fewest = min((best.run, *best.ties), key=lambda run: run.num_ranks)
@@ -50,8 +55,18 @@ def _lead(best: Best, runs: list[RunRecord]) -> str:
         names = wording.named([run.label for run in best.ties], most=2)
         return f"A tie with {names}: their 95 % intervals overlap.{leaner}"
     if best.next is None:
-        return "No other run was ranked, so there is nothing to compare it with."
+        return f"No other run is ranked, so there is nothing to compare it with: {_others(best, runs)}."
     run, value = best.next
     behind = wording.percent(value.value / best.value.value - 1)
     least = wording.percent(value.low / best.value.high - 1)
     return f"The next, {run.label}, needs {behind} more (at least {least}): the 95 % intervals do not overlap."
+
+
+def _others(best: Best, runs: list[RunRecord]) -> str:
+    """What became of the runs beside the only one that is ranked."""
+    others = [run for run in runs if run.run_id != best.run.run_id]
+    if not others:
+        return "no other is listed"
+    fates = Counter("completed without a figure to rank by" if run.counts else run.status for run in others)
+    told = wording.named([f"{count} {fate}" for fate, count in fates.most_common()], most=len(fates))
+    return f"of {len(others)} more that {'is' if len(others) == 1 else 'are'} listed, {told}"

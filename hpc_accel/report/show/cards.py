@@ -13,7 +13,7 @@ from hpc_accel.report.load.study_records import StudyRecords
 DEFAULT_EPOCHS = 100
 DEFAULT_SAMPLES = 10**6
 MAX_SCRIPT_BYTES = 20_000
-LEVELS = {"clear": "Sure", "tie": "A tie", "doubtful": "Doubtful"}
+LEVELS = {"clear": "Sure", "tie": "A tie", "alone": "Alone", "doubtful": "Doubtful"}
 JOULES_PER_KWH = 3.6e6
 
 

@@ -4,20 +4,23 @@
                     /<run>/meta.yaml, params/<name>, tags/<name>, artifacts/
                           /metrics/<name>, "<milliseconds since 1970> <value> <step>" a line
 
-The ids are digests of the study and the run, so that a second export replaces the first.
+The ids are digests of the study and the run, so that a second export replaces the first: of a run its parameters and
+metrics, and of its tags those that stand here. No file of a run is forced to disk: an export that was cut off is
+repeated.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from hpc_accel.files import write_atomically
+from hpc_accel.files import write_atomically, writing
 from hpc_accel.report.judge.cells import Row
 from hpc_accel.report.load.run_record import RunRecord
 from hpc_accel.report.load.study_records import StudyRecords
@@ -25,6 +28,8 @@ from hpc_accel.report.show import summary_table
 
 FINISHED, FAILED = 3, 4
 """Of MLflow's RunStatus."""
+WARNINGS = "hpc_accel.warnings"
+"""The tag that a run has only if it has warnings."""
 LOCAL = 4
 """Of its SourceType."""
 PARAMETERS = (*summary_table.IDENTITY, "energy_scope", "metric")
@@ -38,7 +43,7 @@ def write(records: StudyRecords, rows: list[Row], directory: Path) -> None:
     home = directory / experiment
     times = [_ms(run.summary.started_utc) for run in (*records.runs, *records.inference_runs)]
     began = min((time for time in times if time), default=0)
-    _yaml(home / "meta.yaml", {
+    meta = _yaml_text({
         "artifact_location": home.resolve().as_uri(),
         "creation_time": began,
         "experiment_id": experiment,
@@ -46,6 +51,7 @@ def write(records: StudyRecords, rows: list[Row], directory: Path) -> None:
         "lifecycle_stage": "active",
         "name": f"{records.study} at {records.site}",
     })  # fmt: skip
+    write_atomically(home / "meta.yaml", meta)
     (directory / ".trash").mkdir(exist_ok=True)  # of MLflow, which misses it
     for run, row in zip((*records.runs, *records.inference_runs), rows, strict=True):
         _write_run(run, row, home, experiment)
@@ -54,8 +60,9 @@ def write(records: StudyRecords, rows: list[Row], directory: Path) -> None:
 def _write_run(run: RunRecord, row: Row, home: Path, experiment: str) -> None:
     name = hashlib.sha256(run.run_id.encode()).hexdigest()[:32]
     where = home / name
+    part = where / ".part"  # MLflow looks at known names alone
     began, ended = _ms(run.summary.started_utc), _ms(run.summary.ended_utc)
-    _yaml(where / "meta.yaml", {
+    meta = _yaml_text({
         "artifact_uri": (where / "artifacts").resolve().as_uri(),
         "end_time": ended,
         "entry_point_name": "",
@@ -72,20 +79,46 @@ def _write_run(run: RunRecord, row: Row, home: Path, experiment: str) -> None:
         "tags": [],
         "user_id": "",
     })  # fmt: skip
-    (where / "artifacts").mkdir(exist_ok=True)
-    for column in PARAMETERS:
-        if row[column].value is not None:
-            write_atomically(where / "params" / column, str(row[column].value))
+    with writing(where):
+        shutil.rmtree(part, ignore_errors=True)
+        for directory, files in {"params": _params(row), "metrics": _metrics(run, row, ended or began)}.items():
+            _plainly(part / directory, files)
+            if (where / directory).exists():
+                shutil.rmtree(where / directory)
+            (part / directory).replace(where / directory)
+        (where / "tags" / WARNINGS).unlink(missing_ok=True)
+        _plainly(where / "tags", _tags(run, row))
+        (where / "artifacts").mkdir(exist_ok=True)
+        _plainly(part, {"meta.yaml": meta})
+        (part / "meta.yaml").replace(where / "meta.yaml")  # last: with it the run is one
+        part.rmdir()
+
+
+def _params(row: Row) -> dict[str, str]:
+    return {column: str(row[column].value) for column in PARAMETERS if row[column].value is not None}
+
+
+def _tags(run: RunRecord, row: Row) -> dict[str, str]:
     tags = {"mlflow.runName": f"{run.workload} {run.label}", "hpc_accel.status": run.status}
-    tags |= {"hpc_accel.warnings": str(row["warnings"].value)} if row["warnings"].value else {}
-    for tag, text in tags.items():
-        write_atomically(where / "tags" / tag, text)
+    return tags | ({WARNINGS: str(row["warnings"].value)} if row["warnings"].value else {})
+
+
+def _metrics(run: RunRecord, row: Row, time_ms: int) -> dict[str, str]:
+    """The figures of a run that were measured, and its steps."""
+    found = {}
     for column in (*summary_table.CSV_COLUMNS, *summary_table.MORE_COLUMNS):
         value = row[column].value if column in row else None
         if isinstance(value, int | float) and not isinstance(value, bool) and column not in PARAMETERS:
-            write_atomically(where / "metrics" / column, f"{ended or began} {float(value)!r} 0\n")
-    for metric, lines in _history(run, ended or began).items():
-        write_atomically(where / "metrics" / metric, lines)
+            found[column] = f"{time_ms} {float(value)!r} 0\n"
+    return found | _history(run, time_ms)
+
+
+def _plainly(directory: Path, files: dict[str, str]) -> None:
+    """Write files by name into a directory, which is made, though it stays empty."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).write_bytes(text.encode("utf-8", "replace"))
 
 
 def _history(run: RunRecord, time_ms: int) -> dict[str, str]:
@@ -113,6 +146,6 @@ def _ms(utc: str) -> int:
         return 0
 
 
-def _yaml(path: Path, content: dict[str, Any]) -> None:
+def _yaml_text(content: dict[str, Any]) -> str:
     """Flat mappings alone: JSON values are YAML."""
-    write_atomically(path, "".join(f"{key}: {json.dumps(value)}\n" for key, value in content.items()))
+    return "".join(f"{key}: {json.dumps(value)}\n" for key, value in content.items())

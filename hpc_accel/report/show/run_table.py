@@ -6,6 +6,7 @@ stands once in a numbered list, and cells name its number: the list can be read 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -134,23 +135,25 @@ def to_json(rows: Table, winners: dict[str, str]) -> dict[str, Any]:
 
 
 def _column(column: Column, told: list[tuple[Cell, str, str]], reasons: dict[str, int]) -> dict[str, Any]:
-    """One column: texts and what stands below them, the order of its values, and the numbers of reasons by row."""
+    """One column: texts and what stands below them, the order of its values, and the numbers of reasons by row.
+
+    Where no run has a value, `reason` is the most frequent of the numbers, and `reasons` has those of the other rows.
+    """
     known = [cell.value is not None for cell, *_ in told]
+    numbers = {
+        at: reasons.setdefault(cell.reason or "", len(reasons) + 1)
+        for at, (cell, *_) in enumerate(told)
+        if cell.value is None
+    }
+    usual = 0 if any(known) or not told else Counter(numbers.values()).most_common(1)[0][0]
     return {
         "title": column.title,
         "first": column.is_first and any(known),
         "texts": [text for _, text, _ in told] if any(known) else [],
         "notes": _coded([note for *_, note in told]) if any(note for *_, note in told) else None,
         "order": _places([cell.value for cell, *_ in told]) if any(known) else [],
-        "reasons": {
-            at: reasons.setdefault(cell.reason or "", len(reasons) + 1)
-            for at, (cell, *_) in enumerate(told)
-            if cell.value is None
-        }
-        if any(known)
-        else reasons.setdefault(told[0][0].reason or "", len(reasons) + 1)
-        if told
-        else 0,
+        "reason": usual,
+        "reasons": {at: number for at, number in numbers.items() if number != usual},
     }
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from hpc_accel.errors import ConfigError, UsageError
 from hpc_accel.plan.advise import queue
-from hpc_accel.plan.advise.ask import places_asked
+from hpc_accel.plan.advise.ask import _device_called, currency_of, places_asked, unclear_partitions
 from hpc_accel.plan.advise.catalogue import Device, catalogue, device_of
 from hpc_accel.plan.advise.cli import amount
 from hpc_accel.plan.advise.data_sheet import machine_of
@@ -100,6 +100,30 @@ def test_partitions_of_a_site(tmp_path):
     assert fast.hardware.ranks_per_node == 4 and fast.max_hours == 24
     both = places_asked(["old=a100-sxm-40gb"], str(path), 16, {}, None, ())
     assert [each.partition for each in both] == ["fast", "old"], "an A100 has 40 or 80 GB: only the user knows"
+    [left] = unclear_partitions(str(path), [])
+    assert left.place == "old" and "--on old=DEVICE" in left.why
+    assert unclear_partitions(str(path), ["old=a100-sxm-40gb"]) == []
+    assert currency_of(str(path), "") == "CHF" and currency_of("", "") == "EUR"
+    with pytest.raises(ConfigError, match="CHF"):
+        currency_of(str(path), "USD")
+    for on, prices in ((["h200"], {}), (["new=h200-sxm"], {}), ([], {"v100": 1.0})):
+        with pytest.raises(ConfigError, match=r"--on|--price"):
+            places_asked(on, str(path), 16, prices, None, ())
+
+
+def test_what_slurm_calls_a_device():
+    called = {
+        "nvidia_h100_80gb_hbm3": "h100-sxm",
+        "nvidia_h100_pcie": "h100-pcie",
+        "nvidia_a100-sxm4-40gb": "a100-sxm-40gb",
+        "nvidia_a100_80gb_pcie": "a100-pcie-80gb",
+        "tesla_v100-sxm2-32gb": "v100",
+        "h200": "h200-sxm",
+        "mi250x": "mi250x",
+    }
+    assert {name: _device_called(name) for name in called} == called
+    for unclear in ("a100", "h100", "tesla_v100-sxm2-16gb", "nvidia_h100_80gb_hbm3_1g.10gb", "80gb", "gpu", ""):
+        assert _device_called(unclear) is None, unclear
 
 
 def test_a_partition_of_other_nodes_than_the_usual(tmp_path):
@@ -197,12 +221,17 @@ def test_the_command(tmp_path, slurm):
     done = shell(*asked, "--objective", "cost", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
+    assert found["currency"] == "CHF" and found["impossible"][0]["place"] == "old"
     assert found["best"]["partition"] == "fast" and found["queue_wait"]["hours"] > 2
     assert found["accounts"][-1]["left_hours"] == 1000
     told = shell(*asked)
     assert "what would change the answer" in told.stdout and "account proj" in told.stdout
     nothing = shell(*asked, "--deadline-h", "1e-6")
     assert nothing.returncode == 1 and "nothing fits" in nothing.stdout
+    told = shell(*asked, "--json", "--deadline-h", "-1")
+    assert told.returncode == 64 and "positive" in told.stderr
+    unread = shell("advise", "--node-hours", "500", "--model", "gpt2-124m", "--on", "h100-sxm")
+    assert unread.returncode == 64 and "--model" in unread.stderr
     wrong = shell("advise", "--model", "gpt2-124m")
     assert wrong.returncode == 64 and "--tokens" in wrong.stderr
     assert "mi355x" in shell("advise", "--list").stdout

@@ -90,6 +90,7 @@ CASES = {
         Recipe(static_graph=True),
     ),
     "fsdp": (Layout(dp=2, micro_batch_size=4, accumulation_steps=2, shard="full"), Recipe()),
+    "fsdp of nothing": (Layout(dp=2, micro_batch_size=4, accumulation_steps=2), Recipe()),
     "fsdp groups": (Layout(dp=4, micro_batch_size=2, accumulation_steps=2, shard="full", shard_ranks=2), Recipe()),
 }
 
@@ -178,6 +179,75 @@ def test_nothing_that_is_set_is_left_out(tmp_path):
     ):
         assert f"--parallelism.{flag}" in titan
     assert "--nproc-per-node" in titan and nodes_of(full, "torchtitan") == (1, 8)
+
+
+DEEPSPEED = """
+import torch
+import torch.distributed
+
+def init_distributed():
+    torch.distributed.init_process_group("gloo")
+
+class Wrapper:  # as ZeRO's: no torch optimizer
+    def __init__(self, own):
+        self.own = own
+
+class Engine(torch.nn.Module):
+    def __init__(self, model, own):
+        super().__init__()
+        self.module, self.own, self.count = model.bfloat16(), own, 0
+
+    def forward(self, *args):
+        return self.module(*args)
+
+    def backward(self, loss):
+        loss.backward()
+
+    def step(self):
+        self.count += 1
+        if self.count % 2 == 0:
+            print("rate", self.own.param_groups[0]["lr"], flush=True)
+            self.own.step()
+            self.own.zero_grad()
+
+def initialize(model, optimizer, config):
+    return Engine(model, optimizer), Wrapper(optimizer), None, None
+"""
+
+
+def test_deepspeed_in_16_bits_with_a_course(serial, tmp_path):
+    """Its weights are in bf16, its wrapper is no torch optimizer: inputs are cast, and the course sets the client's."""
+    schedule = {"name": "cosine", "total_steps": 4, "warmup_steps": 2}
+    rows = write_export(run(SERIAL, Recipe(precision="bf16"), schedule=schedule), "deepspeed", tmp_path)
+    assert {"optimizer.schedule", "recipe.precision", "layout.shard"} <= {row.key for row in rows if row.becomes}
+    (tmp_path / "deepspeed.py").write_text(DEEPSPEED)
+    (tmp_path / "small_model.py").write_text(MODEL)
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29600 + os.getpid() % 3000)}
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "train.py")],
+        env={**os.environ, **ENVIRONMENT, **alone, "STEPS": "3", "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = [float(each) for each in re.findall(r"^step \d+ loss (\S+)", done.stdout, re.MULTILINE)]
+    assert len(found) == 3 and found[0] == pytest.approx(serial[0], rel=0.02)
+    rates = [float(each) for each in re.findall(r"^rate (\S+)", done.stdout, re.MULTILINE)]
+    assert rates[:2] == pytest.approx([0.005, 0.01])
+
+
+def test_torchtitan_beside_pipeline_stages():
+    """There it has no DDP, and 16 bits by FSDP alone: what it does instead is said."""
+    staged = {"pp": 2, "schedule": "1f1b", "micro_batch_size": 2, "accumulation_steps": 2}
+    for dp, lost in ((2, {"layout.shard"}), (1, {"recipe.precision"})):
+        rows = {row.key: row for row in rows_of(run(Layout(dp=dp, **staged), Recipe(precision="bf16")), "torchtitan")}
+        told = {key for key in ("layout.dp", "layout.shard", "recipe.precision") if rows[key].becomes is None}
+        assert told == lost
+        assert f"shard_degree={dp} --parallelism.data_parallel_replicate_degree=1" in rows["layout.dp"].becomes
+    plain = rows_of(run(Layout(dp=2, micro_batch_size=2, accumulation_steps=1), Recipe(precision="bf16")), "torchtitan")
+    assert {"layout.shard", "recipe.precision"} <= {row.key for row in plain if row.becomes}
 
 
 def test_deepspeed_and_accelerate_say_the_batch():

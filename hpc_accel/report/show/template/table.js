@@ -44,7 +44,7 @@
     row.append(head);
     for (const column of visible()) {
       const cell = make("td", { className: "number" });
-      const reason = typeof column.reasons === "number" ? column.reasons : column.reasons[i];
+      const reason = column.reasons[i] || column.reason;
       if (reason) {
         const dash = make("span", { className: "none", title: data.reasons[reason - 1] });
         dash.append("\u2013", hidden("not measured, reason "), make("sup", { textContent: reason }));
@@ -122,7 +122,7 @@
     requestAnimationFrame(() => { waiting = false; render(); });
   });
   const list = document.getElementById("reasons");
-  data.reasons.slice(0, 100).forEach((text) => list.append(make("li", { textContent: text })));
+  data.reasons.forEach((text) => list.append(make("li", { textContent: text })));
   list.closest("details").hidden = !data.reasons.length;
   headings();
   filter();

@@ -193,6 +193,7 @@ def search(
     from hpc_accel.commands import planned_candidates
     from hpc_accel.front.few_runs import search_all
     from hpc_accel.front.search_lines import lines_of
+    from hpc_accel.study.study_file import load_study
 
     results = Path("results", study.stem)
     planned = planned_candidates(study, results)
@@ -200,7 +201,8 @@ def search(
     if as_json:
         typer.echo(json.dumps([asdict(each) for each in found], indent=1))
         return
-    typer.echo("\n".join(line for each in found for line in lines_of(each)))
+    objective = load_study(study).objective
+    typer.echo("\n".join(line for each in found for line in lines_of(each, objective)))
 
 
 @app.command()

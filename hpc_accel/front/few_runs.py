@@ -148,20 +148,31 @@ def search(
 
 
 def measured(run: Run, directory: Path) -> Summary | str:
-    """The record of a run, measured now unless it was; or why there is none."""
+    """The record of a run, measured now unless it was; or why there is none.
+
+    A run that failed is measured again: its node may have died, or its time have ended.
+    """
     path = directory / "summary.json"
-    if not path.is_file():
-        directory.mkdir(parents=True, exist_ok=True)
-        write_run_file(run, directory)
-        site = load_site(run.site)
-        script = write_run(run, directory, site=site)
-        if site.scheduler == "slurm":
-            submit_and_wait(script, lambda job_id: None)
-        else:
-            with (directory / "log.txt").open("w") as log:
-                subprocess.run(["bash", str(script)], stdout=log, stderr=log, check=False)
+    record = storage.read(path, run.run_id)
+    if isinstance(record, Summary) and record.status in ("completed", "wrong"):
+        return record
+    path.unlink(missing_ok=True)
+    _measure(run, directory)
     record = storage.read(path, run.run_id)
     return record if isinstance(record, Summary) else record.reason
+
+
+def _measure(run: Run, directory: Path) -> None:
+    """By its job script, to its end."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_run_file(run, directory)
+    site = load_site(run.site)
+    script = write_run(run, directory, site=site)
+    if site.scheduler == "slurm":
+        submit_and_wait(script, lambda job_id: None)
+        return
+    with (directory / "log.txt").open("w") as log:
+        subprocess.run(["bash", str(script)], stdout=log, stderr=log, check=False)
 
 
 def _trial(run: Run, predicted_ms: float, record: Summary | str) -> Trial:

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from hpc_accel.front.few_runs import Searched
 
 
-def lines_of(found: Searched) -> list[str]:
-    """For people."""
+def lines_of(found: Searched, objective: str = "time") -> list[str]:
+    """For people. `objective` is the study's."""
     lines = [
         f"{found.workload}: {len(found.trials)} of {found.num_candidates} candidates measured "
         f"({found.spent_share:.0%} of what all of them cost in full); ended: {found.stopped}"
@@ -20,6 +20,10 @@ def lines_of(found: Searched) -> list[str]:
     if found.best is None:
         return [*lines, "  none of them ran: see the log.txt of each in search/runs/"]
     lines.append(f"  best: {found.best}" + _ties(found))
+    if objective != "time":
+        lines.append(
+            f"  that is by step time alone, though the study's objective is {objective}: a search spends by time"
+        )
     lines.append(f"  not beaten in time, node-seconds and energy together: {', '.join(found.not_beaten)}")
     if disturbed := [each.label for each in found.trials if each.is_disturbed]:
         lines.append(

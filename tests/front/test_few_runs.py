@@ -10,9 +10,13 @@ from pathlib import Path
 import pytest
 
 from hpc_accel.errors import ConfigError
+from hpc_accel.front import few_runs
 from hpc_accel.front.few_runs import apart, block_of, search, short_of
 from hpc_accel.front.search_lines import lines_of
 from hpc_accel.plan.spend import WIDE, Expected
+from hpc_accel.record import storage
+from hpc_accel.record.summary import Error, without_result
+from hpc_accel.study.run_file import read_run
 from tests.cli.test_mistakes import COMMAND
 from tests.plan.examples import run
 from tests.records import summary_in
@@ -86,6 +90,31 @@ def test_the_baseline_is_measured_and_wide_predictions_are_looked_at(tmp_path, r
         "toy", runs, tmp_path, most=9, short=1, tell=lambda _: None, measure=lambda a, _: record(50.0 / a.layout.dp)
     )
     assert {each.label for each in slow.trials} == {each.label for each, _, _ in rows}, "a slow baseline ends nothing"
+
+
+def test_a_run_that_failed_is_measured_again(tmp_path, measured, monkeypatch):
+    """One that ran is not, and what the study is for is said where the search goes by something else."""
+    source = next(path.parent for path in measured.glob("runs/mlp*/summary.json"))
+    kept, one = summary_in(source), read_run(source / "run.json")
+    directory = tmp_path / one.run_id
+    asked: list[str] = []
+    ended = {"started_utc": "", "ended_utc": "", "attempt": 1, "job_id": None}
+    failed = without_result(one, status="failed", error=Error(kind="other", message="a node died", remedy=""), **ended)
+
+    def measure(run, directory):
+        asked.append(run.run_id)
+        storage.write(directory / "summary.json", kept)
+
+    monkeypatch.setattr(few_runs, "_measure", measure)
+    directory.mkdir()
+    storage.write(directory / "summary.json", failed)
+    assert few_runs.measured(one, directory).status == kept.status == "completed"
+    assert few_runs.measured(one, directory) == kept and asked == [one.run_id]
+    found = search(
+        "toy", [Expected(run=one, time_ms=9.0)], tmp_path, most=1, short=1, tell=print, measure=lambda *_: kept
+    )
+    assert any("objective is energy" in line for line in lines_of(found, "energy"))
+    assert not any("objective" in line for line in lines_of(found))
 
 
 def test_blocks_and_short_runs():

@@ -17,6 +17,7 @@ from hpc_accel.report.load.study_records import load
 from hpc_accel.report.show import run_table
 from hpc_accel.report.write import write
 from tests.report.browser import chromium, dump_dom, with_script
+from tests.report.editing import edit, missing
 
 pytestmark = [
     pytest.mark.browser,
@@ -127,6 +128,22 @@ def test_a_chart_is_saved_as_csv_and_as_svg(study, tmp_path):
     assert any("data parallel" in text for text in texts)
     assert "var(" not in seen["svg"]
     assert seen["label"].startswith("digits: Throughput. Longer is better")
+
+
+def test_each_of_many_reasons_is_listed(tmp_path):
+    make(tmp_path / "many", 130, 10)
+    for number, path in enumerate(sorted(tmp_path.glob("many/runs/*/summary.json"))[1:]):
+        edit(path, lambda summary, number=number: missing(summary["memory"]["peak_memory_bytes"], f"reason {number}"))
+    script = """
+  const listed = [...document.querySelectorAll("#reasons li")].map((item) => item.textContent);
+  const dashes = [...document.querySelectorAll("#table .none")];
+  const numbers = dashes.map((dash) => Number(dash.querySelector("sup").textContent));
+  seen.highest = Math.max(...numbers);
+  seen.unlisted = dashes.filter((dash, at) => listed[numbers[at] - 1] !== dash.title).length;
+  """
+    seen = ask(tmp_path / "many", tmp_path, script)
+    assert seen["highest"] > 100
+    assert seen["unlisted"] == 0
 
 
 def test_a_long_table_shows_a_window_that_follows_the_reader(tmp_path):

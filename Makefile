@@ -6,7 +6,7 @@ BIN := .venv/bin
 SHELL := /bin/bash
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: env extras demo catalogue test zoo faults soak lint docs conformance bench bench-gpu gpu-check gpu-check-wheels clean
+.PHONY: env extras demo catalogue test zoo faults soak lint docs conformance bench bench-gpu gpu-check gpu-check-wheels picture clean
 
 env: .venv/.installed-$(ACCEL)
 
@@ -101,6 +101,12 @@ gpu-check-wheels:
 	$(PYTHON) -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
 		$(foreach n,28 27 24 17,--platform manylinux_2_$(n)_x86_64) --platform manylinux2014_x86_64 \
 		--dest .whl --requirement benchmarks/gpu/wheels.txt
+
+# The picture of the README: the first screen of the demo's report.
+PICTURED ?= $(CURDIR)/results/quickstart/report.html
+picture:
+	chromium --headless=new --no-sandbox --hide-scrollbars --window-size=1440,900 --screenshot=docs/report.png \
+		"file://$(PICTURED)"
 
 clean:
 	rm -rf results logs .snakemake

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from hpc_accel.report.judge import ranking
+from hpc_accel.report.judge.answer import answer as answer_of
 from hpc_accel.report.load.study_records import load
-from hpc_accel.report.show.figures import memory, pareto, predicted, scaling, style, timeline
+from hpc_accel.report.show.figures import memory, pareto, predicted, style, timeline
+from hpc_accel.report.show.page import ranked_words
 from tests.report.editing import edit, edit_summary, run_of, set_time
 from tests.report.test_figures import charts, check_drawable, traces
 
@@ -26,18 +31,7 @@ def test_strong_scaling_has_the_best_of_each_kind_and_the_ideal(study):
     data = found[style.KINDS["data"]]
     assert (data["x"], data["y"]) == ([2], [pytest.approx(16 / 0.06)])
     assert data["error_y"]["array"] == [pytest.approx(16 / 0.059 - 16 / 0.06)]
-    assert "Weak scaling was not measured" in figure.caption
-
-
-def test_weak_scaling_is_drawn_where_the_batch_grows_with_the_ranks(study):
-    for label in ("dp2 fp32 x4", "dp2.pp2.1f1b fp32 x4"):
-        ranks = run_of(study, "lm", label).num_ranks
-        edit_summary(study, "lm", label, lambda s, n=ranks: s["steps"].update(global_batch_size=16 * n))
-    edit_summary(study, "lm", "serial fp32 x4", set_time(100))
-    edit_summary(study, "lm", "dp2 fp32 x4", set_time(125))
-    found = by_name({figure.key: figure for figure in scaling.figures(load(study).of("lm"))}["weak-scaling"])
-    assert found["ideal"]["y"] == [pytest.approx(160)] * 3
-    assert found[style.KINDS["data"]]["y"] == [pytest.approx(128)]
+    assert "at a global batch of 16 in fp32" in figure.caption
 
 
 def test_the_front_holds_what_nothing_beats_in_both(energy_study):
@@ -110,3 +104,33 @@ def test_marks_under_others_are_left_out_and_counted(study):
     figure = predicted.figures(runs)[0]
     assert sum(len(trace["x"]) for trace in traces(figure, "scatter") if trace["name"] != "exact") == 15
     assert "15 of 750 marks are drawn; the others lie under them." in figure.caption
+
+
+def test_receiving_is_waiting_for_another_stage(study):
+    assert timeline._part({"tid": 2, "name": "recv"}) == "bubble"
+    assert timeline._part({"tid": 1, "name": "all_reduce"}) == "communication_exposed"
+    assert timeline._part({"tid": 0, "name": "step"}) == ""
+
+
+def test_the_price_is_that_of_the_steps_that_were_timed(study):
+    run = run_of(study, "digits", "serial fp32 x4")
+    priced = replace(run, candidate={**run.candidate, "price_per_node_hour": 3.6})
+    assert priced.num_timed > 0
+    time = ranking.step_time_ms(priced)
+    assert ranking.cost(priced).value == pytest.approx(3.6 * priced.num_timed * time.value / 3.6e6)
+
+
+def test_a_command_to_copy_starts_the_script_and_nothing_else(study):
+    records = load(study)
+    run = replace(records.runs[0], directory=Path("results/of mine; touch it"))
+    assert shlex.split(records.submit_command(run)) == ["bash", "results/of mine; touch it/job.sbatch"]
+
+
+def test_a_repeat_that_failed_is_told_beside_those_that_count(study):
+    records = load(study)
+    run = next(each for each in records.runs if each.counts)
+    failed = replace(run, status="failed")
+    told = replace(records, runs=[replace(run, repeats=(run, failed))])
+    answer = answer_of(told)
+    assert "1 repeat of them did not" in ranked_words(told, answer)
+    assert any("1 repeat of runs that count" in text for line in answer.details for _, text in line.parts)

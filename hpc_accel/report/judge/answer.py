@@ -236,6 +236,11 @@ def _not_measured(records: StudyRecords) -> tuple[tuple[str, str], ...]:
         if runs:
             names = wording.named([f"{run.workload} {run.label}" for run in runs], most=1)
             parts.append(f"{wording.counted(len(runs), 'run')} {status} ({names})")
+    every = (*records.runs, *records.inference_runs)
+    lost = [each for run in every if run.counts for each in run.repeats if not each.counts]
+    if lost:
+        names = wording.named([f"{each.workload} {each.label} {each.status}" for each in lost], most=1)
+        parts.append(f"{wording.counted(len(lost), 'repeat')} of runs that count ({names})")
     unknown = [reason for run in records.inference_runs if run.counts and (reason := quantities.ENERGY.reason(run))]
     if unknown and not any(run.counts for run in records.runs):
         parts.append(f"energy per request ({unknown[0]})")

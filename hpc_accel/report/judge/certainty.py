@@ -53,13 +53,19 @@ def _lead(best: Best, runs: list[RunRecord]) -> str:
         fewest = min((best.run, *best.ties), key=lambda run: run.num_ranks)
         leaner = f" {fewest.label} needs the fewest ranks." if fewest.num_ranks < best.run.num_ranks else ""
         names = wording.named([run.label for run in best.ties], most=2)
-        return f"A tie with {names}: their 95 % intervals overlap.{leaner}"
+        why = "their 95 % intervals overlap" if all(map(_has_interval, best.ties)) else "not all have a 95 % interval"
+        return f"A tie with {names}: {why}.{leaner}"
     if best.next is None:
         return f"No other run is ranked, so there is nothing to compare it with: {_others(best, runs)}."
     run, value = best.next
     behind = wording.percent(value.value / best.value.value - 1)
     least = wording.percent(value.low / best.value.high - 1)
     return f"The next, {run.label}, needs {behind} more (at least {least}): the 95 % intervals do not overlap."
+
+
+def _has_interval(run: RunRecord) -> bool:
+    time = ranking.step_time_ms(run)
+    return time is not None and time.is_known
 
 
 def _others(best: Best, runs: list[RunRecord]) -> str:

@@ -42,7 +42,7 @@ def best(runs: list[RunRecord]) -> Best | None:
         return Best(run=run, value=highest, ties=ties)
     if any(latency_limit_ms(run) for run in counting):
         return None  # a limit that no run holds has no winner
-    timed = [(value, run) for run in counting if (value := _tail_ms(run)) is not None]
+    timed = _tails_ms(counting)
     if not timed:
         return None
     shortest, run = min(timed, key=lambda pair: pair[0].value)
@@ -50,10 +50,15 @@ def best(runs: list[RunRecord]) -> Best | None:
     return Best(run=run, value=shortest, ties=ties)
 
 
-def _tail_ms(run: RunRecord) -> Interval | None:
-    last = rates(run)[-1:]
-    values = [latency_ms(rate, key) for rate in last for key in ("p99", "p50")]
-    return next((value for value in values if value is not None), None)
+def _tails_ms(runs: list[RunRecord]) -> list[tuple[Interval, RunRecord]]:
+    """The 99th percentile at the highest rate where every run has one, else the median of those that have it."""
+    for key in ("p99", "p50"):
+        found = [
+            (value, run) for run in runs for rate in rates(run)[-1:] if (value := latency_ms(rate, key)) is not None
+        ]
+        if found and (key == "p50" or len(found) == len(runs)):
+            return found
+    return []
 
 
 def latency_limit_ms(run: RunRecord) -> float | None:

@@ -115,20 +115,21 @@ def cost(run: RunRecord) -> Interval | None:
         return measured.scaled(price * nodes * _priced_steps(run) / 3.6e6)
     planned = safe_json.positive(run.candidate, "prediction", "cost")
     predicted_ms = safe_json.positive(run.candidate, "prediction", "step_time_ms")
-    time = step_time_ms(run)
-    return time.scaled(planned / predicted_ms) if planned and predicted_ms and time else None
+    asked = safe_json.positive(run.run, "measure", "steps")
+    if not (planned and predicted_ms and asked and measured):
+        return None
+    return measured.scaled(planned / predicted_ms / asked * _priced_steps(run))
 
 
 def cost_per_sample(run: RunRecord) -> Interval | None:
-    """What one sample costs: the plan prices as many steps as the run was to time."""
+    """What one sample costs."""
     price = cost(run)
     return price.scaled(1 / (_priced_steps(run) * global_batch_size(run))) if price else None
 
 
 def _priced_steps(run: RunRecord) -> float:
-    """Steps the plan priced: those the study asked for."""
-    asked = safe_json.positive(run.run, "measure", "steps")
-    return asked or run.num_timed or 1
+    """The timed steps, whose energy is told. A slow sensor needs a long window, so they may be more than asked for."""
+    return run.num_timed or safe_json.positive(run.run, "measure", "steps") or 1
 
 
 Baselines = dict[tuple[str, str], RunRecord]

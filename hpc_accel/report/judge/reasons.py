@@ -38,8 +38,8 @@ def status_reason(run: RunRecord) -> str | None:
         and allowed is not None
         and (worst > allowed or not run.is_inference)
     ):
-        what = "an output" if run.is_inference else "a loss"
-        parts.append(f"{worst:.2g} is the largest difference of {what}, {allowed:.2g} is allowed")
+        what = "outputs" if run.is_inference else "whole gradients"
+        parts.append(f"{worst:.2g} is the largest relative difference of {what}, {allowed:.2g} is allowed")
     return "; ".join([*parts, *run.problems]) or None
 
 

@@ -6,6 +6,7 @@ stops the report: its run is listed as `missing`, and every dropped value is cou
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ class StudyRecords:
 
     def submit_command(self, run: RunRecord) -> str:
         """How to start a run again: its own script, by `sbatch`, or by `bash` where there is no cluster."""
-        return f"{'bash' if self.site == 'local' else 'sbatch'} {run.directory / 'job.sbatch'}"
+        return f"{'bash' if self.site == 'local' else 'sbatch'} {shlex.quote(str(run.directory / 'job.sbatch'))}"
 
     def of(self, workload: str) -> list[RunRecord]:
         """All training runs of one workload."""

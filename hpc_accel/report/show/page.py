@@ -99,6 +99,8 @@ def ranked_words(records: StudyRecords, answer: Answer) -> str:
     runs = (*records.runs, *records.inference_runs)
     disturbed = sum(run.counts and plausibility.is_disturbed(run) for run in runs)
     told = f"; {disturbed} of them disturbed by other processes" if disturbed else ""
+    lost = sum(run.counts and not each.counts for run in runs for each in run.repeats)
+    told += f"; {wording.counted(lost, 'repeat')} of them did not" if lost else ""
     return f"{whole} finished and passed the comparison with the serial run{told}"
 
 

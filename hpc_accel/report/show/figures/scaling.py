@@ -1,6 +1,6 @@
-"""Strong and weak scaling of each kind of layout: its best run at each number of ranks, beside the ideal.
+"""Strong scaling of each kind of layout: its best run at each number of ranks, beside the ideal.
 
-Strong: the same global batch on more ranks. Weak: as many samples a rank, so that the batch grows with the ranks.
+The runs of one chart have the same global batch, as all of a workload do, and the same precision.
 """
 
 from __future__ import annotations
@@ -19,50 +19,27 @@ Series = dict[str, list[Point]]
 
 
 def figures(runs: list[RunRecord]) -> list[style.Figure]:
-    """Each chart only where something was measured at two numbers of ranks."""
-    ordered = style.fastest_first(runs)
-    strong, batch = _strong(ordered)
-    weak, load = _weak(ordered)
-    found = []
-    if strong:
-        caption = (
-            f"Samples per second at a global batch of {batch:g}: the best run of each kind at each number of ranks."
-        )
-        caption += " The dashed line is the best run of the fewest ranks, scaled." + (
-            "" if weak else " Weak scaling was not measured: no two runs have as many samples a rank on more ranks."
-        )
-        found.append(_chart("strong-scaling", "Strong scaling", strong, caption, per_rank=False))
-    if weak:
-        caption = (
-            f"Samples per second of each rank at {load:g} samples a rank and step, the batch growing with the ranks."
-        )
-        found.append(_chart("weak-scaling", "Weak scaling", weak, caption, per_rank=True))
-    return found
+    """The chart, only where something was measured at two numbers of ranks."""
+    strong, (batch, precision) = _widest(style.fastest_first(runs))
+    if not strong:
+        return []
+    caption = f"Samples per second at a global batch of {batch:g} in {precision}: the best run of each kind at each "
+    caption += "number of ranks. The dashed line is the best run of the fewest ranks, scaled."
+    return [_chart(strong, caption)]
 
 
-def _strong(runs: list[RunRecord]) -> tuple[Series, float]:
-    """Of the global batch with the most runs."""
-    return _widest(runs, ranking.global_batch_size)
-
-
-def _weak(runs: list[RunRecord]) -> tuple[Series, float]:
-    """Of the samples a rank that were measured with the most runs, the batch being another at each number of ranks."""
-    series, load = _widest(runs, lambda run: ranking.global_batch_size(run) / run.num_ranks)
-    batches = {ranking.global_batch_size(run) for points in series.values() for run, _ in points}
-    return (series, load) if len(batches) > 1 else ({}, 0.0)
-
-
-def _widest(runs: list[RunRecord], key: Any) -> tuple[Series, float]:
-    groups: dict[float, list[RunRecord]] = {}
+def _widest(runs: list[RunRecord]) -> tuple[Series, tuple[float, str]]:
+    """Of the global batch and precision with the most runs."""
+    groups: dict[tuple[float, str], list[RunRecord]] = {}
     for run in runs:
-        groups.setdefault(key(run), []).append(run)
-    best: tuple[Series, float] = ({}, 0.0)
-    for value, group in groups.items():
+        groups.setdefault((ranking.global_batch_size(run), run.precision), []).append(run)
+    best: tuple[Series, tuple[float, str]] = ({}, (0.0, ""))
+    for key, group in groups.items():
         series = _series(group)
         if len({run.num_ranks for points in series.values() for run, _ in points}) < 2:
             continue
         if sum(map(len, series.values())) > sum(map(len, best[0].values())):
-            best = (series, value)
+            best = (series, key)
     return best
 
 
@@ -75,32 +52,36 @@ def _series(runs: list[RunRecord]) -> Series:
     return {kind: [found[kind][ranks] for ranks in sorted(found[kind])] for kind in style.KINDS if kind in found}
 
 
-def _chart(key: str, title: str, series: Series, caption: str, *, per_rank: bool) -> style.Figure:
+def _chart(series: Series, caption: str) -> style.Figure:
     points = [point for each in series.values() for point in each]
     counts = sorted({run.num_ranks for run, _ in points})
-    shown = [(run, rate.scaled(1 / run.num_ranks) if per_rank else rate) for run, rate in points]
-    start = max(rate.value for run, rate in shown if run.num_ranks == counts[0])
+    start = max(rate.value for run, rate in points if run.num_ranks == counts[0])
     ideal: dict[str, Any] = {
         "type": "scatter",
         "mode": "lines",
         "name": "ideal",
         "x": counts,
-        "y": [start if per_rank else start * count / counts[0] for count in counts],
+        "y": [start * count / counts[0] for count in counts],
         "line": {"dash": "dash", "width": 1.5, "color": style.color("muted")},
         "hoverinfo": "skip",
     }
-    data = [ideal, *[_trace(kind, [point for point in shown if point[0].kind == kind]) for kind in series]]
-    low = min(rate.low for _, rate in shown)
-    high = max([rate.high for _, rate in shown] + ideal["y"])
+    data = [ideal, *[_trace(kind, [point for point in points if point[0].kind == kind]) for kind in series]]
+    low = min(rate.low for _, rate in points)
+    high = max([rate.high for _, rate in points] + ideal["y"])
     axis: dict[str, Any] = {"type": "log", "tickvals": counts, "ticktext": [str(count) for count in counts]}
     axis["range"] = [math.log10(counts[0]) - 0.12, math.log10(counts[-1]) + 0.12]
-    unit = "samples per second and rank" if per_rank else "samples per second"
     spec = {
         "data": data,
-        "layout": style.layout("ranks", unit, xaxis=axis, yaxis=style.log_axis(low / 1.15, high * 1.15)),
+        "layout": style.layout(
+            "ranks", "samples per second", xaxis=axis, yaxis=style.log_axis(low / 1.15, high * 1.15)
+        ),
     }
     return style.Figure(
-        key=key, title=title, caption=f"{caption} Thin lines are 95 % intervals.", spec=spec, height_px=360
+        key="strong-scaling",
+        title="Strong scaling",
+        caption=f"{caption} Thin lines are 95 % intervals.",
+        spec=spec,
+        height_px=360,
     )
 
 

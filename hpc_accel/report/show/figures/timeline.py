@@ -45,7 +45,9 @@ def figures(runs: list[RunRecord]) -> list[style.Figure]:
     if planned:
         passes, rows = [*planned, *passes], ["predicted", *rows]
         caption += "The first row adds up the predicted parts of a step; they do not tell which comes when. "
-    caption += "Gaps are waiting. A trace of all traced steps is in trace.json."
+    if len(set(rows) - {"predicted"}) < best.run.num_ranks:
+        caption += f"Of {best.run.num_ranks} ranks the first {len(set(rows) - {'predicted'})} are drawn. "
+    caption += "A trace of all traced steps is in trace.json."
     layout = style.layout("ms", yaxis={"type": "category", "categoryarray": rows[::-1]}, bargap=0.15)
     spec = {"data": _traces(passes), "layout": layout}
     return [
@@ -84,7 +86,11 @@ def measured(run: RunRecord) -> list[Pass]:
         for row, _, part, begin, length in spans
         if part and row in windows and windows[row][0] <= begin < windows[row][1]
     ]
-    return sorted(found, key=lambda each: (len(each[0]), each[0], each[2]))[:MAX_PASSES]
+    ordered = sorted(found, key=lambda each: (len(each[0]), each[0], each[2]))
+    if len(ordered) <= MAX_PASSES:
+        return ordered
+    cut = ordered[MAX_PASSES][0]  # a rank is drawn whole or not at all; the first one in any case
+    return [each for each in ordered[:MAX_PASSES] if each[0] != cut or cut == ordered[0][0]]
 
 
 def _spans(path: Path) -> list[tuple[str, str, str, float, float]]:
@@ -113,11 +119,13 @@ def _row(event: dict[str, Any]) -> str:
 
 
 def _part(event: dict[str, Any]) -> str:
-    """The part of PARTS that an event belongs to: phases by name, what other rows hold is communication."""
+    """The part of PARTS that an event belongs to: phases by name, receiving is waiting for another stage, and whatever
+    else the other rows hold is communication.
+    """
     name = event.get("name")
     if event.get("tid") == 0:
         return name if isinstance(name, str) and name in PARTS else ""
-    return "communication_exposed"
+    return "bubble" if name == "recv" else "communication_exposed"
 
 
 def _traces(passes: list[Pass]) -> list[dict[str, Any]]:
@@ -125,7 +133,7 @@ def _traces(passes: list[Pass]) -> list[dict[str, Any]]:
     for part, (name, color) in PARTS.items():
         mine = [each for each in passes if each[1] == part]
         if mine:
-            beside = part == "communication_exposed"
+            beside = part in ("communication_exposed", "bubble")
             traces.append(
                 {
                     "type": "bar",

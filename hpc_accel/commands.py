@@ -134,7 +134,8 @@ def planned_candidates(study_path: Path, results: Path) -> dict[str, list[Expect
     path = results / "hardware.json"
     found: dict[str, list[Expected]] = {}
     for candidate in content["candidates"]:
-        if candidate["refused"] is None and not candidate.get("infer"):
+        # Repeats are measurements of one configuration: it is one candidate.
+        if candidate["refused"] is None and not candidate.get("infer") and candidate["repeat"] == 1:
             run = planned_run(study, candidate, facts[candidate["workload"]])
             predicted: dict[str, Any] = candidate["prediction"] or {}
             time_ms, wide = predicted.get("step_time_ms"), False

@@ -23,7 +23,7 @@ from hpc_accel.jobs.write import write_run
 from hpc_accel.plan.spend import CALIBRATED, UNCALIBRATED, Candidate, Expected, Spending, Spent
 from hpc_accel.record import storage
 from hpc_accel.record.summary import Summary
-from hpc_accel.study.layout import Layout
+from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.run import Run
 from hpc_accel.study.run_file import write_run_file
 
@@ -45,6 +45,9 @@ class Trial:
     low_ms: float | None = None
     high_ms: float | None = None
     energy_per_step_j: float | None = None
+    """None also where not all devices were seen."""
+    energy_basis: tuple[str, str] | None = None
+    """Its scope and method: energies are compared where both are the same."""
     is_disturbed: bool = False
     """Whether something else took the processors while it was timed."""
     reason: str | None = None
@@ -64,13 +67,18 @@ class Searched:
     finalists: tuple[str, ...]
     """The best, and those whose intervals overlap its own."""
     not_beaten: tuple[str, ...]
-    """Of those measured, the ones that no other beats in time, node-seconds and energy together."""
+    """Of those measured, the ones that no other beats in time, node-seconds and energy together; without
+    energy unless `energy_compared`."""
+    energy_compared: bool
+    """Whether all that were measured have an energy, of one scope and method."""
     most_missed: float | None
     """By how much one not measured could be faster, in its prediction's favour; 0 where none could."""
     spent_share: float
-    """Predicted node-seconds of what was measured over those of all candidates in full."""
+    """Predicted node-seconds of the steps taken, warm-up included, over those of all candidates in full."""
     layouts: tuple[dict[str, Any], ...]
-    """The finalists' layouts as a study lists them."""
+    """The finalists' layouts as a study lists them, each once."""
+    recipes: tuple[dict[str, Any], ...]
+    """The finalists' recipes likewise."""
 
 
 def block_of(run: Run) -> Block:
@@ -136,7 +144,7 @@ def search(
             key=key,
             predicted_s=time_ms / 1e3,
             block=block_of(each.run),
-            cost=short * time_ms * each.run.resources.num_nodes,
+            cost=_node_ms(short_of(each.run, short), time_ms),
             error=each.error or UNCALIBRATED,
             first=key == baseline,
         )
@@ -144,7 +152,7 @@ def search(
     ]
     spending = Spending(candidates=candidates, distance=apart)
     spent = spending.run(one, budget=math.inf, most=most)
-    return _told(workload, known, len(runs), spending, spent, trials, short)
+    return _told(workload, known, len(runs), spending, spent, trials)
 
 
 def measured(run: Run, directory: Path) -> Summary | str:
@@ -187,12 +195,14 @@ def _trial(run: Run, predicted_ms: float, record: Summary | str) -> Trial:
     time = record.step_time_ms
     if record.status != "completed" or time.value is None:
         return Trial(**plain, measured_ms=None, reason=f"{record.status}: {time.reason or 'it does not count'}")
+    partial = record.energy.is_partial or record.energy.coverage.is_short
     return Trial(
         **plain,
         measured_ms=time.value,
         low_ms=time.ci_low,
         high_ms=time.ci_high,
-        energy_per_step_j=record.energy.per_step_j.value,
+        energy_per_step_j=None if partial else record.energy.per_step_j.value,
+        energy_basis=(record.energy.scope or "unknown scope", record.energy.method),
         is_disturbed=any(warning.startswith("disturbed: ") for warning in record.warnings),
     )
 
@@ -204,10 +214,11 @@ def _told(
     spending: Spending,
     spent: Spent,
     trials: dict[int, Trial],
-    short: float,
 ) -> Searched:
-    full = sum(ms * run.resources.num_nodes for run, ms in known)
+    full = sum(_node_ms(run, ms) for run, ms in known)
     finalists = _finalists(spent, trials)
+    best = [known[key][0] for key in finalists]
+    with_energy = _energy_compares(trials)
     left = [each for each in spending.candidates if each.key not in trials]
     hope = min((spending.hope(each) for each in left), default=math.inf)
     return Searched(
@@ -217,11 +228,13 @@ def _told(
         trials=tuple(trials[key] for key in spent.trials),
         stopped=spent.stopped,
         best=known[spent.best][0].label if spent.best is not None else None,
-        finalists=tuple(known[key][0].label for key in finalists),
-        not_beaten=tuple(known[key][0].label for key in _not_beaten(trials)),
+        finalists=tuple(each.label for each in best),
+        not_beaten=tuple(known[key][0].label for key in _not_beaten(trials, with_energy)),
+        energy_compared=with_energy,
         most_missed=max(0.0, 1 - hope / spent.best_s) if spent.best is not None else None,
         spent_share=spent.cost / full,
-        layouts=tuple(_listed(known[key][0].layout) for key in finalists),
+        layouts=_once([each.layout.model_dump(mode="json", exclude_defaults=True) for each in best]),
+        recipes=_once([_listed(each.recipe) for each in best]),
     )
 
 
@@ -235,13 +248,22 @@ def _finalists(spent: Spent, trials: dict[int, Trial]) -> list[int]:
     return sorted(near, key=lambda key: trials[key].measured_ms or math.inf)
 
 
-def _not_beaten(trials: dict[int, Trial]) -> list[int]:
+def _node_ms(run: Run, step_ms: float) -> float:
+    """Node-milliseconds of all its steps."""
+    return step_ms * run.resources.num_nodes * (run.measure.warmup_steps + run.measure.steps)
+
+
+def _energy_compares(trials: dict[int, Trial]) -> bool:
+    ran = [each for each in trials.values() if each.measured_ms is not None]
+    return all(each.energy_per_step_j for each in ran) and len({each.energy_basis for each in ran}) == 1
+
+
+def _not_beaten(trials: dict[int, Trial], with_energy: bool) -> list[int]:
     ran = {key: each for key, each in trials.items() if each.measured_ms is not None}
-    known = all(each.energy_per_step_j is not None for each in ran.values())
 
     def figures(each: Trial) -> tuple[float, ...]:
         time = each.measured_ms or math.inf
-        return (time, time * each.num_nodes, *([each.energy_per_step_j or 0.0] if known else []))
+        return (time, time * each.num_nodes, *([each.energy_per_step_j or 0.0] if with_energy else []))
 
     def beaten(key: int) -> bool:
         mine = figures(ran[key])
@@ -251,9 +273,13 @@ def _not_beaten(trials: dict[int, Trial]) -> list[int]:
     return [key for key in ran if not beaten(key)]
 
 
-def _listed(layout: Layout) -> dict[str, Any]:
-    """As a study lists it."""
-    return layout.model_dump(mode="json", exclude_defaults=True)
+def _listed(recipe: Recipe) -> dict[str, Any]:
+    """As a study lists it, its precision always."""
+    return {"precision": recipe.precision, **recipe.model_dump(mode="json", exclude_defaults=True)}
+
+
+def _once(each: list[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+    return tuple(one for number, one in enumerate(each) if one not in each[:number])
 
 
 def search_all(

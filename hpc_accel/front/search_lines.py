@@ -24,7 +24,7 @@ def lines_of(found: Searched, objective: str = "time") -> list[str]:
         lines.append(
             f"  that is by step time alone, though the study's objective is {objective}: a search spends by time"
         )
-    lines.append(f"  not beaten in time, node-seconds and energy together: {', '.join(found.not_beaten)}")
+    lines.append(f"  {_compared(found)}: {', '.join(found.not_beaten)}")
     if disturbed := [each.label for each in found.trials if each.is_disturbed]:
         lines.append(
             f"  disturbed, so that nothing here is sure: {', '.join(disturbed)}; search again on a quiet machine"
@@ -33,8 +33,14 @@ def lines_of(found: Searched, objective: str = "time") -> list[str]:
     subject = "one not measured" if found.most_missed else "none not measured"
     lines.append(f"  {subject} {missed}, if its prediction erred in its favour as nine of ten do not")
     lines.append("  to measure the best in full and see the report, list in the study:")
-    lines.append("    layouts:")
-    return lines + [f"      - {json.dumps(layout)}" for layout in found.layouts]
+    lines += ["    layouts:", *(f"      - {json.dumps(layout)}" for layout in found.layouts)]
+    return [*lines, "    recipes:", *(f"      - {json.dumps(recipe)}" for recipe in found.recipes)]
+
+
+def _compared(found: Searched) -> str:
+    if found.energy_compared:
+        return "not beaten in time, node-seconds and energy together"
+    return "not beaten in time and node-seconds together (energy is not known of all in one scope and method)"
 
 
 def _ties(found: Searched) -> str:

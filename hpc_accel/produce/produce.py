@@ -107,10 +107,7 @@ def run_to_its_end(measured: Run, record: RunRecord, asked: ProductionChoice) ->
     every = _multiple(length.evaluate_every, measured.recipe.average_every)
     workload = measured.workload
     if (schedule := workload.optimizer.schedule) is not None:
-        total = measured.measure.warmup_steps + measured.measure.steps
-        endless = schedule.model_copy(update={"total_steps": None})
-        if schedule == endless.ending_after(total):  # the measured run's end, which the study did not name
-            schedule = endless.ending_after(length.steps)
+        schedule = schedule.lengthened(measured.measure.warmup_steps + measured.measure.steps, length.steps)
         optimizer = workload.optimizer.model_copy(update={"schedule": schedule})
         workload = workload.model_copy(update={"optimizer": optimizer})
     content = measured.model_dump(exclude={"run_id", "repeat"})

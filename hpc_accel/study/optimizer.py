@@ -154,6 +154,11 @@ class Schedule(StrictModel):
             return self
         return self.model_copy(update={"total_steps": max(num_steps, self.warmup_steps + 1)})
 
+    def lengthened(self, measured_steps: int, num_steps: int) -> Schedule:
+        """That of a training of `num_steps`: an end that is only that of the measured run goes, a study's own stays."""
+        endless = self.model_copy(update={"total_steps": None})
+        return endless.ending_after(num_steps) if self == endless.ending_after(measured_steps) else self
+
 
 class Optimizer(Options):
     """Which optimizer, on which parameters, and what happens to gradients and the learning rate around it."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hpc_accel.commands import planned_candidates
 from hpc_accel.errors import ConfigError
 from hpc_accel.front import few_runs
 from hpc_accel.front.few_runs import apart, block_of, search, short_of
@@ -115,6 +116,47 @@ def test_a_run_that_failed_is_measured_again(tmp_path, measured, monkeypatch):
     )
     assert any("objective is energy" in line for line in lines_of(found, "energy"))
     assert not any("objective" in line for line in lines_of(found))
+
+
+def test_what_is_told_of_recipes_energy_and_the_share_spent(tmp_path, record):
+    """Finalists may differ by their recipe alone; 5 steps are taken at least; no missing energy is named."""
+    rows = [run(dp=2, micro=4, steps=10), run(dp=2, micro=4, steps=10, precision="bf16")]
+    runs = [Expected(run=each, time_ms=10.0) for each in rows]
+
+    def searched(energies):
+        answers = iter(energies)
+
+        def measure(*_):
+            made = record(9.0)
+            joules, scope = next(answers)
+            part = made.energy
+            per_step = part.per_step_j.changed(value=joules, reason="" if joules else "no sensor")
+            return made.changed(energy=part.changed(per_step_j=per_step, scope=scope))
+
+        return search("toy", runs, tmp_path, most=2, short=0.01, tell=lambda _: None, measure=measure)
+
+    found = searched([(5.0, "node"), (6.0, "node")])
+    assert found.layouts == ({"dp": 2, "micro_batch_size": 4, "accumulation_steps": 1},)
+    assert [each["precision"] for each in found.recipes] == ["fp32", "bf16"]
+    assert '      - {"precision": "bf16"}' in lines_of(found)
+    assert found.spent_share == pytest.approx((5 + 2) / (10 + 5))
+    assert any("node-seconds and energy together" in line for line in lines_of(found))
+    for energies in ([(None, None), (None, None)], [(5.0, "node"), (6.0, "gpu-board")]):
+        found = searched(energies)
+        assert not found.energy_compared
+        assert any("not beaten in time and node-seconds together" in line for line in lines_of(found))
+
+
+def test_repeats_are_one_candidate(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(
+        "workload: {name: mlp}\nlayouts: [{}, {dp: 2}]\nresources: {ranks_per_node: 2}\ncalibrate: false\n"
+        "measure: {steps: 4, repeats: 3}\n"
+    )
+    Path("results/mine").mkdir(parents=True)
+    shutil.copy(Path(__file__).parents[1] / "cli" / "hardware.json", "results/mine/hardware.json")
+    [found] = planned_candidates(Path("mine.yaml"), Path("results/mine")).values()
+    assert [each.run.layout.dp for each in found] == [1, 2]
 
 
 def test_blocks_and_short_runs():

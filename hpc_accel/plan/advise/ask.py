@@ -121,7 +121,7 @@ def _partitions(site: Site, said: dict[str, str], max_nodes: int, prices: dict[s
         changed: dict[str, Any] = {
             "name": f"{device} ({name})",
             "partition": name,
-            "price_per_node_hour": partition.price_per_node_hour or place.price_per_node_hour,
+            "price_per_node_hour": place.price_per_node_hour or partition.price_per_node_hour,
             "max_hours": partition.max_time_min / 60 if partition.max_time_min else None,
         }
         if partition.power_w_per_node:
@@ -187,6 +187,8 @@ def answer(
     if (study is None) == (not model):
         raise UsageError("STUDY and --model", "one of them says what is trained", "give one, not both")
     asked = model_of_study(study, global_batch) if study else model_of(model, global_batch or GLOBAL_BATCH)
+    if tokens is not None and samples is not None:
+        raise UsageError("--tokens and --samples", "one of them says how long is trained", "leave one out")
     question = Question(
         model=asked,
         num_samples=samples or _samples(asked, tokens or 0.0),

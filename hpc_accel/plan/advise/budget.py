@@ -13,7 +13,7 @@ from typing import Any
 
 from hpc_accel.errors import ConfigError
 from hpc_accel.plan.advise.models import of_sizes
-from hpc_accel.plan.advise.options import best_layout, step_models
+from hpc_accel.plan.advise.options import best_layout, node_counts, step_models
 from hpc_accel.plan.advise.question import Place
 from hpc_accel.plan.transformer import TransformerSizes
 from hpc_accel.study.layout import Layout
@@ -55,6 +55,8 @@ class Bought:
     shape: TransformerSizes | None = None
     reason: str | None = None
     """Why nothing was predicted."""
+    not_run_here: str | None = None
+    """Why this project's training does not run there, where it does not."""
 
 
 def bought(place: Place, node_hours: float, *, mfu: float = ASSUMED_MFU, sequence: int, batch_tokens: int) -> Bought:
@@ -79,6 +81,7 @@ def bought(place: Place, node_hours: float, *, mfu: float = ASSUMED_MFU, sequenc
         "num_parameters": parameters,
         "num_tokens": TOKENS_PER_PARAMETER * parameters,
         "min_devices": devices,
+        "not_run_here": place.not_run_here or None,
     }
     shape = shape_of(parameters, sequence)
     try:
@@ -122,12 +125,21 @@ def shape_of(num_parameters: float, sequence: int) -> TransformerSizes:
 def _predicted(
     place: Place, shape: TransformerSizes, batch_tokens: int, least: int
 ) -> tuple[int, float, Layout, float]:
-    """On the fewest nodes that hold it: how many, seconds of a step, the layout, and FLOPs of the step."""
+    """On the fewest nodes that hold it: how many, seconds of a step, the layout, and FLOPs of the step.
+
+    Raises ConfigError where as many nodes as there are do not.
+    """
+    if least > place.max_nodes:
+        raise ConfigError(
+            f"its state takes {least} nodes, of {place.max_nodes} at most",
+            "a model is predicted on nodes that hold its state",
+            "ask with more --max-nodes, or for fewer node-hours",
+        )
     batch = 2 ** max(0, round(math.log2(batch_tokens / shape.sequence)))
     model = of_sizes("sized-by-budget", shape, batch)
     models = step_models(model, place, "bf16")
     error: ConfigError | None = None
-    for count in (2**power for power in range(10)):
+    for count in node_counts(place):
         if count < least:
             continue
         try:

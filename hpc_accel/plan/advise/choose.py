@@ -45,19 +45,24 @@ def is_allowed(option: Option) -> bool:
     return not option.beyond and not option.place.not_run_here
 
 
-def pareto(options: Sequence[Option]) -> tuple[Option, ...]:
-    """Those that no other is at least equal to in all known figures and better in one."""
+def figures_of(option: Option) -> dict[str, float]:
+    """Of time, energy and cost what is known."""
+    known = {what: option.figure(what) for what in ("time", "energy", "cost")}
+    return {what: figure.value for what, figure in known.items() if figure is not None}
 
-    def figures(option: Option) -> tuple[float, ...]:
-        known = (option.figure(what) for what in ("time", "energy", "cost"))
-        return tuple(figure.value if figure else math.inf for figure in known)
+
+def pareto(options: Sequence[Option]) -> tuple[Option, ...]:
+    """Those that no other is at least equal to in all known figures and better in one.
+
+    What is known of one option alone cannot be compared, so neither of the two beats the other.
+    """
+
+    def beats(other: Option, option: Option) -> bool:
+        theirs, mine = figures_of(other), figures_of(option)
+        return theirs.keys() == mine.keys() and theirs != mine and all(theirs[what] <= mine[what] for what in mine)
 
     def beaten(option: Option) -> bool:
-        mine = figures(option)
-        return any(
-            all(a <= b for a, b in zip(figures(other), mine, strict=True)) and figures(other) != mine
-            for other in options
-        )
+        return any(beats(other, option) for other in options)
 
     return tuple(option for option in options if not beaten(option))
 
@@ -110,6 +115,8 @@ def _at_risk(question: Question, best: Option) -> list[str]:
     figures = (
         ("deadline", limits.deadline_h, best.hours, "h"),
         ("budget", limits.budget, best.cost, question.currency),
+        ("power cap", limits.power_w, best.power, "W"),
+        ("limit", limits.node_hours, best.hours * best.num_nodes, "node-hours"),
     )
     return [
         f"the {what} of {limit:g} {unit} is kept as predicted, not at the upper end of the range ({figure.high:.4g})"

@@ -59,6 +59,14 @@ class Option:
         each = f"micro-batch {self.layout.micro_batch_size} x{self.layout.accumulation_steps}"
         return f"{self.layout.label}, {each}, {self.recipe.precision}{again}"
 
+    @property
+    def power(self) -> Range | None:
+        """Watts of all nodes, and how far they may be off."""
+        if self.power_w is None:
+            return None
+        one = Range(value=self.power_w, low=self.power_w, high=self.power_w)
+        return one.widened(0.0 if self.place.power_measured else POWER)
+
     def figure(self, what: str) -> Range | None:
         """Of time, energy or cost."""
         return {"time": self.hours, "energy": self.energy_kwh, "cost": self.cost}[what]

@@ -8,7 +8,7 @@ from typing import Any
 
 from hpc_accel.plan.advise.budget import Bought
 from hpc_accel.plan.advise.catalogue import Device
-from hpc_accel.plan.advise.choose import Advice, is_allowed
+from hpc_accel.plan.advise.choose import Advice, figures_of, is_allowed
 from hpc_accel.plan.advise.options import Option
 from hpc_accel.plan.advise.queue import Account, Wait
 from hpc_accel.plan.advise.uncertainty import Range
@@ -29,6 +29,7 @@ def option_json(option: Option) -> dict[str, Any]:
         "hours": asdict(option.hours),
         "node_hours": option.node_hours,
         "mfu": option.mfu,
+        "power_w": asdict(option.power) if option.power else None,
         "energy_kwh": asdict(option.energy_kwh) if option.energy_kwh else None,
         "energy_reason": None if option.energy_kwh else option.place.power_reason,
         "energy_source": option.place.power_source or None,
@@ -80,10 +81,20 @@ def advice_lines(advice: Advice, wait: Wait | None, known: list[Account]) -> lis
         lines += ["", "runner-up:" if not advice.is_tie else "runner-up (the planner cannot tell the two apart):"]
         lines += _told(advice.runner_up, question.currency)
     lines += ["", "what would change the answer:", *(f"  {change}" for change in advice.changes)]
-    front = [each.name for each in advice.front]
-    lines += ["", f"not beaten in time, energy and cost together: {', '.join(front)}", ""]
+    lines += ["", _front_line(advice), ""]
     lines += ["all, the best first:", *_others(advice)]
     return lines
+
+
+def _front_line(advice: Advice) -> str:
+    """Names what was compared: a figure that is known of no option was not."""
+    known = [figures_of(each) for each in advice.options if is_allowed(each)]
+    compared = [what for what in ("time", "energy", "cost") if any(what in each for each in known)]
+    together = " and ".join(filter(None, (", ".join(compared[:-1]), compared[-1])))
+    partly = [what for what in compared if not all(what in each for each in known)]
+    less = f" (those whose {' or '.join(partly)} is not known are compared with their like alone)" if partly else ""
+    front = ", ".join(each.name for each in advice.front)
+    return f"not beaten in {together}{' together' if len(compared) > 1 else ''}{less}: {front}"
 
 
 def _told(option: Option, currency: str) -> list[str]:
@@ -96,6 +107,7 @@ def _told(option: Option, currency: str) -> list[str]:
         f"  time    {_range(option.hours, 'h')}; a step takes {option.step_time_s:.4g} s{mfu}; "
         f"{option.node_hours:.4g} node-hours, {place.hardware.ranks_per_node} device(s) a node",
         f"  energy  {_range(option.energy_kwh, 'kWh', place.power_reason)}{source}",
+        f"  power   {_range(option.power, 'W', place.power_reason)}, of all nodes on average",
         f"  cost    {_range(option.cost, currency, 'no price was given')}",
         f"  memory  {option.peak_memory_bytes / 1e9:.1f} GB of {(option.memory_limit_bytes or 0) / 1e9:.1f} GB a rank",
         f"  from    {basis}" + ("; assumed: " + "; ".join(place.assumed) if place.assumed else ""),
@@ -151,6 +163,7 @@ def bought_lines(found: Bought) -> list[str]:
         f"are {found.flops:.3g} FLOPs at {found.mfu:.0%} of peak (assumed)",
         f"  {found.num_parameters / 1e9:.3g} billion parameters, 20 tokens each: {found.num_tokens / 1e9:.4g} billion",
         f"  its state alone takes {found.min_devices} device(s)",
+        *([f"  note: {found.not_run_here}"] if found.not_run_here else []),
     ]
     if found.reason is not None or found.shape is None or found.layout is None:
         return [*lines, f"  not predicted: {found.reason}"]

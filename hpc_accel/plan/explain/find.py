@@ -17,7 +17,7 @@ from hpc_accel.study.layout import Layout
 from hpc_accel.study.model_facts import ModelFacts
 from hpc_accel.study.recipe import Recipe
 from hpc_accel.study.run import Run
-from hpc_accel.study.study_file import Study, load_study
+from hpc_accel.study.study_file import Study, WorkloadChoice, load_study
 
 
 def found_run(study_path: Path, name: str, hardware: str) -> tuple[Run, StepModel, Prediction, Path]:
@@ -26,8 +26,15 @@ def found_run(study_path: Path, name: str, hardware: str) -> tuple[Run, StepMode
     results = Path("results", study.name)
     path = hardware_path(hardware or str(results / "hardware.json"))
     plan = results / "plan.json" if not hardware else results / "plans" / f"{path.stem}.json"
-    candidate = _candidate(plan if plan.is_file() else results / "plan.json", name)
+    plan = plan if plan.is_file() else results / "plan.json"
+    candidate = _candidate(plan, name)
     run, model = _model(study, candidate, path, hardware or str(path))
+    if run.run_id != candidate["run_id"]:
+        raise ConfigError(
+            f"{plan} has {candidate['run_id']}, which {study_path} and its model now make {run.run_id}",
+            "what is explained is what was planned",
+            "plan again: hpc-accel plan STUDY; or undo what was edited since",
+        )
     return run, model, predict(run, model.facts, model.hardware, software=model.software, model=model), results
 
 
@@ -53,9 +60,20 @@ def _candidate(plan: Path, name: str) -> dict[str, Any]:
     return dict(found[0])
 
 
+def _choice(study: Study, workload: str) -> WorkloadChoice:
+    found = next((each for each in study.workloads if resolve_workload(each).name == workload), None)
+    if found is None:
+        raise ConfigError(
+            f"workload {workload} of the plan is not in the study",
+            "what is explained is what was planned",
+            "plan again: hpc-accel plan STUDY; or undo what was edited since",
+        )
+    return found
+
+
 def planned_run(study: Study, candidate: dict[str, Any], facts: ModelFacts) -> Run:
     """The run of a candidate of `study`'s plan; `facts` are its workload's."""
-    choice = next(each for each in study.workloads if resolve_workload(each).name == candidate["workload"])
+    choice = _choice(study, candidate["workload"])
     recipe, layout = Recipe(**candidate["recipe"]), Layout(**candidate["layout"])
     return make_run(study, choice, resolve_workload(choice), layout, recipe, facts)
 
@@ -63,10 +81,11 @@ def planned_run(study: Study, candidate: dict[str, Any], facts: ModelFacts) -> R
 def _model(study: Study, candidate: dict[str, Any], path: Path, named: str) -> tuple[Run, StepModel]:
     from hpc_accel.workloads.facts_without_weights import facts_of
 
-    choice = next(each for each in study.workloads if resolve_workload(each).name == candidate["workload"])
+    choice = _choice(study, candidate["workload"])
     workload = resolve_workload(choice)
     facts = facts_of(workload, study.seed)
-    run = planned_run(study, candidate, facts)
+    once = planned_run(study, candidate, facts)
+    run = Run.model_validate({**once.model_dump(exclude={"run_id"}), "repeat": candidate["repeat"]})
     return run, model_for(study, run, facts, path, named)
 
 

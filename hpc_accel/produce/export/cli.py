@@ -23,7 +23,7 @@ def export(
 ) -> None:
     """Write the best measured layout for another framework, with a table of what it keeps and what it cannot say."""
     from hpc_accel.produce.choose import choose
-    from hpc_accel.produce.export.files import write_export
+    from hpc_accel.produce.export.files import refuse_stream, write_export
     from hpc_accel.produce.export.rules import FRAMEWORKS
 
     if to not in FRAMEWORKS:
@@ -31,6 +31,7 @@ def export(
     if objective not in (None, "time", "energy", "cost"):
         raise UsageError(f"--objective {objective}", "time, energy or cost", "name one of them")
     chosen, _ = choose(results, run=run, objective=cast(Any, objective), workload=workload)
+    refuse_stream(chosen, to)
     directory = out or results / "export" / to
     rows = write_export(chosen, to, directory)
     if as_json:

@@ -9,9 +9,10 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from hpc_accel.errors import ConfigError
 from hpc_accel.files import write_atomically
 from hpc_accel.produce.export.mapping import Row, rows_of, table
-from hpc_accel.produce.export.rules import Framework
+from hpc_accel.produce.export.rules import Framework, nodes_of
 from hpc_accel.study.run import Run
 from hpc_accel.study.run_file import write_run_file
 
@@ -35,13 +36,21 @@ def write_export(run: Run, framework: Framework, directory: Path) -> list[Row]:
     return rows
 
 
-def nodes_of(run: Run, framework: Framework) -> tuple[int, int]:
-    """Nodes, and ranks of each: all of the layout's where its dimensions are kept, else the replicas alone."""
-    ranks = run.layout.num_ranks if framework == "torchtitan" else run.layout.dp
-    per_node = min(ranks, run.resources.ranks_per_node)
-    while ranks % per_node:
-        per_node -= 1
-    return ranks // per_node, per_node
+def refuse_stream(run: Run, framework: Framework) -> None:
+    """Raise ConfigError where train.py would have to take samples by number and the dataset has none.
+
+    The workload is built for that, without values where it is large. torchtitan trains its own data.
+    """
+    if framework == "torchtitan":
+        return
+    from hpc_accel.workloads.facts_without_weights import facts_of
+
+    if facts_of(run.workload, run.seed).is_stream:
+        raise ConfigError(
+            f"{run.workload.name}: its dataset is a stream",
+            f"the train.py for {framework} draws an epoch's samples by their numbers",
+            "train it by hpc-accel produce, or give the dataset __getitem__ and __len__",
+        )
 
 
 def deepspeed_config(run: Run) -> dict[str, Any]:

@@ -103,7 +103,9 @@ _IN_SCRIPT: dict[str, Rule] = {
     "optimizer.groups": _says("train.py: parameter groups"),
     "optimizer.no_decay": _says("train.py: parameter groups"),
     "optimizer.clip_grad_norm": _says("train.py: clip_grad_norm_ {}"),
-    "optimizer.schedule": _says("train.py: the same course of the rate"),
+    "optimizer.schedule": _says(
+        "train.py: the same course of the rate; an end that the study does not name is the last step trained"
+    ),
     "seed": _says("train.py: weights and order of samples"),
     "measure.steps": _says("train.py: {} steps, or STEPS of the environment"),
     "resources.num_nodes": _says("launch.sh: NUM_NODES"),
@@ -150,6 +152,17 @@ _FSDP: dict[str, Rule] = {
     ),
     "layout.shard_ranks": _says("train.py: a mesh of replicas x {} shards"),
 }
+
+
+def nodes_of(run: Run, framework: Framework) -> tuple[int, int]:
+    """Nodes, and ranks of each: all of the layout's where its dimensions are kept, else the replicas alone."""
+    ranks = run.layout.num_ranks if framework == "torchtitan" else run.layout.dp
+    per_node = min(ranks, run.resources.ranks_per_node)
+    while ranks % per_node:
+        per_node -= 1
+    return ranks // per_node, per_node
+
+
 _ACCELERATE: dict[str, Rule] = {
     **_IN_SCRIPT,
     "backend": _one_of({"nccl": "accelerate's own", "gloo": "accelerate's own on CPUs"}),
@@ -165,7 +178,9 @@ _ACCELERATE: dict[str, Rule] = {
     "recipe.precision": _one_of(
         {"fp32": "accelerate.yaml: mixed_precision: no", "bf16": "accelerate.yaml: mixed_precision: bf16"}
     ),
-    "resources.num_nodes": _says("accelerate.yaml: num_machines: {}"),
+    "resources.num_nodes": lambda value, run: (
+        f"accelerate.yaml: num_machines: {nodes_of(run, 'accelerate')[0]}, as many as the replicas need"
+    ),
 }
 _DEEPSPEED: dict[str, Rule] = {
     **_IN_SCRIPT,

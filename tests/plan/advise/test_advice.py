@@ -11,6 +11,7 @@ import pytest
 from hpc_accel.plan.advise.ask import answer, answer_budget, places_asked
 from hpc_accel.plan.advise.choose import Advice, score
 from hpc_accel.plan.advise.options import Option
+from hpc_accel.plan.advise.show import advice_lines, bought_lines
 
 PAGE = (Path(__file__).parents[3] / "docs" / "advice.md").read_text()
 USUAL = ("h100-sxm",)
@@ -100,6 +101,40 @@ def test_what_node_hours_buy():
     assert found.predicted_parameters == pytest.approx(found.num_parameters * math.sqrt(found.predicted_mfu / 0.4))
     assert 0.2 < found.predicted_mfu < 0.8
     assert found.hours * found.num_nodes == pytest.approx(500)
+
+
+def test_what_node_hours_buy_on_few_nodes_or_where_nothing_trains():
+    """No more nodes than there are, however many the state takes; and a device that does not train here says so."""
+    few = places_asked(["h100-sxm"], "", 1, {}, None, USUAL)[0]
+    for node_hours in (1e5, 1e9):
+        found = answer_budget(few, node_hours, 0.4)
+        assert found.num_nodes is None and "of 1 at most" in (found.reason or "")
+        assert found.num_parameters > 0
+    tpu = answer_budget(places_asked(["tpu-v5p"], "", 1, {}, None, USUAL)[0], 10, 0.4)
+    assert "jax" in (tpu.not_run_here or "") and any("note: this project" in line for line in bought_lines(tpu))
+
+
+def test_a_power_cap_and_node_hours_tell_their_range():
+    advice = ask("gpt2-124m", 1e9, ["h100-sxm"], max_nodes=1, power_w=8000, node_hours=1e9)
+    best = advice.best
+    assert best.power.high == pytest.approx(0.76 * 10200 * 1.37)
+    assert any(
+        f"power cap of 8000 W is kept as predicted, not at the upper end of the range ({best.power.high:.4g})" in change
+        for change in advice.changes
+    )
+    close = ask("gpt2-124m", 1e9, ["h100-sxm"], max_nodes=1, node_hours=best.node_hours * 1.01)
+    assert any("node-hours is kept as predicted" in change for change in close.changes)
+
+
+def test_what_is_not_known_is_not_compared():
+    """Without a price nothing is beaten in cost, and no line names a figure that is known of none."""
+    words = "not beaten in time and energy together: "
+    assert any(
+        line.startswith(words) for line in advice_lines(ask("gpt2-124m", 1e9, ["h100-sxm"], max_nodes=1), None, [])
+    )
+    mixed = ask("gpt2-124m", 1e9, ["h100-sxm", "a100-sxm-80gb"], max_nodes=1, prices={"h100-sxm": 20.0})
+    assert {each.place.name for each in mixed.front} == {"h100-sxm", "a100-sxm-80gb"}
+    assert any("whose cost is not known are compared with their like" in line for line in advice_lines(mixed, None, []))
 
 
 def test_nodes_within_power():

@@ -106,6 +106,8 @@ def test_partitions_of_a_site(tmp_path):
     assert currency_of(str(path), "") == "CHF" and currency_of("", "") == "EUR"
     with pytest.raises(ConfigError, match="CHF"):
         currency_of(str(path), "USD")
+    [paid] = places_asked([], str(path), 16, {"h200-sxm": 3.0}, None, ())
+    assert paid.price_per_node_hour == 3.0, "what is said now replaces the site's"
     for on, prices in ((["h200"], {}), (["new=h200-sxm"], {}), ([], {"v100": 1.0})):
         with pytest.raises(ConfigError, match=r"--on|--price"):
             places_asked(on, str(path), 16, prices, None, ())
@@ -230,6 +232,8 @@ def test_the_command(tmp_path, slurm):
     assert nothing.returncode == 1 and "nothing fits" in nothing.stdout
     told = shell(*asked, "--json", "--deadline-h", "-1")
     assert told.returncode == 64 and "positive" in told.stderr
+    twice = shell(*asked, "--samples", "1000")
+    assert twice.returncode == 64 and "--tokens and --samples" in twice.stderr
     unread = shell("advise", "--node-hours", "500", "--model", "gpt2-124m", "--on", "h100-sxm")
     assert unread.returncode == 64 and "--model" in unread.stderr
     wrong = shell("advise", "--model", "gpt2-124m")

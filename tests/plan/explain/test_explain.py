@@ -81,7 +81,7 @@ def test_the_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("mine.yaml").write_text(
         "workload: {name: mlp}\nlayouts: [{dp: [1, 2]}, {pp: 2, accumulation_steps: 4}]\n"
-        "resources: {ranks_per_node: 2}\ncalibrate: false\nmeasure: {steps: 4}\n"
+        "resources: {ranks_per_node: 2}\ncalibrate: false\nmeasure: {steps: 4, repeats: 2}\n"
     )
     machine = json.loads((Path(__file__).parents[2] / "cli" / "hardware.json").read_text())
     results = Path("results/mine")
@@ -99,14 +99,23 @@ def test_the_command(tmp_path, monkeypatch):
     assert planned.returncode == 0, planned.stderr
     with pytest.raises(ConfigError, match="candidates of"):
         found_run(Path("mine.yaml"), "mlp", "")
-    done = command("plan", "explain", "mine.yaml", "mlp-pp2", "--json")
+    plan = json.loads((results / "plan.json").read_text())
+    staged = next(each["run_id"] for each in plan["candidates"] if each["layout"]["pp"] == 2)
+    done = command("plan", "explain", "mine.yaml", staged, "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    plan = json.loads((results / "plan.json").read_text())
     candidate = next(each for each in plan["candidates"] if each["run_id"] == told["run_id"])
     assert told["step_s"]["value"] == pytest.approx(candidate["prediction"]["step_time_ms"] / 1e3)
     assert told["memory_bytes"]["value"] == pytest.approx(candidate["prediction"]["peak_memory_bytes"], abs=2)
     assert told["measured_step_s"] is None
     assert json.loads(Path(told["timeline"]).read_text())["traceEvents"]
-    plain = command("plan", "explain", "mine.yaml", "mlp-pp2")
+    plain = command("plan", "explain", "mine.yaml", staged)
     assert "bubble" in plain.stdout and "not measured yet" in plain.stdout
+    study, ids = Path("mine.yaml"), [each["run_id"] for each in plan["candidates"] if each["layout"]["dp"] == 2]
+    assert sorted(found_run(study, each, "")[0].run_id for each in ids) == sorted(ids) and len(ids) == 2, "repeats"
+    study.write_text(study.read_text().replace("{name: mlp}", "{name: mlp, global_batch_size: 512}"))
+    with pytest.raises(ConfigError, match="plan again"):
+        found_run(study, told["run_id"], "")
+    study.write_text(study.read_text().replace("{name: mlp,", "{name: digits,"))
+    with pytest.raises(ConfigError, match="not in the study"):
+        found_run(study, told["run_id"], "")

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from hpc_accel.produce.export.files import nodes_of, write_export
+from hpc_accel.errors import ConfigError
+from hpc_accel.produce.export.files import accelerate_config, deepspeed_config, refuse_stream, write_export
 from hpc_accel.produce.export.mapping import rows_of, set_fields
-from hpc_accel.produce.export.rules import FRAMEWORKS
+from hpc_accel.produce.export.rules import FRAMEWORKS, nodes_of
 from hpc_accel.study.layout import Layout
 from hpc_accel.study.optimizer import Optimizer
 from hpc_accel.study.recipe import Recipe
@@ -111,6 +112,16 @@ def test_clipping_and_a_course_are_kept(tmp_path):
         assert {"optimizer.clip_grad_norm", "optimizer.schedule"} <= {row.key for row in rows if row.becomes}
         found[name] = losses(directory)
     assert found["two"] == pytest.approx(found["serial"], rel=1e-5)
+
+
+@pytest.mark.parametrize(("end", "moves"), [(20, True), (12, False)])
+def test_the_course_ends_with_the_steps_that_are_trained(end, moves, tmp_path):
+    """One that the study did not end ends, in run.json, with the measured run: at rate 0 nothing more is learnt."""
+    whole = Layout(micro_batch_size=64, accumulation_steps=1)  # all samples, so only learning changes the loss
+    one = run(whole, schedule={"name": "cosine", "total_steps": end}).model_dump(exclude={"run_id"})
+    write_export(Run.model_validate({**one, "measure": {"warmup_steps": 5, "steps": 15}}), "torchrun", tmp_path)
+    found = losses(tmp_path, STEPS="40")
+    assert found[15] < found[0] and (found[35] < 0.99 * found[25]) is moves
 
 
 @pytest.fixture(scope="module")
@@ -252,8 +263,6 @@ def test_torchtitan_beside_pipeline_stages():
 
 def test_deepspeed_and_accelerate_say_the_batch():
     layout = Layout(dp=4, micro_batch_size=2, accumulation_steps=3, shard="full")
-    from hpc_accel.produce.export.files import accelerate_config, deepspeed_config
-
     said = deepspeed_config(run(layout, Recipe(precision="bf16"), clip_grad_norm=1.0))
     assert said["train_batch_size"] == 24 == 4 * said["train_micro_batch_size_per_gpu"] * 3
     assert said["zero_optimization"]["stage"] == 3 and said["bf16"]["enabled"] and said["gradient_clipping"] == 1.0
@@ -261,6 +270,27 @@ def test_deepspeed_and_accelerate_say_the_batch():
     assert "num_processes: 4" in text and "use_cpu: true" in text
     lost = [row.key for row in rows_of(run(layout), "accelerate") if row.becomes is None]
     assert "layout.shard" in lost, "accelerate's FSDP needs GPUs"
+
+
+def test_accelerate_tells_the_machines_that_it_is_given():
+    """Without the stages, the replicas fit on one node of the two that were measured on."""
+    staged = Layout(dp=2, pp=2, schedule="1f1b", micro_batch_size=2, accumulation_steps=2)
+    content = run(staged).model_dump(exclude={"run_id"})
+    one = Run.model_validate({**content, "resources": {"num_nodes": 2, "ranks_per_node": 2}})
+    row = next(each for each in rows_of(one, "accelerate") if each.key == "resources.num_nodes")
+    assert nodes_of(one, "accelerate") == (1, 2)
+    assert "num_machines: 1\n" in accelerate_config(one) and "num_machines: 1," in (row.becomes or "")
+
+
+def test_a_stream_is_refused(monkeypatch):
+    """train.py draws samples by number, which a stream has not."""
+    monkeypatch.syspath_prepend(str(ROOT / "tests/train"))
+    plain = run(SERIAL)
+    workload = plain.workload.model_copy(update={"entry": "stream_models:build", "args": {"kind": "endless"}})
+    streamed = Run.model_validate({**plain.model_dump(exclude={"run_id"}), "workload": workload.model_dump()})
+    refuse_stream(streamed, "torchtitan")
+    with pytest.raises(ConfigError, match="stream"):
+        refuse_stream(streamed, "fsdp")
 
 
 def test_the_command(energy_study):

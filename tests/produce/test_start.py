@@ -53,7 +53,18 @@ def test_without_sbatch(study, monkeypatch, tmp_path):
 
 def test_here_the_script_is_started_until_it_asks_for_no_more(tmp_path):
     script = tmp_path / "job.sbatch"
-    script.write_text(f"echo x >> {tmp_path}/starts\n[[ $(wc -l < {tmp_path}/starts) == 3 ]] && exit 7\nexit 75\n")
+    begin = """echo '{"event": "begin", "unix_s": 1}' >>"""
+    counted = f"{tmp_path}/attempts.jsonl"
+    script.write_text(f"{begin} {counted}\n[[ $(wc -l < {counted}) == 3 ]] && exit 7\nexit 75\n")
     told = []
     assert run_here(script, told.append) == 7
     assert len(told) == 2
+
+
+def test_a_script_that_began_no_attempt_is_not_started_again(tmp_path):
+    """Another process is at the training: it says 75, too."""
+    script = tmp_path / "job.sbatch"
+    script.write_text(f"echo x >> {tmp_path}/starts\nexit 75\n")
+    told: list[str] = []
+    assert run_here(script, told.append) == 75
+    assert not told and (tmp_path / "starts").read_text() == "x\n"

@@ -65,7 +65,8 @@ SERIAL = Layout(micro_batch_size=8, accumulation_steps=2)
 
 def losses(directory: Path, **env: str) -> list[float]:
     (directory / "small_model.py").write_text(MODEL)
-    environ = {**os.environ, **ENVIRONMENT, "STEPS": "3", **env}
+    here = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # as after `source .venv/bin/activate`
+    environ = {**os.environ, **ENVIRONMENT, "STEPS": "3", "PATH": here, **env}
     environ["PYTHONPATH"] = f"{directory}:{ROOT}"
     environ.setdefault("MASTER_PORT", str(29600 + os.getpid() % 3000))
     done = subprocess.run(

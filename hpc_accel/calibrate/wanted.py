@@ -73,8 +73,7 @@ def missing(each: Iterable[Wanted], known: Calibration | None) -> list[Wanted]:
 
 def _key_of(measured: MeasuredPass) -> tuple[Any, ...]:
     divided = measured.sequence_parallel
-    own = (measured.precision, measured.recompute, measured.options)
-    return (*own, measured.tp, measured.micro_batch_size, divided, measured.ranks)
+    return (*measured.recipe, measured.tp, measured.micro_batch_size, divided, measured.ranks)
 
 
 def _runs(plan: Plan, hardware: Hardware) -> Iterator[Run]:

@@ -79,6 +79,11 @@ class MeasuredPass(Facts):
     power_w: Positive | None = None
     """Of the node during whole steps, by its sensors; None where they could not tell."""
 
+    @property
+    def recipe(self) -> tuple[Precision, Recompute, tuple[str, ...]]:
+        """What of the recipe it was measured with; passes of another one tell nothing of it."""
+        return self.precision, self.recompute, self.options
+
 
 class Linear(Facts):
     """A time that grows with a count: fixed_s + each_s x count."""
@@ -132,7 +137,7 @@ class Calibration(Facts):
     def measures(self, recipe: Recipe) -> bool:
         """Whether passes were measured in this precision, with this recomputation and these options."""
         own = (recipe.precision, recipe.recompute, recipe.calibrated)
-        return any((each.precision, each.recompute, each.options) == own for each in self.passes)
+        return any(each.recipe == own for each in self.passes)
 
     def disturbed(
         self, precision: Precision, recompute: Recompute, options: tuple[str, ...], layout: Layout, ranks: int
@@ -140,10 +145,8 @@ class Calibration(Facts):
         """Which measurement that `layout` is predicted from something else disturbed, or None."""
         key = (precision, recompute, options, layout.tp, layout.micro_batch_size, layout.sequence_parallel)
         for each in self.passes:
-            own = (each.precision, each.recompute, each.options)
-            if each.spread <= MAX_SPREAD or each.ranks not in (None, ranks):
-                continue
-            if (*own, each.tp, each.micro_batch_size, each.sequence_parallel) == key:
+            own = (*each.recipe, each.tp, each.micro_batch_size, each.sequence_parallel)
+            if each.spread > MAX_SPREAD and own == key and each.ranks in (None, ranks):
                 where = f"{each.name} at tp {each.tp}, micro-batch {each.micro_batch_size}"
                 return _apart(where, each.spread)
         replicas = self.replicas(layout.shard, precision) if layout.dp > 1 else None

@@ -8,12 +8,14 @@ the inverse fourth power of its distance in logarithms to the base 2.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 from hpc_accel.plan.calibration import MAX_SPREAD, Calibration, MeasuredPass, layer_digest
 from hpc_accel.study.model_facts import LayerFacts
 from hpc_accel.study.recipe import Precision, Recompute
+
+Value = TypeVar("Value")
 
 
 class Key(NamedTuple):
@@ -39,7 +41,7 @@ class MeasuredPasses:
         found = [
             each
             for each in (calibration.passes if calibration else ())
-            if (each.precision, each.recompute, each.options) == (precision, recompute, options)
+            if each.recipe == (precision, recompute, options)
         ]
         quiet = [each for each in found if each.spread <= MAX_SPREAD]
         for each in quiet or found:
@@ -56,9 +58,8 @@ class MeasuredPasses:
         measured = self._by_layer.get(layer_digest(layer)) if self._by_layer else None
         if not measured:
             return None
-        for exact in (key, key._replace(ranks=None)):
-            if exact in measured:
-                return measured[exact]
+        if (exact := _exact(measured, key)) is not None:
+            return exact
         ratios = []
         for other, seconds in measured.items():
             expected = predicted(other)
@@ -73,9 +74,8 @@ class MeasuredPasses:
         """Of the node in measured steps: exactly those of `key`, else of the nearest; None where none was measured."""
         if not self._powers_w:
             return None
-        for exact in (key, key._replace(ranks=None)):
-            if exact in self._powers_w:
-                return self._powers_w[exact]
+        if (exact := _exact(self._powers_w, key)) is not None:
+            return exact
         return weighted([(_distance(key, other), power_w) for other, power_w in self._powers_w.items()])
 
 
@@ -83,6 +83,10 @@ def weighted(values: Sequence[tuple[float, float]]) -> float:
     """Geometric mean of (distance, value), each by the inverse fourth power of its distance."""
     total = sum(math.log(value) / max(far, 1e-3) ** 4 for far, value in values)
     return math.exp(total / sum(1 / max(far, 1e-3) ** 4 for far, _ in values))
+
+
+def _exact(measured: Mapping[Key, Value], key: Key) -> Value | None:
+    return measured.get(key, measured.get(key._replace(ranks=None)))
 
 
 def _key(measured: MeasuredPass) -> Key:
